@@ -1,0 +1,157 @@
+"""Label sets in the exact order of the data sets and of the weights trained on them.
+
+A label set is a tuple of names; index ``k`` of a model's logits is ``model.labels[k]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thoraxlib.registry import Registry
+
+__all__ = ["align", "build", "canonical", "describe", "names", "register", "registry", "resolve"]
+
+registry: Registry[tuple[str, ...]] = Registry("labels")
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+_NIH14 = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+_CHEXPERT14 = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+_PADCHEST22 = (
+    "aortic elongation",
+    "atelectasis",
+    "cardiomegaly",
+    "catheter",
+    "copd signs",
+    "electrical device",
+    "emphysema",
+    "heart insufficiency",
+    "infiltrates",
+    "mass",
+    "nodule",
+    "normal",
+    "nsg tube",
+    "other findings",
+    "pleural effusion",
+    "pneumonia",
+    "pneumothorax",
+    "pulmonary edema",
+    "pulmonary fibrosis",
+    "surgery",
+    "thoracic cage deformation",
+    "tuberculosis",
+)
+
+
+def _add(name: str, values: tuple[str, ...], summary: str) -> None:
+    def factory() -> tuple[str, ...]:
+        return values
+
+    factory.__doc__ = summary
+    register(name)(factory)
+
+
+_add("nih14", _NIH14, "The 14 findings of NIH ChestX-ray14, in the order of its paper and split lists.")
+_add("nih15", (*_NIH14, "No Finding"), "The 14 NIH findings, then No Finding.")
+_add("nih8", _NIH14[:8], "The 8 findings of NIH ChestX-ray8.")
+_add("pneumonia", ("Pneumonia",), "CheXNet's one-output pneumonia task.")
+_add("chexpert14", _CHEXPERT14, "The 14 observations of CheXpert, in the order of its CSV header.")
+_add(
+    "chexpert5",
+    ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"),
+    "The 5 competition observations of CheXpert.",
+)
+_add(
+    "padchest_openi22",
+    _PADCHEST22,
+    "22 findings of PadChest + OpenI, alphabetical: the order of weights trained by the original code.",
+)
+_add(
+    "padchest_openi22_listed",
+    (*_PADCHEST22[:5], "pleural effusion", *_PADCHEST22[5:14], *_PADCHEST22[15:]),
+    "The same 22 findings in the order in which the original repository lists them.",
+)
+
+# Spellings that different releases use for one finding; keys are lower-case with spaces.
+_ALIASES = {
+    "infiltrate": "infiltration",
+    "infiltrates": "infiltration",
+    "pleural effusion": "effusion",
+    "pulmonary edema": "edema",
+    "pulmonary fibrosis": "fibrosis",
+    "normal": "no finding",
+}
+
+
+def canonical(name: str) -> str:
+    """A spelling-independent form of a finding's name.
+
+    Examples
+    --------
+    >>> canonical("Pleural_Thickening"), canonical("Infiltrate"), canonical("Pleural Effusion")
+    ('pleural thickening', 'infiltration', 'effusion')
+    """
+    plain = " ".join(name.replace("_", " ").lower().split())
+    return _ALIASES.get(plain, plain)
+
+
+def resolve(labels: str | Sequence[str]) -> tuple[str, ...]:
+    """A label set from its name, or from an explicit sequence of names.
+
+    Raises
+    ------
+    UnknownNameError
+        No label set has that name.
+    ValueError
+        The sequence is empty or names a label twice.
+    """
+    if isinstance(labels, str):
+        return build(labels)
+    result = tuple(labels)
+    if not result or not all(isinstance(label, str) and label for label in result):
+        raise ValueError(f"labels must be the name of a label set or a non-empty sequence of names, got {labels!r}")
+    if len(set(result)) != len(result):
+        twice = sorted({label for label in result if result.count(label) > 1})
+        raise ValueError(f"labels names {twice} more than once")
+    return result
+
+
+def align(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+    """For each label of `target`, its index in `source` (by :func:`canonical` name), or None.
+
+    Examples
+    --------
+    >>> align(["Effusion", "Hernia"], ["Pleural Effusion", "Edema"])
+    [0, None]
+    """
+    where = {canonical(label): index for index, label in enumerate(source)}
+    return [where.get(canonical(label)) for label in target]

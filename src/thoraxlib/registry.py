@@ -1,0 +1,332 @@
+"""One small registry for every room: ``build``, ``register``, ``names``, ``describe``.
+
+A :class:`Registry` maps names to factories. Names come from three places, asked in this order:
+
+1. functions and classes decorated with :meth:`Registry.register`;
+2. entry points of installed packages in the group ``thoraxlib.<room>``, found without importing them
+   and loaded on first use;
+3. further :class:`Source` objects, such as the one that makes every timm model a backbone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+__all__ = [
+    "Card",
+    "DuplicateNameError",
+    "OptionError",
+    "PluginError",
+    "Registry",
+    "Source",
+    "Spec",
+    "UnknownNameError",
+]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: How a part is named wherever a model takes one: a name, or ``{"name": ..., **options}``.
+Spec = str | Mapping[str, Any]
+
+
+class UnknownNameError(KeyError):
+    """A name that no registry entry, plug-in or source knows."""
+
+    def __init__(self, room: str, name: object, known: Iterable[str]) -> None:
+        known = list(known)
+        close = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+        hint = f"did you mean {_quote(close)}?" if close else f"known: {_quote(known[:20])}"
+        if not close and len(known) > 20:
+            hint += f" and {len(known) - 20} more"
+        self.message = f"{room}: unknown name {name!r}; {hint}"
+        super().__init__(self.message)
+
+    def __str__(self) -> str:  # KeyError would show the repr, with escaped quotes
+        return self.message
+
+
+class DuplicateNameError(ValueError):
+    """A name that is already taken in its room."""
+
+
+class OptionError(TypeError):
+    """An option that the named factory does not accept, or one that it needs and did not get."""
+
+
+class PluginError(ImportError):
+    """An entry point that could not be loaded."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What :meth:`Registry.describe` tells about one entry.
+
+    Attributes
+    ----------
+    name, room : str
+        Where the entry lives: ``thoraxlib.<room>.build("<name>")``.
+    summary : str
+        First line of the factory's docstring.
+    options : Mapping[str, Any]
+        Accepted options and their defaults; :data:`inspect.Parameter.empty` marks a required one.
+    origin : str
+        The module (and with it the package) that registered the entry.
+    doc : str
+        The factory's whole docstring.
+    """
+
+    name: str = ""
+    room: str = ""
+    summary: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    doc: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        lines = [f"{self.room}: {self.name}", f"  {self.summary}", f"  from {self.origin}"]
+        for option, default in self.options.items():
+            lines.append(f"  {option} = {'(required)' if default is inspect.Parameter.empty else repr(default)}")
+        return "\n".join(lines)
+
+
+class Source(Protocol):
+    """Names beyond the registered ones, resolved on demand."""
+
+    def names(self) -> Iterable[str]:
+        """Every name that this source can resolve."""
+        ...
+
+    def find(self, name: str) -> Callable[..., Any] | None:
+        """The factory called `name`, or None."""
+        ...
+
+
+class _EntryPoints:
+    """Plug-ins: entry points of the group ``thoraxlib.<room>``, each loaded on first use."""
+
+    def __init__(self, room: str) -> None:
+        self.group = f"thoraxlib.{room}"
+
+    def _points(self) -> dict[str, metadata.EntryPoint]:
+        return {point.name: point for point in metadata.entry_points(group=self.group)}
+
+    def names(self) -> Iterable[str]:
+        return self._points()
+
+    def find(self, name: str) -> Callable[..., Any] | None:
+        point = self._points().get(name)
+        if point is None:
+            return None
+        try:
+            return cast("Callable[..., Any]", point.load())
+        except Exception as error:  # whatever a plug-in raises must not take the room down with it
+            package = point.dist.name if point.dist is not None else "unknown package"
+            raise PluginError(
+                f"{self.group}: the plug-in {name!r} ({point.value}, from {package}) could not be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+class Registry(Generic[T]):
+    """Named factories of one kind of part.
+
+    Parameters
+    ----------
+    room : str
+        The room's name, e.g. ``"pooling"``: used in messages and for the entry-point group.
+    sources : Iterable[Source]
+        Where to look for names that are neither registered nor entry points.
+    modules : Iterable[str]
+        Modules whose import registers the room's own entries; imported on the first use of a verb.
+
+    Examples
+    --------
+    >>> shapes = Registry[str]("shapes")
+    >>> @shapes.register("square")
+    ... def square(*, side: int = 1) -> str:
+    ...     "A square."
+    ...     return "#" * side
+    >>> shapes.build("square", side=3)
+    '###'
+    >>> shapes.names()
+    ['square']
+    >>> shapes.build("sqare")
+    Traceback (most recent call last):
+    thoraxlib.registry.UnknownNameError: shapes: unknown name 'sqare'; did you mean 'square'?
+    """
+
+    def __init__(self, room: str, sources: Iterable[Source] = (), modules: Iterable[str] = ()) -> None:
+        self.room = room
+        self._factories: dict[str, Callable[..., T]] = {}
+        self._cards: dict[str, Card] = {}
+        self._plugins = _EntryPoints(room)
+        self._sources: tuple[Source, ...] = (self._plugins, *sources)
+        self._modules = list(modules)
+
+    # -- the four verbs ---------------------------------------------------------------------------
+
+    def register(self, name: str, *, card: Card | None = None, override: bool = False) -> Callable[[F], F]:
+        """Register the decorated factory (a function or class) as `name`.
+
+        Parameters
+        ----------
+        name : str
+            Lower-case letters, digits and any of ``_ . + -``, starting with a letter or digit.
+        card : Card, optional
+            What is known beyond docstring and signature; its common fields are filled in.
+        override : bool
+            Replace an existing entry instead of raising.
+
+        Raises
+        ------
+        DuplicateNameError
+            `name` is taken and `override` is False.
+        ValueError
+            `name` is not a valid name.
+        """
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_.+\-]*", name):
+            raise ValueError(f"{self.room}: {name!r} is no valid name; allowed: [a-z0-9][a-z0-9_.+-]*")
+
+        def decorate(factory: F) -> F:
+            if name in self._factories and not override:
+                taken = self._factories[name]
+                raise DuplicateNameError(
+                    f"{self.room}: {name!r} is already registered by {taken.__module__}.{taken.__qualname__}; "
+                    "pass override=True to replace it"
+                )
+            self._factories[name] = factory
+            self._cards[name] = card or Card()
+            return factory
+
+        return decorate
+
+    def build(self, name: str, **options: Any) -> T:
+        """Build the part called `name`.
+
+        Raises
+        ------
+        UnknownNameError
+            No such name; the message has the closest ones.
+        OptionError
+            An option that the factory does not accept or lacks; the message lists the accepted ones.
+        PluginError
+            The name belongs to a plug-in that fails to import.
+        """
+        factory = self.factory(name)
+        self.check_options(name, options)
+        return factory(**options)
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """All names that match a shell-style `pattern`, in natural order (``b2`` before ``b10``)."""
+        self._load()
+        found = set(self._factories)
+        for source in self._sources:
+            found.update(source.names())
+        return sorted(fnmatch.filter(found, pattern), key=_natural)
+
+    def describe(self, name: str) -> Card:
+        """The :class:`Card` of `name`: summary, options with defaults, origin."""
+        factory = self.factory(name)
+        doc = inspect.getdoc(factory) or ""
+        return replace(
+            self._cards.get(name, Card()),
+            name=name,
+            room=self.room,
+            summary=doc.strip().partition("\n")[0],
+            options=MappingProxyType(dict(self._parameters(factory)[0])),
+            origin=getattr(factory, "__module__", type(factory).__module__),
+            doc=doc,
+        )
+
+    # -- used by the rooms ------------------------------------------------------------------------
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self.factory(cast("str", name))
+        except UnknownNameError:
+            return False
+        return True
+
+    def factory(self, name: str) -> Callable[..., T]:
+        """The factory behind `name`."""
+        self._load()
+        if name in self._factories:
+            return self._factories[name]
+        if isinstance(name, str):
+            for source in self._sources:
+                found = source.find(name)
+                # loading a plug-in may have run its own @register(name): that one counts
+                if name in self._factories:
+                    return self._factories[name]
+                if found is not None:
+                    return cast("Callable[..., T]", found)
+        raise UnknownNameError(self.room, name, self.names())
+
+    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raise :class:`OptionError` where `options` does not fit the factory called `name`."""
+        accepted, takes_any = self._parameters(self.factory(name))
+        if not takes_any:
+            for option in options:
+                if option not in accepted:
+                    close = difflib.get_close_matches(option, accepted, n=1)
+                    hint = f" (did you mean {close[0]!r}?)" if close else ""
+                    raise OptionError(
+                        f"{self.room}: {name!r} has no option {option!r}{hint}; accepted: {_quote(accepted) or 'none'}"
+                    )
+        missing = [key for key, value in accepted.items() if value is inspect.Parameter.empty and key not in options]
+        if missing:
+            raise OptionError(f"{self.room}: {name!r} needs {_quote(missing)}; accepted: {_quote(accepted)}")
+
+    def resolve(self, spec: Spec | T, **defaults: Any) -> T:
+        """A part from its spec: a name, ``{"name": ..., **options}``, or the part itself.
+
+        `defaults` are options that the caller supplies; those that the factory does not accept are
+        an error only if the spec names them.
+        """
+        if not isinstance(spec, (str, Mapping)):
+            return spec
+        name, options = self.split_spec(spec)
+        accepted, takes_any = self._parameters(self.factory(name))
+        fitting = {key: value for key, value in defaults.items() if takes_any or key in accepted}
+        return self.build(name, **{**fitting, **options})
+
+    def split_spec(self, spec: Spec) -> tuple[str, dict[str, Any]]:
+        """``"x"`` or ``{"name": "x", **options}`` as ``("x", options)``."""
+        if isinstance(spec, str):
+            return spec, {}
+        if "name" not in spec:
+            raise OptionError(f"{self.room}: a spec given as a mapping needs the key 'name', got {_quote(spec)}")
+        options = dict(spec)
+        return options.pop("name"), options
+
+    def _load(self) -> None:
+        modules, self._modules = self._modules, []
+        for module in modules:
+            importlib.import_module(module)
+
+    @staticmethod
+    def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+        """Accepted options with their defaults, and whether any other is accepted too."""
+        parameters = inspect.signature(factory).parameters.values()
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        named = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        return named, takes_any
+
+
+def _quote(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that compares runs of digits as numbers."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
