@@ -19,7 +19,7 @@ ResizeRule = Literal["stretch", "crop", "pad"]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Input of a model: ``(pixels in [0, 1] - mean) / std``, shape (N, channels, \\*size).
+    r"""Input of a model: ``(pixels in [0, 1] - mean) / std``, shape (N, channels, \\*size).
 
     Attributes
     ----------
