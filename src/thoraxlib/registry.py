@@ -224,7 +224,10 @@ class Registry(Generic[T]):
         """
         factory = self.factory(name)
         self.check_options(name, options)
-        return factory(**options)
+        part = factory(**options)
+        if hasattr(part, "__dict__"):  # so that a model given this ready part can record how to build it again
+            part.__dict__["registry_spec"] = {"name": name, **options}
+        return part
 
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match a shell-style `pattern`, in natural order (``b2`` before ``b10``)."""

@@ -1,0 +1,47 @@
+"""A 1x1 convolution, then pooling: logits for every location first."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from thoraxlib import pooling
+from thoraxlib.heads import register
+from thoraxlib.heads.base import Head
+from thoraxlib.registry import Spec
+
+__all__ = ["MapHead"]
+
+
+@register("map")
+class MapHead(Head):
+    """``pool(W features + b)``: a logit map for every label, pooled to one logit, (N, C, h, w) -> (N, K).
+
+    Parameters
+    ----------
+    in_channels : int
+        C.
+    num_labels : int
+        K.
+    pool : str, mapping or nn.Module
+        From :mod:`thoraxlib.pooling`, or any module (N, K, h, w) -> (N, K).
+    dropout : float
+        On whole channels of the features, in training.
+    """
+
+    def __init__(
+        self, in_channels: int, num_labels: int, *, pool: Spec | nn.Module = "lse", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv = nn.Conv2d(in_channels, num_labels, 1)
+        self.pool = pooling.registry.resolve(pool)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        logits: Tensor = self.pool(self.logit_maps(self.dropout(features)))
+        return logits
+
+    def logit_maps(self, features: Tensor) -> Tensor:
+        """Per-location logits (N, K, h, w)."""
+        maps: Tensor = self.conv(features)
+        return maps

@@ -1,0 +1,137 @@
+"""Backbone -> neck -> head: the one shape of every image classifier here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from thoraxlib import backbones, heads
+from thoraxlib import labels as label_sets
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.persistence import Persistent
+
+__all__ = ["Classifier", "ClassifierOutput", "check_images"]
+
+
+class ClassifierOutput(NamedTuple):
+    """Everything a :class:`Classifier` computes."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class Classifier(Persistent, nn.Module):
+    """``forward(x) = forward_head(forward_features(x))``: images (N, C, H, W) -> logits (N, K).
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Image -> maps; one of them is used.
+    head : Head
+        Map -> logits.
+    labels : str or sequence of str
+        What the K logits mean.
+    input_spec : InputSpec
+        What the images must look like; :func:`thoraxlib.preprocess_for` makes them so.
+    neck : nn.Module, optional
+        Between the backbone's map and the head, e.g. a transition layer.
+    stage : int
+        Which of the backbone's maps; default the last.
+    """
+
+    def __init__(
+        self,
+        backbone: backbones.Backbone,
+        head: heads.Head,
+        *,
+        labels: str | Sequence[str],
+        input_spec: InputSpec,
+        neck: nn.Module | None = None,
+        stage: int = -1,
+    ) -> None:
+        super().__init__()
+        backbones.check_backbone(backbone)
+        self.backbone = backbone
+        self.neck = neck if neck is not None else nn.Identity()
+        self.head = head
+        self.stage = stage
+        self.labels = label_sets.resolve(labels)
+        self.input_spec = input_spec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Images of the wrong kind; see :func:`check_images`.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The map (N, D, h, w) that the head pools."""
+        check_images(x, channels=self.input_spec.channels, stride=self.backbone.strides[self.stage])
+        features: Tensor = self.neck(self.backbone(x)[self.stage])
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of the map (N, D, h, w)."""
+        logits: Tensor = self.head(features)
+        return logits
+
+    def forward_all(self, x: Tensor) -> ClassifierOutput:
+        """Logits and the map they come from."""
+        features = self.forward_features(x)
+        return ClassifierOutput(self.forward_head(features), features)
+
+    def logit_maps(self, features: Tensor) -> Tensor:
+        """Per-location logits (N, K, h, w), bias included, of the map (N, D, h, w)."""
+        return self.head.logit_maps(features)
+
+    @torch.inference_mode()
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Probabilities (N, K) in [0, 1]: the sigmoid of the logits, without gradients."""
+        return self(x).sigmoid()
+
+
+def check_images(x: Tensor, *, channels: int, stride: int) -> None:
+    """Raise unless `x` is a batch of images that a network can take.
+
+    Shape and dtype are always checked. Values (NaN, infinity) are checked for eager CPU tensors only: on an
+    accelerator the check would wait for the device, and :func:`thoraxlib.preprocess_for` and the training module
+    check there.
+
+    Raises
+    ------
+    TypeError
+        `x` is no floating-point tensor.
+    ValueError
+        Wrong number of dimensions or channels, sides below `stride`, or pixels that are not finite.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"images must be a float tensor (N, {channels}, H, W), got {type(x).__name__}; "
+            "use thoraxlib.preprocess_for(model) for files and arrays"
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            f"images must be a float tensor, normalised as model.input_spec says, got {x.dtype}; "
+            "thoraxlib.preprocess_for(model) converts integer pixels"
+        )
+    if x.ndim != 4:
+        raise ValueError(f"images must have the shape (N, {channels}, H, W), got {tuple(x.shape)}")
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"images have {x.shape[1]} channels, the model takes {channels}; "
+            f"repeat grey images (x.expand(-1, {channels}, -1, -1)) or build the model with in_chans={x.shape[1]}"
+        )
+    if min(x.shape[2:]) < stride:
+        raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels are smaller than the network's stride {stride}")
+    if x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        finite = x.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad = (~finite).nonzero().flatten().tolist()
+            raise ValueError(f"images hold NaN or infinite pixels (batch positions {bad[:10]}, {len(bad)} in all)")

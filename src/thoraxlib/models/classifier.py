@@ -1,0 +1,64 @@
+"""The generic classifier: any backbone, any head, any pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from thoraxlib import backbones, heads
+from thoraxlib import labels as label_sets
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.models import register
+from thoraxlib.models.base import Classifier
+from thoraxlib.models.registry import ModelCard
+from thoraxlib.registry import Spec
+
+__all__ = ["classifier"]
+
+_CARD = ModelCard(
+    paper="(no paper: the plain baseline, and the base of the documented classifiers)",
+    label_sets=("nih14", "nih15", "nih8", "chexpert14", "chexpert5", "padchest_openi22"),
+)
+
+
+@register("classifier", card=_CARD)
+def classifier(
+    *,
+    labels: str | Sequence[str] = "nih14",
+    backbone: Spec | backbones.Backbone = "resnet50",
+    head: Spec = "linear",
+    pool: Spec | nn.Module = "avg",
+    neck: nn.Module | None = None,
+    stage: int = -1,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+) -> Classifier:
+    """Any backbone, any head, any pooling.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        A label set's name, or the labels.
+    backbone, head, pool : str, mapping or module
+        Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.pooling`.
+    neck : nn.Module, optional
+        Between backbone and head; its ``out_channels`` count where it has them.
+    stage : int
+        Which of the backbone's maps.
+    in_chans : int
+        Channels of the images.
+    pretrained : bool
+        ImageNet weights for the backbone.
+    input_spec : mapping or InputSpec, optional
+        Changes to the default input (224 x 224, ImageNet statistics).
+    """
+    names = label_sets.resolve(labels)
+    spec = InputSpec.imagenet(in_chans).updated(input_spec)
+    trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
+    backbones.check_backbone(trunk)
+    channels = getattr(neck, "out_channels", trunk.channels[stage])
+    top = heads.registry.resolve(head, in_channels=channels, num_labels=len(names), pool=pool)
+    return Classifier(trunk, top, labels=names, input_spec=spec, neck=neck, stage=stage)

@@ -1,0 +1,140 @@
+"""The registry of documented models: presets, cards, and a record of how a model was built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from torch import nn
+
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.registry import Card, OptionError, Registry, UnknownNameError
+
+__all__ = ["ModelCard", "ModelRegistry", "Preset"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Named options of a model.
+
+    Attributes
+    ----------
+    summary : str
+        What the preset changes against the default, and why.
+    options : Mapping[str, Any]
+        Options that it sets; those given to ``build`` beside it win.
+    """
+
+    summary: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelCard(Card):
+    """What ``describe`` tells about a documented model.
+
+    Attributes
+    ----------
+    paper : str
+        Authors, title, venue, arXiv number.
+    label_sets : tuple of str
+        Names in :mod:`thoraxlib.labels` for which the model is documented.
+    input_spec : InputSpec
+        The default input.
+    presets : Mapping[str, Preset]
+        Accepted by ``build(name, preset=...)``.
+    published : Mapping[str, Mapping[str, float]]
+        Published per-label AUROC: title of the table -> label -> value.
+    parity : Mapping[str, str]
+        Parity record -> what agrees and how closely.
+    notes : tuple of str
+        Where the default departs from the paper or code, and why.
+    """
+
+    paper: str = ""
+    label_sets: tuple[str, ...] = ()
+    input_spec: InputSpec = field(default_factory=InputSpec)
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    parity: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [super().__str__(), f"  paper: {self.paper}", f"  label sets: {', '.join(self.label_sets)}"]
+        lines += [f"  preset {name!r}: {preset.summary}" for name, preset in self.presets.items()]
+        for title, table in self.published.items():
+            lines.append(f"  published AUROC, {title}: mean {sum(table.values()) / len(table):.4f}")
+        lines += [f"  parity with {record}: {status}" for record, status in self.parity.items()]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+class ModelRegistry(Registry[nn.Module]):
+    """A registry whose ``build`` knows presets and leaves a record on the model."""
+
+    def build(self, name: str, *, preset: str | None = None, **options: Any) -> nn.Module:
+        """Build the model called `name`.
+
+        Parameters
+        ----------
+        name : str
+            One of :meth:`names`.
+        preset : str, optional
+            One of ``describe(name).presets``; options given beside it win over the preset's.
+        **options
+            See ``describe(name).options``. A part is a name, ``{"name": ..., **options}``, or the part itself.
+
+        Returns
+        -------
+        nn.Module
+            With ``model.config``, the plain JSON that rebuilds it: ``{"name": ..., "options": {...}}``.
+
+        Raises
+        ------
+        UnknownNameError, OptionError, PluginError
+            As in every room; also for an unknown preset.
+        """
+        if preset is not None:
+            presets = getattr(self.describe(name), "presets", {})
+            if preset not in presets:
+                raise UnknownNameError(f"models: presets of {name!r}", preset, presets)
+            options = {**presets[preset].options, **options}
+        model = super().build(name, **options)
+        recorded, unknown = {}, {}
+        for key, value in options.items():
+            try:
+                recorded[key] = _as_json(value)
+            except TypeError as error:
+                unknown[key] = str(error)
+        model.config = cast("Any", {"name": name, "options": recorded})
+        model.unrecorded = cast("Any", unknown)
+        return model
+
+    def rebuild(self, config: Mapping[str, Any]) -> nn.Module:
+        """The model of a recorded ``model.config``, without pretrained weights (its own are to be loaded next)."""
+        if not isinstance(config.get("name"), str) or not isinstance(config.get("options"), Mapping):
+            raise OptionError(f"models: a config needs 'name' (str) and 'options' (mapping), got {dict(config)!r}")
+        return self.build(config["name"], **_without_pretrained(config["options"]))
+
+
+def _as_json(value: Any) -> Any:
+    """`value` as plain JSON: parts that a registry built as their spec, input specs as mappings."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, InputSpec):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    spec = getattr(value, "registry_spec", None)
+    if spec is not None:
+        return _as_json(spec)
+    raise TypeError(f"a ready {type(value).__name__} that no registry built")
+
+
+def _without_pretrained(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_pretrained(item) for key, item in value.items() if key != "pretrained"}
+    return value

@@ -1,0 +1,135 @@
+"""Saving and loading models: weights as safetensors, everything else as JSON; the Hub by the same two verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+
+if TYPE_CHECKING:
+    from torch import nn
+    from typing_extensions import Self
+
+__all__ = ["Persistent", "load_pretrained", "save_pretrained"]
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+
+
+class Persistent(ModelHubMixin, library_name="thoraxlib", tags=["chest-x-ray", "thoraxlib"]):
+    """``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` for models of the registry.
+
+    The Hub mixin does the transport; this class says what is in the folder: ``config.json`` (how to build the model,
+    its labels and input spec) and ``model.safetensors``.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from safetensors.torch import save_model
+
+        (save_directory / _CONFIG).write_text(json.dumps(_config_of(self), indent=2) + "\n", encoding="utf-8")
+        save_model(self, str(save_directory / _WEIGHTS))  # type: ignore[arg-type]
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **hub: Any
+    ) -> Self:
+        from safetensors.torch import load_model
+
+        from thoraxlib import labels, models
+
+        if config is None:
+            raise FileNotFoundError(f"{model_id}: no readable {_CONFIG}; is this a folder that save_pretrained wrote?")
+        model: Any = models.registry.rebuild(config)
+        if "labels" in config:
+            model.labels = labels.resolve(config["labels"])
+        if "input_spec" in config:
+            model.input_spec = model.input_spec.updated(config["input_spec"])
+        folder = Path(model_id)
+        weights = folder / _WEIGHTS if folder.is_dir() else Path(hf_hub_download(model_id, _WEIGHTS, **hub))
+        if not weights.is_file():
+            raise FileNotFoundError(f"{model_id}: no {_WEIGHTS} beside its {_CONFIG}")
+        load_model(model, str(weights), strict=True, device=map_location)
+        model.eval()
+        return model  # type: ignore[no-any-return]
+
+
+def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Write `model` to `folder` as ``config.json`` and ``model.safetensors``.
+
+    Every file is written beside its place first, so that an interruption leaves the old one whole.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Built by :func:`thoraxlib.build`.
+    folder : path
+        Made if needed; a model saved there before is replaced.
+
+    Raises
+    ------
+    TypeError
+        The model was not built by the registry, or holds a ready part that no registry knows.
+    """
+    if not isinstance(model, Persistent):
+        raise TypeError(f"model must be built by thoraxlib.build, got {type(model).__name__}")
+    _config_of(model)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+        model.save_pretrained(scratch)
+        for name in (_WEIGHTS, "README.md", _CONFIG):
+            os.replace(Path(scratch) / name, folder / name)
+
+
+def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
+    """Load a model that :func:`save_pretrained` wrote, from a folder or from the Hub.
+
+    Parameters
+    ----------
+    source : path or str
+        A folder, or a Hub repository ``"owner/name"``.
+    **hub
+        ``revision``, ``token``, ``cache_dir``, ``force_download``, ``local_files_only``, ``map_location``.
+
+    Returns
+    -------
+    nn.Module
+        In eval mode, bit for bit the saved one, with its labels, input spec and config.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder, or one of its two files, does not exist.
+    """
+    path = Path(source)
+    if not path.is_dir() and (path.is_absolute() or len(path.parts) != 2 or path.parts[0] in {".", ".."}):
+        raise FileNotFoundError(f"{source}: neither a folder nor a Hub repository ('owner/name')")
+    model: nn.Module = Persistent.from_pretrained(str(source), **hub)  # type: ignore[assignment]
+    return model
+
+
+def _config_of(model: Any) -> dict[str, Any]:
+    from thoraxlib import __version__
+
+    config = getattr(model, "config", None)
+    if config is None:
+        raise TypeError(
+            f"this {type(model).__name__} was not built by thoraxlib.build, so nothing records how to build it again; "
+            "register a factory for it (thoraxlib.models.register) and build it by name"
+        )
+    if model.unrecorded:
+        listed = "; ".join(f"{option}: {why}" for option, why in model.unrecorded.items())
+        raise TypeError(
+            f"cannot save {config['name']!r}: {listed}. Register the part in its room (for instance "
+            "@thoraxlib.backbones.register(...)) and pass it by name, so that the saved model can be built again"
+        )
+    return {
+        "thoraxlib_version": __version__,
+        **config,
+        "labels": list(model.labels),
+        "input_spec": model.input_spec.to_json(),
+    }
