@@ -20,7 +20,27 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 
 
-class Persistent(ModelHubMixin, library_name="thoraxlib", tags=["chest-x-ray", "thoraxlib"]):
+_MODEL_CARD = """---
+{{ card_data }}
+---
+
+A chest X-ray model of the Python library thoraxlib. `config.json` says which one, with what labels and input:
+
+```python
+import thoraxlib
+
+model = thoraxlib.load_pretrained("this folder or repository")
+x = thoraxlib.preprocess_for(model)("cxr.png")
+probabilities = model.predict_proba(x)
+```
+
+Not a medical device.
+"""
+
+
+class Persistent(
+    ModelHubMixin, library_name="thoraxlib", tags=["chest-x-ray", "thoraxlib"], model_card_template=_MODEL_CARD
+):
     """``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` for models of the registry.
 
     The Hub mixin does the transport; this class says what is in the folder: ``config.json`` (how to build the model,

@@ -1,0 +1,30 @@
+"""Published checkpoints: their layouts are recognised, translated and loaded whole or not at all."""
+
+from thoraxlib.checkpoints.layout import Layout
+from thoraxlib.registry import Registry
+
+registry: Registry[Layout] = Registry(
+    "checkpoints",
+    modules=[
+        "thoraxlib.checkpoints.native",
+        "thoraxlib.checkpoints.chexnet",
+        "thoraxlib.checkpoints.padchest_seed",
+        "thoraxlib.checkpoints.plain",
+    ],
+)
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+from thoraxlib.checkpoints.files import read  # noqa: E402  (the loader needs the registry above)
+from thoraxlib.checkpoints.load import CheckpointError, load_checkpoint  # noqa: E402
+
+__all__ = [
+    "CheckpointError",
+    "Layout",
+    "build",
+    "describe",
+    "load_checkpoint",
+    "names",
+    "read",
+    "register",
+    "registry",
+]

@@ -1,0 +1,87 @@
+"""Reading checkpoint files without ever running code from them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["read", "state_dict_of"]
+
+# Where the sources keep the weights inside what they saved.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+
+def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[str, Tensor]:
+    """The state dict in a checkpoint file, on the CPU.
+
+    Parameters
+    ----------
+    path : path
+        ``.safetensors``, or anything that ``torch.save`` wrote: a bare state dict, or one wrapped under
+        ``state_dict``, ``model_state_dict`` or ``model``.
+    allow_pickle : bool
+        Unpickle whole objects, which can run any code: for files that you trust only. Without it, files are read with
+        ``weights_only=True``.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        The file is truncated, is no checkpoint, holds no state dict, or needs `allow_pickle`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: no readable safetensors file ({error})") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except pickle.UnpicklingError as error:
+        if tarfile.is_tarfile(path):
+            raise ValueError(f"{path}: this is an archive; unpack it and give the file inside") from error
+        if "weights only" not in str(error).lower() and "weights_only" not in str(error):
+            raise ValueError(f"{path}: no readable checkpoint; is it truncated? ({error})") from error
+        raise ValueError(
+            f"{path}: holds more than tensors (a whole pickled module, as jrzech/reproduce-chexnet saves it?), and "
+            "unpickling that can run any code. If you trust the file, pass allow_pickle=True once, then "
+            "thoraxlib.save_pretrained(model, folder) to have it as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: no readable checkpoint; is it truncated? ({type(error).__name__}: {error})"
+        ) from error
+    try:
+        return state_dict_of(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def state_dict_of(content: Any) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint's content: bare, wrapped, or a whole module's."""
+    if isinstance(content, nn.Module):
+        return dict(content.state_dict())
+    if not isinstance(content, Mapping):
+        raise ValueError(f"expected a state dict, found {type(content).__name__}")
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), (Mapping, nn.Module)):
+            return state_dict_of(content[wrapper])
+    other = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if not content or other:
+        raise ValueError(
+            f"expected a state dict (name -> tensor) or one under {_WRAPPERS}; entries that are no tensors: {other[:5]}"
+        )
+    return dict(content)

@@ -1,0 +1,137 @@
+"""Loading a published checkpoint into a model: all of it, or an error that says what does not fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thoraxlib import labels as label_sets
+from thoraxlib.checkpoints import registry
+from thoraxlib.checkpoints.files import read, state_dict_of
+from thoraxlib.checkpoints.layout import LOGITS
+
+__all__ = ["CheckpointError", "load_checkpoint"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not fit the model: unmatched or misshapen entries, all listed."""
+
+
+def load_checkpoint(
+    model: nn.Module,
+    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    layout: str | None = None,
+    trunk_only: bool = False,
+    allow_pickle: bool = False,
+) -> str:
+    """Load weights that others published (or that a plain PyTorch script saved) into `model`.
+
+    Nothing is loaded unless everything fits: every entry of the checkpoint has its place in the model with the same
+    shape, and every parameter and buffer of the model gets a value (missing ``num_batches_tracked`` counters, which
+    files from before torch 0.4.1 lack, are set to 0).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Built by :func:`thoraxlib.build`.
+    checkpoint : path or mapping
+        A file (see :func:`thoraxlib.checkpoints.read`), or what such a file holds.
+    layout : str, optional
+        One of :func:`thoraxlib.checkpoints.names`; default: recognised by its keys.
+    trunk_only : bool
+        Load the backbone alone and leave the head (and neck) as they are, e.g. from ImageNet weights.
+    allow_pickle : bool
+        See :func:`thoraxlib.checkpoints.read`.
+
+    Returns
+    -------
+    str
+        The layout's name.
+
+    Raises
+    ------
+    CheckpointError
+        Unmatched or misshapen entries, or no known layout. The model is left untouched.
+    FileNotFoundError, ValueError
+        The file cannot be read.
+    """
+    if isinstance(checkpoint, Mapping):
+        state = state_dict_of(checkpoint)
+    else:
+        state = read(checkpoint, allow_pickle=allow_pickle)
+    name = layout if layout is not None else _recognise(state)
+    translated = registry.build(name).translate(state)
+    places = _places(model, translated)
+    own = model.state_dict()
+    if trunk_only:
+        own = {key: value for key, value in own.items() if key.startswith("backbone.")}
+        places = {key: source for key, source in places.items() if key in own}
+        translated = {source: translated[source] for source in places.values()}
+    new = {key: translated[source] for key, source in places.items()}
+    for key, value in own.items():
+        if key not in new and key.endswith("num_batches_tracked"):
+            new[key] = torch.zeros_like(value)
+    _check(name, model, own, new, unused=sorted(set(translated) - set(places.values())))
+    model.load_state_dict(new, strict=not trunk_only)
+    return name
+
+
+def _recognise(state: Mapping[str, Tensor]) -> str:
+    for name in registry.names():
+        if registry.build(name).recognises(state):
+            return name
+    raise CheckpointError(
+        f"the checkpoint's layout is not recognised; it has {len(state)} entries such as {_some(state)}. "
+        f"Known layouts: {', '.join(registry.names())}; name one with layout=..."
+    )
+
+
+def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str]:
+    """Own state-dict key -> key of the translated checkpoint."""
+    own = model.state_dict()
+    places = {key: key for key in own if key in translated}
+    if hasattr(model, "backbone"):
+        trunk = model.backbone.checkpoint_keys(translated)
+        places |= {f"backbone.{key}": source for key, source in trunk.items()}
+    last = next((name for name in ("head.fc", "head.conv") if f"{name}.weight" in own), None)
+    for leaf in ("weight", "bias"):
+        if last is not None and f"{LOGITS}.{leaf}" in translated:
+            places[f"{last}.{leaf}"] = f"{LOGITS}.{leaf}"
+    return places
+
+
+def _check(
+    name: str, model: nn.Module, own: Mapping[str, Tensor], new: Mapping[str, Tensor], unused: list[str]
+) -> None:
+    missing = [key for key in own if key not in new]
+    misshapen = [key for key in new if key in own and own[key].shape != new[key].shape]
+    if not (missing or unused or misshapen):
+        return
+    lines = [f"a checkpoint of layout {name!r} does not fit this model; nothing was loaded."]
+    if missing:
+        lines.append(f"  {len(missing)} of the model's {len(own)} entries get no value: {_some(missing)}")
+    if unused:
+        lines.append(f"  {len(unused)} entries of the checkpoint have no place in the model: {_some(unused)}")
+    if misshapen:
+        shapes = [f"{key} {tuple(new[key].shape)} -> {tuple(own[key].shape)}" for key in misshapen]
+        lines.append(f"  {len(misshapen)} entries have another shape (checkpoint -> model): {_some(shapes)}")
+    rows = next((new[key].shape[0] for key in misshapen if key.startswith("head.") and key.endswith("weight")), None)
+    labels = getattr(model, "labels", ())
+    if rows is not None and rows != len(labels):
+        fitting = [label_set for label_set in label_sets.names() if len(label_sets.build(label_set)) == rows]
+        hint = f"labels={fitting[0]!r}" if fitting else f"{rows} labels"
+        lines.append(
+            f"  The checkpoint has {rows} outputs, the model {len(labels)}: build it with {hint}, "
+            "or load the backbone alone with trunk_only=True."
+        )
+    raise CheckpointError("\n".join(lines))
+
+
+def _some(items: Iterable[str], most: int = 8) -> str:
+    listed = list(items)
+    return ", ".join(listed[:most]) + (f", ... ({len(listed) - most} more)" if len(listed) > most else "")

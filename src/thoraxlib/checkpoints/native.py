@@ -1,0 +1,29 @@
+"""The library's own state dicts, e.g. ``torch.save(model.state_dict(), ...)`` or a Lightning checkpoint."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from thoraxlib.checkpoints import register
+from thoraxlib.checkpoints.layout import Layout, StateDict
+
+__all__ = ["native"]
+
+
+@register("thoraxlib")
+def native() -> Layout:
+    """State dicts of this library's models, bare or inside a Lightning checkpoint (prefix ``model.``)."""
+    return Layout(recognises=_recognises, translate=_translate)
+
+
+def _recognises(state: StateDict) -> bool:
+    keys = _translate(state)
+    return any(key.startswith("backbone.") for key in keys) and any(key.startswith("head.") for key in keys)
+
+
+def _translate(state: StateDict) -> dict[str, Tensor]:
+    for prefix in ("model.", "module."):
+        if any(key.startswith(f"{prefix}backbone.") for key in state):
+            # a training module may hold more than the model, such as the weights of its loss
+            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return dict(state)

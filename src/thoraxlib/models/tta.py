@@ -1,0 +1,58 @@
+"""Ten-crop testing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["TenCrop"]
+
+
+class TenCrop(nn.Module):
+    """Average a classifier over ten crops: four corners and the centre, and the same of the mirrored image.
+
+    As arnoweng/CheXNet and zoogzog/chexnet test: images of shorter side 256, crops of 224, mean of probabilities.
+
+    Parameters
+    ----------
+    model : nn.Module
+        (N, C, s, s) -> logits (N, K).
+    size : int
+        Side s of the crops, in pixels.
+    reduce : {"prob", "logit"}
+        Average probabilities, as the originals do, or logits.
+    chunk : int
+        Crops in one forward pass, which bounds memory.
+    """
+
+    def __init__(
+        self, model: nn.Module, size: int = 224, *, reduce: Literal["prob", "logit"] = "prob", chunk: int = 64
+    ) -> None:
+        super().__init__()
+        if reduce not in ("prob", "logit"):
+            raise ValueError(f"reduce must be 'prob' or 'logit', got {reduce!r}")
+        if size < 1 or chunk < 1:
+            raise ValueError(f"size and chunk must be positive, got size={size}, chunk={chunk}")
+        self.model, self.size, self.reduce, self.chunk = model, size, reduce, chunk
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W); with ``reduce="prob"``, of the mean probability.
+
+        Raises
+        ------
+        ValueError
+            A side is smaller than `size`.
+        """
+        from thoraxlib.images import ten_crop
+
+        crops = ten_crop(x, self.size)
+        logits = torch.cat([self.model(part) for part in crops.flatten(0, 1).split(self.chunk)])
+        logits = logits.unflatten(0, crops.shape[:2])
+        return logits.mean(dim=1) if self.reduce == "logit" else logits.sigmoid().mean(dim=1).logit()
+
+    @torch.inference_mode()
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Probabilities (N, K) of images (N, C, H, W)."""
+        return self(x).sigmoid()

@@ -1,0 +1,67 @@
+"""The formulas behind the parity records: weights and inputs that need no files, and how an output is compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RECORDS = Path(__file__).parent / "records"
+
+
+def load_record(name: str) -> dict[str, Any]:
+    return json.loads((RECORDS / name).read_text(encoding="utf-8"))
+
+
+def weight(key: str, shape: tuple[int, ...], index: int) -> np.ndarray:
+    """Value of the `index`-th state entry: a sine of the flat position, scaled by what the entry is."""
+    leaf = key.rpartition(".")[2]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, dtype=np.int64)
+    wave = np.sin(np.arange(math.prod(shape), dtype=np.float64) * 0.6180339887498949 * (1 + index % 7) + index)
+    if leaf == "running_var":
+        value = 1 + 0.25 * wave**2
+    elif leaf == "running_mean":
+        value = 0.1 * wave
+    elif len(shape) >= 2:
+        value = wave * math.sqrt(2 / math.prod(shape[1:]))
+    else:
+        value = 1 + 0.1 * wave if leaf == "weight" else 0.05 * wave
+    return value.reshape(shape).astype(np.float32)
+
+
+def state_dict(record: dict[str, Any], gain: float = 1.0) -> dict[str, torch.Tensor]:
+    """The record's whole state dict; 4-dimensional entries times `gain`; aliases share their twin's values."""
+    state = {}
+    for index, (key, shape, _) in enumerate(record["state"]):
+        value = torch.from_numpy(weight(key, tuple(shape), index))
+        state[key] = value * gain if value.ndim == 4 else value
+    for key in state:  # a record with aliases lists one module under two names; the later values count
+        twin = f"base_model.{key}"
+        if twin in state:
+            state[key] = state[twin]
+    return state
+
+
+def image(batch: int, channels: int, height: int, width: int, phase: float = 0.0) -> torch.Tensor:
+    """A smooth input (batch, channels, height, width) within [-2, 2]."""
+    b = np.arange(batch, dtype=np.float64)[:, None, None, None]
+    c = np.arange(channels, dtype=np.float64)[None, :, None, None]
+    y = np.linspace(0, 1, height)[None, None, :, None]
+    x = np.linspace(0, 1, width)[None, None, None, :]
+    return torch.from_numpy((np.sin(6 * x + 2 * b + phase) + np.cos(9 * y * (1 + 0.3 * c) - b)).astype(np.float32))
+
+
+def assert_matches(actual: Any, expected: dict[str, Any], rtol: float = 1e-4) -> None:
+    """Compare with a recorded output: shape, mean, spread and leading values, relative to its largest value."""
+    values = np.asarray(actual.detach() if isinstance(actual, torch.Tensor) else actual, dtype=np.float64)
+    assert list(values.shape) == expected["shape"]
+    scale = max(expected["abs_max"], 1e-12)
+    first = np.asarray(expected["first"])
+    np.testing.assert_allclose(values.reshape(-1)[: len(first)] / scale, first / scale, rtol=0, atol=rtol)
+    for statistic, value in (("mean", values.mean()), ("std", values.std()), ("abs_max", np.abs(values).max())):
+        assert abs(value - expected[statistic]) <= rtol * scale, statistic
