@@ -26,10 +26,10 @@ def lse_pool(x: Tensor, r: float = 10.0) -> Tensor:
         Sharpness, > 0 and finite.
     """
     wide = x if x.dtype.itemsize >= 4 else x.float()
-    # The mean is taken off first: for small r, log(mean(exp)) is a difference of nearly equal numbers otherwise.
-    centre = wide.mean(dim=(2, 3), keepdim=True)
-    pooled = ((wide - centre) * r).logsumexp(dim=(2, 3)) - math.log(x.shape[2] * x.shape[3])
-    return (pooled / r + centre.flatten(1)).to(x.dtype)
+    # the maximum cancels out, so it is a constant for the gradient
+    peak = wide.amax(dim=(2, 3), keepdim=True).detach()
+    pooled = ((wide - peak) * r).exp().mean(dim=(2, 3)).log() / r + peak.flatten(1)
+    return pooled.to(x.dtype)
 
 
 @register("lse")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from thoraxlib import backbones
+from thoraxlib.registry import OptionError
+
+# One small member of each family that the documented models or the issue name: (name, input size, options).
+FAMILIES = [
+    ("alexnet", 96, {}),
+    ("googlenet", 64, {}),
+    ("vgg11_bn", 64, {}),
+    ("resnet18", 64, {}),
+    ("resnest14d", 64, {}),
+    ("densenet121", 64, {}),
+    ("efficientnet_b0", 64, {}),
+    ("convnext_atto", 64, {}),
+    ("inception_v3", 128, {}),
+    ("mobilenetv3_small_050", 64, {}),
+    ("regnetx_002", 64, {}),
+    ("vit_tiny_patch16_224", 64, {"img_size": 64}),
+    ("deit_tiny_patch16_224", 96, {"img_size": 96}),
+    ("swin_tiny_patch4_window7_224", 224, {}),
+    ("swin_tiny_patch4_window7_224", 112, {"img_size": 112}),
+    ("swinv2_cr_tiny_ns_224", 64, {"img_size": 64}),
+    ("mambaout_femto", 64, {}),
+    ("pvt_v2_b0", 64, {}),
+    ("hiera_tiny_224", 224, {}),
+]
+
+
+CASES = [
+    pytest.param(name, size, options, in_chans, id=f"{name}-{size}px-{in_chans}ch")
+    for name, size, options in FAMILIES
+    for in_chans in ((1, 3, 4) if name in {"resnet18", "alexnet", "googlenet", "vit_tiny_patch16_224"} else (1, 3))
+]
+
+
+@pytest.mark.parametrize(("name", "size", "options", "in_chans"), CASES)
+def test_pyramids(name: str, size: int, options: dict[str, int], in_chans: int) -> None:
+    backbone = backbones.build(name, in_chans=in_chans, **options).eval()
+    with torch.inference_mode():
+        maps = backbone(torch.randn(2, in_chans, size, size))
+    assert len(maps) == len(backbone.channels) == len(backbone.strides)
+    assert [m.shape[1] for m in maps] == list(backbone.channels)
+    assert all(m.shape[0] == 2 and m.isfinite().all() for m in maps)
+    sides = [m.shape[2] for m in maps]
+    assert sides == sorted(sides, reverse=True)
+    assert sides[-1] == pytest.approx(size / backbone.strides[-1], abs=2)  # Inception does not pad
+
+
+def test_every_timm_architecture_has_a_name() -> None:
+    import timm
+
+    assert set(timm.list_models()) <= set(backbones.names())
+    assert "resnet50.a1_in1k" in backbones.registry  # with the tag of its weights
+
+
+def test_densenet_with_and_without_its_last_relu() -> None:
+    torch.manual_seed(0)
+    with_relu = backbones.build("densenet121").eval()
+    without = backbones.build("densenet121", final_act=False).eval()
+    without.load_state_dict(with_relu.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        a, b = with_relu(x)[-1], without(x)[-1]
+    assert b.min() < 0
+    torch.testing.assert_close(a, b.relu())
+    with pytest.raises(ValueError, match="final_act=False needs"):
+        backbones.build("resnet18", final_act=False)
+
+
+def test_alexnet_and_googlenet_are_torchvisions() -> None:
+    from torchvision import models
+
+    x = torch.randn(1, 3, 96, 96)
+    for name, theirs in (
+        ("alexnet", models.alexnet()),
+        ("googlenet", models.googlenet(init_weights=True, aux_logits=False)),
+    ):
+        ours = backbones.build(name).eval()
+        places = ours.checkpoint_keys(theirs.state_dict())
+        assert len(places) == len(ours.state_dict())
+        ours.load_state_dict({own: theirs.state_dict()[key] for own, key in places.items()})
+        theirs.eval()
+        if name == "alexnet":
+            expected = theirs.features(x)
+        else:
+            grabbed = []
+            theirs.inception5b.register_forward_hook(lambda _m, _i, out, to=grabbed: to.append(out))
+            theirs(x)
+            expected = grabbed[0]
+        torch.testing.assert_close(ours(x)[-1], expected)
+
+
+def test_one_channel_weights_are_the_sum_over_colours() -> None:
+    from timm.models import adapt_input_conv
+
+    conv = torch.randn(4, 3, 3, 3)
+    torch.testing.assert_close(adapt_input_conv(1, conv), conv.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "3"])
+@pytest.mark.parametrize("name", ["resnet18", "alexnet"])
+def test_bad_in_chans(name: str, bad: object) -> None:
+    with pytest.raises(ValueError, match=f"in_chans must be a positive int, got {bad!r}"):
+        backbones.build(name, in_chans=bad)
+
+
+def test_bad_options() -> None:
+    with pytest.raises(OptionError, match=r"resnet18.*unexpected keyword argument 'nonsense'"):
+        backbones.build("resnet18", nonsense=1)
+    with pytest.raises(OptionError, match="'alexnet' has no option 'drop_rate'"):
+        backbones.build("alexnet", drop_rate=0.1)
+    with pytest.raises(ValueError, match="pretrained=True needs in_chans=3"):
+        backbones.build("googlenet", pretrained=True, in_chans=1)
+
+
+def test_pretrained_offline_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match="pretrained weights of timm model 'resnet18' could not be loaded"):
+        backbones.build("resnet18", pretrained=True)
+
+
+def test_check_backbone_names_what_is_missing() -> None:
+    with pytest.raises(TypeError, match="needs the attribute 'channels'"):
+        backbones.check_backbone(nn.Conv2d(3, 4, 3))
+    with pytest.raises(TypeError, match="got int"):
+        backbones.check_backbone(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "densenet121"])
+def test_gradients_reach_the_first_layer(name: str) -> None:
+    backbone = backbones.build(name)
+    x = torch.randn(2, 3, 96, 96, requires_grad=True)
+    backbone(x)[-1].sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    assert next(backbone.parameters()).grad is not None

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thoraxlib
+from thoraxlib import labels
+from thoraxlib.models import Classifier
+from thoraxlib.registry import OptionError, UnknownNameError
+
+SMALL = {"backbone": "resnet10t", "input_spec": {"size": 64}}
+MODELS = thoraxlib.names()
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Classifier:
+    return thoraxlib.build(request.param, **SMALL).eval()  # type: ignore[return-value]
+
+
+def test_contract(model: Classifier) -> None:
+    x = torch.randn(2, 3, 64, 64)
+    logits = model(x)
+    assert logits.shape == (2, len(model.labels))
+    torch.testing.assert_close(model.forward_head(model.forward_features(x)), logits)
+    everything = model.forward_all(x)
+    torch.testing.assert_close(everything.logits, logits)
+    assert model.logit_maps(everything.features).shape == (2, len(model.labels), *everything.features.shape[2:])
+    probabilities = model.predict_proba(x)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert not probabilities.requires_grad
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cards(name: str) -> None:
+    card = thoraxlib.describe(name)
+    assert card.paper
+    for label_set in card.label_sets:
+        assert label_set in labels.names()
+    for table in card.published.values():
+        assert any(tuple(table) == labels.build(label_set) for label_set in card.label_sets)
+        assert all(0.5 < value < 1 for value in table.values())
+    for preset in card.presets:
+        built = thoraxlib.build(name, preset=preset, backbone="resnet10t")
+        assert built.config["name"] == name
+    assert card.paper in str(card)
+
+
+def test_published_means() -> None:
+    means = {
+        title: sum(table.values()) / len(table)
+        for name in ("chexnet", "unified_dcnn")
+        for title, table in thoraxlib.describe(name).published.items()
+    }
+    expected = [0.8414, 0.8427, 0.8508, 0.8383, 0.6389, 0.6385, 0.6255, 0.6962, 0.6583, 0.7451]
+    assert [round(value, 4) for value in means.values()] == pytest.approx(expected, abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "last_pool", "channels", "stride"),
+    [
+        ("alexnet", True, 256, 32),
+        ("alexnet", False, 256, 16),
+        ("googlenet", True, 1024, 32),
+        ("vgg16", True, 512, 32),
+        ("vgg16", False, 512, 16),
+        ("resnet50", True, 2048, 32),
+    ],
+)
+def test_the_papers_trunks(backbone: str, last_pool: bool, channels: int, stride: int) -> None:
+    model = thoraxlib.build("unified_dcnn", backbone=backbone, last_pool=last_pool, labels="nih8").eval()
+    with torch.inference_mode():
+        features = model.forward_features(torch.randn(1, 3, 128, 128))
+    assert features.shape[1] == channels
+    assert abs(features.shape[2] - 128 / stride) <= 1
+    assert features.min() >= 0
+
+
+def test_parameter_counts_of_the_spec() -> None:
+    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    assert count(thoraxlib.build("chexnet")) == 6_968_206
+    assert count(thoraxlib.build("chexnet", labels="pneumonia")) == 6_954_881
+    assert count(thoraxlib.build("chexnet", backbone="densenet169")) == 12_507_790
+    assert count(thoraxlib.build("unified_dcnn", labels="nih8", transition="none", pool="avg")) == 23_524_424
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transition": {"kind": "conv3x3", "size": 4}},
+        {"pool": {"name": "lse", "r": 5}},
+        {"pool": "max"},
+        {"in_chans": 1},
+    ],
+)
+def test_unified_dcnn_options(options: dict[str, Any]) -> None:
+    model = thoraxlib.build("unified_dcnn", **SMALL, **options).eval()
+    x = torch.randn(1, options.get("in_chans", 3), 64, 64)
+    assert model(x).shape == (1, 14)
+
+
+def test_last_pool_needs_a_trunk_with_one() -> None:
+    with pytest.raises(ValueError, match="last_pool=False needs a trunk that ends in a max pool"):
+        thoraxlib.build("unified_dcnn", backbone="resnet18", last_pool=False)
+
+
+class OwnBackbone(nn.Module):
+    channels = (8,)
+    strides = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.conv(x)]
+
+
+def test_own_modules_as_parts() -> None:
+    model = thoraxlib.build("chexnet", backbone=OwnBackbone())
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 14)
+    with pytest.raises(TypeError, match="needs the attribute 'channels'"):
+        thoraxlib.build("chexnet", backbone=nn.Conv2d(3, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, "float tensor.*uint8"),
+        ([[0.0]], TypeError, "got list"),
+        (torch.zeros(3, 64, 64), ValueError, r"shape \(N, 3, H, W\), got \(3, 64, 64\)"),
+        (torch.zeros(1, 1, 64, 64), ValueError, "1 channels, the model takes 3.*in_chans=1"),
+        (torch.zeros(1, 3, 16, 64), ValueError, "16 x 64 pixels are smaller than the network's stride 32"),
+        (torch.full((2, 3, 64, 64), float("nan")), ValueError, r"NaN or infinite pixels \(batch positions \[0, 1\]"),
+    ],
+)
+def test_bad_images(model: Classifier, images: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        model(images)
+
+
+def test_bad_options() -> None:
+    with pytest.raises(OptionError, match="no option 'backbon'.*did you mean 'backbone'"):
+        thoraxlib.build("chexnet", backbon="resnet18")
+    with pytest.raises(UnknownNameError, match="pooling: unknown name 'lsee'; did you mean 'lse'"):
+        thoraxlib.build("unified_dcnn", pool="lsee")
+    with pytest.raises(UnknownNameError, match="labels: unknown name"):
+        thoraxlib.build("chexnet", labels="nih13")
+    with pytest.raises(TypeError, match="input_spec has no field"):
+        thoraxlib.build("chexnet", input_spec={"sizes": 3})
+
+
+def test_trains(model: Classifier) -> None:
+    model.train()
+    x, y = torch.randn(4, 3, 64, 64), torch.randint(0, 2, (4, 14)).float()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.binary_cross_entropy_with_logits(model(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert all(p.grad is not None for p in model.parameters())
+    assert losses[-1] < losses[0]
+
+
+@torch.inference_mode()
+def test_autocast_and_channels_last(model: Classifier) -> None:
+    x = torch.randn(2, 3, 64, 64)
+    expected = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model(x).float(), expected, rtol=0.1, atol=0.1)
+    model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_export(model: Classifier) -> None:
+    x = torch.randn(2, 3, 64, 64)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_compile(model: Classifier) -> None:
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
