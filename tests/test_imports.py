@@ -21,6 +21,9 @@ HEAVY = [
 
 
 def test_import_pulls_in_nothing_heavy() -> None:
-    code = f"import torch, sys; before = set(sys.modules); import thoraxlib; print([m for m in {HEAVY} if m in sys.modules and m not in before])"
+    code = (
+        "import torch, sys; before = set(sys.modules); import thoraxlib; "
+        f"print([m for m in {HEAVY} if m in sys.modules and m not in before])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

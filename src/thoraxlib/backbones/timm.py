@@ -43,6 +43,8 @@ class TimmBackbone(Backbone):
         Pretrained weights could not be had (offline, or none are published).
     """
 
+    net: Any
+
     def __init__(
         self,
         timm_name: str,

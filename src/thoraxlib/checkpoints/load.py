@@ -95,9 +95,9 @@ def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str
     """Own state-dict key -> key of the translated checkpoint."""
     own = model.state_dict()
     places = {key: key for key in own if key in translated}
-    if hasattr(model, "backbone"):
-        trunk = model.backbone.checkpoint_keys(translated)
-        places |= {f"backbone.{key}": source for key, source in trunk.items()}
+    backbone: Any = getattr(model, "backbone", None)
+    if hasattr(backbone, "checkpoint_keys"):
+        places |= {f"backbone.{key}": source for key, source in backbone.checkpoint_keys(translated).items()}
     last = next((name for name in ("head.fc", "head.conv") if f"{name}.weight" in own), None)
     for leaf in ("weight", "bias"):
         if last is not None and f"{LOGITS}.{leaf}" in translated:

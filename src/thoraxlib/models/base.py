@@ -94,7 +94,8 @@ class Classifier(Persistent, nn.Module):
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
         """Probabilities (N, K) in [0, 1]: the sigmoid of the logits, without gradients."""
-        return self(x).sigmoid()
+        logits: Tensor = self(x)
+        return logits.sigmoid()
 
 
 def check_images(x: Tensor, *, channels: int, stride: int) -> None:
@@ -130,7 +131,7 @@ def check_images(x: Tensor, *, channels: int, stride: int) -> None:
         )
     if min(x.shape[2:]) < stride:
         raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels are smaller than the network's stride {stride}")
-    if x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         finite = x.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             bad = (~finite).nonzero().flatten().tolist()

@@ -48,11 +48,12 @@ class TenCrop(nn.Module):
         from thoraxlib.images import ten_crop
 
         crops = ten_crop(x, self.size)
-        logits = torch.cat([self.model(part) for part in crops.flatten(0, 1).split(self.chunk)])
-        logits = logits.unflatten(0, crops.shape[:2])
+        chunks: list[Tensor] = [self.model(part) for part in crops.flatten(0, 1).split(self.chunk)]
+        logits = torch.cat(chunks).reshape(*crops.shape[:2], -1)
         return logits.mean(dim=1) if self.reduce == "logit" else logits.sigmoid().mean(dim=1).logit()
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
         """Probabilities (N, K) of images (N, C, H, W)."""
-        return self(x).sigmoid()
+        logits: Tensor = self(x)
+        return logits.sigmoid()

@@ -1,0 +1,75 @@
+"""Every check of the project, each in a fresh environment: ``nox -l`` lists them."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+
+# The oldest releases that the bounds in pyproject.toml admit and that have wheels together (Python 3.10).
+LOWEST = [
+    "torch==2.6.0",
+    "torchvision==0.21.0",
+    "timm==1.0.15",
+    "torch-geometric==2.6.0",
+    "numpy==1.26.0",
+    "scikit-learn==1.5.0",
+    "pillow==10.3.0",
+    "typing-extensions==4.12.0",
+    "huggingface_hub==0.27.0",
+    "safetensors==0.4.5",
+    "lightning==2.5.0",
+    "torchmetrics==1.6.0",
+]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite, doctests included; arguments go to pytest."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: format and lint."""
+    session.install("ruff>=0.8")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    session.install("-e", ".[train]", "mypy>=1.13")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, with warnings as errors; ``-- --no-gallery`` leaves the examples unrun."""
+    session.install("-e", ".[docs]")
+    options = ["-D", "sphinx_gallery_conf.plot_gallery=0"] if "--no-gallery" in session.posargs else []
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", *options, "docs", "docs/_build/html")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every example in its tiny setting."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "tests/examples", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Ratios against peers; arguments choose the benchmark."""
+    session.install("-e", ".[all]")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(python="3.10")
+def lowest(session: nox.Session) -> None:
+    """The suite on the oldest supported dependencies."""
+    session.install("-e", ".[test]", *LOWEST)
+    session.run("pytest", "-n", "2", *session.posargs)
