@@ -51,7 +51,7 @@ class Persistent(
         from safetensors.torch import save_model
 
         (save_directory / _CONFIG).write_text(json.dumps(_config_of(self), indent=2) + "\n", encoding="utf-8")
-        save_model(self, str(save_directory / _WEIGHTS))  # type: ignore[arg-type]
+        save_model(self, str(save_directory / _WEIGHTS))
 
     @classmethod
     def _from_pretrained(

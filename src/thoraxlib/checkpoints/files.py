@@ -45,7 +45,7 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return dict(load_file(path))
         except SafetensorError as error:
             raise ValueError(f"{path}: no readable safetensors file ({error})") from error
     try:
