@@ -237,6 +237,11 @@ class Registry(Generic[T]):
             found.update(source.names())
         return sorted(fnmatch.filter(found, pattern), key=_natural)
 
+    def registered(self, pattern: str = "*") -> list[str]:
+        """The names that were registered by decorator, without plug-ins not yet loaded and further sources."""
+        self._load()
+        return sorted(fnmatch.filter(self._factories, pattern), key=_natural)
+
     def describe(self, name: str) -> Card:
         """The :class:`Card` of `name`: summary, options with defaults, origin."""
         factory = self.factory(name)

@@ -68,8 +68,24 @@ def test_densenet_with_and_without_its_last_relu() -> None:
         a, b = with_relu(x)[-1], without(x)[-1]
     assert b.min() < 0
     torch.testing.assert_close(a, b.relu())
-    with pytest.raises(ValueError, match="final_act=False needs"):
+    with pytest.raises(OptionError, match="resnet18.*'final_act'"):
         backbones.build("resnet18", final_act=False)
+
+
+@pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
+def test_densenet_output_stride_keeps_weights_and_centre(output_stride: int) -> None:
+    torch.manual_seed(0)
+    plain = backbones.build("densenet121").eval()
+    finer = backbones.build("densenet121", output_stride=output_stride).eval()
+    finer.load_state_dict(plain.state_dict())
+    assert finer.strides == tuple(min(stride, output_stride) for stride in plain.strides)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        coarse, fine = plain(x), finer(x)
+    assert fine[-1].shape[2] == 64 // output_stride
+    torch.testing.assert_close(fine[1], coarse[1])
+    with pytest.raises(ValueError, match="output_stride must be"):
+        backbones.build("densenet121", output_stride=2)
 
 
 def test_alexnet_and_googlenet_are_torchvisions() -> None:

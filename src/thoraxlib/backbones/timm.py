@@ -27,9 +27,6 @@ class TimmBackbone(Backbone):
         Load timm's weights (downloaded by timm and cached).
     img_size : int or (int, int), optional
         Input size for models with a fixed one (plain and windowed transformers); others need none.
-    final_act : bool
-        Keep the activation after the last norm of a DenseNet (timm and torchvision apply a ReLU there);
-        False stops at the norm.
     **options
         Further options of the timm model, e.g. ``drop_path_rate``, ``output_stride``, ``out_indices``.
 
@@ -38,7 +35,7 @@ class TimmBackbone(Backbone):
     OptionError
         The model does not accept one of the `options`.
     ValueError
-        The model yields no feature maps, or `final_act` is False for one that ends without a norm + activation.
+        The model yields no feature maps.
     RuntimeError
         Pretrained weights could not be had (offline, or none are published).
     """
@@ -52,7 +49,6 @@ class TimmBackbone(Backbone):
         in_chans: int = 3,
         pretrained: bool = False,
         img_size: int | tuple[int, int] | None = None,
-        final_act: bool = True,
         **options: Any,
     ) -> None:
         import timm
@@ -86,8 +82,6 @@ class TimmBackbone(Backbone):
         self.channels = tuple(self.net.feature_info.channels())
         self.strides = tuple(int(stride) for stride in self.net.feature_info.reduction())
         self._channels_last_maps = getattr(self.net, "output_fmt", None) == Format.NHWC
-        if not final_act:
-            self._drop_final_act(timm_name)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
@@ -103,16 +97,6 @@ class TimmBackbone(Backbone):
             by_own[f"net.{key}"] = key
         return {own: by_own[own] for own in self.state_dict() if own in by_own}
 
-    def _drop_final_act(self, timm_name: str) -> None:
-        from torch import nn
-
-        last = list(self.net.children())[-1]
-        if not isinstance(getattr(last, "act", None), nn.Module):
-            raise ValueError(
-                f"final_act=False needs a model that ends in a norm with activation (the DenseNets), not {timm_name!r}"
-            )
-        last.act = nn.Identity()
-
 
 class TimmSource:
     """Makes every timm model name a backbone name."""
@@ -127,14 +111,20 @@ class TimmSource:
         """A factory for the timm model `name`, or None."""
         import timm
 
-        return _Factory(name) if timm.is_model(name) else None
+        if not timm.is_model(name):
+            return None
+        if timm.models.is_model_in_modules(name, ["densenet"]):
+            from thoraxlib.backbones.densenet import DenseNetBackbone
+
+            return _Factory(DenseNetBackbone, name)
+        return _Factory(TimmBackbone, name)
 
 
 class _Factory(partial[TimmBackbone]):
-    """``TimmBackbone`` with the name filled in, and a docstring for ``describe``."""
+    """A backbone class with the timm name filled in, and a docstring for ``describe``."""
 
-    def __new__(cls, name: str) -> _Factory:
-        self = super().__new__(cls, TimmBackbone, name)
-        self.__doc__ = f"The timm model ``{name}`` as a feature pyramid.\n\n{TimmBackbone.__doc__}"
-        self.__module__ = TimmBackbone.__module__
+    def __new__(cls, backbone: type[TimmBackbone], name: str) -> _Factory:
+        self = super().__new__(cls, backbone, name)
+        self.__doc__ = f"The timm model ``{name}`` as a feature pyramid.\n\n{backbone.__doc__}"
+        self.__module__ = backbone.__module__
         return self

@@ -1,0 +1,50 @@
+"""DenseNets: timm's, with finer maps and without the last activation on request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from thoraxlib.backbones.timm import TimmBackbone
+
+__all__ = ["DenseNetBackbone"]
+
+
+class DenseNetBackbone(TimmBackbone):
+    """A timm DenseNet; parameters are the same whatever the options.
+
+    Parameters
+    ----------
+    timm_name : str
+        ``"densenet121"``, ``"densenet169"``, ...
+    output_stride : {32, 16, 8, 4}
+        Stride of the last map. Below 32, the last transitions do not pool and the 3x3 convolutions behind them are
+        dilated instead (as in DeepLab), so that weights trained at stride 32 still fit: finer heat maps for more time.
+    final_act : bool
+        Keep the ReLU after the last norm, as timm and torchvision have it; False stops at the norm.
+    **options
+        As for :class:`thoraxlib.backbones.TimmBackbone`.
+    """
+
+    def __init__(self, timm_name: str, *, output_stride: int = 32, final_act: bool = True, **options: Any) -> None:
+        if output_stride not in (32, 16, 8, 4):
+            raise ValueError(f"output_stride must be 32, 16, 8 or 4, got {output_stride!r}")
+        super().__init__(timm_name, **options)
+        if not final_act:
+            list(self.net.children())[-1].act = nn.Identity()
+        self._dilate(output_stride)
+        self.strides = tuple(min(stride, output_stride) for stride in self.strides)
+
+    def _dilate(self, output_stride: int) -> None:
+        stride, dilation = 4, 1  # behind the stem
+        for name, stage in self.net.named_children():
+            if "transition" in name:
+                stride *= 2
+                if stride > output_stride:
+                    stage.pool = nn.Identity()
+                    dilation *= 2
+            elif "denseblock" in name and dilation > 1:
+                for module in stage.modules():
+                    if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                        module.dilation = module.padding = (dilation, dilation)
