@@ -1,0 +1,19 @@
+"""Images: reading (PNG, JPEG, DICOM, PIL, arrays, tensors) and the preprocessing that belongs to a model.
+
+Train-time augmentations are a room of their own, :mod:`thoraxlib.images.augmentations`, with the usual four verbs.
+"""
+
+from thoraxlib.images.crops import ten_crop
+from thoraxlib.images.reading import Source, read
+from thoraxlib.images.transforms import Preprocessor, Resize, placement, preprocess_for, transform_for
+
+__all__ = [
+    "Preprocessor",
+    "Resize",
+    "Source",
+    "placement",
+    "preprocess_for",
+    "read",
+    "ten_crop",
+    "transform_for",
+]

@@ -1,0 +1,91 @@
+"""Train-time augmentations, each named after the recipe it comes from.
+
+An augmentation brings a grey image (uint8, or float in [0, 1]) with its boxes and masks from the file's size to the
+model's: it is a factory ``(input_spec: InputSpec, **options) -> transform``.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.transforms import v2
+
+from thoraxlib.images.resize import Resize
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.registry import Registry
+
+__all__ = ["build", "describe", "names", "register", "registry"]
+
+registry: Registry[nn.Module] = Registry("augmentations")
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+_BILINEAR = v2.InterpolationMode.BILINEAR
+
+
+def _chain(*transforms: nn.Module) -> nn.Module:
+    chain: nn.Module = v2.Compose(transforms)
+    return chain
+
+
+@register("none")
+def none(*, input_spec: InputSpec) -> nn.Module:
+    """No augmentation: the model's own resize rule."""
+    return Resize(input_spec)
+
+
+@register("chexnet")
+@register("jrzech")
+def flip(*, input_spec: InputSpec, p: float = 0.5) -> nn.Module:
+    """Resize, then mirror left and right with probability p: the CheXNet paper and jrzech/reproduce-chexnet.
+
+    Mirroring swaps the patient's sides: labels, regions and masks that name a side keep their old name.
+    """
+    return _chain(Resize(input_spec), v2.RandomHorizontalFlip(p))
+
+
+@register("zoogzog")
+def zoogzog(*, input_spec: InputSpec, scale: tuple[float, float] = (0.08, 1.0), p: float = 0.5) -> nn.Module:
+    """Random crop of a share `scale` of the area, resized, then mirrored with probability p: zoogzog/chexnet."""
+    return _chain(v2.RandomResizedCrop(input_spec.size, tuple(scale), antialias=True), v2.RandomHorizontalFlip(p))
+
+
+@register("seed")
+def seed(*, input_spec: InputSpec, degrees: tuple[float, float] = (0.0, 180.0), p: float = 0.5) -> nn.Module:
+    """Resize, rotate by a uniform angle (black corners), invert the greys with probability p: the PadChest/OpenI seed.
+
+    Kept for reproduction: an upside-down or negative chest film is nothing that a model meets later.
+    """
+    return _chain(Resize(input_spec), v2.RandomRotation(tuple(degrees)), v2.RandomInvert(p))
+
+
+@register("light")
+def light(
+    *,
+    input_spec: InputSpec,
+    degrees: float = 10.0,
+    translate: float = 0.05,
+    scale: float = 0.1,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+) -> nn.Module:
+    """Resize, then small rotation, shift, zoom, brightness and contrast: a sound default, ours.
+
+    No mirroring, because sides matter in a chest film: the heart's apex and the aortic arch point left.
+
+    Parameters
+    ----------
+    input_spec : InputSpec
+        The model's input.
+    degrees : float
+        Largest rotation, both ways.
+    translate : float
+        Largest shift, as a share of the side.
+    scale : float
+        Zoom by 1 - scale ... 1 + scale.
+    brightness, contrast : float
+        Factors from 1 - value to 1 + value.
+    """
+    return _chain(
+        Resize(input_spec),
+        v2.RandomAffine(degrees, (translate, translate), (1 - scale, 1 + scale), interpolation=_BILINEAR),
+        v2.ColorJitter(brightness=brightness, contrast=contrast),
+    )

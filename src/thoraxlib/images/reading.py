@@ -1,0 +1,192 @@
+"""Any source of an image -> one grey ``tv_tensors.Image``."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+from torch import Tensor
+from torchvision import tv_tensors
+
+__all__ = ["Source", "read"]
+
+#: What :func:`read` accepts.
+Source: TypeAlias = str | os.PathLike[str] | PILImage.Image | NDArray[np.generic] | Tensor
+
+_DICOM_SUFFIXES = (".dcm", ".dicom")
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def read(source: Source, *, bits: int | None = None) -> tv_tensors.Image:
+    """Read one image as grey.
+
+    Parameters
+    ----------
+    source : str, Path, PIL image, array or tensor
+        - a file: PNG, JPEG and whatever else Pillow reads (grey of 1, 8 or 16 bits, palette, RGB(A)), or DICOM
+          (with the extra ``dicom``; see :func:`thoraxlib.images.dicom.read_dicom`);
+        - an array (H, W) or (H, W, 1 | 3 | 4): channels last;
+        - a tensor (H, W) or (1 | 3 | 4, H, W): channels first.
+
+        Arrays and tensors are uint8, uint16, or floating point within [0, 1]. Colour becomes grey with the weights of
+        ITU-R BT.601; alpha is ignored.
+    bits : int, optional
+        For sources of more than 8 bits: how many are in use, e.g. 12 for DICOM-derived PNGs that store 0 ... 4095.
+        By default all 16, so that the value 65535 becomes 1.
+
+    Returns
+    -------
+    tv_tensors.Image
+        (1, H, W): uint8 for sources of up to 8 bits, else float32 within [0, 1].
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is truncated, corrupt, no image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS`` allows; pixels are NaN,
+        infinite, outside [0, 1] or beyond `bits`; the shape is empty or none of those above.
+    TypeError
+        `source` is of another kind, or its pixels are of another type.
+
+    Examples
+    --------
+    >>> read(np.full((2, 3), 255, np.uint8)).shape
+    torch.Size([1, 2, 3])
+    >>> read(np.full((2, 3), 4095, np.uint16), bits=12).max().item()
+    1.0
+    """
+    if bits is not None and not (isinstance(bits, int) and 1 <= bits <= 16):
+        raise ValueError(f"bits must be between 1 and 16, got {bits!r}")
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        try:
+            return _read_file(path, bits)
+        except (ValueError, TypeError) as error:
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"{path}: {error}") from error
+    if isinstance(source, PILImage.Image):
+        return _from_tensor(_pil_pixels(source), bits)
+    if isinstance(source, np.ndarray):
+        if source.ndim == 3 and source.shape[-1] not in (1, 3, 4):
+            raise ValueError(f"an array must be (H, W) or (H, W, 1 | 3 | 4), channels last, got shape {source.shape}")
+        tensor = _array_to_tensor(source)
+        return _from_tensor(tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor, bits)
+    if isinstance(source, Tensor):
+        return _from_tensor(source, bits)
+    raise TypeError(
+        f"source must be a path, a PIL image, a numpy array or a torch tensor, got {type(source).__module__}."
+        f"{type(source).__qualname__}"
+    )
+
+
+def _read_file(path: Path, bits: int | None) -> tv_tensors.Image:
+    if not path.exists():
+        raise FileNotFoundError(f"no such image file: {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; an image file is wanted")
+    with path.open("rb") as file:
+        is_dicom = path.suffix.lower() in _DICOM_SUFFIXES or file.read(132)[128:] == b"DICM"
+        if is_dicom:
+            from thoraxlib.images.dicom import read_dicom
+
+            return read_dicom(path)
+        file.seek(0)
+        try:
+            with PILImage.open(file) as image:
+                pixels = _pil_pixels(image)
+        except UnidentifiedImageError as error:
+            raise ValueError(
+                f"{path} is no image that Pillow can read (empty, truncated or of another kind)"
+            ) from error
+        except PILImage.DecompressionBombError as error:
+            raise ValueError(
+                f"{path} is too large ({error}); raise PIL.Image.MAX_IMAGE_PIXELS if it is meant"
+            ) from error
+        except _DAMAGED as error:
+            raise ValueError(f"{path} is truncated or corrupt: {error}") from error
+    return _from_tensor(pixels, bits)
+
+
+def _pil_pixels(image: PILImage.Image) -> Tensor:
+    """Pixels (H, W): uint8, uint16, or float32 for mode F."""
+    if image.mode.startswith("I;16"):
+        array = np.array(image).astype(np.uint16)  # also brings big-endian modes to native order
+    elif image.mode == "I":  # 32 bits in memory: what some Pillow versions make of a 16-bit PNG
+        wide = np.array(image)
+        if wide.size and (wide.min() < 0 or wide.max() > 65535):
+            raise ValueError(f"32-bit pixels must lie in 0 ... 65535, got {wide.min()} ... {wide.max()}")
+        array = wide.astype(np.uint16)
+    elif image.mode == "F":
+        array = np.array(image)
+    else:
+        array = np.array(image if image.mode == "L" else image.convert("RGB").convert("L"))
+    return torch.from_numpy(array)
+
+
+def _array_to_tensor(array: NDArray[np.generic]) -> Tensor:
+    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+        raise TypeError(_pixel_types(array.dtype))
+    # from_numpy takes neither other byte orders nor negative strides, and shares read-only memory with a warning
+    native = array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(array, dtype=native if array.dtype.itemsize <= 8 else np.float64, order="C"))
+
+
+def _from_tensor(x: Tensor, bits: int | None) -> tv_tensors.Image:
+    """Checked and grey: (1, H, W) uint8 or float32 in [0, 1]."""
+    if x.ndim == 2:
+        x = x.unsqueeze(0)
+    if x.ndim != 3 or x.shape[0] not in (1, 3, 4):
+        raise ValueError(f"a tensor must be (H, W) or (1 | 3 | 4, H, W), channels first, got shape {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"the image is empty: shape {tuple(x.shape)}")
+    return tv_tensors.Image(_grey(scaled(x, bits)))
+
+
+def scaled(x: Tensor, bits: int | None = None) -> Tensor:
+    """uint8 as it is; uint16 and floating point as float32, checked to lie within [0, 1]."""
+    if x.dtype == torch.uint8:
+        return x
+    if x.dtype == torch.uint16:
+        top = 2 ** (bits or 16) - 1
+        x = x.to(torch.float32)
+        if bits is not None and x.max() > top:
+            raise ValueError(f"bits={bits} allows pixels up to {top}, the largest is {int(x.max())}")
+        return x / top
+    if not x.is_floating_point():
+        raise TypeError(_pixel_types(x.dtype))
+    x = x.to(torch.float32)
+    low, high = x.aminmax()
+    if not (low >= 0 and high <= 1):  # so written, NaN fails as well
+        if not x.isfinite().all():
+            raise ValueError("pixels must be finite, got NaN or infinite ones")
+        raise ValueError(
+            f"floating-point pixels must lie in [0, 1], got {low:.6g} ... {high:.6g}; "
+            "give 8-bit pixels as uint8, deeper ones as uint16"
+        )
+    return x
+
+
+def _pixel_types(dtype: object) -> str:
+    return f"pixels must be uint8, uint16 or floating point in [0, 1], got {dtype}"
+
+
+def _grey(x: Tensor) -> Tensor:
+    """(1 | 3 | 4, H, W) -> (1, H, W), weights of ITU-R BT.601; equal channels keep their value exactly."""
+    if x.shape[0] == 1:
+        return x
+    if x.dtype == torch.uint8:  # 16-bit fixed point, as Pillow computes it
+        weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=x.device).view(3, 1, 1)
+        luma = (x[:3].to(torch.int32) * weights).sum(0, keepdim=True, dtype=torch.int32)
+        return luma.add(32768).bitwise_right_shift(16).to(torch.uint8)
+    weights = x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (x[:3] * weights).sum(0, keepdim=True).clamp(0, 1)

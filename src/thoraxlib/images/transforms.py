@@ -1,0 +1,191 @@
+"""The preprocessing that an :class:`~thoraxlib.InputSpec` asks for, for samples, images, tensors and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from thoraxlib.images import augmentations
+from thoraxlib.images.reading import Source, read, scaled
+from thoraxlib.images.resize import Resize, placement
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.registry import Spec
+
+__all__ = ["Preprocessor", "Resize", "placement", "preprocess_for", "transform_for"]
+
+
+class HasInputSpec(Protocol):
+    """Anything that says what input it expects, as every thoraxlib model does."""
+
+    input_spec: InputSpec
+
+
+def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> Callable[[Any], Any]:
+    """The transform that makes a model's input of an image.
+
+    Resize (in the image's own depth: bilinear, antialiased, equal to Pillow within one grey level), scale to [0, 1],
+    repeat grey to the model's channels, subtract mean, divide by std. Boxes, regions and masks of a sample follow;
+    boxes of which less than one pixel is left are dropped together with their label, lost regions become empty boxes.
+
+    Parameters
+    ----------
+    spec : InputSpec
+        What the model expects.
+    train : str, mapping or nn.Module, optional
+        An augmentation by name (see :func:`thoraxlib.images.augmentations.names`), as
+        ``{"name": ..., **options}``, or ready; it takes the place of the resize. None for evaluation.
+
+    Returns
+    -------
+    callable
+        For a data set's sample (dict with ``image``), a ``tv_tensors.Image``, or a tensor (..., C, H, W), with C = 1 or
+        ``spec.channels``; uint8, uint16, or floating point in [0, 1]. The image comes out as float32 (..., C, h, w).
+
+    Raises
+    ------
+    TypeError, ValueError
+        When called: another pixel type, NaN, values outside [0, 1], another number of channels.
+
+    Examples
+    --------
+    >>> transform = transform_for(InputSpec(size=224), train="light")
+    >>> transform(torch.zeros(1, 320, 300, dtype=torch.uint8)).shape
+    torch.Size([3, 224, 224])
+    """
+    geometry = Resize(spec) if train is None else augmentations.registry.resolve(train, input_spec=spec)
+    chain: Callable[[Any], Any] = v2.Compose(
+        [
+            _Check(spec.channels),
+            geometry,
+            _DropLostBoxes(),
+            v2.ToDtype(torch.float32, scale=True),
+            _Repeat(spec.channels),
+            v2.Normalize(list(spec.mean), list(spec.std)),
+        ]
+    )
+    return chain
+
+
+def preprocess_for(model: HasInputSpec | InputSpec) -> Preprocessor:
+    """The preprocessing of `model`: from files, PIL images, arrays or tensors to its input.
+
+    Parameters
+    ----------
+    model : Classifier or InputSpec
+        Anything with an ``input_spec``, or the spec itself.
+
+    Returns
+    -------
+    Preprocessor
+        ``preprocess_for(model)(source)`` is a float32 tensor (N, C, h, w).
+
+    Raises
+    ------
+    TypeError
+        `model` has no ``input_spec``.
+    """
+    spec = model if isinstance(model, InputSpec) else getattr(model, "input_spec", None)
+    if not isinstance(spec, InputSpec):
+        raise TypeError(f"model must be an InputSpec or have one as input_spec, got {type(model).__qualname__}")
+    return Preprocessor(spec)
+
+
+class Preprocessor:
+    """Sources to model input; see :func:`preprocess_for`.
+
+    Parameters
+    ----------
+    spec : InputSpec
+        What the model expects.
+
+    Examples
+    --------
+    >>> preprocess = Preprocessor(InputSpec(size=224))
+    >>> preprocess(np.zeros((300, 240), np.uint8)).shape
+    torch.Size([1, 3, 224, 224])
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        self.spec = spec
+        self.transform = transform_for(spec)
+
+    def __call__(self, source: Source | Sequence[Source]) -> Tensor:
+        """One source, a sequence of them, or a batch (N, ...) as one array or tensor: float32 (N, C, h, w).
+
+        Raises
+        ------
+        ValueError
+            No source at all, or one that :func:`~thoraxlib.images.read` refuses.
+        """
+        sources = self._listed(source)
+        if not sources:
+            raise ValueError("source holds no image")
+        return torch.stack([self.transform(read(one)).as_subclass(Tensor) for one in sources])
+
+    @staticmethod
+    def _listed(source: Source | Sequence[Source]) -> list[Source]:
+        if isinstance(source, (Tensor, np.ndarray)):
+            return list(source) if source.ndim == 4 else [source]
+        return list(source) if isinstance(source, (list, tuple)) else [source]  # type: ignore[list-item]
+
+    def __repr__(self) -> str:
+        return f"Preprocessor({self.spec})"
+
+
+class _Check(v2.Transform):  # type: ignore[misc]
+    """Refuse pixels that nothing after this could read rightly; uint16 becomes float."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask)):
+            return inpt
+        if not isinstance(inpt, Tensor):
+            raise TypeError(
+                f"the image must be a tensor, got {type(inpt).__qualname__}; read it with images.read first"
+            )
+        if inpt.ndim < 3 or inpt.numel() == 0 or inpt.shape[-3] not in (1, self.channels):
+            raise ValueError(
+                f"the image must be (..., C, H, W) with C = 1 or {self.channels} and no empty side, "
+                f"got shape {tuple(inpt.shape)}"
+            )
+        return tv_tensors.wrap(scaled(inpt.as_subclass(Tensor)), like=inpt)
+
+
+class _DropLostBoxes(nn.Module):
+    """Drop boxes that a crop left less than a pixel of, with their entries of ``box_labels``."""
+
+    def forward(self, sample: Any) -> Any:
+        if not isinstance(sample, dict) or "boxes" not in sample:
+            return sample
+        boxes = sample["boxes"]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        kept = (sides >= 1).all(dim=1)
+        if kept.all():
+            return sample
+        sample = {**sample, "boxes": tv_tensors.wrap(boxes[kept], like=boxes)}
+        if "box_labels" in sample:
+            sample["box_labels"] = sample["box_labels"][kept]
+        return sample
+
+
+class _Repeat(v2.Transform):  # type: ignore[misc]
+    """Grey to the model's channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask)) or inpt.shape[-3] == self.channels:
+            return inpt
+        plain = inpt.as_subclass(Tensor)
+        return tv_tensors.wrap(plain.expand(*plain.shape[:-3], self.channels, *plain.shape[-2:]), like=inpt)
