@@ -161,7 +161,7 @@ def scaled(x: Tensor, bits: int | None = None) -> Tensor:
         x = x.to(torch.float32)
         if bits is not None and x.max() > top:
             raise ValueError(f"bits={bits} allows pixels up to {top}, the largest is {int(x.max())}")
-        return x / top
+        return torch.div(x, top)
     if not x.is_floating_point():
         raise TypeError(_pixel_types(x.dtype))
     x = x.to(torch.float32)

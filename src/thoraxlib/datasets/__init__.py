@@ -1,0 +1,26 @@
+"""Data sets of dicts of tensors, with labels (NaN = unknown), boxes, regions and masks where they exist.
+
+Every data set has ``labels``, ``targets``, ``patient_ids`` and ``ids`` (see :class:`ChestDataset`), so that class
+weights, splits and statistics need no image to be decoded.
+"""
+
+from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.collate import collate
+from thoraxlib.datasets.splits import Subset, split_by_patient, split_patients
+from thoraxlib.registry import Registry
+
+__all__ = [
+    "ChestDataset",
+    "Subset",
+    "build",
+    "collate",
+    "describe",
+    "names",
+    "register",
+    "registry",
+    "split_by_patient",
+    "split_patients",
+]
+
+registry: Registry[ChestDataset] = Registry("datasets", modules=["thoraxlib.datasets.entries"])
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

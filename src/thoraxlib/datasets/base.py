@@ -1,0 +1,44 @@
+"""What every data set of the library offers."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+__all__ = ["ChestDataset"]
+
+
+@runtime_checkable
+class ChestDataset(Protocol):
+    """A map-style data set of samples, with what is known without decoding an image.
+
+    A sample is a dict with ``image`` (``tv_tensors.Image``, (1, H, W), uint8 or float32 in [0, 1]), ``labels``
+    (float32 (K,): 1, 0, or NaN for unknown), ``id`` (str), and where they exist ``boxes`` (float32 (B, 4), XYXY in
+    pixels of the sample's image, x1 and y1 exclusive) with ``box_labels`` (int64 (B,), index into `labels`),
+    ``regions`` (boxes (R, 4)) and ``masks`` (uint8 (M, H, W)).
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Names of the K labels.
+    targets : Tensor
+        float32 (N, K): 1, 0, or NaN.
+    patient_ids : list of str
+        For each image; images of one patient share it.
+    ids : list of str
+        For each image.
+    """
+
+    labels: tuple[str, ...]
+    targets: Tensor
+    patient_ids: list[str]
+    ids: list[str]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample."""
+        ...

@@ -1,0 +1,59 @@
+"""Samples to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["collate"]
+
+_STACKED = ("image", "labels", "regions", "masks")
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: ``image``, ``labels``, ``regions`` and ``masks`` stacked, everything else (boxes, ids) as lists.
+
+    Parameters
+    ----------
+    samples : sequence of dict
+        Samples of one data set, transformed to one image size.
+
+    Returns
+    -------
+    dict
+        ``image`` (N, C, H, W), ``labels`` (N, K), ``regions`` (N, R, 4), ``masks`` (N, M, H, W), as plain tensors;
+        ``boxes``, ``box_labels``, ``id``: lists of length N.
+
+    Raises
+    ------
+    ValueError
+        No samples, samples with different keys, or shapes that do not stack.
+
+    Examples
+    --------
+    >>> batch = collate([{"image": torch.zeros(1, 8, 8), "id": "a"}, {"image": torch.ones(1, 8, 8), "id": "b"}])
+    >>> batch["image"].shape, batch["id"]
+    (torch.Size([2, 1, 8, 8]), ['a', 'b'])
+    """
+    if not samples:
+        raise ValueError("samples is empty")
+    keys = list(samples[0])
+    for sample in samples:
+        if set(sample) != set(keys):
+            raise ValueError(f"samples have different keys: {sorted(keys)} and {sorted(sample)}")
+    return {key: _join(key, [sample[key] for sample in samples]) for key in keys}
+
+
+def _join(key: str, values: list[Any]) -> Any:
+    if key not in _STACKED:
+        return values
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{key!r} of the samples has different shapes {sorted(shapes)}; "
+            "bring them to one size with a transform, e.g. images.transform_for(model.input_spec)"
+        )
+    return torch.stack([value.as_subclass(Tensor) for value in values])

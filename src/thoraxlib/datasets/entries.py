@@ -1,0 +1,13 @@
+"""The library's own entries of the room; imported on the first use of one of its verbs."""
+
+from importlib.util import find_spec
+
+from thoraxlib.datasets import register
+from thoraxlib.datasets.nih14 import NIH14
+
+register("nih14")(NIH14)
+
+if find_spec("thoraxlib.datasets.phantom"):
+    from thoraxlib.datasets.phantom import Phantom
+
+    register("phantom")(Phantom)

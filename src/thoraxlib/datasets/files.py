@@ -1,0 +1,102 @@
+"""The image files below a folder: found once, looked up by name."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+__all__ = ["check_root", "existing", "index_images"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+_ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+
+
+def check_root(root: str | os.PathLike[str]) -> Path:
+    """`root` as a path.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        There is no such folder.
+    """
+    path = Path(root)
+    if not path.exists():
+        raise FileNotFoundError(f"root: no such folder: {path}")
+    if not path.is_dir():
+        raise NotADirectoryError(f"root must be a folder, got the file {path}")
+    return path
+
+
+def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
+    """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth.
+
+    Names in tables are only ever looked up here, so that none can point out of `root`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no image.
+    """
+    found: dict[str, Path] = {}
+    for top in sorted(root.glob(pattern)):
+        for folder, _, files in os.walk(top):
+            for name in files:
+                if name.lower().endswith(_SUFFIXES):
+                    found.setdefault(name, Path(folder, name))
+    if not found:
+        raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in the folders {pattern} of {root}")
+    return found
+
+
+def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path) -> list[int]:
+    """Positions of the names that have a file.
+
+    Parameters
+    ----------
+    names : sequence of str
+        File names.
+    files : dict of str to Path
+        From :func:`index_images`.
+    missing : {"error", "skip"}
+        With ``"skip"``, files that are absent, empty or cut off (PNG, JPEG: their end mark is looked for) are left out
+        with one warning. With ``"error"``, absent ones raise; cut-off ones raise when they are read.
+    where : Path
+        For the message.
+
+    Raises
+    ------
+    FileNotFoundError
+        With the count and the first names.
+    ValueError
+        Another value of `missing`.
+    """
+    if missing not in ("error", "skip"):
+        raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+    usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _complete(files.get(n))
+    is_usable = [usable(name) for name in names]
+    kept = [position for position, good in enumerate(is_usable) if good]
+    lost = [position for position, good in enumerate(is_usable) if not good]
+    if lost:
+        first = ", ".join(names[position] for position in lost[:5]) + (", ..." if len(lost) > 5 else "")
+        if missing == "error":
+            raise FileNotFoundError(
+                f"{len(lost)} of {len(names)} images are missing below {where}: {first}; pass missing='skip' to go on "
+                "without them"
+            )
+        warnings.warn(
+            f"{len(lost)} of {len(names)} images below {where} are missing or cut off and skipped: {first}",
+            stacklevel=3,
+        )
+    return kept
+
+
+def _complete(path: Path | None) -> bool:
+    if path is None or not path.exists():
+        return False
+    end = _ENDS.get(path.suffix.lower(), b"")
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 64))  # some writers pad after the end mark
+        return size > 0 and end in file.read()

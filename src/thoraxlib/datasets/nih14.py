@@ -1,0 +1,286 @@
+"""NIH ChestX-ray14 in its official layout, and folders laid out like it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from thoraxlib import labels as label_sets
+from thoraxlib.datasets.files import check_root, existing, index_images
+from thoraxlib.datasets.lists import find_list, read_list
+from thoraxlib.datasets.splits import split_patients
+from thoraxlib.datasets.tables import Table
+from thoraxlib.images import read
+
+__all__ = ["NIH14"]
+
+_FINDINGS = label_sets.build("nih15")
+_ATTRIBUTES = ("AP", "Male")
+_BOX_FRAME = 1024.0  # the boxes of the release are in the pixels of its 1024 x 1024 images
+
+
+class NIH14(Dataset[dict[str, Any]]):
+    """NIH ChestX-ray14: 112,120 frontal films with 14 findings mined from reports, 984 boxes [1]_.
+
+    Looks in `root` for ``Data_Entry_2017*.csv`` (the last in alphabetical order) or ``labels.csv``; for images in the
+    folders ``images*`` at any depth; for ``BBox_List_2017*.csv`` or ``bbox.csv``; and for split lists.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder of the release.
+    split : str
+        ``"all"``, or the name of a list file: ``"train_val"`` and ``"test"`` are the official ones; a list is
+        ``<split>.txt``, ``<split>_list.txt`` or ``<split>_1.txt`` in `lists`; a name with ``.txt`` is taken as it is.
+        Lists that carry 14 labels a line (those of CheXNet re-implementations) replace the table's labels.
+        Without lists of their own, ``"train"`` and ``"val"`` are 7/8 and 1/8 of the patients of ``train_val``; without
+        any list, ``"train"``, ``"val"`` and ``"test"`` are 0.7, 0.1 and 0.2 of all patients.
+    lists : str or Path, optional
+        The folder of the list files; by default ``splits`` in `root`, then `root` itself.
+    seed : int
+        Of the splits by patient.
+    labels : str or sequence of str
+        A label set, or names: findings in any data set's spelling, and the attributes ``"AP"`` (against PA) and
+        ``"Male"``. A label that NIH does not know is NaN throughout.
+    views : str or sequence of str, optional
+        Keep only these view positions: ``"PA"``, ``"AP"``. None keeps all.
+    missing : {"error", "skip"}
+        What to do about absent images; ``"skip"`` also leaves out cut-off files and warns once.
+    boxes : bool
+        Give ``boxes`` and ``box_labels`` where `root` has a box file.
+    transform : callable, optional
+        From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
+
+    Attributes
+    ----------
+    labels, targets, patient_ids, ids
+        See :class:`~thoraxlib.datasets.ChestDataset`; blank labels in the table are NaN.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        No such folder, table, list or images.
+    ValueError
+        A column that is lacking, a label or view that is not known, a list with a wrong line or of images that the
+        table does not have, or nothing left after the filters.
+
+    References
+    ----------
+    .. [1] X. Wang et al., "ChestX-ray8: hospital-scale chest X-ray database and benchmarks on weakly-supervised
+       classification and localization of common thorax diseases", CVPR 2017.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        split: str = "train",
+        lists: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        labels: str | Sequence[str] = "nih14",
+        views: str | Sequence[str] | None = None,
+        missing: str = "error",
+        boxes: bool = True,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.root = check_root(root)
+        self.labels = label_sets.resolve(labels)
+        self.transform = transform
+        table = Table(_find(self.root, "Data_Entry_2017*.csv", "labels.csv"))
+        names = table.column("Image Index")
+        patients = table.column("Patient ID")
+        _check_unique(names, table)
+        targets = _targets(table, self.labels)
+
+        folders = [Path(lists)] if lists is not None else [self.root / "splits", self.root]
+        rows, listed = _select(split, folders, names, patients, seed)
+        if listed is not None:
+            targets[rows] = _from_list(listed, targets[rows], self.labels)
+        rows = _keep_views(rows, table, views, split)
+
+        files = index_images(self.root)
+        kept = existing([names[row] for row in rows], files, missing, self.root)
+        rows = rows[kept]
+        if not len(rows):
+            raise ValueError(
+                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
+            )
+        self.ids: list[str] = [names[row] for row in rows]
+        self.patient_ids: list[str] = [patients[row] for row in rows]
+        self.targets = torch.from_numpy(targets[rows])
+        self._paths = [files[name] for name in self.ids]
+        self._boxes = _read_boxes(self.root, self.labels) if boxes else None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = read(self._paths[index])
+        sample: dict[str, Any] = {"image": image, "labels": self.targets[index].clone(), "id": self.ids[index]}
+        if self._boxes is not None:
+            sample["boxes"], sample["box_labels"] = self._boxes_of(self.ids[index], *image.shape[-2:])
+        return sample if self.transform is None else self.transform(sample)
+
+    def _boxes_of(self, name: str, height: int, width: int) -> tuple[tv_tensors.BoundingBoxes, torch.Tensor]:
+        assert self._boxes is not None
+        entries = self._boxes.get(name, [])
+        xywh = torch.tensor([box for box, _ in entries], dtype=torch.float32).reshape(-1, 4)
+        xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
+        xyxy = xyxy * (torch.tensor([width, height, width, height]) / _BOX_FRAME)
+        boxes = tv_tensors.BoundingBoxes(xyxy, format="XYXY", canvas_size=(height, width))  # type: ignore[call-overload]
+        return boxes, torch.tensor([label for _, label in entries], dtype=torch.long)
+
+
+def _find(root: Path, *patterns: str) -> Path:
+    """The last match of the first pattern that has one."""
+    for pattern in patterns:
+        matches = sorted(root.glob(pattern))
+        if matches:
+            return matches[-1]
+    raise FileNotFoundError(f"{root} holds none of {', '.join(patterns)}")
+
+
+def _check_unique(names: list[str], table: Table) -> None:
+    first: dict[str, int] = {}
+    for row, name in enumerate(names):
+        if first.setdefault(name, row) != row:
+            raise ValueError(f"{table.where(row)}: {name} appears again, first in line {table.lines[first[name]]}")
+
+
+def _targets(table: Table, labels: tuple[str, ...]) -> NDArray[np.float32]:
+    """(rows, K) of the table: findings by name, attributes by their column, NaN for what is not known."""
+    sources = label_sets.align(_FINDINGS, labels)
+    if all(source is None and label not in _ATTRIBUTES for source, label in zip(sources, labels, strict=True)):
+        known = ", ".join((*_FINDINGS, *_ATTRIBUTES))
+        raise ValueError(f"labels: none of {list(labels)} is known to NIH ChestX-ray14; known: {known}")
+    findings = _findings(table)
+    targets = np.full((len(table.rows), len(labels)), np.nan, dtype=np.float32)
+    for column, (label, source) in enumerate(zip(labels, sources, strict=True)):
+        if source is not None:
+            targets[:, column] = findings[:, source]
+        elif label == "AP":
+            targets[:, column] = _binary(table.column("View Position"), one="AP", zero="PA")
+        elif label == "Male":
+            targets[:, column] = _binary(table.column("Patient Gender", "Patient Sex"), one="M", zero="F")
+    return targets
+
+
+def _binary(values: list[str], one: str, zero: str) -> NDArray[np.float32]:
+    array = np.array(values)
+    return np.where(array == one, 1.0, np.where(array == zero, 0.0, np.nan)).astype(np.float32)
+
+
+def _findings(table: Table) -> NDArray[np.float32]:
+    """(rows, 15) in the order of the label set nih15; a blank field makes a row of NaN."""
+    position = {label_sets.canonical(label): index for index, label in enumerate(_FINDINGS)}
+    texts = table.column("Finding Labels")
+    rows: dict[str, NDArray[np.float32]] = {"": np.full(len(_FINDINGS), np.nan, dtype=np.float32)}
+    for number, text in enumerate(texts):
+        if text in rows:
+            continue
+        vector = np.zeros(len(_FINDINGS), dtype=np.float32)
+        for name in text.split("|"):
+            index = position.get(label_sets.canonical(name))
+            if index is None:
+                raise ValueError(
+                    f"{table.where(number)}: unknown label {name.strip()!r} in {text!r}; known: {', '.join(_FINDINGS)}"
+                )
+            vector[index] = 1
+        rows[text] = vector
+    return np.stack([rows[text] for text in texts])
+
+
+def _select(
+    split: str, folders: list[Path], names: list[str], patients: list[str], seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32] | None]:
+    """Rows of the split, and the labels (rows, 14) of its list if it has them."""
+    if split == "all":
+        return np.arange(len(names)), None
+    path = find_list(split, folders)
+    if path is not None:
+        return _rows_of(path, names)
+    official = find_list("train_val", folders)
+    if official is not None and split in ("train", "val"):
+        rows, listed = _rows_of(official, names)
+        chosen = split_patients([patients[row] for row in rows], {"train": 7 / 8, "val": 1 / 8}, seed)[split]
+        return rows[chosen], None if listed is None else listed[chosen]
+    available = sorted({file.name for folder in folders if folder.is_dir() for file in folder.glob("*.txt")})
+    if not available and split in ("train", "val", "test"):
+        return np.array(split_patients(patients, seed=seed)[split]), None
+    raise FileNotFoundError(
+        f"split: no list {split!r} in {' or '.join(map(str, folders))}; "
+        f"found: {', '.join(available) or 'none'}; 'all' takes every image of the table"
+    )
+
+
+def _rows_of(path: Path, names: list[str]) -> tuple[NDArray[np.intp], NDArray[np.float32] | None]:
+    listed = read_list(path, _FINDINGS[:14])
+    row_of = {name: row for row, name in enumerate(names)}
+    unknown = [name for name in listed.names if name not in row_of]
+    if unknown:
+        raise ValueError(
+            f"{path} lists {len(unknown)} of {len(listed.names)} images that the table does not have: "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
+        )
+    return np.array([row_of[name] for name in listed.names]), listed.targets
+
+
+def _from_list(
+    listed: NDArray[np.float32], targets: NDArray[np.float32], labels: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """`targets` with the findings that the list gives; No Finding follows from the 14."""
+    some = (listed == 1).any(axis=1)
+    nothing = np.where(some, 0.0, np.where(np.isnan(listed).any(axis=1), np.nan, 1.0))
+    all15 = np.column_stack([listed, nothing])
+    result: NDArray[np.float32] = targets.copy()
+    for column, source in enumerate(label_sets.align(_FINDINGS, labels)):
+        if source is not None:
+            result[:, column] = all15[:, source]
+    return result
+
+
+def _keep_views(
+    rows: NDArray[np.intp], table: Table, views: str | Sequence[str] | None, split: str
+) -> NDArray[np.intp]:
+    if views is None:
+        return rows
+    wanted = [views] if isinstance(views, str) else list(views)
+    column = np.array(table.column("View Position"))
+    present = sorted(set(column))
+    unknown = [view for view in wanted if view not in present]
+    if unknown or not wanted:
+        raise ValueError(f"views must name some of {present} (those of {table.path.name}), got {views!r}")
+    kept = rows[np.isin(column[rows], wanted)]
+    if not len(kept):
+        raise ValueError(f"views={views!r} leaves none of the {len(rows)} images of split {split!r}")
+    return kept
+
+
+def _read_boxes(root: Path, labels: tuple[str, ...]) -> dict[str, list[tuple[list[float], int]]] | None:
+    """For each image its boxes (x, y, width, height in the 1024-px frame) of the wanted labels; None without a file."""
+    if not any(root.glob("BBox_List_2017*.csv")) and not (root / "bbox.csv").is_file():
+        return None
+    table = Table(_find(root, "BBox_List_2017*.csv", "bbox.csv"))
+    names, findings = table.column("Image Index"), table.column("Finding Label")
+    index = {label_sets.canonical(label): number for number, label in enumerate(labels)}
+    known = {label_sets.canonical(label) for label in _FINDINGS}
+    boxes: dict[str, list[tuple[list[float], int]]] = {}
+    for row, (name, finding) in enumerate(zip(names, findings, strict=True)):
+        canonical = label_sets.canonical(finding)
+        if canonical not in known:
+            raise ValueError(f"{table.where(row)}: unknown label {finding!r}; known: {', '.join(_FINDINGS)}")
+        try:
+            x, y, width, height = (float(value) for value in table.rows[row][2:6])
+        except ValueError as error:
+            raise ValueError(f"{table.where(row)}: x, y, width, height wanted, got {table.rows[row][2:6]}") from error
+        if canonical in index:
+            boxes.setdefault(name, []).append(([x, y, width, height], index[canonical]))
+    return boxes

@@ -1,0 +1,96 @@
+"""Splits that keep a patient in one part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from thoraxlib.datasets.base import ChestDataset
+
+__all__ = ["Subset", "split_by_patient", "split_patients"]
+
+
+class Subset(Dataset[dict[str, Any]]):
+    """Some images of a data set, itself a data set with ``labels``, ``targets``, ``patient_ids`` and ``ids``.
+
+    Parameters
+    ----------
+    dataset : ChestDataset
+        Where the images are.
+    indices : sequence of int
+        Which ones, in this order.
+    """
+
+    def __init__(self, dataset: ChestDataset, indices: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.indices = [int(index) for index in indices]
+        self.labels: tuple[str, ...] = dataset.labels
+        self.targets: Tensor = dataset.targets[torch.tensor(self.indices, dtype=torch.long)]
+        self.patient_ids: list[str] = [dataset.patient_ids[index] for index in self.indices]
+        self.ids: list[str] = [dataset.ids[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.dataset[self.indices[index]]
+
+
+def split_by_patient(
+    dataset: ChestDataset, fractions: Mapping[str, float] | None = None, seed: int = 0
+) -> dict[str, Subset]:
+    """Divide a data set by patient.
+
+    Parameters
+    ----------
+    dataset : ChestDataset
+        Its ``patient_ids`` are used.
+    fractions : mapping of str to float, optional
+        Name of each part and its share of the patients; they add up to 1. By default train 0.7, val 0.1, test 0.2, the
+        shares of CheXNet.
+    seed : int
+        The same seed and patients give the same split, whatever the order of the images.
+
+    Returns
+    -------
+    dict of str to Subset
+        The parts: no patient is in two, every image is in one, in the data set's order.
+
+    Raises
+    ------
+    ValueError
+        Fractions that are not positive or do not add up to 1, or too few patients for a part.
+    """
+    parts = split_patients(dataset.patient_ids, fractions, seed)
+    return {name: Subset(dataset, indices) for name, indices in parts.items()}
+
+
+def split_patients(
+    patient_ids: Sequence[str], fractions: Mapping[str, float] | None = None, seed: int = 0
+) -> dict[str, list[int]]:
+    """The indices of each part; see :func:`split_by_patient`.
+
+    Examples
+    --------
+    >>> split_patients(["a", "a", "b", "c", "b"], {"train": 0.67, "test": 0.33}, seed=3)
+    {'train': [2, 3, 4], 'test': [0, 1]}
+    """
+    fractions = {"train": 0.7, "val": 0.1, "test": 0.2} if fractions is None else dict(fractions)
+    shares = list(fractions.values())
+    if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise ValueError(f"fractions must be positive and add up to 1, got {fractions}")
+    patients, owner = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(patients))
+    ends = np.round(np.cumsum(shares) * len(patients)).astype(int)
+    part = np.searchsorted(ends, place[owner.reshape(-1)], side="right")
+    parts = {name: np.flatnonzero(part == number).tolist() for number, name in enumerate(fractions)}
+    empty = [name for name, indices in parts.items() if not indices]
+    if empty:
+        raise ValueError(f"{len(patients)} patients are too few for the parts {fractions}: {empty} would be empty")
+    return parts
