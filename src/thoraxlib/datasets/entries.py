@@ -7,7 +7,8 @@ from thoraxlib.datasets.nih14 import NIH14
 
 register("nih14")(NIH14)
 
-if find_spec("thoraxlib.datasets.phantom"):
+_spec = find_spec("thoraxlib.datasets.phantom")
+if _spec is not None and _spec.origin is not None:  # until the phantom lands
     from thoraxlib.datasets.phantom import Phantom
 
     register("phantom")(Phantom)

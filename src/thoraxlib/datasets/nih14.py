@@ -253,12 +253,12 @@ def _keep_views(
     if views is None:
         return rows
     wanted = [views] if isinstance(views, str) else list(views)
-    column = np.array(table.column("View Position"))
-    present = sorted(set(column))
+    positions = table.column("View Position")
+    present = sorted(set(positions))
     unknown = [view for view in wanted if view not in present]
     if unknown or not wanted:
         raise ValueError(f"views must name some of {present} (those of {table.path.name}), got {views!r}")
-    kept = rows[np.isin(column[rows], wanted)]
+    kept = rows[np.isin(np.array(positions)[rows], wanted)]
     if not len(kept):
         raise ValueError(f"views={views!r} leaves none of the {len(rows)} images of split {split!r}")
     return kept

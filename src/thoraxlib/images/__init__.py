@@ -3,6 +3,7 @@
 Train-time augmentations are a room of their own, :mod:`thoraxlib.images.augmentations`, with the usual four verbs.
 """
 
+from thoraxlib.images import augmentations
 from thoraxlib.images.crops import ten_crop
 from thoraxlib.images.reading import Source, read
 from thoraxlib.images.transforms import Preprocessor, Resize, placement, preprocess_for, transform_for
@@ -11,6 +12,7 @@ __all__ = [
     "Preprocessor",
     "Resize",
     "Source",
+    "augmentations",
     "placement",
     "preprocess_for",
     "read",

@@ -134,11 +134,13 @@ def _pil_pixels(image: PILImage.Image) -> Tensor:
 
 
 def _array_to_tensor(array: NDArray[np.generic]) -> Tensor:
-    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
-        raise TypeError(_pixel_types(array.dtype))
-    # from_numpy takes neither other byte orders nor negative strides, and shares read-only memory with a warning
+    # a copy, because from_numpy takes neither other byte orders nor negative strides, and shares memory
     native = array.dtype.newbyteorder("=")
-    return torch.from_numpy(np.array(array, dtype=native if array.dtype.itemsize <= 8 else np.float64, order="C"))
+    if native in (np.uint8, np.uint16):
+        return torch.from_numpy(np.array(array, dtype=native, order="C"))
+    if native.kind != "f":
+        raise TypeError(_pixel_types(array.dtype))
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def _from_tensor(x: Tensor, bits: int | None) -> tv_tensors.Image:
