@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,8 @@ def test_dicom_of_8_bits_and_its_inverse(tmp_path: Path) -> None:
     assert torch.equal(plain[0], torch.from_numpy(RAMP))
     inverse = images.read(write_dicom(tmp_path / "b.dcm", 255 - RAMP, "MONOCHROME1"))
     assert torch.equal(plain, inverse)
+    identity = write_dicom(tmp_path / "d.dcm", RAMP, RescaleSlope=1, RescaleIntercept=0)
+    assert torch.equal(images.read(identity), plain)
     without_suffix = write_dicom(tmp_path / "c", RAMP)
     assert torch.equal(images.read(without_suffix), plain)
 
@@ -444,6 +447,12 @@ def test_the_transform_takes_batches_and_colour() -> None:
     assert transform(torch.zeros(5, 1, 16, 16, dtype=torch.uint8)).shape == (5, 3, 8, 8)
     deep = torch.from_numpy(np.full((1, 16, 16), 65535, np.uint16))
     torch.testing.assert_close(transform(deep), transform(torch.ones(1, 16, 16)))
+
+
+@pytest.mark.parametrize("train", [None, *images.augmentations.names()])
+def test_the_transform_can_be_sent_to_workers(train: str | None) -> None:
+    transform = images.transform_for(InputSpec(size=16), train=train)
+    assert pickle.loads(pickle.dumps(transform))(torch.zeros(1, 20, 20)).shape == (3, 16, 16)
 
 
 def test_preprocess_for(tmp_path: Path) -> None:

@@ -197,6 +197,11 @@ def test_bad_lists(release: Path) -> None:
         FileNotFoundError, match=r"no list 'trian'.*found: bad\.txt, test_list\.txt, train_val_list\.txt"
     ):
         NIH14(root=release, split="trian")
+    (release / "bare").mkdir()
+    with pytest.raises(FileNotFoundError, match="no list 'train' in .*bare; found: none"):
+        NIH14(root=release, lists=release / "bare")
+    with pytest.raises(FileNotFoundError, match="lists: no such folder"):
+        NIH14(root=release, lists=release / "nowhere")
 
 
 # -- bad input ----------------------------------------------------------------------------------------

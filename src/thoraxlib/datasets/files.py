@@ -13,8 +13,8 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 _ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
 
-def check_root(root: str | os.PathLike[str]) -> Path:
-    """`root` as a path.
+def check_root(root: str | os.PathLike[str], argument: str = "root") -> Path:
+    """`root` as a path; `argument` is its name in messages.
 
     Raises
     ------
@@ -23,9 +23,9 @@ def check_root(root: str | os.PathLike[str]) -> Path:
     """
     path = Path(root)
     if not path.exists():
-        raise FileNotFoundError(f"root: no such folder: {path}")
+        raise FileNotFoundError(f"{argument}: no such folder: {path}")
     if not path.is_dir():
-        raise NotADirectoryError(f"root must be a folder, got the file {path}")
+        raise NotADirectoryError(f"{argument} must be a folder, got the file {path}")
     return path
 
 

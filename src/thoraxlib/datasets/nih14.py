@@ -100,8 +100,8 @@ class NIH14(Dataset[dict[str, Any]]):
         _check_unique(names, table)
         targets = _targets(table, self.labels)
 
-        folders = [Path(lists)] if lists is not None else [self.root / "splits", self.root]
-        rows, listed = _select(split, folders, names, patients, seed)
+        folders = [self.root / "splits", self.root] if lists is None else [check_root(lists, "lists")]
+        rows, listed = _select(split, folders, names, patients, seed, needs_list=lists is not None)
         if listed is not None:
             targets[rows] = _from_list(listed, targets[rows], self.labels)
         rows = _keep_views(rows, table, views, split)
@@ -199,7 +199,7 @@ def _findings(table: Table) -> NDArray[np.float32]:
 
 
 def _select(
-    split: str, folders: list[Path], names: list[str], patients: list[str], seed: int
+    split: str, folders: list[Path], names: list[str], patients: list[str], seed: int, needs_list: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.float32] | None]:
     """Rows of the split, and the labels (rows, 14) of its list if it has them."""
     if split == "all":
@@ -213,7 +213,7 @@ def _select(
         chosen = split_patients([patients[row] for row in rows], {"train": 7 / 8, "val": 1 / 8}, seed)[split]
         return rows[chosen], None if listed is None else listed[chosen]
     available = sorted({file.name for folder in folders if folder.is_dir() for file in folder.glob("*.txt")})
-    if not available and split in ("train", "val", "test"):
+    if not needs_list and not available and split in ("train", "val", "test"):
         return np.array(split_patients(patients, seed=seed)[split]), None
     raise FileNotFoundError(
         f"split: no list {split!r} in {' or '.join(map(str, folders))}; "

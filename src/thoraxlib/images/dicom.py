@@ -28,7 +28,8 @@ def read_dicom(path: str | Path) -> tv_tensors.Image:
     Returns
     -------
     tv_tensors.Image
-        (1, H, W): uint8 for 8-bit files without modality transform and window, else float32 within [0, 1].
+        (1, H, W): uint8 for 8-bit files without window whose values the modality transform leaves as they are, else
+        float32 within [0, 1].
 
     Raises
     ------
@@ -59,8 +60,8 @@ def read_dicom(path: str | Path) -> tv_tensors.Image:
 
     values = apply_modality_lut(stored, dataset)
     shown = _first_voi(values, dataset)
-    if shown is None and values.dtype == np.uint8:
-        pixels = 255 - values if polarity == "MONOCHROME1" else values
+    if shown is None and stored.dtype == np.uint8 and np.array_equal(values, stored):
+        pixels = 255 - stored if polarity == "MONOCHROME1" else stored
         return tv_tensors.Image(torch.from_numpy(pixels.copy())[None])
     if shown is None:
         low, high = np.percentile(values, (0.5, 99.5))

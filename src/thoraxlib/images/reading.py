@@ -6,7 +6,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -101,20 +101,20 @@ def _read_file(path: Path, bits: int | None) -> tv_tensors.Image:
 
             return read_dicom(path)
         file.seek(0)
-        try:
-            with PILImage.open(file) as image:
-                pixels = _pil_pixels(image)
-        except UnidentifiedImageError as error:
-            raise ValueError(
-                f"{path} is no image that Pillow can read (empty, truncated or of another kind)"
-            ) from error
-        except PILImage.DecompressionBombError as error:
-            raise ValueError(
-                f"{path} is too large ({error}); raise PIL.Image.MAX_IMAGE_PIXELS if it is meant"
-            ) from error
-        except _DAMAGED as error:
-            raise ValueError(f"{path} is truncated or corrupt: {error}") from error
-    return _from_tensor(pixels, bits)
+        return _from_tensor(_pil_pixels(_decode(file, path)), bits)
+
+
+def _decode(file: BinaryIO, path: Path) -> PILImage.Image:
+    try:
+        image = PILImage.open(file)
+        image.load()
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is no image that Pillow can read (empty, truncated or of another kind)") from error
+    except PILImage.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large ({error}); raise PIL.Image.MAX_IMAGE_PIXELS if it is meant") from error
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is truncated or corrupt: {error}") from error
+    return image
 
 
 def _pil_pixels(image: PILImage.Image) -> Tensor:
