@@ -1,0 +1,165 @@
+"""The data set of phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from thoraxlib import labels as label_sets
+from thoraxlib.datasets.phantom.anatomy import draw_film, draw_patient
+from thoraxlib.datasets.phantom.body import Body
+from thoraxlib.datasets.phantom.canvas import Canvas
+from thoraxlib.datasets.phantom.film import develop
+from thoraxlib.datasets.phantom.findings import FOCAL, SIGNS, Box
+from thoraxlib.datasets.phantom.labels import FINDINGS, LABELS, draw_findings, draw_patients, draw_views
+from thoraxlib.datasets.phantom.regions import MASKS, REGIONS, organ_masks, region_boxes
+
+__all__ = ["Phantom"]
+
+_SMALLEST = 32
+
+
+class Phantom(Dataset[dict[str, Any]]):
+    """Procedural frontal chest films with findings, their boxes, organ masks and anatomical regions; needs no files.
+
+    Each image is computed when it is asked for, from `seed` and its index alone: equal arguments give equal pixels, in
+    any order and in any process. Patients have one or several films of one anatomy. The labels are drawn from the
+    joint distribution of the 14 labels over the 112,120 images of NIH ChestX-ray14 [1]_; each finding is shown by its
+    radiological sign. It is made to try out, teach and test models of chest films, not to train one for patients.
+
+    Parameters
+    ----------
+    size : int
+        Side of the square image in pixels, at least 32.
+    length : int
+        Number of images. A longer data set begins with the images of a shorter one.
+    seed : int
+        0 or more. Data sets of different seeds have different patients.
+    labels : str or sequence of str
+        A label set, or names of findings in any data set's spelling, or ``"No Finding"``. A label that is no NIH
+        finding is NaN throughout. Findings that are not asked for are shown all the same.
+    balance : float
+        0: prevalence as in NIH (Hernia 0.2 %). 1: every finding has prevalence 0.15; in between, in between. The odds
+        ratios between findings stay as they are in NIH.
+    view : {"PA", "AP"}, optional
+        All films are of this view. By default the view depends on the findings.
+    masks : bool
+        Give ``masks``; without, rendering is a little faster.
+    transform : callable, optional
+        From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
+
+    Attributes
+    ----------
+    labels, targets, patient_ids, ids
+        See :class:`~thoraxlib.datasets.ChestDataset`; all known without rendering.
+    views : list of str
+        ``"PA"`` or ``"AP"`` for each image.
+    mask_names : tuple of str
+        Organs of ``masks``, uint8 (7, H, W).
+    region_names : tuple of str
+        The 18 regions of ``regions``, in Chest ImaGenome's order.
+    focal : tuple of str
+        Findings that come with ``boxes`` (one or several); the others are diffuse. Where a film is cut off so that
+        nothing of a finding is in the picture, the box is lacking too.
+
+    Raises
+    ------
+    ValueError
+        An argument out of its range.
+
+    Examples
+    --------
+    >>> from thoraxlib.datasets import build
+    >>> sample = build("phantom", size=64, length=4)[0]
+    >>> {key: tuple(sample[key].shape) for key in ("image", "labels", "regions", "masks")}
+    {'image': (1, 64, 64), 'labels': (14,), 'regions': (18, 4), 'masks': (7, 64, 64)}
+
+    References
+    ----------
+    .. [1] X. Wang et al., "ChestX-ray8: hospital-scale chest X-ray database and benchmarks on weakly-supervised
+       classification and localization of common thorax diseases", CVPR 2017.
+    """
+
+    mask_names = MASKS
+    region_names = REGIONS
+    focal = FOCAL
+
+    def __init__(
+        self,
+        *,
+        size: int = 224,
+        length: int = 1000,
+        seed: int = 0,
+        labels: str | Sequence[str] = "nih14",
+        balance: float = 0.0,
+        view: str | None = None,
+        masks: bool = True,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        if size < _SMALLEST:
+            raise ValueError(f"size={size}: a phantom has at least {_SMALLEST} pixels a side")
+        if length < 1:
+            raise ValueError(f"length={length}: at least 1 image is needed")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: 0 or more is accepted")
+        if not 0 <= balance <= 1:
+            raise ValueError(f"balance={balance}: from 0 (prevalence as in NIH) to 1 (0.15 for every finding)")
+        if view not in (None, "PA", "AP"):
+            raise ValueError(f"view={view!r}: 'PA', 'AP' or None is accepted")
+        self.size, self.seed, self.masks, self.transform = size, seed, masks, transform
+        self.labels = label_sets.resolve(labels)
+        self._findings = draw_findings(_stream(seed, 0), length, balance)
+        self._patients = draw_patients(_stream(seed, 1), length)
+        drawn = draw_views(_stream(seed, 2), self._findings)
+        self._ap = drawn if view is None else np.full(length, view == "AP")
+        self.views = ["AP" if ap else "PA" for ap in self._ap.tolist()]
+        self.ids = [f"phantom-{seed}-{index:06d}" for index in range(length)]
+        self.patient_ids = [f"phantom-{seed}-p{patient:06d}" for patient in self._patients.tolist()]
+        known = np.concatenate([self._findings, ~self._findings.any(axis=1, keepdims=True)], axis=1)
+        columns = [LABELS.index(name) if name in LABELS else None for name in self.labels]
+        nothing = np.full(length, np.nan)
+        self.targets = torch.from_numpy(
+            np.stack([nothing if k is None else known[:, k] for k in columns], axis=1).astype(np.float32)
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        rng = _stream(self.seed, 3, index)
+        thorax = draw_patient(_stream(self.seed, 4, int(self._patients[index])))
+        draw_film(thorax, rng, bool(self._ap[index]))
+        present = [name for name, has in zip(FINDINGS, self._findings[index], strict=True) if has]
+        signs = [(name, SIGNS[name](_stream(self.seed, 5, index, FINDINGS.index(name)), thorax)) for name in present]
+        body = Body(thorax, Canvas(self.size, self.size, thorax))
+        boxes = [(name, box) for name, sign in signs for box in sign.draw(body)]
+        return self._sample(index, body, boxes, rng)
+
+    def _sample(self, index: int, body: Body, found: list[tuple[str, Box]], rng: np.random.Generator) -> dict[str, Any]:
+        asked = [(self.labels.index(name), box) for name, box in found if name in self.labels]
+        sample: dict[str, Any] = {
+            "image": tv_tensors.Image(torch.from_numpy(develop(body, rng))[None]),
+            "labels": self.targets[index].clone(),
+            "boxes": self._boxes(torch.tensor([box for _, box in asked], dtype=torch.float32).reshape(-1, 4)),
+            "box_labels": torch.tensor([label for label, _ in asked], dtype=torch.long),
+            "regions": self._boxes(torch.from_numpy(region_boxes(body))),
+            "id": self.ids[index],
+        }
+        if self.masks:
+            sample["masks"] = tv_tensors.Mask(torch.from_numpy(organ_masks(body)))
+        return sample if self.transform is None else self.transform(sample)
+
+    def _boxes(self, xyxy: torch.Tensor) -> tv_tensors.BoundingBoxes:
+        side = (self.size, self.size)
+        return tv_tensors.BoundingBoxes(xyxy, format="XYXY", canvas_size=side)  # type: ignore[call-overload, no-any-return]
+
+
+def _stream(*keys: int) -> np.random.Generator:
+    """An own stream of random numbers for each tuple of keys."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(keys)))
