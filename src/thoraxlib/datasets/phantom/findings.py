@@ -99,9 +99,9 @@ class Effusion(Finding):
 
     def shape(self, thorax: Thorax) -> None:
         self.sides = [self.side] if self.rng.random() < 0.7 else [0, 1]
-        self.heights = self.rng.uniform(0.22, 0.42, 2)
+        self.heights = self.rng.uniform(0.32, 0.55, 2)
         if len(self.sides) == 1 and self.rng.random() < 0.3:
-            self.heights = self.rng.uniform(0.5, 0.8, 2)
+            self.heights = self.rng.uniform(0.6, 0.9, 2)
             thorax.shift -= 0.05 * self.sign
 
     def draw(self, body: Body) -> list[Box]:
@@ -112,7 +112,7 @@ class Effusion(Finding):
             climb = np.float32(0.40) + np.float32(0.60) * np.clip(body.a / width, 0, 1) ** 4
             fluid = ramp(body.y - angle + np.float32(height) * climb, 0.045) * (body.left == bool(side))
             body.filled = np.maximum(body.filled, fluid)
-            body.extra += np.float32(0.06) * fluid * body.lung
+            body.extra += np.float32(0.12) * fluid * body.lung
             boxes += bounds(fluid * body.lung)
         return boxes
 
@@ -148,7 +148,7 @@ class Infiltration(Finding):
 
     def shape(self, thorax: Thorax) -> None:
         u = self.rng.uniform
-        self.spot = (u(0.35, 0.65), u(0.25, 0.8), u(0.20, 0.32), u(0.20, 0.34))
+        self.spot = (u(0.35, 0.65), u(0.25, 0.8), u(0.22, 0.34), u(0.24, 0.38))
 
     def draw(self, body: Body) -> list[Box]:
         across, down, rx, ry = self.spot
@@ -157,7 +157,7 @@ class Infiltration(Finding):
         r = body.canvas.radius(x, y, rx, ry, window)
         patch = np.clip((1 - r) * 2, 0, 1)
         grain = np.clip(body.canvas.cloud(self.rng, 36)[window], -0.8, 1.6)
-        haze = patch * (np.float32(0.32) + np.float32(0.22) * grain)
+        haze = patch * (np.float32(0.38) + np.float32(0.30) * grain)
         body.filled[window] = np.maximum(body.filled[window], haze)
         return bounds(patch * body.lung[window], window)
 
@@ -279,7 +279,7 @@ def _ball(body: Body, x: float, y: float, rx: float, ry: float, turn: float) -> 
     window = body.canvas.around(x, y, max(rx, ry))
     r = body.canvas.radius(x, y, rx, ry, window, turn)
     ball = np.sqrt(np.clip(1 - r * r, 0, 1))
-    body.extra[window] += np.float32(0.42) * ball * (np.float32(0.25) + np.float32(0.75) * body.lung[window])
+    body.extra[window] += np.float32(0.55) * ball * (np.float32(0.25) + np.float32(0.75) * body.lung[window])
     return bounds(r.max() - r, window, float(r.max()) - 1.0)
 
 

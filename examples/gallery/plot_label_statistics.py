@@ -1,0 +1,32 @@
+"""
+Which findings come together
+============================
+
+The phantom draws its labels from the joint distribution of the 14 findings over the 112,120 films of NIH ChestX-ray14.
+The odds ratio of each pair says how much more likely one finding makes the other; `balance` changes how common
+findings are and leaves the ratios between them alone.
+"""
+
+import matplotlib.pyplot as plt
+import torch
+
+from thoraxlib import datasets
+
+
+def log_odds_ratios(targets: torch.Tensor) -> torch.Tensor:
+    """log2 of the odds ratio of each pair of columns, one half added to each cell of the four."""
+    both = targets.T @ targets
+    only = targets.sum(dim=0)[:, None] - both
+    neither = len(targets) - both - only - only.T
+    return torch.log2((both + 0.5) * (neither + 0.5) / ((only + 0.5) * (only.T + 0.5)))
+
+
+figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
+for axis, balance in zip(axes, (0.0, 1.0), strict=True):
+    films = datasets.build("phantom", length=100_000, balance=balance)
+    ratios = log_odds_ratios(films.targets).fill_diagonal_(torch.nan)
+    shown = axis.imshow(ratios, cmap="PuOr", vmin=-4, vmax=4)
+    axis.set_xticks(range(14), films.labels, rotation=90, fontsize=8)
+    axis.set_yticks(range(14), films.labels, fontsize=8)
+    axis.set_title(f"balance = {balance:g}: mean prevalence {films.targets.mean():.3f}", fontsize=10)
+figure.colorbar(shown, ax=axes, label="log2 of the odds ratio", shrink=0.8)

@@ -1,0 +1,253 @@
+"""What the examples share: flags, data, the training call, and the table and pictures at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import thoraxlib
+from thoraxlib import cams, datasets, metrics, training, viz
+from thoraxlib.images import transform_for
+from thoraxlib.localization import pointing_game
+
+NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first that the folder has
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Flags of data, run and reporting; the hyper-parameters belong to each example."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    data = flags.add_argument_group("data")
+    data.add_argument("--data", choices=("phantom", "nih14"), default="phantom")
+    data.add_argument("--root", type=Path, help="folder of NIH ChestX-ray14, for --data nih14")
+    data.add_argument("--labels", nargs="+", help="a label set, or label names; by default the model's own")
+    data.add_argument("--size", type=int, help="side of the input in pixels; by default the model's own")
+    data.add_argument("--films", type=int, default=4000, help="training films, for --data phantom")
+    data.add_argument("--balance", type=float, default=1.0, help="0: prevalence as in NIH, 1: 0.15 each (phantom)")
+    run = flags.add_argument_group("run")
+    run.add_argument("--output", type=Path, help="by default outputs/<name of the example>")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--workers", type=int, default=0, help="processes that read images")
+    run.add_argument("--cache", action="store_true", help="keep the images in memory (all of one size)")
+    run.add_argument("--device", default="auto", help="Lightning accelerator: auto, cpu, gpu, mps")
+    run.add_argument("--precision", default="32-true", help="Lightning precision, e.g. bf16-mixed, 16-mixed")
+    run.add_argument("--patience", type=int, help="stop after so many epochs without gain")
+    run.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
+    run.add_argument("--restart", action="store_true", help="do not go on from an interrupted run in --output")
+    return flags
+
+
+def parse(flags: argparse.ArgumentParser, name: str, argv: list[str] | None) -> argparse.Namespace:
+    """The flags' values, checked together."""
+    options = flags.parse_args(argv)
+    if options.data == "nih14" and options.root is None:
+        flags.error("--data nih14 needs --root, the folder of the release")
+    options.output = options.output or Path("outputs") / name
+    return options
+
+
+def build(name: str, options: argparse.Namespace, **parts: Any) -> nn.Module:
+    """The model; from scratch, with a word about it, where ImageNet weights were wanted and cannot be had."""
+    if options.labels:
+        parts["labels"] = options.labels[0] if len(options.labels) == 1 and _is_set(options.labels[0]) else options.labels
+    if options.size:
+        parts["input_spec"] = {"size": [options.size, options.size]}
+    if options.weights == "imagenet":
+        try:
+            return thoraxlib.build(name, pretrained=True, **parts)
+        except RuntimeError as error:
+            print(f"{error}\nGoing on from scratch; --weights none asks for that.", file=sys.stderr)
+    return thoraxlib.build(name, **parts)
+
+
+def _is_set(name: str) -> bool:
+    return name in thoraxlib.labels.names()
+
+
+def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.ChestDataset]:
+    """Train, val and test, disjoint in patients."""
+    labels = list(model.labels)
+    if options.data == "phantom":
+        side = min(model.input_spec.size)
+        lengths = {"train": options.films, "val": max(options.films // 8, 8), "test": max(options.films // 3, 16)}
+        return {
+            part: datasets.build(
+                "phantom",
+                size=side,
+                length=length,
+                seed=3 * options.seed + k,
+                labels=labels,
+                balance=options.balance,
+                masks=False,
+            )
+            for k, (part, length) in enumerate(lengths.items())
+        }
+    made = {part: datasets.build("nih14", root=options.root, split=part, labels=labels) for part in ("train", "val")}
+    return {**made, "test": _nih_test(options.root, labels)}
+
+
+def _nih_test(root: Path, labels: list[str]) -> datasets.ChestDataset:
+    for split in NIH_TEST_LISTS:
+        try:
+            test = datasets.build("nih14", root=root, split=split, labels=labels)
+        except FileNotFoundError as error:
+            reason = error
+            continue
+        print(f"test: {len(test)} images of the list {split!r}")
+        return test
+    raise reason
+
+
+def fit(
+    model: nn.Module,
+    options: argparse.Namespace,
+    data: Mapping[str, datasets.ChestDataset],
+    *,
+    augmentation: str | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """Train; the best model by `monitor` comes back and lies in ``output/model``."""
+    loaders = training.DataModule(
+        data["train"],
+        data["val"],
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        cache=options.cache,
+        train_transform=transform_for(model.input_spec, train=augmentation),
+        eval_transform=transform_for(model.input_spec),
+        seed=options.seed,
+    )
+    result = training.fit(
+        model,
+        loaders,
+        output=options.output,
+        epochs=options.epochs,
+        patience=options.patience,
+        accelerator=options.device,
+        precision=options.precision,
+        progress=options.progress,
+        resume=not options.restart,
+        seed=options.seed,
+        **settings,
+    )
+    return result.model
+
+
+def report(
+    model: nn.Module,
+    options: argparse.Namespace,
+    test: datasets.ChestDataset,
+    *,
+    published: str | None = None,
+    heat_maps: tuple[str, ...] = ("cam", "gradcam"),
+) -> metrics.Report:
+    """Score the test films: AUROC table beside the published one, heat maps, how often their peaks hit the true boxes."""
+    folder: Path = options.output
+    found = training.predict(
+        model,
+        test,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        transform=transform_for(model.input_spec),
+        progress=options.progress,
+    )
+    reference = None
+    if published is not None:
+        table = thoraxlib.describe(model.config["name"]).published[published]
+        reference = {label: value for label, value in table.items() if label in model.labels}
+    result = metrics.evaluate(
+        found.targets, found.probabilities, model.labels, reference=reference or None, patient_ids=test.patient_ids
+    )
+    result.save(folder)
+    print(result.to_text())
+    if published is not None and reference:
+        print(f"published: {published}; its films are not these")
+    hits = peaks(model, options, test, heat_maps)
+    if hits:
+        print(_peak_table(hits))
+        (folder / "peaks.json").write_text(json.dumps(hits, indent=2) + "\n", encoding="utf-8")
+    panel = draw(model, test, found, heat_maps)
+    viz.save(panel, folder / "panel.png")
+    print(f"written: {folder}/ (metrics, panel.png, model/)")
+    return result
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def peaks(
+    model: nn.Module, options: argparse.Namespace, test: datasets.ChestDataset, methods: tuple[str, ...]
+) -> dict[str, dict[str, list[int]]]:
+    """How often the peak of a finding's heat map lies in one of its true boxes: method -> label -> [hits, films]."""
+    transform = transform_for(model.input_spec)
+    boxed = [index for index in range(len(test)) if _has_boxes(test, index)]
+    counts = {method: {label: [0, 0] for label in model.labels} for method in methods}
+    for start in range(0, len(boxed), options.batch_size):
+        samples = [transform(test[index]) for index in boxed[start : start + options.batch_size]]
+        samples = [sample for sample in samples if len(sample.get("boxes", ()))]
+        if not samples:
+            continue
+        batch = datasets.collate(samples)
+        for method in methods:
+            maps = cams.build(method, model)(batch["image"].to(_device(model))).cpu()
+            hits, films = pointing_game(maps, batch["boxes"], batch["box_labels"])
+            for label, hit, count in zip(model.labels, hits.tolist(), films.tolist(), strict=True):
+                counts[method][label][0] += int(hit)
+                counts[method][label][1] += int(count)
+    found = {label for label in model.labels if counts[methods[0]][label][1]}
+    return {method: {k: v for k, v in counts[method].items() if k in found} for method in methods} if found else {}
+
+
+def _has_boxes(test: datasets.ChestDataset, index: int) -> bool:
+    """Whether a film may have boxes: known without reading it where the data set knows."""
+    known = getattr(test, "has_boxes", None)
+    return bool(known(index)) if known is not None else bool((test.targets[index] == 1).any())
+
+
+def _peak_table(hits: dict[str, dict[str, list[int]]]) -> str:
+    lines = ["", "peak of the heat map inside a true box (hits/films)"]
+    width = max(len(label) for counts in hits.values() for label in counts)
+    lines.append(" " * width + "".join(f"{method:>18}" for method in hits))
+    for label in next(iter(hits.values())):
+        cells = [counts[label] for counts in hits.values()]
+        lines.append(f"{label:<{width}}" + "".join(f"{f'{h / n:.2f} ({h}/{n})':>18}" for h, n in cells))
+    return "\n".join(lines) + "\n"
+
+
+def draw(
+    model: nn.Module,
+    test: datasets.ChestDataset,
+    found: training.Predictions,
+    methods: tuple[str, ...],
+    *,
+    findings: int = 6,
+) -> Any:
+    """A picture: for each finding the surest true positive, with its box, beside its heat maps."""
+    transform = transform_for(model.input_spec)
+    cells, titles = [], []
+    for k in _shown(model.labels, found)[:findings]:
+        positive = torch.where(found.targets[:, k] == 1, found.probabilities[:, k], torch.tensor(-1.0))
+        sample = test[int(positive.argmax())]
+        boxes = sample["boxes"][sample["box_labels"] == k] if "boxes" in sample else torch.zeros(0, 4)
+        cells.append(viz.draw_boxes(sample["image"], boxes))
+        titles.append(f"{model.labels[k]}  p = {float(positive.max()):.2f}")
+        x = transform({"image": sample["image"]})["image"][None].to(_device(model))
+        for method in methods:
+            heat = cams.build(method, model)(x, labels=[k])[0, 0].cpu()
+            cells.append(viz.draw_boxes(viz.overlay(sample["image"], heat), boxes))
+            titles.append(method)
+    return viz.panel(cells, titles, columns=2 * (1 + len(methods)))
+
+
+def _shown(labels: tuple[str, ...], found: training.Predictions) -> list[int]:
+    """Findings that have a positive film; those of NIH's box list first."""
+    boxed = thoraxlib.labels.build("nih8")
+    order = sorted(range(len(labels)), key=lambda k: (labels[k] not in boxed, k))
+    return [k for k in order if bool((found.targets[:, k] == 1).any())]
