@@ -1,0 +1,206 @@
+"""Losses of multi-label classification: logits (N, K) and labels (N, K) to a number.
+
+Labels are 1, 0, anything between (soft labels), or NaN for unknown; unknown ones take no part. Losses are computed from
+logits, in float32 under autocast, and are 0 with zero gradients where no label is known. A loss whose weights come from
+the training set has a method ``fit(targets)``, which training calls first.
+
+>>> import torch
+>>> loss = build("bce")
+>>> float(loss(torch.zeros(2, 3), torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0]])))
+0.6931471824645996
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+from typing_extensions import Self
+
+from thoraxlib.registry import Registry
+
+__all__ = ["BCE", "WCEL", "WeightedBCE", "build", "describe", "label_counts", "names", "register", "registry"]
+
+registry: Registry[nn.Module] = Registry("losses")
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+REDUCTIONS = ("mean", "sum", "label_sum")
+SCOPES = ("batch", "per_label", "dataset")
+
+
+def label_counts(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Positives and negatives of each label: two float tensors (K,) of targets (N, K), NaN left out."""
+    known = ~targets.isnan()
+    positives = targets.nan_to_num().sum(dim=0)
+    return positives, known.sum(dim=0) - positives
+
+
+def _terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """-y ln p, -(1 - y) ln(1 - p), and 1 where the label is known; all (N, ..., K)."""
+    if logits.shape != labels.shape:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)} and labels {tuple(labels.shape)}: both must be (N, K), with one "
+            "column for each label of the model"
+        )
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    labels = labels.to(logits.dtype)
+    known = ~labels.isnan()
+    y = labels.nan_to_num()
+    zero = logits.new_zeros(())
+    positive = torch.where(known, -y * logsigmoid(logits), zero)
+    negative = torch.where(known, -(1 - y) * logsigmoid(-logits), zero)
+    return positive, negative, known.to(logits.dtype)
+
+
+def _reduce(entries: Tensor, known: Tensor, reduction: str) -> Tensor:
+    """Sum; mean over known labels; or the sum over labels of each label's mean over its known images."""
+    if reduction == "sum":
+        return entries.sum()
+    if reduction == "mean":
+        return entries.sum() / known.sum().clamp(min=1)
+    images = tuple(range(entries.ndim - 1))
+    return (entries.sum(dim=images) / known.sum(dim=images).clamp(min=1)).sum()
+
+
+def _check(argument: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+
+
+@register("bce")
+class BCE(nn.Module):
+    """Binary cross-entropy of each label, averaged over the known ones.
+
+    ``-(w y ln p + (1 - y) ln(1 - p))`` with p = sigmoid(logit). CheXNet (Rajpurkar et al. 2017, section 5) sums over
+    labels: ``reduction="label_sum"``; its re-implementations take the mean.
+
+    Parameters
+    ----------
+    pos_weight : sequence of float or Tensor, optional
+        w of each label, (K,).
+    reduction : {"mean", "sum", "label_sum"}
+        Over the known labels; ``"label_sum"`` is the mean over images, summed over labels.
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(self, *, pos_weight: Sequence[float] | Tensor | None = None, reduction: str = "mean") -> None:
+        super().__init__()
+        _check("reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+        weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32)
+        if weight is not None and (weight.ndim != 1 or not bool((weight >= 0).all())):
+            raise ValueError(f"pos_weight must be K numbers, 0 or more, got {pos_weight!r}")
+        self.register_buffer("pos_weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        positive, negative, known = _terms(logits, labels)
+        if self.pos_weight is not None:
+            _check_width("pos_weight", self.pos_weight, logits)
+            positive = positive * self.pos_weight.to(positive.dtype)
+        return _reduce(positive + negative, known, self.reduction)
+
+
+@register("w_cel")
+class WCEL(nn.Module):
+    """W-CEL: positives and negatives weighted by how rare they are (Wang et al. 2017, equation 1).
+
+    ``b_P sum_{y=1} -ln p + b_N sum_{y=0} -ln(1 - p)`` with ``b_P = (P + N) / P``, ``b_N = (P + N) / N``, P and N the
+    numbers of ones and zeros. A term without any member is absent. The weights carry no gradient.
+
+    Parameters
+    ----------
+    scope : {"batch", "per_label", "dataset"}
+        Where P and N are counted: over the batch, all labels together (as the paper's sentence reads); over the
+        batch, label by label; or over the training set, all labels together (needs :meth:`fit`).
+    reduction : {"mean", "sum", "label_sum"}
+        ``"sum"`` is the formula; its scale grows with the batch.
+    max_weight : float, optional
+        Upper bound of the weights.
+    """
+
+    counts: Tensor | None
+
+    def __init__(self, *, scope: str = "batch", reduction: str = "mean", max_weight: float | None = None) -> None:
+        super().__init__()
+        _check("scope", scope, SCOPES)
+        _check("reduction", reduction, REDUCTIONS)
+        if max_weight is not None and not max_weight > 0:
+            raise ValueError(f"max_weight={max_weight}: a positive number or None")
+        self.scope, self.reduction, self.max_weight = scope, reduction, max_weight
+        self.register_buffer("counts", None, persistent=False)
+
+    def fit(self, targets: Tensor) -> Self:
+        """Count P and N over training targets (N, K), for ``scope="dataset"``."""
+        positives, negatives = label_counts(targets)
+        self.counts = torch.stack([positives.sum(), negatives.sum()]).to(torch.float32)
+        return self
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        positive, negative, known = _terms(logits, labels)
+        p, n = self._count(labels.to(positive.dtype), known)
+        return _reduce(self._weight(p, n) * positive + self._weight(n, p) * negative, known, self.reduction)
+
+    def _count(self, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scope == "dataset":
+            if self.counts is None:
+                raise RuntimeError("W-CEL with scope='dataset' has no counts: call fit(targets) with training targets")
+            return self.counts[0].to(labels.dtype), self.counts[1].to(labels.dtype)
+        images = tuple(range(labels.ndim - 1)) if self.scope == "per_label" else tuple(range(labels.ndim))
+        positives = labels.detach().nan_to_num().sum(dim=images)
+        return positives, known.sum(dim=images) - positives
+
+    def _weight(self, these: Tensor, others: Tensor) -> Tensor:
+        weight = torch.where(these > 0, (these + others) / these.clamp(min=1e-12), torch.zeros_like(these))
+        return weight if self.max_weight is None else weight.clamp(max=self.max_weight)
+
+
+@register("weighted_bce")
+class WeightedBCE(nn.Module):
+    """CheXNet's weighted binary cross-entropy (Rajpurkar et al. 2017, section 2.1).
+
+    ``-(w+ y ln p + w- (1 - y) ln(1 - p))`` with ``w+ = N / (P + N)``, ``w- = P / (P + N)``, P and N the positives and
+    negatives of each label in the training set.
+
+    Parameters
+    ----------
+    targets : Tensor, optional
+        Training targets (N, K) to count in; :meth:`fit` does the same later.
+    reduction : {"mean", "sum", "label_sum"}
+        Over the known labels.
+    """
+
+    w_pos: Tensor | None
+
+    def __init__(self, *, targets: Tensor | None = None, reduction: str = "mean") -> None:
+        super().__init__()
+        _check("reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+        self.register_buffer("w_pos", None, persistent=False)
+        if targets is not None:
+            self.fit(targets)
+
+    def fit(self, targets: Tensor) -> Self:
+        """Set the weights from training targets (N, K); a label that is never known weighs both sides alike."""
+        positives, negatives = label_counts(targets)
+        total = positives + negatives
+        self.w_pos = torch.where(total > 0, negatives / total.clamp(min=1), torch.full_like(total, 0.5))
+        return self
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        if self.w_pos is None:
+            raise RuntimeError("weighted_bce has no weights: call fit(targets) with training targets (N, K)")
+        positive, negative, known = _terms(logits, labels)
+        _check_width("the training targets", self.w_pos, logits)
+        weight = self.w_pos.to(positive.dtype)
+        return _reduce(weight * positive + (1 - weight) * negative, known, self.reduction)
+
+
+def _check_width(name: str, per_label: Tensor, logits: Tensor) -> None:
+    if per_label.shape[-1] != logits.shape[-1]:
+        raise ValueError(f"{name} has {per_label.shape[-1]} labels, the logits have {logits.shape[-1]}")

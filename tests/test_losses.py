@@ -1,0 +1,163 @@
+"""Losses: the recorded values, unknown labels, gradients, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from formulas import assert_matches, load_record
+from torch import nn
+
+from thoraxlib import losses
+
+NAN = float("nan")
+
+
+def made(name: str, targets: torch.Tensor) -> nn.Module:
+    loss = losses.build(name)
+    return loss.fit(targets) if hasattr(loss, "fit") else loss
+
+
+@pytest.fixture
+def recorded() -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """Logits (8, 5), labels (8, 5) and outputs of the record, by its formulas."""
+    n, k = np.arange(8)[:, None], np.arange(5)[None, :]
+    logits = torch.from_numpy(2 * np.sin(1.7 * n + 0.9 * k + 0.3)).requires_grad_()
+    labels = torch.from_numpy((np.cos(2.3 * n + 1.1 * k * k) > 0.35).astype(np.float64))
+    labels[:, 4] = 0
+    outputs = load_record("chexnet_losses.json")["outputs"]
+    assert_matches(logits, outputs["logits"])
+    assert_matches(labels, outputs["labels"])
+    return logits, labels, outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "output"),
+    [
+        ("bce", {"reduction": "sum"}, "cel_sum"),
+        ("bce", {}, "cel_mean"),
+        ("bce", {}, "bce_mean"),
+        ("bce", {"reduction": "label_sum"}, "chexnet14_sum_over_labels_mean_over_images"),
+        ("w_cel", {"reduction": "sum"}, "wcel_sum"),
+        ("w_cel", {}, "wcel_mean"),
+        ("w_cel", {"scope": "per_label", "reduction": "sum"}, "wcel_per_label_sum"),
+    ],
+)
+def test_recorded_values(recorded: tuple, name: str, options: dict, output: str) -> None:
+    logits, labels, outputs = recorded
+    assert losses.build(name, **options)(logits, labels).item() == pytest.approx(outputs[output], rel=1e-6)
+
+
+def test_recorded_weights_and_gradient(recorded: tuple) -> None:
+    logits, labels, outputs = recorded
+    positives, negatives = losses.label_counts(labels)
+    assert positives.tolist() == outputs["per_label_P"]
+    assert (positives.sum().item(), negatives.sum().item()) == (outputs["P"], outputs["N"])
+    losses.build("w_cel", reduction="sum")(logits, labels).backward()
+    assert_matches(logits.grad, outputs["wcel_sum_grad"], rtol=1e-6)
+
+    weighted = losses.build("weighted_bce", targets=labels, reduction="sum")
+    assert weighted.w_pos.tolist() == pytest.approx(outputs["chexnet_w_plus"])
+    assert (1 - weighted.w_pos).tolist() == pytest.approx(outputs["chexnet_w_minus"])
+    for k, expected in enumerate(outputs["chexnet_weighted_per_label_sum"]):
+        column = losses.build("weighted_bce", targets=labels[:, [k]], reduction="sum")
+        assert column(logits[:, [k]], labels[:, [k]]).item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_the_dataset_scope_counts_in_the_training_set(recorded: tuple) -> None:
+    logits, labels, outputs = recorded
+    loss = losses.build("w_cel", scope="dataset", reduction="sum").fit(labels)
+    assert loss(logits, labels).item() == pytest.approx(outputs["wcel_sum"], rel=1e-6)
+    assert loss(logits[:2], labels[:2]).item() != pytest.approx(
+        losses.build("w_cel", reduction="sum")(logits[:2], labels[:2]).item()
+    )
+    bounded = losses.build("w_cel", reduction="sum", max_weight=2.0)(logits, labels)
+    beta = outputs["beta_N"]
+    positive, negative = -labels * logits.sigmoid().log(), -(1 - labels) * (-logits).sigmoid().log()
+    assert bounded.item() == pytest.approx((2 * positive + beta * negative).sum().item())
+
+
+@pytest.mark.parametrize("name", losses.names())
+class TestEvery:
+    def test_an_unknown_label_is_as_if_absent(self, name: str) -> None:
+        torch.manual_seed(0)
+        logits, labels = torch.randn(6, 3), (torch.rand(6, 3) > 0.5).float()
+        loss = made(name, labels)
+        more_logits = torch.cat([logits, torch.full((2, 3), 9.0)]).requires_grad_()
+        more_labels = torch.cat([labels, torch.full((2, 3), NAN)])
+        value = loss(more_logits, more_labels)
+        torch.testing.assert_close(value, loss(logits, labels))
+        value.backward()
+        assert (more_logits.grad[6:] == 0).all()
+        assert more_logits.grad[:6].abs().sum() > 0
+
+    def test_nothing_known_is_zero(self, name: str) -> None:
+        logits = torch.randn(4, 2, requires_grad=True)
+        value = made(name, torch.eye(2))(logits, torch.full((4, 2), NAN))
+        value.backward()
+        assert value.item() == 0
+        assert (logits.grad == 0).all()
+
+    def test_gradient(self, name: str) -> None:
+        torch.manual_seed(1)
+        labels = (torch.rand(5, 3) > 0.4).double()
+        labels[0, 0] = NAN
+        loss = made(name, labels).double()
+        assert torch.autograd.gradcheck(
+            lambda x: loss(x, labels), torch.randn(5, 3, dtype=torch.double).requires_grad_()
+        )
+
+    @pytest.mark.parametrize("value", [100.0, -100.0])
+    def test_extreme_logits(self, name: str, value: float) -> None:
+        logits = torch.full((4, 2), value, requires_grad=True)
+        loss = made(name, torch.eye(2).repeat(2, 1))(logits, torch.eye(2).repeat(2, 1))
+        loss.backward()
+        assert loss.isfinite()
+        assert loss > 1
+        assert logits.grad.isfinite().all()
+
+    def test_half_precision_bool_labels_and_regions(self, name: str) -> None:
+        loss = made(name, torch.eye(2))
+        value = loss(torch.randn(2, 2, dtype=torch.bfloat16), torch.eye(2).bool())
+        assert value.dtype == torch.float32
+        assert loss(torch.randn(3, 18, 2), (torch.rand(3, 18, 2) > 0.5).float()).shape == ()
+
+    def test_compiles(self, name: str) -> None:
+        loss = made(name, torch.eye(3))
+        compiled = torch.compile(loss, backend="eager", fullgraph=True)
+        logits, labels = torch.randn(4, 3), torch.tensor([[1.0, 0.0, NAN]] * 4)
+        torch.testing.assert_close(compiled(logits, labels), loss(logits, labels))
+
+    def test_widths(self, name: str) -> None:
+        with pytest.raises(ValueError, match=r"\(4, 14\).*\(4, 15\)"):
+            made(name, torch.eye(14))(torch.zeros(4, 14), torch.zeros(4, 15))
+
+
+def test_one_sided_batches_are_finite() -> None:
+    for labels in (torch.zeros(4, 2), torch.ones(4, 2)):
+        value = losses.build("w_cel")(torch.zeros(4, 2), labels)
+        assert value.item() == pytest.approx(np.log(2))
+
+
+def test_pos_weight() -> None:
+    weighted = losses.build("bce", pos_weight=[3.0, 1.0])
+    logits, labels = torch.randn(5, 2), (torch.rand(5, 2) > 0.5).float()
+    expected = nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=torch.tensor([3.0, 1.0]))
+    torch.testing.assert_close(weighted(logits, labels), expected)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="reduction='none'.*'mean'"):
+        losses.build("bce", reduction="none")
+    with pytest.raises(ValueError, match="scope='epoch'.*'batch'"):
+        losses.build("w_cel", scope="epoch")
+    with pytest.raises(ValueError, match="max_weight=0"):
+        losses.build("w_cel", max_weight=0)
+    with pytest.raises(RuntimeError, match="fit"):
+        losses.build("weighted_bce")(torch.zeros(1, 1), torch.zeros(1, 1))
+    with pytest.raises(RuntimeError, match="fit"):
+        losses.build("w_cel", scope="dataset")(torch.zeros(1, 1), torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="3 labels.*2"):
+        losses.build("bce", pos_weight=[1.0, 1.0, 1.0])(torch.zeros(1, 2), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="pos_weight"):
+        losses.build("bce", pos_weight=[-1.0])
