@@ -1,0 +1,455 @@
+"""Scores of multi-label classification with unknown labels, their intervals, and the table of a test.
+
+Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K), probabilities or logits. Both may be tensors or
+arrays. Scores come from scikit-learn; a label without both classes has the score NaN, is left out of the mean, and is
+named in a warning.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Interval",
+    "Report",
+    "Row",
+    "auroc",
+    "average_precision",
+    "best_thresholds",
+    "bootstrap",
+    "confusion",
+    "evaluate",
+]
+
+Floats = NDArray[np.float64]
+
+
+def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:
+    """Area under the ROC curve of each label: float64 (K,).
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see the module.
+    labels : sequence of str, optional
+        Names for the warning.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, targets other than 0, 1 and NaN, or scores that are NaN.
+
+    Warns
+    -----
+    UserWarning
+        Labels without both classes.
+
+    Examples
+    --------
+    >>> auroc([[0, 1], [1, 0], [1, float("nan")]], [[0.2, 0.3], [0.4, 0.6], [0.1, 0.9]])
+    array([0.5, 0. ])
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return _each(targets, scores, labels, roc_auc_score)
+
+
+def average_precision(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:
+    """Average precision (area under the precision-recall curve) of each label: float64 (K,); see :func:`auroc`."""
+    from sklearn.metrics import average_precision_score
+
+    return _each(targets, scores, labels, average_precision_score)
+
+
+def _each(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, score: Callable[..., Any]) -> Floats:
+    y, s = _checked(targets, scores)
+    known = ~np.isnan(y)
+    lacking = [k for k in range(y.shape[1]) if len(np.unique(y[known[:, k], k])) < 2]
+    if lacking:
+        names = [str(k) if labels is None else labels[k] for k in lacking]
+        warnings.warn(f"no score for labels without both classes: {', '.join(names)}", UserWarning, stacklevel=3)
+    values = [np.nan if k in lacking else float(score(y[known[:, k], k], s[known[:, k], k])) for k in range(y.shape[1])]
+    return np.array(values)
+
+
+def _checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    y, s = np.asarray(targets, np.float64), np.asarray(scores, np.float64)
+    if y.ndim != 2 or y.shape != s.shape or not len(y):
+        raise ValueError(f"targets and scores must both be (N, K), N > 0, got {y.shape} and {s.shape}")
+    if not np.isin(y[~np.isnan(y)], (0, 1)).all():
+        raise ValueError("targets must be 0, 1 or NaN")
+    if np.isnan(s).any():
+        raise ValueError(f"scores hold {int(np.isnan(s).sum())} NaN")
+    return y, s
+
+
+# -- intervals -----------------------------------------------------------------------------------------------------
+
+
+class Interval(NamedTuple):
+    """Percentile intervals of a bootstrap: of each label, float64 (K,), and of their mean."""
+
+    low: Floats
+    high: Floats
+    macro_low: float
+    macro_high: float
+
+
+def bootstrap(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    *,
+    metric: str = "auroc",
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    patient_ids: Sequence[str] | None = None,
+) -> Interval:
+    """Percentile bootstrap of a score (Efron and Tibshirani, 1993, chapter 13).
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see the module.
+    metric : {"auroc", "average_precision"}
+        The score.
+    n : int
+        Resamples.
+    level : float
+        Coverage, between 0 and 1.
+    seed : int
+        Of the resampling.
+    patient_ids : sequence of str, optional
+        Patient of each image: patients are resampled with all their images, instead of images. Use it where patients
+        have several, or the intervals come out too narrow.
+
+    Returns
+    -------
+    Interval
+        NaN for labels without both classes. Resamples that lack a class of a label do not count for it.
+
+    Raises
+    ------
+    ValueError
+        An argument out of its range.
+    """
+    y, s = _checked(targets, scores)
+    if metric not in _WEIGHTED:
+        raise ValueError(f"metric={metric!r}: allowed are {', '.join(map(repr, _WEIGHTED))}")
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"n={n}, level={level}: at least 1 resample, and a level between 0 and 1")
+    groups = np.arange(len(y)) if patient_ids is None else np.unique(np.asarray(patient_ids), return_inverse=True)[1]
+    if len(groups) != len(y):
+        raise ValueError(f"patient_ids has {len(groups)} entries, targets have {len(y)} rows")
+    rng = np.random.default_rng(seed)
+    count = int(groups.max()) + 1
+    chunk = max(1, 4_000_000 // len(y))
+    values = []
+    for start in range(0, n, chunk):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n - start))
+        weights = drawn[:, groups].astype(np.float64)
+        columns = [_WEIGHTED[metric](y[:, k], s[:, k], weights) for k in range(y.shape[1])]
+        values.append(np.stack(columns, axis=1))
+    resampled = np.concatenate(values)  # (n, K)
+    ends = ((1 - level) / 2, (1 + level) / 2)
+    scored = ~np.isnan(resampled).all(axis=0)
+    low, high = np.full((2, y.shape[1]), np.nan)
+    macro = (np.nan, np.nan)
+    if scored.any():
+        low[scored], high[scored] = np.nanquantile(resampled[:, scored], ends, axis=0)
+        macro = tuple(np.nanquantile(np.nanmean(resampled[:, scored], axis=1), ends).tolist())
+    return Interval(low, high, *macro)
+
+
+def _weighted_auroc(y: Floats, s: Floats, weights: Floats) -> Floats:
+    """AUROC of one label under each row of `weights` (B, N): (B,), NaN where a class has no weight."""
+    positive, negative = _by_score(y, s, weights)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
+    return np.where(pairs > 0, wins / np.maximum(pairs, 1e-12), np.nan)
+
+
+def _weighted_average_precision(y: Floats, s: Floats, weights: Floats) -> Floats:
+    """Average precision, in the same form."""
+    positive, negative = (side[:, ::-1] for side in _by_score(y, s, weights))
+    found, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+    total = found[:, -1]
+    precision = found / np.maximum(found + false, 1e-12)
+    value = (precision * positive).sum(axis=1) / np.maximum(total, 1e-12)
+    return np.where((total > 0) & (false[:, -1] > 0), value, np.nan)
+
+
+def _by_score(y: Floats, s: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weight of positives and negatives at each distinct score, ascending: two (B, G)."""
+    known = ~np.isnan(y)
+    order = np.flatnonzero(known)[np.argsort(s[known], kind="stable")]
+    if not len(order):
+        return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
+    starts = np.flatnonzero(np.diff(s[order], prepend=-np.inf))
+    sorted_weights = weights[:, order]
+    positive = sorted_weights * y[order]
+    return tuple(np.add.reduceat(part, starts, axis=1) for part in (positive, sorted_weights - positive))  # type: ignore[return-value]
+
+
+_WEIGHTED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
+    "auroc": _weighted_auroc,
+    "average_precision": _weighted_average_precision,
+}
+
+
+# -- the table of a test -------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """One label of a :class:`Report`: counts of known images, scores with intervals, a reference AUROC or None."""
+
+    label: str
+    images: int
+    positives: int
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    average_precision: float
+    average_precision_low: float
+    average_precision_high: float
+    reference: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of a test, label by label; ``str(report)`` is an aligned table.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        One for each label.
+    mean : Row
+        Means over the labels that have both classes; its reference is the mean over the same labels, where all of them
+        have one.
+    level : float
+        Coverage of the intervals.
+    reference_name : str
+        Heading of the reference column.
+    """
+
+    rows: tuple[Row, ...]
+    mean: Row
+    level: float
+    reference_name: str = "published"
+
+    @property
+    def macro_auroc(self) -> float:
+        """Mean AUROC over the labels that have both classes."""
+        return self.mean.auroc
+
+    @property
+    def macro_average_precision(self) -> float:
+        """Mean average precision over the labels that have both classes."""
+        return self.mean.average_precision
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _cells(self) -> list[list[str]]:
+        with_reference = any(row.reference is not None for row in self.rows)
+        percent = f"{100 * self.level:g} %"
+        heading = ["finding", "images", "positive", "AUROC", percent, "AP", percent]
+        cells = [heading + [self.reference_name] * with_reference]
+        for row in (*self.rows, self.mean):
+            line = [row.label, str(row.images), str(row.positives)]
+            line += [_number(row.auroc), f"{_number(row.auroc_low)} - {_number(row.auroc_high)}"]
+            line += [_number(row.average_precision)]
+            line += [f"{_number(row.average_precision_low)} - {_number(row.average_precision_high)}"]
+            line += ["" if row.reference is None else f"{row.reference:.4f}"] * with_reference
+            cells.append(line)
+        return cells
+
+    def to_text(self) -> str:
+        """An aligned table."""
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(_aligned(cell, width, k) for k, (cell, width) in enumerate(zip(line, widths, strict=True)))
+                 for line in cells]  # fmt: skip
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def to_markdown(self) -> str:
+        """A Markdown table."""
+        heading, *body = self._cells()
+        rule = ["---"] + ["---:"] * (len(heading) - 1)
+        return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *body)) + "\n"
+
+    def to_csv(self) -> str:
+        """CSV with full precision; NaN is empty."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*Row._fields[:-1], self.reference_name])
+        for row in (*self.rows, self.mean):
+            writer.writerow(["" if value is None or value != value else value for value in row])
+        return text.getvalue()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``metrics.csv``, ``metrics.md`` and ``metrics.txt`` into `folder`, which is made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {"metrics.csv": self.to_csv(), "metrics.md": self.to_markdown(), "metrics.txt": f"{self}\n"}
+        for name, text in texts.items():
+            scratch = folder / f".{name}.part"
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(folder / name)
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column == 0 else cell.rjust(width)
+
+
+def evaluate(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    labels: Sequence[str],
+    *,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    patient_ids: Sequence[str] | None = None,
+    reference: Mapping[str, float] | None = None,
+    reference_name: str = "published",
+) -> Report:
+    """AUROC and average precision of each label, with bootstrap intervals, beside published values.
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see the module.
+    labels : sequence of str
+        The K labels.
+    n_bootstrap, level, seed, patient_ids
+        See :func:`bootstrap`.
+    reference : mapping of str to float, optional
+        AUROC of each label elsewhere; labels without one have an empty cell.
+    reference_name : str
+        Heading of that column.
+
+    Raises
+    ------
+    ValueError
+        As :func:`auroc`; or labels that are not K.
+    """
+    y, s = _checked(targets, scores)
+    if len(labels) != y.shape[1]:
+        raise ValueError(f"labels has {len(labels)} names, targets have {y.shape[1]} columns")
+    options: dict[str, Any] = {"n": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
+    areas = auroc(y, s, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said once already
+        precisions = average_precision(y, s)
+    of_area, of_precision = (bootstrap(y, s, metric=metric, **options) for metric in _WEIGHTED)
+    known, ones = (~np.isnan(y)).sum(axis=0), np.nansum(y, axis=0)
+    reference = reference or {}
+    rows = tuple(
+        Row(
+            label,
+            int(known[k]),
+            int(ones[k]),
+            float(areas[k]),
+            float(of_area.low[k]),
+            float(of_area.high[k]),
+            float(precisions[k]),
+            float(of_precision.low[k]),
+            float(of_precision.high[k]),
+            reference.get(label),
+        )
+        for k, label in enumerate(labels)
+    )
+    scored = [row for row in rows if not np.isnan(row.auroc)]
+    references = [row.reference for row in scored if row.reference is not None]
+    mean = Row(
+        "mean",
+        len(y),
+        int(sum(row.positives for row in rows)),
+        float(np.mean([row.auroc for row in scored])) if scored else np.nan,
+        of_area.macro_low,
+        of_area.macro_high,
+        float(np.mean([row.average_precision for row in scored])) if scored else np.nan,
+        of_precision.macro_low,
+        of_precision.macro_high,
+        float(np.mean(references)) if scored and len(references) == len(scored) else None,
+    )
+    return Report(rows, mean, level, reference_name)
+
+
+# -- thresholds ----------------------------------------------------------------------------------------------------
+
+
+def best_thresholds(targets: ArrayLike, scores: ArrayLike, criterion: str = "f1") -> Floats:
+    """Threshold of each label that maximises F1 or Youden's J, for ``score >= threshold``: float64 (K,).
+
+    Choose it on validation data, never on the test. A label without both classes has NaN.
+
+    Raises
+    ------
+    ValueError
+        As :func:`auroc`; or a `criterion` other than "f1" and "youden".
+    """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    if criterion not in ("f1", "youden"):
+        raise ValueError(f"criterion={criterion!r}: allowed are 'f1', 'youden'")
+    y, s = _checked(targets, scores)
+    best = np.full(y.shape[1], np.nan)
+    for k in range(y.shape[1]):
+        known = ~np.isnan(y[:, k])
+        truth, score = y[known, k], s[known, k]
+        if len(np.unique(truth)) < 2:
+            continue
+        if criterion == "f1":
+            precision, recall, thresholds = precision_recall_curve(truth, score)
+            value = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+            best[k] = thresholds[value[:-1].argmax()]
+        else:
+            false, true, thresholds = roc_curve(truth, score)
+            best[k] = thresholds[1:][(true - false)[1:].argmax()]
+    return best
+
+
+def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5) -> dict[str, Floats]:
+    """Sensitivity, specificity, precision and F1 of each label at ``score >= threshold``: four float64 (K,).
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see the module.
+    thresholds : float or array_like
+        One, or K.
+
+    Returns
+    -------
+    dict
+        ``"sensitivity"``, ``"specificity"``, ``"precision"``, ``"f1"``; NaN where the denominator is 0.
+    """
+    y, s = _checked(targets, scores)
+    called = s >= np.broadcast_to(np.asarray(thresholds, np.float64), y.shape[1:])
+    tp, fp = (called & (y == 1)).sum(axis=0), (called & (y == 0)).sum(axis=0)
+    fn, tn = (~called & (y == 1)).sum(axis=0), (~called & (y == 0)).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "precision": tp / (tp + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+        }
