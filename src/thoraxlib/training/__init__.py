@@ -1,0 +1,16 @@
+"""Training and prediction: the loop is Lightning's; here is what is special to films with many, partly unknown labels.
+
+Needs the extra: ``pip install "thoraxlib[train]"``.
+"""
+
+try:
+    import lightning.pytorch  # noqa: F401
+except ImportError as error:
+    raise ImportError('thoraxlib.training needs Lightning: pip install "thoraxlib[train]"') from error
+
+from thoraxlib.training.data import DataModule
+from thoraxlib.training.fit import FitResult, fit
+from thoraxlib.training.predict import Predictions, predict
+from thoraxlib.training.task import MultiLabelTask
+
+__all__ = ["DataModule", "FitResult", "MultiLabelTask", "Predictions", "fit", "predict"]

@@ -1,0 +1,217 @@
+"""The data module: samples, transforms, an optional cache, and an order that an interruption does not change."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+from torchvision import tv_tensors
+
+from thoraxlib.datasets import ChestDataset, collate
+
+__all__ = ["DataModule", "Samples"]
+
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+_KEPT = ("image", "labels", "id")
+
+
+class Samples(Dataset[dict[str, Any]]):
+    """What training and prediction read of a data set: ``image``, ``labels``, ``id``, and the ``index``.
+
+    Parameters
+    ----------
+    dataset : ChestDataset
+        The films.
+    transform : callable, optional
+        From sample to sample, on top of the data set's own. It sees neither boxes nor masks.
+    cache : bool
+        Keep the data set's images, as they come from it, in memory: they must be of one size and type.
+    seed : int
+        Random transforms are a function of this, the epoch and the index alone.
+    """
+
+    def __init__(
+        self, dataset: ChestDataset, transform: Transform | None = None, *, cache: bool = False, seed: int = 0
+    ) -> None:
+        if not len(dataset):
+            raise ValueError("the data set holds no image")
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self._cached: Tensor | None = None
+        if cache:
+            self._fill()
+
+    def _fill(self) -> None:
+        for index in range(len(self)):
+            sample = self.dataset[index]
+            image = sample["image"].as_subclass(Tensor)
+            if self._cached is None:
+                self._cached = image.new_empty((len(self), *image.shape))
+            if image.shape != self._cached.shape[1:] or image.dtype != self._cached.dtype:
+                raise ValueError(
+                    f"cache=True needs images of one size and type: {sample['id']} is {tuple(image.shape)} "
+                    f"{image.dtype}, those before it {tuple(self._cached.shape[1:])} {self._cached.dtype}"
+                )
+            self._cached[index] = image
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """The sample of an index, or of (epoch, index)."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self.seed, epoch, index)) % 2**63)
+            sample = self._read(index)
+            if self.transform is not None:
+                try:
+                    sample = self.transform(sample)
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"{sample['id']}: {error}") from error
+        return {**{name: sample[name] for name in _KEPT if name in sample}, "index": index}
+
+    def _read(self, index: int) -> dict[str, Any]:
+        if self._cached is not None:
+            image = tv_tensors.Image(self._cached[index])
+            return {"image": image, "labels": self.dataset.targets[index], "id": self.dataset.ids[index]}
+        sample = self.dataset[index]
+        return {name: sample[name] for name in _KEPT if name in sample}
+
+
+class _Order(DistributedSampler[Any]):
+    """Yields (epoch, index), so that workers know the epoch; one replica sees every index once."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in super().__iter__():
+            yield self.epoch, index
+
+
+class DataModule(LightningDataModule):  # type: ignore[misc]
+    """Loaders over the library's data sets.
+
+    The order of the images and their augmentation depend on `seed` and the epoch alone, not on the number of workers
+    nor on interruptions. With several devices each sees its share.
+
+    Parameters
+    ----------
+    train, val : ChestDataset
+        With the same ``labels``.
+    test : ChestDataset, optional
+        The same.
+    batch_size : int
+        Images in a batch, on each device.
+    num_workers : int
+        Processes that read images.
+    cache : bool
+        Keep the decoded images, before transforms, in memory: they must be of one size and type. Saves decoding from
+        the second epoch on. With workers, each has a share of the same memory where the system forks.
+    train_transform, eval_transform : callable, optional
+        From sample to sample, such as :func:`thoraxlib.images.transform_for` gives.
+    seed : int
+        Of the order and of random transforms.
+
+    Raises
+    ------
+    ValueError
+        No images; labels that differ between the parts; numbers out of range.
+
+    Warns
+    -----
+    UserWarning
+        A patient who is both in `train` and in `val` or `test`.
+    """
+
+    def __init__(
+        self,
+        train: ChestDataset,
+        val: ChestDataset,
+        test: ChestDataset | None = None,
+        *,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        cache: bool = False,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed")
+        parts = {"train": train, "val": val} | ({"test": test} if test is not None else {})
+        for name, part in parts.items():
+            if not len(part):
+                raise ValueError(f"{name} holds no image")
+            if tuple(part.labels) != tuple(train.labels):
+                raise ValueError(f"{name} has the labels {tuple(part.labels)}, train has {tuple(train.labels)}")
+            shared = set(train.patient_ids) & set(part.patient_ids) if part is not train else set()
+            if shared:
+                warnings.warn(
+                    f"{len(shared)} patients of train are also in {name}, e.g. {min(shared)}: its scores are too good",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        self.parts: dict[str, ChestDataset] = parts
+        self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
+        self.transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
+        self._samples: dict[str, Samples] = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the K labels."""
+        return tuple(self.parts["train"].labels)
+
+    @property
+    def targets(self) -> Tensor:
+        """Of the training images, (N, K)."""
+        return self.parts["train"].targets
+
+    def _loader(self, part: str) -> DataLoader[Any]:
+        if part not in self._samples:
+            self._samples[part] = Samples(
+                self.parts[part], self.transforms[part], cache=self.cache and part != "test", seed=self.seed
+            )
+        samples, training = self._samples[part], part == "train"
+        trainer = self.trainer
+        order = _Order(
+            samples,
+            num_replicas=trainer.world_size if trainer is not None else 1,
+            rank=trainer.global_rank if trainer is not None else 0,
+            shuffle=training,
+            seed=self.seed,
+        )
+        return DataLoader(
+            samples,
+            batch_size=self.batch_size,
+            sampler=order,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            # a last batch of one image has no variance for batch norm
+            drop_last=training and len(order) % self.batch_size == 1 and len(order) > 1,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled anew in each epoch."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """In the data set's order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """In the data set's order.
+
+        Raises
+        ------
+        ValueError
+            No test part was given.
+        """
+        if "test" not in self.parts:
+            raise ValueError("this data module was made without a test part")
+        return self._loader("test")

@@ -1,0 +1,299 @@
+"""One call that trains: best and last checkpoints, resume, early stop, logs, the best weights at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.optim import Optimizer
+
+from thoraxlib.persistence import Persistent, save_pretrained
+from thoraxlib.registry import Spec
+from thoraxlib.training.data import DataModule
+from thoraxlib.training.schedules import Schedule
+from thoraxlib.training.task import MultiLabelTask, better
+
+__all__ = ["FitResult", "fit"]
+
+LOGGERS = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
+_NOISE = (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*Checkpoint directory.*exists.*")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What :func:`fit` returns.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The model given, with the weights of the best epoch, in eval mode.
+    score : float
+        The best value of `monitor`.
+    epoch : int
+        The epoch that had it, from 0.
+    path : Path
+        Lightning's checkpoint of that epoch.
+    trainer : Trainer
+        Lightning's, for everything else.
+    """
+
+    model: nn.Module
+    score: float
+    epoch: int
+    path: Path
+    trainer: Trainer
+
+
+def fit(
+    model: nn.Module,
+    data: DataModule,
+    *,
+    output: str | os.PathLike[str],
+    epochs: int = 10,
+    loss: Spec | nn.Module = "bce",
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    scheduler: Schedule = None,
+    monitor: str = "val/auroc",
+    mode: str | None = None,
+    patience: int | None = None,
+    accumulate: int = 1,
+    gradient_clip: float | None = None,
+    max_steps: int = -1,
+    precision: str = "32-true",
+    accelerator: str = "auto",
+    devices: int | str | Sequence[int] = "auto",
+    strategy: str = "auto",
+    channels_last: bool = False,
+    loggers: Sequence[str] = ("csv",),
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    resume: bool = True,
+    seed: int = 0,
+) -> FitResult:
+    """Train `model` on `data` and return it with the weights of its best epoch.
+
+    `output` receives ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` (after each epoch), ``config.json``, logs,
+    and ``model/`` (see :func:`thoraxlib.save_pretrained`) for models of the registry. If the run is interrupted, the
+    same call goes on after the last whole epoch and, on one kind of machine, ends with the weights that it would have
+    had.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns logits (N, K); trained in place.
+    data : DataModule
+        Its labels must be the model's.
+    output : path
+        Folder of the run.
+    epochs, max_steps : int
+        Passes over the data; and optimizer steps at most (-1: no such bound).
+    loss, optimizer, scheduler, monitor, mode, channels_last
+        See :class:`MultiLabelTask`. The epoch with the best `monitor` is kept: ``"val/auroc"``, ``"val/loss"``,
+        ``"val/average_precision"``, or what a callback logs.
+    patience : int, optional
+        Stop after so many epochs without gain in `monitor`.
+    accumulate : int
+        Batches for each optimizer step.
+    gradient_clip : float, optional
+        Largest norm of the gradient.
+    precision, accelerator, devices, strategy
+        Lightning's: ``"bf16-mixed"``, ``"gpu"``, ``2``, ``"ddp"``, ...
+    loggers : sequence of {"csv", "tensorboard"}
+        Where scores are written, under ``output/logs``.
+    callbacks : sequence of Callback
+        Further Lightning callbacks.
+    progress : bool
+        Show a bar.
+    resume : bool
+        Go on from ``last.ckpt`` if there is one. False starts anew and removes the earlier run's checkpoints.
+    seed : int
+        Of dropout and its like; the order of the images has the data module's.
+
+    Returns
+    -------
+    FitResult
+        The model and where its best epoch is.
+
+    Raises
+    ------
+    ValueError
+        Labels of model and data that differ; resuming a run that had other settings; arguments out of range.
+    RuntimeError
+        `monitor` was never logged or never finite, so that there is no best epoch.
+    """
+    _check(model, data, epochs, accumulate, loggers)
+    output = Path(output)
+    checkpoints = output / "checkpoints"
+    last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
+    mode = mode or better(monitor)
+    settings = {
+        "model": getattr(model, "config", type(model).__qualname__),
+        "labels": list(data.labels),
+        "images": {name: [len(part), _digest(part.ids)] for name, part in data.parts.items()},
+        "batch_size": data.batch_size,
+        "data_seed": data.seed,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "loss": loss,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "monitor": [monitor, mode],
+        "patience": patience,
+        "accumulate": accumulate,
+        "gradient_clip": gradient_clip,
+        "precision": precision,
+        "seed": seed,
+    }
+    resumed = _prepare(output, json.loads(json.dumps(settings, default=_plain)), [last, best], resume)
+    task = MultiLabelTask(
+        model,
+        loss=loss,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        monitor=monitor,
+        mode=mode,
+        channels_last=channels_last,
+    )
+    keep = partial(ModelCheckpoint, dirpath=checkpoints, enable_version_counter=False, auto_insert_metric_name=False)
+    of_best = keep(filename="best", monitor=monitor, mode=mode)
+    watching: list[Callback] = [of_best, keep(filename="last", save_on_train_epoch_end=True), _Seed(seed), *callbacks]
+    if patience is not None:
+        watching.append(EarlyStopping(monitor, mode=mode, patience=patience))
+    with _quiet():
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1 if accelerator == "cpu" and devices == "auto" else devices,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type, unused-ignore]
+            max_epochs=epochs,
+            max_steps=max_steps,
+            accumulate_grad_batches=accumulate,
+            gradient_clip_val=gradient_clip,
+            logger=[LOGGERS[name](output, name="logs", version="") for name in loggers],
+            callbacks=watching,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+        trainer.fit(task, datamodule=data, ckpt_path=str(last) if resumed else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return _best(model, trainer, of_best, best, output, monitor)
+
+
+def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, loggers: Sequence[str]) -> None:
+    labels = getattr(model, "labels", None)
+    if labels is not None and tuple(labels) != data.labels:
+        raise ValueError(
+            f"the model has {len(labels)} labels {tuple(labels)}, the data {len(data.labels)} {data.labels}: build one "
+            "with labels= of the other"
+        )
+    if epochs < 1 or accumulate < 1:
+        raise ValueError(f"epochs={epochs}, accumulate={accumulate}: at least 1 of each is needed")
+    unknown = [name for name in loggers if name not in LOGGERS]
+    if unknown:
+        raise ValueError(f"loggers={list(loggers)}: allowed are {', '.join(map(repr, LOGGERS))}")
+
+
+def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], resume: bool) -> bool:
+    """Make the folder; whether there is a run of the same settings to go on with."""
+    config = output / "config.json"
+    (output / "checkpoints").mkdir(parents=True, exist_ok=True)
+    if resume and checkpoints[0].exists():
+        before = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        differing = [key for key in settings if before.get(key) != settings[key]]
+        if differing:
+            listed = "; ".join(f"{key}: {before.get(key)} before, {settings[key]} now" for key in differing)
+            raise ValueError(
+                f"{output} holds a run with other settings ({listed}): change output, or resume=False for a new run"
+            )
+        _trusted(checkpoints[0])
+        return True
+    for path in checkpoints:
+        path.unlink(missing_ok=True)
+    scratch = config.with_suffix(f".{os.getpid()}.part")
+    scratch.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    scratch.replace(config)
+    return False
+
+
+def _trusted(path: Path) -> dict[str, Any]:
+    """A checkpoint of tensors and plain values only; anything else is refused before it could run code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint of this library, or is damaged ({error})") from error
+
+
+def _best(
+    model: nn.Module, trainer: Trainer, kept: ModelCheckpoint, path: Path, output: Path, monitor: str
+) -> FitResult:
+    score = kept.best_model_score
+    if score is None or not path.exists() or not bool(torch.as_tensor(score).isfinite()):
+        raise RuntimeError(
+            f"monitor={monitor!r} was never finite after a whole epoch, so none is the best: has the validation part "
+            f"labels with both classes, and did max_steps leave time for an epoch? logged: "
+            f"{', '.join(sorted(map(str, trainer.callback_metrics)))}"
+        )
+    state = _trusted(path)
+    prefix = "model."
+    model.load_state_dict({k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)})
+    model.eval()
+    if trainer.is_global_zero and isinstance(model, Persistent) and not getattr(model, "unrecorded", None):
+        save_pretrained(model, output / "model")
+    return FitResult(model, float(score), int(state["epoch"]), path, trainer)
+
+
+class _Seed(Callback):  # type: ignore[misc]
+    """A seed for each batch, so that dropout and its like in a resumed run draw what an uninterrupted one does.
+
+    For each batch and not each epoch: Lightning makes a loader's iterator, which draws too, now before and now after
+    the epoch's start.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(hash((self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)) % 2**63)
+
+
+def _plain(value: Any) -> Any:
+    """Settings that are no JSON, as text that is the same in the next process."""
+    if isinstance(value, partial):
+        return {"call": _plain(value.func), "args": list(value.args), **value.keywords}
+    if isinstance(value, (os.PathLike, nn.Module)):
+        return str(value)
+    return getattr(value, "__qualname__", None) or type(value).__qualname__
+
+
+def _digest(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's hints, which are for its own interface."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message)
+        yield
+    log.setLevel(level)

@@ -1,0 +1,99 @@
+"""Logits and probabilities of a whole data set."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from thoraxlib.datasets import ChestDataset, collate
+from thoraxlib.images import transform_for
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.training.data import Samples, Transform
+
+__all__ = ["Predictions", "predict"]
+
+
+class Predictions(NamedTuple):
+    """What :func:`predict` returns, in the data set's order, on the CPU.
+
+    Attributes
+    ----------
+    probabilities, logits : Tensor
+        float32 (N, K).
+    targets : Tensor
+        float32 (N, K): 1, 0, or NaN.
+    ids : list of str
+        N.
+    labels : tuple of str
+        K.
+    """
+
+    probabilities: Tensor
+    logits: Tensor
+    targets: Tensor
+    ids: list[str]
+    labels: tuple[str, ...]
+
+
+def predict(
+    model: nn.Module,
+    dataset: ChestDataset,
+    *,
+    transform: Transform | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    device: str | torch.device | None = None,
+    autocast: torch.dtype | None = None,
+    progress: bool = True,
+) -> Predictions:
+    """Run a model over a data set, without gradients, in eval mode.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns logits (N, K). Its mode and device are given back as they were.
+    dataset : ChestDataset
+        The films.
+    transform : callable, optional
+        From sample to sample; by default the preprocessing of the model's ``input_spec``, unless the data set has a
+        transform of its own.
+    batch_size, num_workers : int
+        Images in a batch; processes that read them.
+    device : str or torch.device, optional
+        By default the GPU where there is one, else where the model is.
+    autocast : torch.dtype, optional
+        Compute in bfloat16 or float16.
+    progress : bool
+        Show a bar.
+
+    Raises
+    ------
+    ValueError
+        No images; labels that are not the model's.
+    """
+    from tqdm.auto import tqdm
+
+    labels = tuple(getattr(model, "labels", dataset.labels))
+    if tuple(dataset.labels) != labels:
+        raise ValueError(f"the data set has the labels {tuple(dataset.labels)}, the model has {labels}")
+    spec = getattr(model, "input_spec", None)
+    if transform is None and getattr(dataset, "transform", None) is None and isinstance(spec, InputSpec):
+        transform = transform_for(spec)
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    place = torch.device(device) if device is not None else torch.device("cuda") if torch.cuda.is_available() else home
+    loader: DataLoader[Any] = DataLoader(
+        Samples(dataset, transform), batch_size=batch_size, num_workers=num_workers, collate_fn=collate
+    )
+    training, parts = model.training, []
+    try:
+        model.to(place).eval()
+        with torch.inference_mode(), torch.autocast(place.type, autocast, enabled=autocast is not None):
+            for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
+                parts.append(model(batch["image"].to(place, non_blocking=True)).float().cpu())
+    finally:
+        model.to(home).train(training)
+    logits = torch.cat(parts)
+    return Predictions(logits.sigmoid(), logits, dataset.targets.clone(), list(dataset.ids), labels)

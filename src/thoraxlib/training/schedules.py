@@ -1,0 +1,52 @@
+"""Learning-rate schedules by name, in the form that Lightning expects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
+
+__all__ = ["NAMES", "Schedule", "schedule"]
+
+Schedule = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
+NAMES = ("onecycle", "cosine", "plateau")
+
+
+def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, mode: str) -> dict[str, Any] | None:
+    """Lightning's scheduler configuration.
+
+    Parameters
+    ----------
+    spec : str, mapping, callable or None
+        ``"onecycle"`` and ``"cosine"`` run over all steps; ``"plateau"`` divides the rate by 10 after an epoch without
+        gain in `monitor`; a mapping ``{"name": ..., **options}`` sets options of torch's scheduler; a callable makes
+        one of the optimizer, stepped after each epoch.
+    optimizer : Optimizer
+        Its rates are the highest ones.
+    steps : int
+        Optimizer steps of the whole run.
+    monitor, mode : str
+        The score that a plateau is of, and whether "min" or "max" of it is better.
+
+    Raises
+    ------
+    ValueError
+        An unknown name.
+    """
+    if spec is None:
+        return None
+    if callable(spec):
+        return {"scheduler": spec(optimizer), "interval": "epoch"}
+    name, options = (spec, {}) if isinstance(spec, str) else (spec.get("name"), {**spec})
+    options.pop("name", None)
+    if name == "onecycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return {"scheduler": OneCycleLR(optimizer, rates, total_steps=max(steps, 2), **options), "interval": "step"}
+    if name == "cosine":
+        return {"scheduler": CosineAnnealingLR(optimizer, max(steps, 1), **options), "interval": "step"}
+    if name == "plateau":
+        plateau = ReduceLROnPlateau(optimizer, **{"mode": mode, "factor": 0.1, "patience": 0, **options})
+        return {"scheduler": plateau, "interval": "epoch", "monitor": monitor}
+    raise ValueError(f"scheduler={name!r}: allowed are {', '.join(map(repr, NAMES))}, a callable, or None")

@@ -1,0 +1,159 @@
+"""The Lightning module: multi-label classification with unknown labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thoraxlib import losses, metrics
+from thoraxlib.registry import Spec
+from thoraxlib.training.schedules import Schedule, schedule
+
+__all__ = ["MultiLabelTask", "better"]
+
+
+def better(monitor: str) -> str:
+    """Whether the ``"min"`` or the ``"max"`` of a logged score is the best."""
+    return "min" if "loss" in monitor else "max"
+
+
+class MultiLabelTask(LightningModule):  # type: ignore[misc]
+    """Trains a model of films (N, C, H, W) -> logits (N, K) on labels 1, 0 and NaN.
+
+    Logs ``train/loss`` and, over the whole validation part at once, ``val/loss``, ``val/auroc`` and
+    ``val/average_precision`` (means over the labels that have both classes; NaN if none has).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns logits.
+    loss : str, mapping or nn.Module
+        From :mod:`thoraxlib.losses`. One with a ``fit`` method gets the training targets before the first step.
+    optimizer : callable, optional
+        From parameters to optimizer, e.g. ``partial(torch.optim.SGD, lr=0.1)``; by default AdamW, rate 3e-4, weight
+        decay 1e-4.
+    scheduler : str, mapping or callable, optional
+        See :func:`thoraxlib.training.schedules.schedule`.
+    monitor : str
+        The score that a plateau schedule watches.
+    mode : {"min", "max"}, optional
+        Which end of it is best; by default "min" for losses.
+    channels_last : bool
+        Keep the model and the images in that memory format (faster convolutions on most devices).
+
+    Raises
+    ------
+    ValueError
+        In a step: labels of another width than the logits; a loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: Spec | nn.Module = "bce",
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Schedule = None,
+        monitor: str = "val/auroc",
+        mode: str | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.loss = losses.registry.resolve(loss)
+        self.make_optimizer, self.scheduler = optimizer, scheduler
+        self.monitor, self.mode = monitor, mode or better(monitor)
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        logits: Tensor = self.model(x.to(memory_format=self.memory_format))
+        return logits
+
+    def on_fit_start(self) -> None:
+        """Give the loss the training targets, where it asks for them."""
+        targets = getattr(self.trainer.datamodule, "targets", None)
+        count = getattr(self.loss, "fit", None)
+        if callable(count) and targets is not None:
+            count(targets)
+            self.loss.to(self.device)
+
+    def _logits(self, batch: dict[str, Any]) -> Tensor:
+        logits: Tensor = self(batch["image"])
+        if logits.shape != batch["labels"].shape:
+            raise ValueError(
+                f"the labels are {tuple(batch['labels'].shape)}, the model's logits {tuple(logits.shape)}: a data set "
+                "for this model has its labels (datasets take labels=model.labels)"
+            )
+        return logits
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss: Tensor = self.loss(self._logits(batch), batch["labels"])
+        # on other devices a look at the loss waits for the device, so not at every step
+        if (self.device.type == "cpu" or self.global_step % 50 == 0) and not bool(loss.isfinite()):
+            raise ValueError(self._why(batch, float(loss)))
+        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        return loss
+
+    def _why(self, batch: dict[str, Any], loss: float) -> str:
+        bad = [name for name, x in zip(batch["id"], batch["image"], strict=True) if not bool(x.isfinite().all())]
+        where = f"epoch {self.current_epoch}, step {self.global_step}"
+        if bad:
+            return f"{where}: NaN or infinite pixels in {', '.join(bad)}"
+        return (
+            f"{where}: the loss is {loss}; the images are finite, so the weights have diverged or the precision is too "
+            f"low (learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}, {self.trainer.precision})"
+        )
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Keep logits and labels until the epoch's end."""
+        logits = self._logits(batch).float()
+        self._seen.append((torch.tensor(batch["index"], device=logits.device), logits, batch["labels"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole part, each image once however it was spread over devices."""
+        if not self._seen:
+            return
+        index, logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        if self.trainer.world_size > 1:
+            index, logits, labels = (self.all_gather(part).flatten(0, 1) for part in (index, logits, labels))
+        # shares of one size repeat some images
+        first = np.unique(index.cpu().numpy(), return_index=True)[1]
+        logits, labels = logits[first], labels[first]
+        scores = {"val/loss": float(self.loss(logits, labels))}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # small parts lack rare findings, epoch after epoch
+            for name, metric in (("auroc", metrics.auroc), ("average_precision", metrics.average_precision)):
+                values = metric(labels.cpu(), logits.nan_to_num().cpu())
+                scores[f"val/{name}"] = (
+                    float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
+                )
+        self.log_dict(scores, prog_bar=True, rank_zero_only=False)
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule, as Lightning wants them."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("no parameter of the model has requires_grad=True: there is nothing to train")
+        if self.make_optimizer is None:
+            optimizer: Optimizer = torch.optim.AdamW(parameters, lr=3e-4, weight_decay=1e-4)
+        else:
+            optimizer = self.make_optimizer(parameters)
+        plan = schedule(
+            self.scheduler,
+            optimizer,
+            steps=int(self.trainer.estimated_stepping_batches) if self.scheduler is not None else 0,
+            monitor=self.monitor,
+            mode=self.mode,
+        )
+        return optimizer if plan is None else {"optimizer": optimizer, "lr_scheduler": plan}
