@@ -1,0 +1,134 @@
+"""What every class activation map does: split the model, pick the labels, leave no trace."""
+
+from __future__ import annotations
+
+import abc
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ClassActivationMap"]
+
+
+class ClassActivationMap(abc.ABC):
+    """Images (N, C, H, W) -> heat maps of labels, float32 (N, K, h, w), at the resolution of the features.
+
+    The model computes as in eval mode; its modes, gradients and parameters are left as they were. Gradient and
+    inference modes of the caller do not matter, autocast and the device are the caller's.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With ``forward_features`` (images to a map (N, C, h, w); or (N, h, w, C) or tokens, as timm's transformers give
+        them) and ``forward_head`` (map to logits (N, K)).
+    target : None
+        The map that the head sees.
+
+    Raises
+    ------
+    TypeError
+        The model lacks one of the two methods.
+    ValueError
+        `target` is not None.
+    """
+
+    def __init__(self, model: nn.Module, target: None = None) -> None:
+        lacking = [name for name in ("forward_features", "forward_head") if not hasattr(model, name)]
+        if lacking:
+            raise TypeError(
+                f"{type(model).__name__} has no {' and no '.join(lacking)}: a model of thoraxlib or timm is needed"
+            )
+        if target is not None:
+            raise ValueError(f"target={target!r}: only None, the map that the head sees, can be chosen")
+        self.model: Any = model
+
+    def __call__(self, x: Tensor, labels: Sequence[int | str] | int | str | None = None) -> Tensor:
+        """The heat maps of images.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images (N, C, H, W), as the model takes them.
+        labels : sequence of int or str, or one of them, optional
+            Which labels: positions, or names from ``model.labels``. None: all.
+
+        Returns
+        -------
+        Tensor
+            float32 (N, number of labels, h, w). :func:`upsample` brings it to the image's size.
+
+        Raises
+        ------
+        ValueError, IndexError
+            Images that the model refuses; a label that it does not have.
+        """
+        with torch.inference_mode(False), _evaluating(self.model):
+            with torch.no_grad():
+                features = self.model.forward_features(x)
+            with torch.autocast(features.device.type, enabled=False):
+                weight = next((p for p in self.model.parameters() if p.is_floating_point()), features)
+                features = features.detach().to(weight.dtype)
+                indices = self._indices(labels)
+                if indices == [] or not len(x):
+                    spatial = self.spatial(features, x)
+                    count = self.model.forward_head(features).shape[1] if indices is None else len(indices)
+                    return spatial.new_zeros(len(x), count, *spatial.shape[2:])
+                return self.maps(features, x, indices).float()
+
+    @abc.abstractmethod
+    def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
+        """(N, K', h, w) of the model's raw `features` for the positions `labels` (None: all)."""
+
+    def spatial(self, features: Tensor, x: Tensor) -> Tensor:
+        """Raw features, or gradients for them, as (N, C, h, w).
+
+        Raises
+        ------
+        ValueError
+            Tokens that do not form a grid.
+        """
+        if features.ndim == 4:
+            return features.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
+        tokens = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        if grid is None or grid[0] * grid[1] != tokens.shape[1]:
+            side = x.shape[-2] / x.shape[-1]
+            rows = round((tokens.shape[1] * side) ** 0.5)
+            grid = (rows, tokens.shape[1] // max(rows, 1))
+        if grid[0] * grid[1] != tokens.shape[1]:
+            raise ValueError(f"{tokens.shape[1]} tokens form no grid for images of {tuple(x.shape[-2:])} pixels")
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, int(grid[0]), int(grid[1]))
+
+    def _indices(self, labels: Sequence[int | str] | int | str | None) -> list[int] | None:
+        if labels is None:
+            return None
+        wanted = [labels] if isinstance(labels, (int, str)) else list(labels)
+        names = tuple(getattr(self.model, "labels", ()))
+        return [names.index(label) if label in names else self._refuse(label, names) for label in wanted]
+
+    @staticmethod
+    def _refuse(label: int | str, names: tuple[str, ...]) -> int:
+        """A position passes; a name that is not there is an error."""
+        if isinstance(label, int):
+            if names and not -len(names) <= label < len(names):
+                raise IndexError(f"label {label}: the model has {len(names)}")
+            return label
+        close = difflib.get_close_matches(label, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"the model has no label {label!r}{hint}; it has {', '.join(map(repr, names)) or 'no names'}")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards every module in the mode in which it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
