@@ -1,0 +1,23 @@
+"""Heat maps to boxes, and boxes against true boxes."""
+
+from collections.abc import Callable
+
+from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.metrics import acc_afp, box_iobb, box_iou, pointing_game
+from thoraxlib.registry import Registry
+
+__all__ = [
+    "Boxes",
+    "acc_afp",
+    "box_iobb",
+    "box_iou",
+    "build",
+    "describe",
+    "names",
+    "pointing_game",
+    "register",
+    "registry",
+]
+
+registry: Registry[Callable[..., Boxes]] = Registry("localization", modules=["thoraxlib.localization.threshold"])
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -1,0 +1,48 @@
+"""Boxes of a batch, all in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Boxes"]
+
+
+class Boxes(NamedTuple):
+    """M boxes of several images and labels.
+
+    Attributes
+    ----------
+    xyxy : Tensor
+        float32 (M, 4): x1, y1, x2, y2 in pixels, x2 and y2 exclusive.
+    image, label : Tensor
+        int64 (M,): position in the batch, and in the model's labels.
+    score : Tensor
+        float32 (M,).
+    """
+
+    xyxy: Tensor
+    image: Tensor
+    label: Tensor
+    score: Tensor
+
+    @classmethod
+    def from_lists(cls, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Boxes:
+        """True boxes as :func:`thoraxlib.datasets.collate` gives them: N of (B, 4), and N of (B,); scores are 1.
+
+        Raises
+        ------
+        ValueError
+            Boxes and labels of different lengths.
+        """
+        counts = [len(each) for each in boxes]
+        if counts != [len(each) for each in labels]:
+            raise ValueError(f"boxes of {counts} and labels of {[len(each) for each in labels]} entries do not match")
+        image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
+        if not counts:
+            return cls(torch.zeros(0, 4), image, torch.zeros(0, dtype=torch.long), torch.zeros(0))
+        xyxy = torch.cat([each.as_subclass(Tensor).reshape(-1, 4) for each in boxes]).float()
+        return cls(xyxy, image, torch.cat(list(labels)).long(), torch.ones(len(xyxy)))
