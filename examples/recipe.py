@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import thoraxlib
-from thoraxlib import cams, datasets, metrics, training, viz
+from thoraxlib import cams, datasets, localization, metrics, training, viz
 from thoraxlib.images import transform_for
-from thoraxlib.localization import pointing_game
+from thoraxlib.localization import Boxes, acc_afp, pointing_game
 
 NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first that the folder has
 
@@ -55,7 +55,9 @@ def parse(flags: argparse.ArgumentParser, name: str, argv: list[str] | None) -> 
 def build(name: str, options: argparse.Namespace, **parts: Any) -> nn.Module:
     """The model; from scratch, with a word about it, where ImageNet weights were wanted and cannot be had."""
     if options.labels:
-        parts["labels"] = options.labels[0] if len(options.labels) == 1 and _is_set(options.labels[0]) else options.labels
+        parts["labels"] = (
+            options.labels[0] if len(options.labels) == 1 and _is_set(options.labels[0]) else options.labels
+        )
     if options.size:
         parts["input_spec"] = {"size": [options.size, options.size]}
     if options.weights == "imagenet":
@@ -147,7 +149,7 @@ def report(
     published: str | None = None,
     heat_maps: tuple[str, ...] = ("cam", "gradcam"),
 ) -> metrics.Report:
-    """Score the test films: AUROC table beside the published one, heat maps, how often their peaks hit the true boxes."""
+    """Score the test films: AUROC beside the published one, heat maps, how often their peaks hit the true boxes."""
     folder: Path = options.output
     found = training.predict(
         model,
@@ -187,28 +189,22 @@ def peaks(
 ) -> dict[str, dict[str, list[int]]]:
     """How often the peak of a finding's heat map lies in one of its true boxes: method -> label -> [hits, films]."""
     transform = transform_for(model.input_spec)
-    boxed = [index for index in range(len(test)) if _has_boxes(test, index)]
+    positive = torch.nonzero((test.targets == 1).any(dim=1)).flatten().tolist()
     counts = {method: {label: [0, 0] for label in model.labels} for method in methods}
-    for start in range(0, len(boxed), options.batch_size):
-        samples = [transform(test[index]) for index in boxed[start : start + options.batch_size]]
+    for start in range(0, len(positive), options.batch_size):
+        samples = [transform(test[index]) for index in positive[start : start + options.batch_size]]
         samples = [sample for sample in samples if len(sample.get("boxes", ()))]
         if not samples:
             continue
         batch = datasets.collate(samples)
         for method in methods:
             maps = cams.build(method, model)(batch["image"].to(_device(model))).cpu()
-            hits, films = pointing_game(maps, batch["boxes"], batch["box_labels"])
+            hits, films = pointing_game(maps, batch["boxes"], batch["box_labels"], tuple(batch["image"].shape[-2:]))
             for label, hit, count in zip(model.labels, hits.tolist(), films.tolist(), strict=True):
                 counts[method][label][0] += int(hit)
                 counts[method][label][1] += int(count)
     found = {label for label in model.labels if counts[methods[0]][label][1]}
     return {method: {k: v for k, v in counts[method].items() if k in found} for method in methods} if found else {}
-
-
-def _has_boxes(test: datasets.ChestDataset, index: int) -> bool:
-    """Whether a film may have boxes: known without reading it where the data set knows."""
-    known = getattr(test, "has_boxes", None)
-    return bool(known(index)) if known is not None else bool((test.targets[index] == 1).any())
 
 
 def _peak_table(hits: dict[str, dict[str, list[int]]]) -> str:
@@ -251,3 +247,38 @@ def _shown(labels: tuple[str, ...], found: training.Predictions) -> list[int]:
     boxed = thoraxlib.labels.build("nih8")
     order = sorted(range(len(labels)), key=lambda k: (labels[k] not in boxed, k))
     return [k for k in order if bool((found.targets[:, k] == 1).any())]
+
+
+def boxes(model: nn.Module, options: argparse.Namespace, test: datasets.ChestDataset) -> None:
+    """Boxes at both levels of ChestX-ray8 around the CAM against the true ones: accuracy, average false positives."""
+    transform, rule = transform_for(model.input_spec), localization.build("threshold")
+    detected, truth, count = [], [], 0
+    for index in torch.nonzero((test.targets == 1).any(dim=1)).flatten().tolist():
+        sample = transform(test[index])
+        if not len(sample.get("boxes", ())):
+            continue
+        x = sample["image"][None].to(_device(model))
+        found = rule(cams.build("cam", model)(x), tuple(x.shape[-2:]), model.predict_proba(x))
+        # as at training, only labels that the film has: the published protocol knows them
+        asked = test.targets[index][found.label] == 1
+        detected.append(Boxes(*(part[asked] for part in found))._replace(image=torch.full((int(asked.sum()),), count)))
+        true = Boxes.from_lists([sample["boxes"]], [sample["box_labels"]])
+        truth.append(true._replace(image=torch.full_like(true.image, count)))
+        count += 1
+    if not count:
+        return
+    all_detected, all_true = (
+        Boxes(*(torch.cat(parts) for parts in zip(*each, strict=True))) for each in (detected, truth)
+    )
+    lines = [f"boxes of the CAM on {count} films with {len(all_true.label)} true boxes: accuracy / false positives"]
+    columns = [("iobb", 0.1), ("iobb", 0.25), ("iou", 0.1), ("iou", 0.3)]
+    lines.append(f"{'':<20}" + "".join(f"{f'{name} > {level}':>18}" for name, level in columns))
+    scores = [
+        acc_afp(all_detected, all_true, len(model.labels), threshold=level, criterion=name) for name, level in columns
+    ]
+    for k, label in enumerate(model.labels):
+        if not bool(scores[0][0][k].isnan()):
+            lines.append(f"{label:<20}" + "".join(f"{f'{float(a[k]):.3f} / {float(f[k]):.3f}':>18}" for a, f in scores))
+    text = "\n".join(lines) + "\n"
+    print(text)
+    (options.output / "boxes.txt").write_text(text, encoding="utf-8")

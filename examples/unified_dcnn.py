@@ -41,9 +41,7 @@ def main(argv: list[str] | None = None) -> float:
     torch.manual_seed(options.seed)
 
     pool = {"name": "lse", "r": options.sharpness} if options.pool == "lse" else options.pool
-    model = recipe.build(
-        "unified_dcnn", options, backbone=options.backbone, transition=options.transition, pool=pool
-    )
+    model = recipe.build("unified_dcnn", options, backbone=options.backbone, transition=options.transition, pool=pool)
     data = recipe.parts(options, model)
     model = recipe.fit(
         model,
@@ -51,9 +49,7 @@ def main(argv: list[str] | None = None) -> float:
         data,
         augmentation=options.augmentation,
         loss=options.loss,
-        optimizer=partial(
-            torch.optim.SGD, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-        ),
+        optimizer=partial(torch.optim.SGD, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay),
         accumulate=options.accumulate,
         max_steps=options.iterations,
         monitor=options.monitor,

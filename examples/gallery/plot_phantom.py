@@ -27,7 +27,7 @@ for index, axis in enumerate(axes.flat):
 # %%
 # Each finding
 # ------------
-# `balance=1` gives every finding a prevalence of 0.15. Here is the first film of each that has few others beside it, with
+# `balance=1` gives every finding a prevalence of 0.15. Here is a film of each with few others beside it, with
 # its true boxes; oedema, emphysema and fibrosis are diffuse and have none.
 
 films = datasets.build("phantom", size=256, length=4000, balance=1.0)

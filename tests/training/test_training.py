@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,9 +20,12 @@ pytest.importorskip("lightning")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from films import Films, Net, jitter, to_float
+from lightning.pytorch import Callback
 
 import thoraxlib
 from thoraxlib import losses, metrics, training
+from thoraxlib.training import task
+from thoraxlib.training.resume import WholeFiles
 
 HERE = Path(__file__).parent
 FAST = {"accelerator": "cpu", "progress": False, "optimizer": partial(torch.optim.Adam, lr=0.02)}
@@ -94,41 +99,63 @@ def test_best_is_kept_and_training_stops_early(tmp_path: Path) -> None:
     assert losses.build("bce")(found.logits, found.targets).item() == pytest.approx(result.score, rel=1e-4)
 
 
-KILLED = """
-import os, signal
-from functools import partial
-import torch
-from films import Films, Net, jitter, to_float
-from lightning.pytorch import Callback
-from thoraxlib import training
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "logs" / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
 
 class Kill(Callback):
-    def on_train_batch_start(self, trainer, task, batch, index):
-        if trainer.current_epoch == 2 and index == 1 and sys.argv[2] == "kill":
+    """The power fails in the third epoch."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 2 and batch_idx == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-data = training.DataModule(Films(64), Films(32, seed=1), batch_size=16, train_transform=jitter, eval_transform=to_float)
-result = training.fit(
-    Net(), data, output=sys.argv[1], epochs=4, scheduler="onecycle", accelerator="cpu", progress=False,
-    optimizer=partial(torch.optim.Adam, lr=0.02), callbacks=[Kill()],
-)
-torch.save(result.trainer.model.model.state_dict(), sys.argv[1] + "/end.pt")
-"""
+
+def four_epochs(output: str | Path, *callbacks: Callback) -> training.FitResult:
+    return training.fit(Net(), module(), output=output, epochs=4, scheduler="onecycle", callbacks=callbacks, **FAST)
+
+
+KILLED = "import test_training\ntest_training.four_epochs(sys.argv[1], test_training.Kill())"
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    killed = run(KILLED, str(tmp_path / "a"), "kill")
+    killed = run(KILLED, str(tmp_path / "a"))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = run(KILLED, str(tmp_path / "a"), "live")
-    assert resumed.returncode == 0, resumed.stderr
-    whole = run(KILLED, str(tmp_path / "b"), "live")
-    assert whole.returncode == 0, whole.stderr
+    assert torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+    resumed, whole = four_epochs(tmp_path / "a"), four_epochs(tmp_path / "b")
+    assert (resumed.score, resumed.epoch) == (whole.score, whole.epoch)
+    assert same_weights(resumed.model, whole.model)
     for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         a, b = (torch.load(tmp_path / run_ / name, weights_only=True) for run_ in ("a", "b"))
         assert a["epoch"] == b["epoch"]
         assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in b["state_dict"])
-    end = [torch.load(tmp_path / run_ / "end.pt", weights_only=True) for run_ in ("a", "b")]
-    assert all(torch.equal(end[0][key], end[1][key]) for key in end[1])
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_a_finished_run_started_again_changes_nothing(tmp_path: Path) -> None:
+    for name, options in (("whole", {"epochs": 2}), ("early", {"epochs": 30, "patience": 1})):
+        once, table = training.fit(Net(), module(), output=tmp_path / name, **options, **FAST), rows(tmp_path / name)
+        again = training.fit(Net(), module(), output=tmp_path / name, **options, **FAST)
+        assert again.trainer.global_step == once.trainer.global_step
+        assert (again.score, again.epoch) == (once.score, once.epoch)
+        assert same_weights(again.model, once.model)
+        assert rows(tmp_path / name) == table
+
+
+def test_a_checkpoint_cut_short_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training.fit(Net(), module(), output=tmp_path, epochs=1, **FAST)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+
+    def cut(self: Any, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        Path(path).write_bytes(before[:100])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.plugins.TorchCheckpointIO.save_checkpoint", cut)
+    with pytest.raises(OSError, match="no space"):
+        WholeFiles().save_checkpoint({}, last)
+    assert last.read_bytes() == before
 
 
 def test_resuming_with_other_settings_is_an_error(tmp_path: Path) -> None:
@@ -186,6 +213,17 @@ def test_two_processes(tmp_path: Path) -> None:
     # 33 images on two processes: one is seen twice and counts once
     logits, targets = torch.load(tmp_path / "out" / "found.pt", weights_only=True)
     assert metrics.auroc(targets, logits).mean() == pytest.approx(results[0]["score"], abs=1e-6)
+
+
+def test_two_forked_processes(tmp_path: Path) -> None:
+    data = training.DataModule(
+        Films(32), Films(9, seed=1), batch_size=8, train_transform=to_float, eval_transform=to_float
+    )
+    options = {**FAST, "devices": 2, "strategy": "ddp_fork"}
+    result = training.fit(Net(), data, output=tmp_path, epochs=2, **options)
+    found = training.predict(result.model, Films(9, seed=1), transform=to_float, progress=False)
+    assert metrics.auroc(found.targets, found.logits).mean() == pytest.approx(result.score, abs=1e-6)
+    assert {row["epoch"] for row in rows(tmp_path)} == {"0", "1"}
 
 
 @pytest.mark.parametrize(
@@ -306,9 +344,11 @@ def test_errors_of_a_run(tmp_path: Path) -> None:
         sample = to_float(sample)
         return {**sample, "image": sample["image"] + (float("nan") if sample["id"] == "0-7.png" else 0.0)}
 
-    with pytest.raises(ValueError, match=r"NaN or infinite pixels in 0-7\.png"):
+    with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite pixels"):
         training.fit(Net(), module(train_transform=holes), output=tmp_path / "c", **FAST)
-    with pytest.raises(ValueError, match="diverged"):
+    with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite pixels"):
+        training.predict(Net(), Films(10), transform=holes, progress=False)
+    with pytest.raises(ValueError, match="epoch 0, batch 1: .*diverged"):
         training.fit(Net(), module(), output=tmp_path / "d", **{**FAST, "optimizer": partial(torch.optim.SGD, lr=1e30)})
 
     def refuses(sample: dict[str, Any]) -> dict[str, Any]:
@@ -323,6 +363,46 @@ def test_errors_of_a_run(tmp_path: Path) -> None:
     frozen = Net().requires_grad_(False)
     with pytest.raises(ValueError, match="requires_grad"):
         training.fit(frozen, module(), output=tmp_path / "g", **FAST)
+
+
+class _Breaks(nn.Module):
+    """A loss that is NaN in its seventh batch, whatever the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        return logits.square().mean() * (float("nan") if self.training and self.calls == 7 else 1.0)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 50])
+def test_a_look_at_the_loss_now_and_then_names_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    monkeypatch.setattr(task, "LOOK", {"cpu": batches})  # as on a GPU
+    with pytest.raises(ValueError, match="epoch 1, batch 2: the loss is not finite"):
+        training.fit(Net(), module(), output=tmp_path, epochs=2, loss=_Breaks(), **FAST)
+
+
+class _Lost(Net):
+    """Finite in training, NaN for one image of validation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        if not self.training:
+            logits = torch.where(x.mean((1, 2, 3))[:, None] == self.darkest, float("nan"), logits)
+        return logits
+
+
+def test_validation_does_not_hide_lost_logits(tmp_path: Path) -> None:
+    model = _Lost()
+    films = torch.stack([to_float(sample)["image"] for sample in Films(32, seed=1)])
+    means = films.mean((1, 2, 3))
+    model.darkest = float(means.min())
+    with pytest.raises(ValueError, match=f"1 of 32 validation images are NaN, first of number {int(means.argmin())}:"):
+        training.fit(model, module(), output=tmp_path, epochs=1, **FAST)
 
 
 def test_predict_keeps_order_and_mode() -> None:

@@ -34,6 +34,11 @@ class Samples(Dataset[dict[str, Any]]):
         Keep the data set's images, as they come from it, in memory: they must be of one size and type.
     seed : int
         Random transforms are a function of this, the epoch and the index alone.
+
+    Raises
+    ------
+    ValueError
+        No images; images of several sizes, with `cache`; for a sample, NaN or infinite pixels.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class Samples(Dataset[dict[str, Any]]):
                     sample = self.transform(sample)
                 except (TypeError, ValueError) as error:
                     raise type(error)(f"{sample['id']}: {error}") from error
+        if sample["image"].is_floating_point() and not bool(sample["image"].isfinite().all()):
+            raise ValueError(f"{sample['id']}: NaN or infinite pixels")
         return {**{name: sample[name] for name in _KEPT if name in sample}, "index": index}
 
     def _read(self, index: int) -> dict[str, Any]:

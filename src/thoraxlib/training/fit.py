@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 
 from thoraxlib.persistence import Persistent, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
+from thoraxlib.training.logs import EpochTable, quiet
+from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.task import MultiLabelTask, better
 
 __all__ = ["FitResult", "fit"]
 
-LOGGERS = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
-_NOISE = (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*Checkpoint directory.*exists.*")
+LOGGERS = ("csv", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def fit(
         "precision": precision,
         "seed": seed,
     }
-    resumed = _prepare(output, json.loads(json.dumps(settings, default=_plain)), [last, best], resume)
+    done = _prepare(output, json.loads(json.dumps(settings, default=_plain)), [last, best], resume)
     task = MultiLabelTask(
         model,
         loss=loss,
@@ -170,10 +168,15 @@ def fit(
     )
     keep = partial(ModelCheckpoint, dirpath=checkpoints, enable_version_counter=False, auto_insert_metric_name=False)
     of_best = keep(filename="best", monitor=monitor, mode=mode)
-    watching: list[Callback] = [of_best, keep(filename="last", save_on_train_epoch_end=True), _Seed(seed), *callbacks]
+    watching: list[Callback] = [
+        of_best,
+        keep(filename="last", save_on_train_epoch_end=True),
+        BatchSeed(seed),
+        *callbacks,
+    ]
     if patience is not None:
-        watching.append(EarlyStopping(monitor, mode=mode, patience=patience))
-    with _quiet():
+        watching.append(Patience(monitor, mode=mode, patience=patience))
+    with quiet():
         trainer = Trainer(
             accelerator=accelerator,
             devices=1 if accelerator == "cpu" and devices == "auto" else devices,
@@ -183,14 +186,15 @@ def fit(
             max_steps=max_steps,
             accumulate_grad_batches=accumulate,
             gradient_clip_val=gradient_clip,
-            logger=[LOGGERS[name](output, name="logs", version="") for name in loggers],
+            logger=[_logger(name, output, done) for name in loggers],
             callbacks=watching,
+            plugins=[WholeFiles()],
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        trainer.fit(task, datamodule=data, ckpt_path=str(last) if resumed else None)
+        trainer.fit(task, datamodule=data, ckpt_path=str(last) if done >= 0 else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return _best(model, trainer, of_best, best, output, monitor)
@@ -210,8 +214,8 @@ def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, log
         raise ValueError(f"loggers={list(loggers)}: allowed are {', '.join(map(repr, LOGGERS))}")
 
 
-def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], resume: bool) -> bool:
-    """Make the folder; whether there is a run of the same settings to go on with."""
+def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], resume: bool) -> int:
+    """Make the folder; the last epoch of the run of the same settings in it, -1 where there is none."""
     config = output / "config.json"
     (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     if resume and checkpoints[0].exists():
@@ -222,14 +226,17 @@ def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], re
             raise ValueError(
                 f"{output} holds a run with other settings ({listed}): change output, or resume=False for a new run"
             )
-        _trusted(checkpoints[0])
-        return True
+        return int(_trusted(checkpoints[0])["epoch"])
     for path in checkpoints:
         path.unlink(missing_ok=True)
     scratch = config.with_suffix(f".{os.getpid()}.part")
     scratch.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     scratch.replace(config)
-    return False
+    return -1
+
+
+def _logger(name: str, output: Path, done: int) -> Any:
+    return EpochTable(output, done) if name == "csv" else TensorBoardLogger(output, name="logs", version="")
 
 
 def _trusted(path: Path) -> dict[str, Any]:
@@ -243,34 +250,23 @@ def _trusted(path: Path) -> dict[str, Any]:
 def _best(
     model: nn.Module, trainer: Trainer, kept: ModelCheckpoint, path: Path, output: Path, monitor: str
 ) -> FitResult:
-    score = kept.best_model_score
-    if score is None or not path.exists() or not bool(torch.as_tensor(score).isfinite()):
+    # of the file and not of the callback, which lived in other processes if the strategy spawned some
+    state: dict[str, Any] = (
+        _trusted(path) if path.exists() else {"callbacks": {kept.state_key: {"best_model_score": None}}}
+    )
+    score = state["callbacks"][kept.state_key]["best_model_score"]
+    if score is None or not bool(torch.as_tensor(score).isfinite()):
         raise RuntimeError(
             f"monitor={monitor!r} was never finite after a whole epoch, so none is the best: has the validation part "
             f"labels with both classes, and did max_steps leave time for an epoch? logged: "
             f"{', '.join(sorted(map(str, trainer.callback_metrics)))}"
         )
-    state = _trusted(path)
     prefix = "model."
     model.load_state_dict({k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)})
     model.eval()
     if trainer.is_global_zero and isinstance(model, Persistent) and not getattr(model, "unrecorded", None):
         save_pretrained(model, output / "model")
     return FitResult(model, float(score), int(state["epoch"]), path, trainer)
-
-
-class _Seed(Callback):  # type: ignore[misc]
-    """A seed for each batch, so that dropout and its like in a resumed run draw what an uninterrupted one does.
-
-    For each batch and not each epoch: Lightning makes a loader's iterator, which draws too, now before and now after
-    the epoch's start.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)) % 2**63)
 
 
 def _plain(value: Any) -> Any:
@@ -284,16 +280,3 @@ def _plain(value: Any) -> Any:
 
 def _digest(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's hints, which are for its own interface."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in _NOISE:
-            warnings.filterwarnings("ignore", message)
-        yield
-    log.setLevel(level)

@@ -18,6 +18,10 @@ from thoraxlib.training.schedules import Schedule, schedule
 
 __all__ = ["MultiLabelTask", "better"]
 
+# A look at the loss makes the host wait for the device, so that away from the CPU it is taken after so many batches.
+LOOK = {"cpu": 1}
+LOOK_ELSEWHERE = 50
+
 
 def better(monitor: str) -> str:
     """Whether the ``"min"`` or the ``"max"`` of a logged score is the best."""
@@ -51,7 +55,8 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
     Raises
     ------
     ValueError
-        In a step: labels of another width than the logits; a loss that is not finite.
+        In a step: labels of another width than the logits; a loss that is not finite, or validation logits that are
+        NaN.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.monitor, self.mode = monitor, mode or better(monitor)
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._finite: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
@@ -98,20 +104,34 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         loss: Tensor = self.loss(self._logits(batch), batch["labels"])
-        # on other devices a look at the loss waits for the device, so not at every step
-        if (self.device.type == "cpu" or self.global_step % 50 == 0) and not bool(loss.isfinite()):
-            raise ValueError(self._why(batch, float(loss)))
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        self._finite.append(loss.detach().isfinite())
+        if len(self._finite) >= LOOK.get(self.device.type, LOOK_ELSEWHERE) or self.trainer.is_last_batch:
+            self._look(batch, batch_idx)
+        self.log(
+            "train/loss",
+            loss,
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=len(batch["image"]),
+        )
         return loss
 
-    def _why(self, batch: dict[str, Any], loss: float) -> str:
+    def _look(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Raise if a loss since the last look was not finite, naming the first."""
+        finite = torch.stack(self._finite).tolist()
+        self._finite.clear()
+        if all(finite):
+            return
+        first = batch_idx - len(finite) + 1 + finite.index(False)
+        where = f"epoch {self.current_epoch}, batch {first}: the loss is not finite"
         bad = [name for name, x in zip(batch["id"], batch["image"], strict=True) if not bool(x.isfinite().all())]
-        where = f"epoch {self.current_epoch}, step {self.global_step}"
-        if bad:
-            return f"{where}: NaN or infinite pixels in {', '.join(bad)}"
-        return (
-            f"{where}: the loss is {loss}; the images are finite, so the weights have diverged or the precision is too "
-            f"low (learning rate {self.trainer.optimizers[0].param_groups[0]['lr']:.3g}, {self.trainer.precision})"
+        if first == batch_idx and bad:
+            raise ValueError(f"{where}: NaN or infinite pixels in {', '.join(bad)}")
+        raise ValueError(
+            f"{where}: the weights have diverged or the precision is too low (learning rate "
+            f"{self.trainer.optimizers[0].param_groups[0]['lr']:.3g}, {self.trainer.precision})"
         )
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -130,6 +150,13 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
         # shares of one size repeat some images
         first = np.unique(index.cpu().numpy(), return_index=True)[1]
         logits, labels = logits[first], labels[first]
+        lost = logits.isnan().any(dim=1)
+        if bool(lost.any()):
+            raise ValueError(
+                f"epoch {self.current_epoch}: the logits of {int(lost.sum())} of {len(lost)} validation images are "
+                f"NaN, first of number {int(index.cpu()[first][lost.cpu()][0])}: the weights have diverged, or the "
+                f"precision is too low ({self.trainer.precision})"
+            )
         scores = {"val/loss": float(self.loss(logits, labels))}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # small parts lack rare findings, epoch after epoch
@@ -138,7 +165,7 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
                 scores[f"val/{name}"] = (
                     float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
                 )
-        self.log_dict(scores, prog_bar=True, rank_zero_only=False)
+        self.log_dict(scores, prog_bar=True, sync_dist=True)  # alike everywhere; Lightning asks for it all the same
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule, as Lightning wants them."""

@@ -1,0 +1,201 @@
+"""Pictures: heat maps over films, boxes, panels. Pillow only; colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+__all__ = ["ImageLike", "draw_boxes", "overlay", "panel", "save"]
+
+ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
+
+# Sky blue of Okabe and Ito's palette, which is made for colour-blind readers.
+_BOX = "#56b4e9"
+# Dark to light through purple and orange: lightness rises steadily, so that it reads in grey as well.
+_HEAT = (
+    (0, 0, 4),
+    (40, 11, 84),
+    (101, 21, 110),
+    (159, 42, 99),
+    (212, 72, 66),
+    (245, 125, 21),
+    (250, 193, 39),
+    (252, 255, 164),
+)
+
+
+def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.Image:
+    """A film with a heat map over it: cold places keep the film's own contrast.
+
+    Parameters
+    ----------
+    image : tensor, array or Pillow image
+        Film: uint8, or floating point in [0, 1]; (H, W), (1, H, W), (3, H, W) or (H, W, 3).
+    heat : tensor or array
+        (h, w), of any scale: enlarged to the film bilinearly and stretched to its own range. A constant map shows
+        nothing.
+    alpha : float
+        Opacity of the hottest place, 0 to 1.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, of the film's size.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Pixels or shapes other than these; `alpha` out of its range.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: from 0 to 1")
+    film = _film(image)
+    values = torch.as_tensor(np.asarray(heat.detach().cpu() if isinstance(heat, Tensor) else heat)).float()
+    if values.ndim != 2:
+        raise ValueError(f"heat must be (h, w), got {tuple(values.shape)}")
+    from thoraxlib.cams.maps import normalize, upsample
+
+    level = normalize(upsample(values[None, None], (film.height, film.width)))[0, 0].numpy()
+    colour = _colours()[(level * 255).round().astype(np.intp)]
+    opacity = (alpha * level)[..., None]
+    mixed = (1 - opacity) * np.asarray(film, np.float32) + opacity * colour
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+@cache
+def _colours() -> NDArray[np.float32]:
+    steps = np.linspace(0, 255, len(_HEAT))
+    return np.stack([np.interp(np.arange(256), steps, channel) for channel in zip(*_HEAT, strict=True)], axis=1).astype(
+        np.float32
+    )
+
+
+def draw_boxes(
+    image: ImageLike,
+    boxes: Tensor | Sequence[Sequence[float]],
+    texts: Sequence[str] | None = None,
+    *,
+    color: str | Sequence[str] = _BOX,
+) -> Image.Image:
+    """A film with boxes on it, lines and letters in proportion to its size, edged in black.
+
+    Parameters
+    ----------
+    image : tensor, array or Pillow image
+        As for :func:`overlay`.
+    boxes : Tensor or sequence
+        (B, 4): x1, y1, x2, y2 in the film's pixels.
+    texts : sequence of str, optional
+        B: written above each box, or inside it at the upper edge.
+    color : str or sequence of str
+        One for all boxes, or B of them.
+
+    Raises
+    ------
+    ValueError
+        Texts or colours that are not B.
+    """
+    film = _film(image)
+    corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).tolist()
+    colors = [color] * len(corners) if isinstance(color, str) else list(color)
+    if len(colors) != len(corners) or (texts is not None and len(texts) != len(corners)):
+        given = len(colors) if texts is None else (len(colors), len(texts))
+        raise ValueError(f"{len(corners)} boxes, but {given} colours or texts")
+    pen = ImageDraw.Draw(film)
+    side = min(film.size)
+    width = max(1, round(side / 150))
+    font = ImageFont.load_default(size=max(9.0, side / 28))
+    for k, (x1, y1, x2, y2) in enumerate(corners):
+        x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)  # x2 and y2 are exclusive
+        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=width + 2)
+        pen.rectangle((x1, y1, x2, y2), outline=colors[k], width=width)
+        if texts is not None:
+            left, top, right, bottom = pen.textbbox((0, 0), texts[k], font=font)
+            x = min(max(x1, 0), film.width - right)
+            y = y1 - bottom - width if y1 - bottom - width >= 0 else y1 + width
+            pen.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill="black")
+            pen.text((x, y), texts[k], fill=colors[k], font=font)
+    return film
+
+
+def panel(
+    cells: Sequence[ImageLike], titles: Sequence[str] | None = None, *, columns: int = 4, side: int = 256
+) -> Image.Image:
+    """Pictures in a grid, row by row, with a title above each.
+
+    Parameters
+    ----------
+    cells : sequence
+        Films or pictures, as for :func:`overlay`.
+    titles : sequence of str, optional
+        One for each.
+    columns : int
+        In a row.
+    side : int
+        Longer side of a picture in the grid, in pixels.
+
+    Raises
+    ------
+    ValueError
+        No cells, or titles that are not as many.
+    """
+    if not cells:
+        raise ValueError("cells is empty")
+    if titles is not None and len(titles) != len(cells):
+        raise ValueError(f"{len(cells)} cells, but {len(titles)} titles")
+    gap, head = max(side // 40, 2), round(side / 10) if titles is not None else 0
+    font = ImageFont.load_default(size=max(9.0, side / 16))
+    rows = -(-len(cells) // columns)
+    size = (min(columns, len(cells)) * (side + gap) + gap, rows * (side + head + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for k, cell in enumerate(cells):
+        x, y = gap + k % columns * (side + gap), gap + k // columns * (side + head + gap)
+        film = _film(cell)
+        scale = side / max(film.size)
+        film = film.resize((round(film.width * scale), round(film.height * scale)), Image.Resampling.BICUBIC)
+        sheet.paste(film, (x + (side - film.width) // 2, y + head + (side - film.height) // 2))
+        if titles is not None:
+            pen.text((x + side / 2, y + head / 2), titles[k], fill="black", font=font, anchor="mm")
+    return sheet
+
+
+def save(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a picture; its folder is made if need be, and an interruption leaves an earlier file whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        image.save(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _film(image: ImageLike) -> Image.Image:
+    """A new RGB image of any of the accepted kinds."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(f"an image must be (H, W), (1, H, W), (3, H, W) or (H, W, 3), got {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and array.min(initial=0) >= 0 and array.max(initial=0) <= 1):
+            raise ValueError("floating-point pixels must be in [0, 1]; show the film, not the normalised model input")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise TypeError(f"pixels must be uint8 or floating point in [0, 1], got {array.dtype}")
+    return Image.fromarray(array).convert("RGB")

@@ -1,0 +1,98 @@
+"""Pictures: sizes, colours where they belong, nothing written half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from thoraxlib import viz
+
+
+def film(size: int = 64) -> torch.Tensor:
+    return (torch.linspace(0, 1, size)[None, None] * 200).expand(1, size, size).byte()
+
+
+def test_overlay_colours_what_is_hot_and_leaves_what_is_cold() -> None:
+    heat = torch.zeros(4, 4)
+    heat[1, 2] = 5.0
+    plain, mixed = (
+        np.asarray(picture, int) for picture in (viz.overlay(film(), torch.ones(4, 4)), viz.overlay(film(), heat))
+    )
+    change = np.abs(mixed - plain).sum(axis=2)
+    assert (np.asarray(plain)[..., 0] == film()[0].numpy()).all()
+    y, x = np.unravel_index(change.argmax(), change.shape)
+    assert (y // 16, x // 16) == (1, 2)
+    assert change[48:, :16].max() == 0
+    assert (np.asarray(viz.overlay(film(), heat, alpha=0.0)) == plain).all()
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: x, lambda x: x[0], lambda x: x.float() / 255, lambda x: x.expand(3, -1, -1), lambda x: x[0].numpy(),
+    lambda x: x.expand(3, -1, -1).permute(1, 2, 0).numpy(), lambda x: Image.fromarray(x[0].numpy()),
+])  # fmt: skip
+def test_kinds_of_images(make) -> None:
+    expected = np.asarray(viz.panel([film()]))
+    assert (np.asarray(viz.panel([make(film())])) == expected).all()
+
+
+def test_boxes_are_drawn_on_their_pixels() -> None:
+    picture = np.asarray(viz.draw_boxes(film(300), [[50, 60, 200, 220]], color="#ff0000"), int)
+    red = (picture == [255, 0, 0]).all(axis=2)
+    rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (60, 219, 50, 199)
+    assert not red[100:180, 80:160].any()
+    with_text = np.asarray(viz.draw_boxes(film(300), [[50, 60, 200, 220]], ["Mass 0.93"], color="#ff0000"), int)
+    assert (with_text == [255, 0, 0]).all(axis=2)[:60].any()
+    at_the_edge = viz.draw_boxes(film(300), torch.tensor([[250.0, 0.0, 300.0, 40.0]]), ["Cardiomegaly"])
+    assert at_the_edge.size == (300, 300)
+    assert (np.asarray(viz.draw_boxes(film(), torch.zeros(0, 4))) == np.asarray(viz.draw_boxes(film(), []))).all()
+
+
+def test_input_is_not_drawn_on() -> None:
+    image = Image.new("RGB", (64, 64))
+    viz.draw_boxes(image, [[1, 1, 40, 40]])
+    assert np.asarray(image).max() == 0
+
+
+def test_panel() -> None:
+    picture = viz.panel([film(), film(128), np.zeros((40, 80), np.uint8)], ["a", "b", "c"], columns=2, side=100)
+    assert picture.size == (2 * 102 + 2, 2 * 112 + 2)
+    assert viz.panel([film()], columns=4, side=100).size == (104, 104)
+
+
+def test_save_makes_folders_and_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "panel.png"
+    viz.save(Image.new("L", (3, 3)), path)
+    assert Image.open(path).size == (3, 3)
+
+    def fails(self: Image.Image, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fails)
+    with pytest.raises(OSError, match="disk full"):
+        viz.save(Image.new("L", (5, 5)), path)
+    assert Image.open(path).size == (3, 3)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        viz.overlay(torch.randn(1, 8, 8), torch.zeros(2, 2))
+    with pytest.raises(TypeError, match="int64"):
+        viz.overlay(torch.zeros(1, 8, 8).long(), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"\(2, 8, 8\)"):
+        viz.overlay(film().expand(2, -1, -1)[:, :8, :8], torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"heat must be \(h, w\)"):
+        viz.overlay(film(), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="alpha=2"):
+        viz.overlay(film(), torch.zeros(2, 2), alpha=2)
+    with pytest.raises(ValueError, match="1 boxes"):
+        viz.draw_boxes(film(), [[0, 0, 1, 1]], ["a", "b"])
+    with pytest.raises(ValueError, match="cells is empty"):
+        viz.panel([])
+    with pytest.raises(ValueError, match="1 cells, but 2 titles"):
+        viz.panel([film()], ["a", "b"])
