@@ -70,17 +70,25 @@ class Samples(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """The sample of an index, or of (epoch, index)."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, epoch, index)) % 2**63)
-            sample = self._read(index)
-            if self.transform is not None:
-                try:
-                    sample = self.transform(sample)
-                except (TypeError, ValueError) as error:
-                    raise type(error)(f"{sample['id']}: {error}") from error
+        # torch.manual_seed would seed every device as well, which costs more than a transform
+        generator = torch.default_generator
+        before = generator.get_state()
+        generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
+        try:
+            sample = self._transformed(self._read(index))
+        finally:
+            generator.set_state(before)
         if sample["image"].is_floating_point() and not bool(sample["image"].isfinite().all()):
             raise ValueError(f"{sample['id']}: NaN or infinite pixels")
         return {**{name: sample[name] for name in _KEPT if name in sample}, "index": index}
+
+    def _transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
+        if self.transform is None:
+            return sample
+        try:
+            return self.transform(sample)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{sample['id']}: {error}") from error
 
     def _read(self, index: int) -> dict[str, Any]:
         if self._cached is not None:

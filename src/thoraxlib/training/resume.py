@@ -44,7 +44,10 @@ class BatchSeed(Callback):  # type: ignore[misc]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed torch's generators by run, epoch, batch and process."""
-        torch.manual_seed(hash((self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)) % 2**63)
+        seed = hash((self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)) % 2**63
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed(seed)
 
 
 class Patience(EarlyStopping):  # type: ignore[misc]
