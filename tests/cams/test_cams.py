@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -32,8 +36,21 @@ def small(pool: object = "avg", **options: object) -> nn.Module:
     ).eval()
 
 
-def by_hooks(model: nn.Module, x: Tensor, relu: bool = True) -> Tensor:
-    """Grad-CAM as everybody writes it: one pass and one backward pass for each image and label, with a hook."""
+def mean(a: Tensor, g: Tensor) -> Tensor:
+    """Grad-CAM's weights of one image: features (C, h, w), gradients of one logit."""
+    return g.mean(dim=(1, 2))
+
+
+def plusplus(a: Tensor, g: Tensor, eps: float = 0.0) -> Tensor:
+    """Grad-CAM++'s, as the paper writes them: alpha, then the sum of alpha relu(g)."""
+    a, g = a.double(), g.double()
+    bottom = 2 * g**2 + a.sum(dim=(1, 2), keepdim=True) * g**3 + eps
+    alpha = torch.where(bottom != 0, g**2 / bottom, 0.0)
+    return (alpha * g.relu()).sum(dim=(1, 2)).float()
+
+
+def by_hooks(model: nn.Module, x: Tensor, weigh: Any = mean, relu: bool = True) -> Tensor:
+    """A gradient CAM as everybody writes it: one pass and one backward pass for each image and label, with a hook."""
     maps = []
     for image in x:
         kept: list[Tensor] = []
@@ -43,13 +60,43 @@ def by_hooks(model: nn.Module, x: Tensor, relu: bool = True) -> Tensor:
         row = []
         for logit in logits[0]:
             (gradient,) = torch.autograd.grad(logit, kept[0], retain_graph=True)
-            row.append((gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1))
-        maps.append(torch.stack(row, dim=1))
-    result = torch.cat(maps).detach()
+            row.append((weigh(kept[0][0], gradient[0])[:, None, None] * kept[0][0]).sum(dim=0))
+        maps.append(torch.stack(row))
+    result = torch.stack(maps).detach()
     return result.relu() if relu else result
 
 
-@pytest.mark.parametrize("pool", ["avg", "max", {"name": "lse", "r": 5.0}])
+POOLS = ["avg", "max", {"name": "lse", "r": 5.0}]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+def test_gradcam_plusplus_is_what_hooks_give(pool: object, eps: float) -> None:
+    model, x = small(pool), torch.randn(3, 3, 64, 64)
+    expected = by_hooks(model, x, partial(plusplus, eps=eps))
+    assert expected.std() > 0
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(cams.build("gradcam++", model, eps=eps)(x), expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_gradcam_plusplus_with_signed_features_and_large_logits() -> None:
+    class Signed(nn.Module):
+        def forward_features(self, x: Tensor) -> Tensor:
+            return x
+
+        def forward_head(self, features: Tensor) -> Tensor:
+            return 1000 * features.mean(dim=(2, 3))
+
+    # 2 + sum(A) g would be 0 in channel 0: the sum counts as 0 there
+    x = torch.tensor([-0.0005, 0.0005]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2) + torch.zeros(1, 2, 2, 2)
+    maps = cams.build("gradcam++", Signed())(x)
+    assert maps.isfinite().all()
+    assert maps[0, 0].max() == 0
+    weight = 4 * 250 / (2 + 0.002 * 250)
+    torch.testing.assert_close(maps[0, 1], torch.full((2, 2), weight * 0.0005))
+
+
+@pytest.mark.parametrize("pool", POOLS)
 def test_gradcam_is_what_hooks_give(pool: object) -> None:
     model, x = small(pool), torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(cams.build("gradcam", model)(x), by_hooks(model, x), rtol=1e-4, atol=1e-5)
@@ -69,9 +116,11 @@ def test_large_maps_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     from thoraxlib.cams import gradcam
 
     model, x = small({"name": "lse", "r": 3.0}), torch.randn(2, 3, 64, 64)
-    whole = cams.build("gradcam", model)(x)
-    monkeypatch.setattr(gradcam, "_LARGEST", 1)
-    torch.testing.assert_close(cams.build("gradcam", model)(x), whole)
+    for name in ("gradcam", "gradcam++"):
+        monkeypatch.setattr(gradcam, "_ON_CPU", 2**21)
+        whole = cams.build(name, model)(x)
+        monkeypatch.setattr(gradcam, "_ON_CPU", 1)
+        torch.testing.assert_close(cams.build(name, model)(x), whole)
 
 
 @pytest.mark.parametrize("name", cams.names())
@@ -85,6 +134,8 @@ class TestEvery:
         torch.testing.assert_close(cam(x, labels=["c", 0]), every[:, [2, 0]])
         torch.testing.assert_close(cam(x, labels="b"), every[:, [1]])
         torch.testing.assert_close(cam(x, labels=-1), every[:, [2]])
+        torch.testing.assert_close(cam(x, labels=torch.tensor([1, 0])), every[:, [1, 0]])
+        torch.testing.assert_close(cam(x, labels=np.arange(2)), every[:, :2])
         assert cam(x, labels=[]).shape == (2, 0, 2, 2)
         assert cam(x[:0]).shape == (0, 3, 2, 2)
         with pytest.raises(ValueError, match="no label 'bb'.*did you mean 'b'"):
@@ -164,6 +215,27 @@ class TestEvery:
         maps = cams.build(name, Spot())(x)
         assert divmod(int(maps.argmax()), 6) == (1, 4)
 
+    def test_features_that_are_the_images_of_inference_mode(self, name: str) -> None:
+        class Pooled(nn.Module):
+            def forward_features(self, x: Tensor) -> Tensor:
+                return x
+
+            def logit_maps(self, features: Tensor) -> Tensor:
+                return features
+
+            def forward_head(self, features: Tensor) -> Tensor:
+                return features.mean(dim=(2, 3))
+
+        with torch.inference_mode():
+            x = torch.rand(1, 2, 4, 4)
+            maps = cams.build(name, Pooled())(x)
+        assert divmod(int(maps[0, 1].argmax()), 4) == divmod(int(x[0, 1].argmax()), 4)
+
+    def test_a_timm_label_out_of_range(self, name: str) -> None:
+        model = timm.create_model("resnet10t", num_classes=4).eval()
+        with pytest.raises(IndexError):
+            cams.build(name, model)(torch.randn(1, 3, 64, 64), labels=4)
+
 
 def test_rectangular_token_grids() -> None:
     options = {"num_classes": 2, "global_pool": "avg"}
@@ -198,6 +270,8 @@ def test_errors() -> None:
         cams.build("grad-cam", model)
     with pytest.raises(OptionError, match="'relu'"):
         cams.build("gradcam", model, rleu=True)
+    with pytest.raises(ValueError, match="eps=-1"):
+        cams.build("gradcam++", model, eps=-1)
     with pytest.raises(TypeError, match="forward_features and no forward_head"):
         cams.build("cam", nn.Linear(2, 2))
     with pytest.raises(ValueError, match="target='layer3'"):

@@ -27,7 +27,9 @@ __all__ = [
     "upsample",
 ]
 
-registry: Registry[ClassActivationMap] = Registry("cams", modules=["thoraxlib.cams.cam", "thoraxlib.cams.gradcam"])
+registry: Registry[ClassActivationMap] = Registry(
+    "cams", modules=["thoraxlib.cams.cam", "thoraxlib.cams.gradcam", "thoraxlib.cams.gradcam_plusplus"]
+)
 register, names, describe = registry.register, registry.names, registry.describe
 
 

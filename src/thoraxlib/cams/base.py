@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import abc
 import difflib
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["ClassActivationMap"]
+
+Labels: TypeAlias = Sequence[int | str] | Tensor | int | str | None
 
 
 class ClassActivationMap(abc.ABC):
@@ -46,14 +49,14 @@ class ClassActivationMap(abc.ABC):
             raise ValueError(f"target={target!r}: only None, the map that the head sees, can be chosen")
         self.model: Any = model
 
-    def __call__(self, x: Tensor, labels: Sequence[int | str] | int | str | None = None) -> Tensor:
+    def __call__(self, x: Tensor, labels: Labels = None) -> Tensor:
         """The heat maps of images.
 
         Parameters
         ----------
         x : Tensor
             Images (N, C, H, W), as the model takes them.
-        labels : sequence of int or str, or one of them, optional
+        labels : sequence of int or str, tensor of int, or one of them, optional
             Which labels: positions, or names from ``model.labels``. None: all.
 
         Returns
@@ -72,6 +75,8 @@ class ClassActivationMap(abc.ABC):
             with torch.autocast(features.device.type, enabled=False):
                 weight = next((p for p in self.model.parameters() if p.is_floating_point()), features)
                 features = features.detach().to(weight.dtype)
+                if features.is_inference():  # the images themselves, or a view of them: not to be differentiated
+                    features = features.clone()
                 indices = self._indices(labels)
                 if indices == [] or not len(x):
                     spatial = self.spatial(features, x)
@@ -103,20 +108,22 @@ class ClassActivationMap(abc.ABC):
             raise ValueError(f"{tokens.shape[1]} tokens form no grid for images of {tuple(x.shape[-2:])} pixels")
         return tokens.transpose(1, 2).reshape(len(tokens), -1, int(grid[0]), int(grid[1]))
 
-    def _indices(self, labels: Sequence[int | str] | int | str | None) -> list[int] | None:
+    def _indices(self, labels: Labels) -> list[int] | None:
         if labels is None:
             return None
-        wanted = [labels] if isinstance(labels, (int, str)) else list(labels)
-        names = tuple(getattr(self.model, "labels", ()))
-        return [names.index(label) if label in names else self._refuse(label, names) for label in wanted]
+        wanted = labels.tolist() if isinstance(labels, Tensor) else labels
+        return [self._index(label) for label in ([wanted] if isinstance(wanted, (int, str)) else wanted)]
 
-    @staticmethod
-    def _refuse(label: int | str, names: tuple[str, ...]) -> int:
-        """A position passes; a name that is not there is an error."""
-        if isinstance(label, int):
-            if names and not -len(names) <= label < len(names):
-                raise IndexError(f"label {label}: the model has {len(names)}")
-            return label
+    def _index(self, label: int | str) -> int:
+        """The position of a label, itself a position or a name."""
+        names = tuple(getattr(self.model, "labels", ()))
+        if not isinstance(label, str):
+            position = operator.index(label)
+            if names and not -len(names) <= position < len(names):
+                raise IndexError(f"label {position}: the model has {len(names)}")
+            return position
+        if label in names:
+            return names.index(label)
         close = difflib.get_close_matches(label, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"the model has no label {label!r}{hint}; it has {', '.join(map(repr, names)) or 'no names'}")

@@ -1,0 +1,58 @@
+"""Grad-CAM++: the map weighted by its positive gradients, each place by how much it matters."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from thoraxlib.cams import register
+from thoraxlib.cams.gradcam import GradCAM
+
+__all__ = ["GradCAMPlusPlus"]
+
+
+@register("gradcam++")
+class GradCAMPlusPlus(GradCAM):
+    """``relu(sum_c a[k, c] A[c])``, a the sum of ``alpha relu(g)`` (Chattopadhay et al. 2018, arXiv 1710.11063).
+
+    In the paper's closed form ``alpha = g^2 / (2 g^2 + sum(A) g^3)``: g the gradient of the logit S, A a channel of the
+    features. Its score is exp(S): alpha does not depend on that, and the factor exp(S) that it gives to a whole map,
+    which may overflow, is left out. The sum of a channel counts as at least 0, as it is behind a ReLU: signed features
+    could make the denominator vanish.
+
+    For a head of average pooling and a linear layer, alpha is the same at all places of a channel.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any with ``forward_features`` and ``forward_head``.
+    target : None
+        The map that the head sees.
+    relu : bool
+        Cut off at 0: only what speaks for the label.
+    eps : float
+        Added to alpha's denominator. 0 is the formula itself: it never divides by less than 2, and does not depend on
+        how small the gradients are. pytorch-grad-cam has 1e-6, which is not small beside the squared gradients of large
+        maps.
+
+    Raises
+    ------
+    ValueError
+        `eps` is negative or not finite; when called: a transformer whose head reads the class token alone.
+    """
+
+    def __init__(self, model: nn.Module, target: None = None, *, relu: bool = True, eps: float = 0.0) -> None:
+        super().__init__(model, target, relu=relu)
+        if not (math.isfinite(eps) and eps >= 0):
+            raise ValueError(f"eps={eps}: a finite number of at least 0 is needed")
+        self.eps = eps
+
+    def weights(self, gradients: Tensor, features: Tensor) -> Tensor:
+        """See :meth:`GradCAM.weights`."""
+        positive = gradients.relu()  # the only places that count
+        total = features.sum(dim=(2, 3), keepdim=True).clamp(min=0)
+        if self.eps == 0:  # g^2 cancelled: cheaper, and small gradients do not underflow
+            return (positive / (total * positive).add_(2)).sum(dim=(3, 4))
+        square = positive.square()
+        return (square * positive / (2 * square + total * square * positive + self.eps)).sum(dim=(3, 4))
