@@ -17,9 +17,9 @@ def upsample(maps: Tensor, size: tuple[int, int] | int) -> Tensor:
 
 def normalize(maps: Tensor) -> Tensor:
     """Each map of (..., h, w) stretched to [0, 1]; a constant map becomes 0."""
-    low = maps.amin(dim=(-2, -1), keepdim=True)
-    span = maps.amax(dim=(-2, -1), keepdim=True) - low
-    return torch.where(span > 0, (maps - low) / span.clamp(min=torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))
+    low, high = (extreme[..., None, None] for extreme in maps.flatten(-2).aminmax(dim=-1))
+    # where all values are the smallest one, whatever they are divided by gives 0
+    return (maps - low) / torch.where(high > low, high - low, 1)
 
 
 def to_uint8(maps: Tensor, size: tuple[int, int] | int | None = None) -> Tensor:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from thoraxlib.localization.boxes import Boxes
 from thoraxlib.localization.metrics import acc_afp, box_iobb, box_iou, pointing_game
+from thoraxlib.localization.table import WangTable, wang_table
 from thoraxlib.registry import Registry
 
 __all__ = [
     "Boxes",
+    "WangTable",
     "acc_afp",
     "box_iobb",
     "box_iou",
@@ -17,6 +19,7 @@ __all__ = [
     "pointing_game",
     "register",
     "registry",
+    "wang_table",
 ]
 
 registry: Registry[Callable[..., Boxes]] = Registry("localization", modules=["thoraxlib.localization.threshold"])

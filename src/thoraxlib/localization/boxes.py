@@ -12,7 +12,7 @@ __all__ = ["Boxes"]
 
 
 class Boxes(NamedTuple):
-    """M boxes of several images and labels.
+    """M boxes of several images and labels, on the CPU.
 
     Attributes
     ----------
@@ -44,5 +44,5 @@ class Boxes(NamedTuple):
         image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
         if not counts:
             return cls(torch.zeros(0, 4), image, torch.zeros(0, dtype=torch.long), torch.zeros(0))
-        xyxy = torch.cat([each.as_subclass(Tensor).reshape(-1, 4) for each in boxes]).float()
-        return cls(xyxy, image, torch.cat(list(labels)).long(), torch.ones(len(xyxy)))
+        xyxy = torch.cat([each.as_subclass(Tensor).reshape(-1, 4) for each in boxes]).float().cpu()
+        return cls(xyxy, image, torch.cat(list(labels)).long().cpu(), torch.ones(len(xyxy)))

@@ -12,21 +12,33 @@ from thoraxlib.localization.boxes import Boxes
 __all__ = ["acc_afp", "box_iobb", "box_iou", "pointing_game"]
 
 
-def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 
-def _intersections(a: Tensor, b: Tensor) -> Tensor:
-    low = torch.maximum(a[:, None, :2], b[None, :, :2])
-    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    return (high - low).clamp(min=0).prod(dim=2)
+def _shared(a: Tensor, b: Tensor) -> Tensor:
+    low = torch.maximum(a[..., :2], b[..., :2])
+    high = torch.minimum(a[..., 2:], b[..., 2:])
+    return _area(torch.cat([low, high], dim=-1))
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    shared = _shared(a, b)
+    union = _area(a) + _area(b) - shared
+    return torch.where(union > 0, shared / union, 0.0)
+
+
+def _iobb(detected: Tensor, truth: Tensor) -> Tensor:
+    area = _area(detected)
+    return torch.where(area > 0, _shared(detected, truth) / area, 0.0)
+
+
+_CRITERIA = {"iou": _iou, "iobb": _iobb}
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union, (M, N), of boxes (M, 4) and (N, 4), x1 y1 x2 y2; 0 where both are empty."""
-    shared = _intersections(a, b)
-    union = _areas(a)[:, None] + _areas(b)[None] - shared
-    return torch.where(union > 0, shared / union, torch.zeros_like(shared))
+    return _iou(a[:, None], b)
 
 
 def box_iobb(detected: Tensor, truth: Tensor) -> Tensor:
@@ -34,12 +46,7 @@ def box_iobb(detected: Tensor, truth: Tensor) -> Tensor:
 
     It favours small boxes: one inside the truth has 1, however small. Always show IoU beside it.
     """
-    shared = _intersections(detected, truth)
-    area = _areas(detected)[:, None]
-    return torch.where(area > 0, shared / area, torch.zeros_like(shared))
-
-
-_CRITERIA = {"iou": box_iou, "iobb": box_iobb}
+    return _iobb(detected[:, None], truth)
 
 
 def acc_afp(
@@ -78,17 +85,36 @@ def acc_afp(
     Raises
     ------
     ValueError
-        An unknown criterion.
+        An unknown criterion; a label that is not 0 to below `num_labels`.
     """
     if criterion not in _CRITERIA:
         raise ValueError(f"criterion={criterion!r}: allowed are {', '.join(map(repr, _CRITERIA))}")
-    same = (detected.image[:, None] == truth.image) & (detected.label[:, None] == truth.label)
-    hits = same & (_CRITERIA[criterion](detected.xyxy, truth.xyxy) > threshold)
-    of_truth = torch.bincount(truth.label, minlength=num_labels).double()
-    hit = torch.bincount(truth.label[hits.any(dim=0)], minlength=num_labels).double()
-    false = torch.bincount(detected.label[~hits.any(dim=1)], minlength=num_labels).double()
-    accuracy = torch.where(of_truth > 0, hit / of_truth, torch.full_like(hit, torch.nan))
+    for name, boxes in (("detected", detected), ("truth", truth)):
+        if len(boxes.label) and not (int(boxes.label.min()) >= 0 and int(boxes.label.max()) < num_labels):
+            given = f"{boxes.label.min()} to {boxes.label.max()}"
+            raise ValueError(f"{name} has labels from {given}: allowed are 0 to {num_labels - 1}")
+    d, t = _pairs(detected, truth, num_labels)
+    hits = _CRITERIA[criterion](detected.xyxy[d], truth.xyxy[t]) > threshold
+    hit, hitting = torch.zeros(len(truth.label), dtype=torch.bool), torch.zeros(len(detected.label), dtype=torch.bool)
+    hit[t[hits]], hitting[d[hits]] = True, True
+    accuracy = _count(truth.label[hit], num_labels) / _count(truth.label, num_labels)  # 0 / 0 is NaN
+    false = _count(detected.label[~hitting], num_labels)
     return accuracy, false / max(len(truth.label) if denominator is None else denominator, 1)
+
+
+def _count(labels: Tensor, num_labels: int) -> Tensor:
+    return torch.bincount(labels, minlength=num_labels).double()
+
+
+def _pairs(detected: Boxes, truth: Boxes, num_labels: int) -> tuple[Tensor, Tensor]:
+    """Positions (P,), (P,) of all pairs of a detected and a true box of the same image and label."""
+    key, order = (truth.image * num_labels + truth.label).sort(stable=True)
+    wanted = detected.image * num_labels + detected.label
+    first = torch.searchsorted(key, wanted)
+    count = torch.searchsorted(key, wanted, right=True) - first
+    d = torch.repeat_interleave(count)
+    place = torch.arange(len(d)) - (count.cumsum(0) - count)[d]
+    return d, order[first[d] + place]
 
 
 def pointing_game(
@@ -99,7 +125,7 @@ def pointing_game(
     Parameters
     ----------
     maps : Tensor
-        (N, K, h, w). The highest point is the centre of its highest cell.
+        (N, K, h, w). The highest point is the centre of its highest cell; a constant map has none, and never hits.
     boxes, box_labels : sequence of Tensor
         For each image: (B, 4) in pixels, and (B,).
     size : (int, int)
@@ -114,12 +140,14 @@ def pointing_game(
     """
     truth = Boxes.from_lists(boxes, box_labels)
     n, k, h, w = maps.shape
-    peak = maps.flatten(2).argmax(dim=2).cpu()
+    flat = maps.detach().flatten(2).cpu()
+    peak, has_peak = flat.argmax(dim=2), flat.amax(dim=2) > flat.amin(dim=2)
     x = ((peak % w) + 0.5) * (size[1] / w)
     y = (peak.div(w, rounding_mode="floor") + 0.5) * (size[0] / h)
     px, py = x[truth.image, truth.label], y[truth.image, truth.label]
     x1, y1, x2, y2 = truth.xyxy.unbind(dim=1)
     inside = (px >= x1 - tolerance) & (px < x2 + tolerance) & (py >= y1 - tolerance) & (py < y2 + tolerance)
+    inside &= has_peak[truth.image, truth.label]
     tried, hit = torch.zeros(n, k, dtype=torch.bool), torch.zeros(n, k, dtype=torch.bool)
     tried[truth.image, truth.label] = True
     hit[truth.image[inside], truth.label[inside]] = True

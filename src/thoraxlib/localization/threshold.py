@@ -11,8 +11,11 @@ from torch import Tensor
 from thoraxlib.cams.maps import normalize, upsample
 from thoraxlib.localization import register
 from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.regions import find_regions
 
 __all__ = ["ThresholdBoxes"]
+
+_PIXELS = 2**20  # of the maps that are cut at once: bounds memory, and is faster than all at once
 
 
 @register("threshold")
@@ -34,7 +37,7 @@ class ThresholdBoxes:
     dedupe : bool
         Drop a box that another level of the same map has given already.
     min_area : float
-        Drop boxes with fewer pixels of the image.
+        Drop boxes that cover less of the image, in pixels.
 
     Raises
     ------
@@ -75,42 +78,40 @@ class ThresholdBoxes:
         Returns
         -------
         Boxes
-            Ordered by image, label, level, and within a level from top to bottom.
-        """
-        from scipy import ndimage
+            On the CPU; ordered by image, label, level, and within a level from top to bottom.
 
+        Raises
+        ------
+        ValueError
+            Maps or scores of another shape.
+        """
         if maps.ndim != 4:
             raise ValueError(f"maps must be (N, K, h, w), got {tuple(maps.shape)}")
+        n, k = maps.shape[:2]
+        if scores is not None and scores.shape != (n, k):
+            raise ValueError(f"scores must be {(n, k)}, one for each map, got {tuple(scores.shape)}")
         size = (size, size) if isinstance(size, int) else size
-        drawn = upsample(maps.float(), size) if self.resolution == "image" else maps.float()
-        k, h, w = drawn.shape[1:]
-        heat = normalize(drawn)
-        cut = heat[:, :, None] * 255 > torch.tensor(self.levels, device=heat.device)[:, None, None]
-        if not cut.any():
-            return Boxes.from_lists([], [])
-        # all maps and levels at once: a stack of planes that do not touch
-        flat = ndimage.generate_binary_structure(2, 2 if self.connectivity == 8 else 1)
-        between = np.zeros((3, 3), bool)
-        planes = cut.cpu().numpy().reshape(-1, h, w)
-        regions, count = ndimage.label(planes, np.stack([between, flat, between]))
-        found = ndimage.find_objects(regions)
+        h, w = size if self.resolution == "image" else maps.shape[2:]
         scale = np.array([size[1] / w, size[0] / h] * 2)
-        corners = [(s[2].start, s[1].start, s[2].stop, s[1].stop) for s in found]
-        xyxy = np.array(corners, np.float64).reshape(-1, 4) * scale
-        plane = np.array([s[0].start for s in found], np.int64)
-        values = np.repeat(heat.cpu().numpy().reshape(-1, h, w), len(self.levels), axis=0)
-        mean = np.asarray(ndimage.mean(values, regions, np.arange(1, count + 1)), np.float64).reshape(-1)
-        image, label = plane // len(self.levels) // k, plane // len(self.levels) % k
-        kept = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1]) >= self.min_area
+        flat, step = maps.detach().flatten(0, 1)[:, None], max(1, _PIXELS // (h * w))
+        tables = [np.zeros((0, 7))]  # of map, level, x1, y1, x2, y2, mean
+        for start in range(0, n * k, step):
+            heat = normalize(upsample(flat[start : start + step].float(), (h, w)))[:, 0].cpu().numpy()
+            for level, threshold in enumerate(self.levels):
+                found = find_regions(heat * 255 > threshold, heat, self.connectivity)
+                of_level = np.full(len(found.plane), level)
+                tables.append(
+                    np.column_stack([start + found.plane, of_level, found.xyxy * scale, found.total / found.area])
+                )
+        rows = np.concatenate(tables)
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+        rows = rows[(rows[:, 4] - rows[:, 2]) * (rows[:, 5] - rows[:, 3]) >= self.min_area]
         if self.dedupe:
-            first = np.unique(np.column_stack([image, label, xyxy]), axis=0, return_index=True)[1]
-            kept &= np.isin(np.arange(len(xyxy)), first)
-        boxes = Boxes(
-            torch.from_numpy(xyxy[kept].astype(np.float32)),
-            torch.from_numpy(image[kept]),
-            torch.from_numpy(label[kept]),
-            torch.from_numpy(mean[kept].astype(np.float32)),
-        )
-        if scores is None:
-            return boxes
-        return boxes._replace(score=boxes.score * scores.detach().float().cpu()[boxes.image, boxes.label])
+            first = np.unique(rows[:, [0, 2, 3, 4, 5]], axis=0, return_index=True)[1]
+            rows = rows[np.sort(first)]
+        table = torch.from_numpy(rows)
+        plane, xyxy, score = table[:, 0].long(), table[:, 2:6].float(), table[:, 6].float()
+        image, label = plane // max(k, 1), plane % max(k, 1)
+        if scores is not None:
+            score = score * scores.detach().float().cpu()[image, label]
+        return Boxes(xyxy, image, label, score)
