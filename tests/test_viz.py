@@ -52,6 +52,23 @@ def test_boxes_are_drawn_on_their_pixels() -> None:
     assert (np.asarray(viz.draw_boxes(film(), torch.zeros(0, 4))) == np.asarray(viz.draw_boxes(film(), []))).all()
 
 
+def test_no_box_crosses_a_text() -> None:
+    boxes, texts = [[50, 100, 200, 220], [60, 90, 210, 230]], ["Mass 0.93", ""]
+    both = np.asarray(viz.draw_boxes(film(300), boxes, texts, color=["#ff0000", "#00ff00"]), int)
+    one = np.asarray(viz.draw_boxes(film(300), boxes[:1], texts[:1], color="#ff0000"), int)
+    letters = (one[..., 0] > 128) & (one[..., 1] == 0)
+    letters[98:] = False
+    assert letters.sum() > 20
+    assert (both[letters] == one[letters]).all()
+
+
+def test_lines_are_thin_at_every_size() -> None:
+    for size, expected in ((224, 1), (512, 2), (1024, 3)):
+        box = [[size / 4, size / 4, size / 2, size / 2]]
+        red = (np.asarray(viz.draw_boxes(film(size), box, color="#ff0000")) == [255, 0, 0]).all(axis=2)
+        assert red[size * 3 // 8].sum() == 2 * expected
+
+
 def test_input_is_not_drawn_on() -> None:
     image = Image.new("RGB", (64, 64))
     viz.draw_boxes(image, [[1, 1, 40, 40]])

@@ -112,18 +112,19 @@ def draw_boxes(
         raise ValueError(f"{len(corners)} boxes, but {given} colours or texts")
     pen = ImageDraw.Draw(film)
     side = min(film.size)
-    width = max(1, round(side / 150))
-    font = ImageFont.load_default(size=max(9.0, side / 28))
-    for k, (x1, y1, x2, y2) in enumerate(corners):
+    width = max(1, round(side / 300))
+    font = ImageFont.load_default(size=max(11.0, side / 36))
+    for (x1, y1, x2, y2), ink in zip(corners, colors, strict=True):
         x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)  # x2 and y2 are exclusive
         pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=width + 2)
-        pen.rectangle((x1, y1, x2, y2), outline=colors[k], width=width)
-        if texts is not None:
-            left, top, right, bottom = pen.textbbox((0, 0), texts[k], font=font)
-            x = min(max(x1, 0), film.width - right)
-            y = y1 - bottom - width if y1 - bottom - width >= 0 else y1 + width
-            pen.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill="black")
-            pen.text((x, y), texts[k], fill=colors[k], font=font)
+        pen.rectangle((x1, y1, x2, y2), outline=ink, width=width)
+    # after all boxes, so that no line crosses a text
+    for (x1, y1, _, _), ink, text in zip(corners, colors, texts or [], strict=bool(texts)):
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        x = min(max(x1, 0), film.width - right)
+        y = y1 - bottom - width if y1 - bottom - width >= 0 else y1 + width
+        pen.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill="black")
+        pen.text((x, y), text, fill=ink, font=font)
     return film
 
 
