@@ -19,7 +19,7 @@ def run() -> list[Row]:
         def forward(model: torch.nn.Module = model, x: torch.Tensor = x) -> torch.Tensor:
             return model(x)
 
-        for name in ("cam", "gradcam"):
+        for name in ("cam", "gradcam", "gradcam++"):
             cam = thoraxlib.cams.build(name, model)
             ratios = pair(lambda cam=cam, x=x: cam(x), forward, pairs=7)
             rows.append(

@@ -84,6 +84,12 @@ def test_densenet_output_stride_keeps_weights_and_centre(output_stride: int) -> 
         coarse, fine = plain(x), finer(x)
     assert fine[-1].shape[2] == 64 // output_stride
     torch.testing.assert_close(fine[1], coarse[1])
+    kernels = [
+        m
+        for m in backbones.build("densenet121", output_stride=output_stride, dilated=False).modules()
+        if hasattr(m, "dilation")
+    ]
+    assert {m.dilation for m in kernels} <= {1, (1, 1)}
     with pytest.raises(ValueError, match="output_stride must be"):
         backbones.build("densenet121", output_stride=2)
 

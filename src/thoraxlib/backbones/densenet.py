@@ -19,31 +19,36 @@ class DenseNetBackbone(TimmBackbone):
     timm_name : str
         ``"densenet121"``, ``"densenet169"``, ...
     output_stride : {32, 16, 8, 4}
-        Stride of the last map. Below 32, the last transitions do not pool and the 3x3 convolutions behind them are
-        dilated instead (as in DeepLab), so that weights trained at stride 32 still fit: finer heat maps for more time.
+        Stride of the last map. Below 32, the last transitions do not pool: finer heat maps for more time.
+    dilated : bool
+        With a lower `output_stride`, dilate the 3x3 convolutions behind it (as in DeepLab), so that weights trained at
+        stride 32 still fit. False leaves them as they are: each place sees less around it, for training from scratch
+        on small images.
     final_act : bool
         Keep the ReLU after the last norm, as timm and torchvision have it; False stops at the norm.
     **options
         As for :class:`thoraxlib.backbones.TimmBackbone`.
     """
 
-    def __init__(self, timm_name: str, *, output_stride: int = 32, final_act: bool = True, **options: Any) -> None:
+    def __init__(
+        self, timm_name: str, *, output_stride: int = 32, dilated: bool = True, final_act: bool = True, **options: Any
+    ) -> None:
         if output_stride not in (32, 16, 8, 4):
             raise ValueError(f"output_stride must be 32, 16, 8 or 4, got {output_stride!r}")
         super().__init__(timm_name, **options)
         if not final_act:
             list(self.net.children())[-1].act = nn.Identity()
-        self._dilate(output_stride)
+        self._refine(output_stride, dilated)
         self.strides = tuple(min(stride, output_stride) for stride in self.strides)
 
-    def _dilate(self, output_stride: int) -> None:
+    def _refine(self, output_stride: int, dilated: bool) -> None:
         stride, dilation = 4, 1  # behind the stem
         for name, stage in self.net.named_children():
             if "transition" in name:
                 stride *= 2
                 if stride > output_stride:
                     stage.pool = nn.Identity()
-                    dilation *= 2
+                    dilation *= 2 if dilated else 1
             elif "denseblock" in name and dilation > 1:
                 for module in stage.modules():
                     if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):

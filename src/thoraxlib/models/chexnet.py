@@ -135,6 +135,7 @@ def chexnet(
     labels: str | Sequence[str] = "nih14",
     backbone: Spec | Backbone = "densenet121",
     pool: Spec | nn.Module = "avg",
+    head: Spec = "linear",
     in_chans: int = 3,
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
@@ -149,6 +150,9 @@ def chexnet(
         A label set's name, or the labels; "pneumonia" is the paper's one-output model.
     backbone, pool : str, mapping or module
         Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`.
+    head : str or mapping
+        From :mod:`thoraxlib.heads`. "map" pools per-location logits instead of features: the same network with average
+        pooling; with "lse" the places with the highest logits decide, which sharpens heat maps.
     in_chans : int
         Channels of the images.
     pretrained : bool
@@ -157,5 +161,11 @@ def chexnet(
         Changes to the default input (224 x 224 stretched, ImageNet statistics).
     """
     return classifier(
-        labels=labels, backbone=backbone, pool=pool, in_chans=in_chans, pretrained=pretrained, input_spec=input_spec
+        labels=labels,
+        backbone=backbone,
+        head=head,
+        pool=pool,
+        in_chans=in_chans,
+        pretrained=pretrained,
+        input_spec=input_spec,
     )

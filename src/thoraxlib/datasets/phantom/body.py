@@ -119,7 +119,7 @@ class Body:
         """The heart's silhouette in pixels: x1, y1, x2, y2."""
         t = self.thorax
         right, left = t.heart_half_widths()
-        corners = [(-right + t.shift, t.heart_top), (left + t.shift, max(t.dome) + 0.05)]
+        corners = [(-right + t.shift, t.heart_top), (left + t.shift, max(t.dome) + 0.12)]
         return self.box(corners)
 
     def box(self, corners: list[tuple[float, float]]) -> tuple[float, float, float, float]:

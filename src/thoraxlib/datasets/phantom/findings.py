@@ -113,7 +113,8 @@ class Effusion(Finding):
             fluid = ramp(body.y - angle + np.float32(height) * climb, 0.045) * (body.left == bool(side))
             body.filled = np.maximum(body.filled, fluid)
             body.extra += np.float32(0.12) * fluid * body.lung
-            boxes += bounds(fluid * body.lung)
+            # with the angle that it hides
+            boxes += bounds(fluid * (body.inside > -0.03))
         return boxes
 
 
@@ -121,11 +122,11 @@ class Atelectasis(Finding):
     """Plates of airless lung near the base, the diaphragm drawn up and the mediastinum towards the side."""
 
     def shape(self, thorax: Thorax) -> None:
-        thorax.dome[self.side] -= self.rng.uniform(0.06, 0.13)
-        thorax.shift += self.sign * self.rng.uniform(0.02, 0.06)
+        thorax.dome[self.side] -= self.rng.uniform(0.0, 0.04)
+        thorax.shift += self.sign * self.rng.uniform(0.0, 0.03)
         count = int(self.rng.integers(1, 3))
         self.plates = [
-            (0.45 + u(-0.15, 0.2), 0.92 - 0.16 * k - u(0.0, 0.06), u(0.18, 0.27), u(0.030, 0.05), u(-0.1, 0.45))
+            (0.45 + u(-0.15, 0.2), 0.92 - 0.16 * k - u(0.0, 0.06), u(0.20, 0.30), u(0.045, 0.065), u(-0.1, 0.45))
             for k in range(count)
             for u in [self.rng.uniform]
         ]
@@ -138,7 +139,7 @@ class Atelectasis(Finding):
             r = body.canvas.radius(x, y, length, thick, window, -self.sign * turn)
             plate = np.clip((1 - r) * 2.5, 0, 1)
             body.filled[window] = np.maximum(body.filled[window], np.float32(0.75) * plate)
-            body.extra[window] += np.float32(0.10) * plate * body.lung[window]
+            body.extra[window] += np.float32(0.20) * plate * body.lung[window]
             boxes += bounds(plate * body.lung[window], window)
         return boxes
 
@@ -157,7 +158,7 @@ class Infiltration(Finding):
         r = body.canvas.radius(x, y, rx, ry, window)
         patch = np.clip((1 - r) * 2, 0, 1)
         grain = np.clip(body.canvas.cloud(self.rng, 36)[window], -0.8, 1.6)
-        haze = patch * (np.float32(0.38) + np.float32(0.30) * grain)
+        haze = patch * (np.float32(0.50) + np.float32(0.36) * grain)
         body.filled[window] = np.maximum(body.filled[window], haze)
         return bounds(patch * body.lung[window], window)
 
@@ -176,7 +177,7 @@ class Pneumonia(Finding):
         r = body.canvas.radius(x, y, rx, ry, window)
         lumps = body.canvas.cloud(self.rng, 13)[window]
         patch = np.clip((1 - r) * 1.8, 0, 1)
-        dense = patch * np.clip(np.float32(0.60) + np.float32(0.55) * lumps, 0.15, 1)
+        dense = patch * np.clip(np.float32(0.78) + np.float32(0.50) * lumps, 0.30, 1)
         body.filled[window] = np.maximum(body.filled[window], np.float32(0.85) * dense)
         return bounds(patch * body.lung[window], window)
 
@@ -251,7 +252,7 @@ class Mass(Finding):
 
     def shape(self, thorax: Thorax) -> None:
         u = self.rng.uniform
-        self.spot = (u(0.3, 0.75), u(0.15, 0.8), u(0.085, 0.16), u(0.85, 1.15), u(-1.5, 1.5))
+        self.spot = (u(0.3, 0.75), u(0.15, 0.8), u(0.10, 0.17), u(0.85, 1.15), u(-1.5, 1.5))
 
     def draw(self, body: Body) -> list[Box]:
         across, down, radius, oval, turn = self.spot
@@ -265,7 +266,7 @@ class Nodule(Finding):
         u = self.rng.uniform
         count = int(self.rng.choice([1, 1, 2, 3]))
         sides = [self.side, 1 - self.side, self.side]
-        self.spots = [(sides[k], u(0.3, 0.8), u(0.12, 0.85), u(0.042, 0.066)) for k in range(count)]
+        self.spots = [(sides[k], u(0.3, 0.8), u(0.12, 0.85), u(0.050, 0.072)) for k in range(count)]
 
     def draw(self, body: Body) -> list[Box]:
         return [
@@ -279,7 +280,7 @@ def _ball(body: Body, x: float, y: float, rx: float, ry: float, turn: float) -> 
     window = body.canvas.around(x, y, max(rx, ry))
     r = body.canvas.radius(x, y, rx, ry, window, turn)
     ball = np.sqrt(np.clip(1 - r * r, 0, 1))
-    body.extra[window] += np.float32(0.55) * ball * (np.float32(0.25) + np.float32(0.75) * body.lung[window])
+    body.extra[window] += np.float32(0.80) * ball * (np.float32(0.25) + np.float32(0.75) * body.lung[window])
     return bounds(r.max() - r, window, float(r.max()) - 1.0)
 
 
@@ -300,8 +301,8 @@ class Pneumothorax(Finding):
         line = np.clip(1 - np.abs(from_pleura) * np.float32(1 / 0.014), 0, 1) * (gap > 0.01) * half
         body.vessels = body.vessels * (1 - free)
         body.filled = body.filled * (1 - free)
-        body.lucency += np.float32(0.28) * free
-        body.extra += np.float32(0.20) * line * body.lung
+        body.lucency += np.float32(0.40) * free
+        body.extra += np.float32(0.30) * line * body.lung
         return bounds(free)
 
 
@@ -312,14 +313,14 @@ class PleuralThickening(Finding):
         u = self.rng.uniform
         self.top = u(-0.05, 0.45)
         self.bottom = self.top + u(0.35, 0.55)
-        self.thick = u(0.05, 0.085)
+        self.thick = u(0.07, 0.11)
 
     def draw(self, body: Body) -> list[Box]:
         down = body.down_to_dome
         along = ramp(down - np.float32(self.top), 0.08) * ramp(np.float32(self.bottom) - down, 0.08) * self.half(body)
         band = along * ramp(np.float32(self.thick) * along - body.wall, 0.015) * (body.inside > 0)
         body.filled = np.maximum(body.filled, band)
-        body.extra += np.float32(0.16) * band
+        body.extra += np.float32(0.24) * band
         return bounds(band)
 
 
