@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> float:
         scheduler={"name": "plateau", "factor": options.decay_factor, "patience": options.decay_patience},
         monitor=options.monitor,
     )
-    return recipe.report(model, options, data["test"], published=PUBLISHED).macro_auroc
+    return recipe.report(model, options, data, published=PUBLISHED).macro_auroc
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
+from torch.nn import functional
 
 import thoraxlib
 from thoraxlib import cams, datasets, localization, metrics, training, viz
@@ -73,25 +75,22 @@ def _is_set(name: str) -> bool:
 
 
 def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.ChestDataset]:
-    """Train, val and test, disjoint in patients."""
+    """Train, val and test, disjoint in patients, and the test films as pictures show them."""
     labels = list(model.labels)
     if options.data == "phantom":
         side = min(model.input_spec.size)
-        lengths = {"train": options.films, "val": max(options.films // 8, 8), "test": max(options.films // 3, 16)}
-        return {
-            part: datasets.build(
-                "phantom",
-                size=side,
-                length=length,
-                seed=3 * options.seed + k,
-                labels=labels,
-                balance=options.balance,
-                masks=False,
-            )
-            for k, (part, length) in enumerate(lengths.items())
+        films = {"train": options.films, "val": max(options.films // 8, 8), "test": max(options.films // 3, 16)}
+        shared = {"labels": labels, "balance": options.balance, "masks": False}
+        seeds = dict(zip(films, range(3 * options.seed, 3 * options.seed + 3), strict=True))
+        made = {
+            part: datasets.build("phantom", size=side, length=films[part], seed=seeds[part], **shared) for part in films
         }
+        # the same films, for pictures
+        large = datasets.build("phantom", size=max(side, 256), length=films["test"], seed=seeds["test"], **shared)
+        return {**made, "shown": large}
     made = {part: datasets.build("nih14", root=options.root, split=part, labels=labels) for part in ("train", "val")}
-    return {**made, "test": _nih_test(options.root, labels)}
+    test = _nih_test(options.root, labels)
+    return {**made, "test": test, "shown": test}
 
 
 def _nih_test(root: Path, labels: list[str]) -> datasets.ChestDataset:
@@ -144,13 +143,13 @@ def fit(
 def report(
     model: nn.Module,
     options: argparse.Namespace,
-    test: datasets.ChestDataset,
+    data: Mapping[str, datasets.ChestDataset],
     *,
     published: str | None = None,
     heat_maps: tuple[str, ...] = ("cam", "gradcam"),
 ) -> metrics.Report:
     """Score the test films: AUROC beside the published one, heat maps, how often their peaks hit the true boxes."""
-    folder: Path = options.output
+    folder, test = options.output, data["test"]
     found = training.predict(
         model,
         test,
@@ -174,7 +173,7 @@ def report(
     if hits:
         print(_peak_table(hits))
         (folder / "peaks.json").write_text(json.dumps(hits, indent=2) + "\n", encoding="utf-8")
-    panel = draw(model, test, found, heat_maps)
+    panel = draw(model, data, found, heat_maps[0])
     viz.save(panel, folder / "panel.png")
     print(f"written: {folder}/ (metrics, panel.png, model/)")
     return result
@@ -203,7 +202,11 @@ def peaks(
             continue
         batch = datasets.collate(samples)
         x = batch["image"].to(_device(model))
-        maps = {method: cams.build(method, model)(x).cpu() for method in methods}
+        # cubic: the peak may lie between the centres of cells
+        maps = {
+            method: functional.interpolate(cams.build(method, model)(x), x.shape[-2:], mode="bicubic").cpu()
+            for method in methods
+        }
         for column, (method, margin) in columns.items():
             truth = batch["boxes"], batch["box_labels"], tuple(x.shape[-2:])
             counts[column] += torch.stack(pointing_game(maps[method], *truth, tolerance=margin))
@@ -224,28 +227,21 @@ def _peak_table(hits: dict[str, dict[str, list[int]]]) -> str:
 
 
 def draw(
-    model: nn.Module,
-    test: datasets.ChestDataset,
-    found: training.Predictions,
-    methods: tuple[str, ...],
-    *,
-    findings: int = 6,
-) -> Any:
-    """A picture: for each finding the surest true positive, with its box, beside its heat maps."""
-    transform = transform_for(model.input_spec)
+    model: nn.Module, data: Mapping[str, datasets.ChestDataset], found: training.Predictions, method: str
+) -> Image.Image:
+    """A picture: for each finding the surest true positive with its boxes, beside its heat map."""
+    transform, cam = transform_for(model.input_spec), cams.build(method, model)
     cells, titles = [], []
-    for k in _shown(model.labels, found)[:findings]:
+    for k in _shown(model.labels, found)[:9]:
         positive = torch.where(found.targets[:, k] == 1, found.probabilities[:, k], torch.tensor(-1.0))
-        sample = test[int(positive.argmax())]
-        boxes = sample["boxes"][sample["box_labels"] == k] if "boxes" in sample else torch.zeros(0, 4)
-        cells.append(viz.draw_boxes(sample["image"], boxes))
-        titles.append(f"{model.labels[k]}  p = {float(positive.max()):.2f}")
-        x = transform({"image": sample["image"]})["image"][None].to(_device(model))
-        for method in methods:
-            heat = cams.build(method, model)(x, labels=[k])[0, 0].cpu()
-            cells.append(viz.draw_boxes(viz.overlay(sample["image"], heat), boxes))
-            titles.append(method)
-    return viz.panel(cells, titles, columns=2 * (1 + len(methods)))
+        index = int(positive.argmax())
+        film = data["shown"][index]
+        boxes = film["boxes"][film["box_labels"] == k] if "boxes" in film else torch.zeros(0, 4)
+        x = transform({"image": data["test"][index]["image"]})["image"][None]
+        heat = cam(x.to(_device(model)), labels=[k])[0, 0].cpu()
+        cells += [viz.draw_boxes(film["image"], boxes), viz.draw_boxes(viz.overlay(film["image"], heat), boxes)]
+        titles += [model.labels[k], f"p = {float(positive.max()):.2f}"]
+    return viz.panel(cells, titles, columns=6)
 
 
 def _shown(labels: tuple[str, ...], found: training.Predictions) -> list[int]:

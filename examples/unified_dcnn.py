@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> float:
         max_steps=options.iterations,
         monitor=options.monitor,
     )
-    report = recipe.report(model, options, data["test"], published=PUBLISHED, heat_maps=("cam",))
+    report = recipe.report(model, options, data, published=PUBLISHED, heat_maps=("cam",))
     recipe.boxes(model, options, data["test"])
     return report.macro_auroc
 

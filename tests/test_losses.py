@@ -64,6 +64,30 @@ def test_recorded_weights_and_gradient(recorded: tuple) -> None:
         assert column(logits[:, [k]], labels[:, [k]]).item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
+def test_given_counts_weigh_as_counted_ones_and_stay(recorded: tuple) -> None:
+    logits, labels, _ = recorded
+    positives, negatives = losses.label_counts(labels)
+    for name, options in (("w_cel", {"scope": "dataset"}), ("weighted_bce", {})):
+        counted = losses.build(name, **options).fit(labels)(logits, labels)
+        given = losses.build(name, positives=positives.tolist(), negatives=negatives.tolist(), **options)
+        assert given(logits, labels).item() == pytest.approx(counted.item(), rel=1e-6)
+        assert given.fit(1 - labels)(logits, labels).item() == pytest.approx(counted.item(), rel=1e-6)
+
+
+def test_counts_of_any_type_of_targets() -> None:
+    targets = torch.tensor([[1.0, 0.0], [1.0, NAN], [0.0, 0.0]]).repeat(30_000, 1)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        positives, negatives = losses.label_counts(targets.to(dtype))
+        assert (positives.tolist(), negatives.tolist()) == ([60_000, 0], [30_000, 60_000])
+    for dtype in (torch.int64, torch.bool):
+        positives, negatives = losses.label_counts(torch.eye(2, dtype=dtype))
+        assert (positives.tolist(), negatives.tolist()) == ([1.0, 1.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"\[0, 1\].*2 do not, the first is -1"):
+        losses.label_counts(torch.tensor([[1, -1], [0, -1]]))
+    with pytest.raises(ValueError, match=r"\(N, K\).*\(3,\)"):
+        losses.label_counts(torch.zeros(3))
+
+
 def test_the_dataset_scope_counts_in_the_training_set(recorded: tuple) -> None:
     logits, labels, outputs = recorded
     loss = losses.build("w_cel", scope="dataset", reduction="sum").fit(labels)
@@ -71,6 +95,8 @@ def test_the_dataset_scope_counts_in_the_training_set(recorded: tuple) -> None:
     assert loss(logits[:2], labels[:2]).item() != pytest.approx(
         losses.build("w_cel", reduction="sum")(logits[:2], labels[:2]).item()
     )
+    given = losses.build("w_cel", scope="dataset", reduction="sum", positives=outputs["P"], negatives=outputs["N"])
+    assert given(logits, labels).item() == pytest.approx(outputs["wcel_sum"], rel=1e-6)
     bounded = losses.build("w_cel", reduction="sum", max_weight=2.0)(logits, labels)
     beta = outputs["beta_N"]
     positive, negative = -labels * logits.sigmoid().log(), -(1 - labels) * (-logits).sigmoid().log()
@@ -122,6 +148,15 @@ class TestEvery:
         assert value.dtype == torch.float32
         assert loss(torch.randn(3, 18, 2), (torch.rand(3, 18, 2) > 0.5).float()).shape == ()
 
+    def test_a_label_out_of_range_is_never_silent(self, name: str) -> None:
+        loss = made(name, torch.eye(2))
+        for odd in (-1.0, 2.0):
+            assert loss(torch.zeros(2, 2), torch.tensor([[1.0, odd], [0.0, 1.0]])).isnan()
+
+    def test_weights_follow_the_logits_device(self, name: str) -> None:
+        logits = torch.zeros(2, 2, device="meta")
+        assert made(name, torch.eye(2))(logits, logits).device.type == "meta"
+
     def test_compiles(self, name: str) -> None:
         loss = made(name, torch.eye(3))
         compiled = torch.compile(loss, backend="eager", fullgraph=True)
@@ -137,6 +172,14 @@ def test_one_sided_batches_are_finite() -> None:
     for labels in (torch.zeros(4, 2), torch.ones(4, 2)):
         value = losses.build("w_cel")(torch.zeros(4, 2), labels)
         assert value.item() == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize(("name", "options"), [("bce", {}), ("weighted_bce", {"positives": [3.0], "negatives": [5.0]})])
+def test_a_soft_label_mixes_the_hard_ones(name: str, options: dict) -> None:
+    loss = losses.build(name, **options)
+    logit = torch.tensor([[0.7]])
+    one, zero, soft = (loss(logit, torch.tensor([[y]])).item() for y in (1.0, 0.0, 0.3))
+    assert soft == pytest.approx(0.3 * one + 0.7 * zero, rel=1e-6)
 
 
 def test_pos_weight() -> None:
@@ -161,3 +204,11 @@ def test_errors() -> None:
         losses.build("bce", pos_weight=[1.0, 1.0, 1.0])(torch.zeros(1, 2), torch.zeros(1, 2))
     with pytest.raises(ValueError, match="pos_weight"):
         losses.build("bce", pos_weight=[-1.0])
+    with pytest.raises(ValueError, match="go together"):
+        losses.build("weighted_bce", positives=[1.0])
+    with pytest.raises(ValueError, match=r"0 or more.*\[-1.0\]"):
+        losses.build("weighted_bce", positives=[-1.0], negatives=[1.0])
+    with pytest.raises(ValueError, match="either targets"):
+        losses.build("weighted_bce", positives=[1.0], negatives=[1.0], targets=torch.eye(1))
+    with pytest.raises(ValueError, match="scope='batch'"):
+        losses.build("w_cel", positives=1.0, negatives=1.0)

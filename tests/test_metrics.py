@@ -55,6 +55,14 @@ def test_monotone_scores_rank_alike() -> None:
     assert metrics.auroc(targets, scores) == pytest.approx(1 - metrics.auroc(targets, -scores))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_any_precision_and_with_gradients(dtype: torch.dtype) -> None:
+    targets, scores = random_case(2)
+    tensor = torch.from_numpy(scores).to(dtype).requires_grad_()
+    expected = [roc_auc_score(y, s) for y, s in zip(targets.T, tensor.detach().double().numpy().T, strict=True)]
+    assert metrics.auroc(torch.from_numpy(targets), tensor) == pytest.approx(expected)
+
+
 def test_a_label_without_both_classes_is_nan_and_named() -> None:
     targets = np.array([[1, 0, NAN], [0, 0, NAN], [1, 0, NAN]])
     with pytest.warns(UserWarning, match="Effusion, Hernia"):
@@ -109,6 +117,8 @@ def test_report(tmp_path: Path) -> None:
     table = list(csv.DictReader(io.StringIO(report.to_csv())))
     assert float(table[1]["auroc"]) == report.rows[1].auroc
     assert table[2]["auroc"] == ""
+    assert report.to_csv(tmp_path / "table.csv") == (tmp_path / "table.csv").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
     report.save(tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["metrics.csv", "metrics.md", "metrics.txt"]
     assert "published" not in str(metrics.evaluate(targets[:, :2], scores[:, :2], ["a", "b"], n_bootstrap=5))
@@ -135,12 +145,16 @@ def test_errors() -> None:
     y, s = np.eye(2), np.eye(2)
     with pytest.raises(ValueError, match=r"\(2, 2\).*\(2, 1\)"):
         metrics.auroc(y, s[:, :1])
-    with pytest.raises(ValueError, match="0, 1 or NaN"):
+    with pytest.raises(ValueError, match="0, 1 or NaN; 2 are not, the first is 2"):
         metrics.auroc(y * 2, s)
     with pytest.raises(ValueError, match="1 NaN"):
         metrics.auroc(y, np.where(np.arange(4).reshape(2, 2) == 0, NAN, s))
-    with pytest.raises(ValueError, match="3 names.*2 columns"):
-        metrics.evaluate(y, s, ["a", "b", "c"])
+    for score in (metrics.auroc, metrics.bootstrap, metrics.best_thresholds):
+        with pytest.raises(ValueError, match="0 NaN and 2 infinite"):
+            score(y, np.where(s == 1, np.inf, s))
+    for score in (metrics.auroc, metrics.average_precision, metrics.evaluate):
+        with pytest.raises(ValueError, match="3 names.*2 columns"):
+            score(y, s, ["a", "b", "c"])
     with pytest.raises(ValueError, match="metric='f1'"):
         metrics.bootstrap(y, s, metric="f1")
     with pytest.raises(ValueError, match="level=1"):

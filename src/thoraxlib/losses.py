@@ -1,8 +1,9 @@
 """Losses of multi-label classification: logits (N, K) and labels (N, K) to a number.
 
-Labels are 1, 0, anything between (soft labels), or NaN for unknown; unknown ones take no part. Losses are computed from
-logits, in float32 under autocast, and are 0 with zero gradients where no label is known. A loss whose weights come from
-the training set has a method ``fit(targets)``, which training calls first.
+Labels are 1, 0, anything between (soft labels), or NaN for unknown, of any type; unknown ones take no part. A label
+outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN: an error would make the host wait for the device
+at every step. Losses are computed from logits, in float32 under autocast, and are 0 with zero gradients where no label
+is known. A loss whose weights come from the training set has a method ``fit(targets)``, which training calls first.
 
 >>> import torch
 >>> loss = build("bce")
@@ -26,15 +27,43 @@ __all__ = ["BCE", "WCEL", "WeightedBCE", "build", "describe", "label_counts", "n
 registry: Registry[nn.Module] = Registry("losses")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
+#: Numbers of images: one for each label, or a single one.
+Counts = Sequence[float] | Tensor | float
+
 REDUCTIONS = ("mean", "sum", "label_sum")
 SCOPES = ("batch", "per_label", "dataset")
 
 
 def label_counts(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Positives and negatives of each label: two float tensors (K,) of targets (N, K), NaN left out."""
+    """Positives and negatives of each label: two float tensors (K,) of targets (N, K), NaN left out.
+
+    Raises
+    ------
+    ValueError
+        Targets that are not (N, K), or lie outside [0, 1].
+
+    Examples
+    --------
+    >>> label_counts(torch.tensor([[1, float("nan")], [0, 1], [0, 1]]))
+    (tensor([1., 2.]), tensor([2., 0.]))
+    """
+    targets = _full_precision(targets)
+    if targets.ndim < 2:
+        raise ValueError(f"targets must be (N, K), got shape {tuple(targets.shape)}")
     known = ~targets.isnan()
-    positives = targets.nan_to_num().sum(dim=0)
+    ones = targets.nan_to_num()
+    outside = ones[(ones < 0) | (ones > 1)]
+    if len(outside):
+        raise ValueError(
+            f"targets must lie in [0, 1], or be NaN for unknown; {len(outside)} do not, the first is {outside[0]:g}"
+        )
+    positives = ones.sum(dim=0)
     return positives, known.sum(dim=0) - positives
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    """Float32 of halves, integers and booleans; float32 and float64 as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,10 +73,11 @@ def _terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             f"logits have shape {tuple(logits.shape)} and labels {tuple(labels.shape)}: both must be (N, K), with one "
             "column for each label of the model"
         )
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = _full_precision(logits)
     labels = labels.to(logits.dtype)
     known = ~labels.isnan()
     y = labels.nan_to_num()
+    y = torch.where((y >= 0) & (y <= 1), y, torch.nan)
     zero = logits.new_zeros(())
     positive = torch.where(known, -y * logsigmoid(logits), zero)
     negative = torch.where(known, -(1 - y) * logsigmoid(-logits), zero)
@@ -64,6 +94,21 @@ def _reduce(entries: Tensor, known: Tensor, reduction: str) -> Tensor:
     return (entries.sum(dim=images) / known.sum(dim=images).clamp(min=1)).sum()
 
 
+def _stacked(positives: Counts | None, negatives: Counts | None) -> Tensor | None:
+    """Counts given as options: (2, K), or None where neither is given."""
+    if positives is None and negatives is None:
+        return None
+    if positives is None or negatives is None:
+        raise ValueError("positives and negatives go together: give both, or neither")
+    p, n = (torch.as_tensor(counts, dtype=torch.float32) for counts in (positives, negatives))
+    p, n = (counts if counts.ndim else counts[None] for counts in (p, n))
+    if p.ndim != 1 or p.shape != n.shape or not bool(((p >= 0) & (n >= 0)).all()):
+        raise ValueError(
+            f"positives and negatives must be K numbers each, 0 or more, got {positives!r} and {negatives!r}"
+        )
+    return torch.stack([p, n])
+
+
 def _check(argument: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{argument}={value!r}: allowed are {', '.join(map(repr, allowed))}")
@@ -74,7 +119,8 @@ class BCE(nn.Module):
     """Binary cross-entropy of each label, averaged over the known ones.
 
     ``-(w y ln p + (1 - y) ln(1 - p))`` with p = sigmoid(logit). CheXNet (Rajpurkar et al. 2017, section 5) sums over
-    labels: ``reduction="label_sum"``; its re-implementations take the mean.
+    labels: ``reduction="label_sum"``; its re-implementations take the mean. ``reduction="sum"`` is the unweighted
+    cross-entropy (CEL) of Wang et al. 2017.
 
     Parameters
     ----------
@@ -100,7 +146,7 @@ class BCE(nn.Module):
         positive, negative, known = _terms(logits, labels)
         if self.pos_weight is not None:
             _check_width("pos_weight", self.pos_weight, logits)
-            positive = positive * self.pos_weight.to(positive.dtype)
+            positive = positive * self.pos_weight.to(positive)
         return _reduce(positive + negative, known, self.reduction)
 
 
@@ -115,28 +161,43 @@ class WCEL(nn.Module):
     ----------
     scope : {"batch", "per_label", "dataset"}
         Where P and N are counted: over the batch, all labels together (as the paper's sentence reads); over the
-        batch, label by label; or over the training set, all labels together (needs :meth:`fit`).
+        batch, label by label; or over the training set, all labels together (needs :meth:`fit`, or `positives` and
+        `negatives`).
     reduction : {"mean", "sum", "label_sum"}
         ``"sum"`` is the formula; its scale grows with the batch.
     max_weight : float, optional
         Upper bound of the weights.
+    positives, negatives : float, sequence of float or Tensor, optional
+        P and N of ``scope="dataset"``, in all or for each label (then summed); :meth:`fit` leaves them as they are.
     """
 
     counts: Tensor | None
 
-    def __init__(self, *, scope: str = "batch", reduction: str = "mean", max_weight: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        scope: str = "batch",
+        reduction: str = "mean",
+        max_weight: float | None = None,
+        positives: Counts | None = None,
+        negatives: Counts | None = None,
+    ) -> None:
         super().__init__()
         _check("scope", scope, SCOPES)
         _check("reduction", reduction, REDUCTIONS)
         if max_weight is not None and not max_weight > 0:
             raise ValueError(f"max_weight={max_weight}: a positive number or None")
         self.scope, self.reduction, self.max_weight = scope, reduction, max_weight
-        self.register_buffer("counts", None, persistent=False)
+        given = _stacked(positives, negatives)
+        if given is not None and scope != "dataset":
+            raise ValueError(f"positives and negatives belong to scope='dataset', got scope={scope!r}")
+        self.given = given is not None
+        self.register_buffer("counts", None if given is None else given.sum(dim=1), persistent=False)
 
     def fit(self, targets: Tensor) -> Self:
         """Count P and N over training targets (N, K), for ``scope="dataset"``."""
-        positives, negatives = label_counts(targets)
-        self.counts = torch.stack([positives.sum(), negatives.sum()]).to(torch.float32)
+        if self.scope == "dataset" and not self.given:
+            self.counts = torch.stack([counts.sum() for counts in label_counts(targets)]).float()
         return self
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -149,7 +210,8 @@ class WCEL(nn.Module):
         if self.scope == "dataset":
             if self.counts is None:
                 raise RuntimeError("W-CEL with scope='dataset' has no counts: call fit(targets) with training targets")
-            return self.counts[0].to(labels.dtype), self.counts[1].to(labels.dtype)
+            counts = self.counts.to(labels)
+            return counts[0], counts[1]
         images = tuple(range(labels.ndim - 1)) if self.scope == "per_label" else tuple(range(labels.ndim))
         positives = labels.detach().nan_to_num().sum(dim=images)
         return positives, known.sum(dim=images) - positives
@@ -172,24 +234,42 @@ class WeightedBCE(nn.Module):
         Training targets (N, K) to count in; :meth:`fit` does the same later.
     reduction : {"mean", "sum", "label_sum"}
         Over the known labels.
+    positives, negatives : float, sequence of float or Tensor, optional
+        P and N of each label, instead of `targets`; :meth:`fit` leaves them as they are.
     """
 
     w_pos: Tensor | None
 
-    def __init__(self, *, targets: Tensor | None = None, reduction: str = "mean") -> None:
+    def __init__(
+        self,
+        *,
+        targets: Tensor | None = None,
+        reduction: str = "mean",
+        positives: Counts | None = None,
+        negatives: Counts | None = None,
+    ) -> None:
         super().__init__()
         _check("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
-        self.register_buffer("w_pos", None, persistent=False)
+        given = _stacked(positives, negatives)
+        if given is not None and targets is not None:
+            raise ValueError("give either targets, or positives and negatives")
+        self.given = given is not None
+        self.register_buffer("w_pos", None if given is None else self._share(*given), persistent=False)
         if targets is not None:
             self.fit(targets)
 
     def fit(self, targets: Tensor) -> Self:
         """Set the weights from training targets (N, K); a label that is never known weighs both sides alike."""
-        positives, negatives = label_counts(targets)
-        total = positives + negatives
-        self.w_pos = torch.where(total > 0, negatives / total.clamp(min=1), torch.full_like(total, 0.5))
+        if not self.given:
+            self.w_pos = self._share(*label_counts(targets))
         return self
+
+    @staticmethod
+    def _share(positives: Tensor, negatives: Tensor) -> Tensor:
+        """w+ of each label."""
+        total = positives + negatives
+        return torch.where(total > 0, negatives / total.clamp(min=1e-12), 0.5)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
@@ -197,7 +277,7 @@ class WeightedBCE(nn.Module):
             raise RuntimeError("weighted_bce has no weights: call fit(targets) with training targets (N, K)")
         positive, negative, known = _terms(logits, labels)
         _check_width("the training targets", self.w_pos, logits)
-        weight = self.w_pos.to(positive.dtype)
+        weight = self.w_pos.to(positive)
         return _reduce(weight * positive + (1 - weight) * negative, known, self.reduction)
 
 

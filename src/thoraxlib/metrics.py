@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 __all__ = [
     "Interval",
@@ -47,7 +48,7 @@ def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = 
     Raises
     ------
     ValueError
-        Shapes that differ, targets other than 0, 1 and NaN, or scores that are NaN.
+        Shapes that differ, targets other than 0, 1 and NaN, scores that are NaN or infinite, or labels that are not K.
 
     Warns
     -----
@@ -73,6 +74,7 @@ def average_precision(targets: ArrayLike, scores: ArrayLike, labels: Sequence[st
 
 def _each(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, score: Callable[..., Any]) -> Floats:
     y, s = _checked(targets, scores)
+    _check_names(labels, y)
     known = ~np.isnan(y)
     lacking = [k for k in range(y.shape[1]) if len(np.unique(y[known[:, k], k])) < 2]
     if lacking:
@@ -82,14 +84,27 @@ def _each(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, s
     return np.array(values)
 
 
+def _array(values: ArrayLike) -> Floats:
+    """Float64 of an array, or of a tensor wherever it lies."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, np.float64)
+
+
+def _check_names(labels: Sequence[str] | None, y: Floats) -> None:
+    if labels is not None and len(labels) != y.shape[1]:
+        raise ValueError(f"labels has {len(labels)} names, targets have {y.shape[1]} columns")
+
+
 def _checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
-    y, s = np.asarray(targets, np.float64), np.asarray(scores, np.float64)
+    y, s = _array(targets), _array(scores)
     if y.ndim != 2 or y.shape != s.shape or not len(y):
         raise ValueError(f"targets and scores must both be (N, K), N > 0, got {y.shape} and {s.shape}")
-    if not np.isin(y[~np.isnan(y)], (0, 1)).all():
-        raise ValueError("targets must be 0, 1 or NaN")
-    if np.isnan(s).any():
-        raise ValueError(f"scores hold {int(np.isnan(s).sum())} NaN")
+    odd = y[~np.isin(y, (0, 1)) & ~np.isnan(y)]
+    if len(odd):
+        raise ValueError(f"targets must be 0, 1 or NaN; {len(odd)} are not, the first is {odd[0]:g}")
+    if not np.isfinite(s).all():
+        raise ValueError(f"scores must be finite, but hold {np.isnan(s).sum()} NaN and {np.isinf(s).sum()} infinite")
     return y, s
 
 
@@ -290,13 +305,15 @@ class Report:
         rule = ["---"] + ["---:"] * (len(heading) - 1)
         return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *body)) + "\n"
 
-    def to_csv(self) -> str:
-        """CSV with full precision; NaN is empty."""
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """CSV with full precision, also written to `path` if one is given; NaN is empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*Row._fields[:-1], self.reference_name])
         for row in (*self.rows, self.mean):
             writer.writerow(["" if value is None or value != value else value for value in row])
+        if path is not None:
+            _write(Path(path), text.getvalue())
         return text.getvalue()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -305,9 +322,14 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"metrics.csv": self.to_csv(), "metrics.md": self.to_markdown(), "metrics.txt": f"{self}\n"}
         for name, text in texts.items():
-            scratch = folder / f".{name}.part"
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(folder / name)
+            _write(folder / name, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
 
 
 def _number(value: float) -> str:
@@ -351,8 +373,7 @@ def evaluate(
         As :func:`auroc`; or labels that are not K.
     """
     y, s = _checked(targets, scores)
-    if len(labels) != y.shape[1]:
-        raise ValueError(f"labels has {len(labels)} names, targets have {y.shape[1]} columns")
+    _check_names(labels, y)
     options: dict[str, Any] = {"n": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
     areas = auroc(y, s, labels)
     with warnings.catch_warnings():
