@@ -29,6 +29,7 @@ extensions = [
 templates_path: list[str] = []
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
+suppress_warnings = ["ref.python"]  # attributes of one name in several classes
 
 html_theme = "furo"
 html_title = f"thoraxlib {release}"

@@ -1,9 +1,10 @@
 """Losses of multi-label classification: logits (N, K) and labels (N, K) to a number.
 
 Labels are 1, 0, anything between (soft labels), or NaN for unknown, of any type; unknown ones take no part. A label
-outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN: an error would make the host wait for the device
-at every step. Losses are computed from logits, in float32 under autocast, and are 0 with zero gradients where no label
-is known. A loss whose weights come from the training set has a method ``fit(targets)``, which training calls first.
+outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN: an error would make the host wait for the
+device at every step. Losses are computed from logits, in float32 under autocast, and are 0 with zero gradients where no
+label is known. A loss whose weights come from the training set has a method ``fit(targets)``, which training calls
+first.
 
 >>> import torch
 >>> loss = build("bce")

@@ -28,7 +28,7 @@ _BOX_FRAME = 1024.0  # the boxes of the release are in the pixels of its 1024 x 
 
 
 class NIH14(Dataset[dict[str, Any]]):
-    """NIH ChestX-ray14: 112,120 frontal films with 14 findings mined from reports, 984 boxes [1]_.
+    """NIH ChestX-ray14: 112,120 frontal films with 14 findings mined from reports, 984 boxes.
 
     Looks in `root` for ``Data_Entry_2017*.csv`` (the last in alphabetical order) or ``labels.csv``; for images in the
     folders ``images*`` at any depth; for ``BBox_List_2017*.csv`` or ``bbox.csv``; and for split lists.
@@ -74,8 +74,8 @@ class NIH14(Dataset[dict[str, Any]]):
 
     References
     ----------
-    .. [1] X. Wang et al., "ChestX-ray8: hospital-scale chest X-ray database and benchmarks on weakly-supervised
-       classification and localization of common thorax diseases", CVPR 2017.
+    X. Wang et al., "ChestX-ray8: hospital-scale chest X-ray database and benchmarks on weakly-supervised
+    classification and localization of common thorax diseases", CVPR 2017.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Phantom(Dataset[dict[str, Any]]):
 
     Each image is computed when it is asked for, from `seed` and its index alone: equal arguments give equal pixels, in
     any order and in any process. Patients have one or several films of one anatomy. The labels are drawn from the
-    joint distribution of the 14 labels over the 112,120 images of NIH ChestX-ray14 [1]_; each finding is shown by its
+    joint distribution of the 14 labels over the 112,120 images of NIH ChestX-ray14; each finding is shown by its
     radiological sign. It is made to try out, teach and test models of chest films, not to train one for patients.
 
     Parameters
@@ -81,8 +81,8 @@ class Phantom(Dataset[dict[str, Any]]):
 
     References
     ----------
-    .. [1] X. Wang et al., "ChestX-ray8: hospital-scale chest X-ray database and benchmarks on weakly-supervised
-       classification and localization of common thorax diseases", CVPR 2017.
+    X. Wang et al., "ChestX-ray8: hospital-scale chest X-ray database and benchmarks on weakly-supervised
+    classification and localization of common thorax diseases", CVPR 2017.
     """
 
     mask_names = MASKS
