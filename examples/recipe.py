@@ -51,6 +51,7 @@ def parse(flags: argparse.ArgumentParser, name: str, argv: list[str] | None) -> 
     if options.data == "nih14" and options.root is None:
         flags.error("--data nih14 needs --root, the folder of the release")
     options.output = options.output or Path("outputs") / name
+    torch.set_flush_denormal(True)  # gradients of untrained networks get so small that a CPU becomes slow
     return options
 
 
@@ -135,6 +136,7 @@ def fit(
         progress=options.progress,
         resume=not options.restart,
         seed=options.seed,
+        channels_last=True,
         **settings,
     )
     return result.model
