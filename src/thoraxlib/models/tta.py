@@ -48,7 +48,7 @@ class TenCrop(nn.Module):
         from thoraxlib.images import ten_crop
 
         crops = ten_crop(x, self.size)
-        chunks: list[Tensor] = [self.model(part) for part in crops.flatten(0, 1).split(self.chunk)]
+        chunks: list[Tensor] = [self.model(part) for part in torch.split(crops.flatten(0, 1), self.chunk)]
         logits = torch.cat(chunks).reshape(*crops.shape[:2], -1)
         return logits.mean(dim=1) if self.reduce == "logit" else logits.sigmoid().mean(dim=1).logit()
 
