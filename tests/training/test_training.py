@@ -320,6 +320,10 @@ def test_errors_of_the_data_module() -> None:
         training.DataModule(Films(4), Films(0, seed=1))
     with pytest.raises(ValueError, match=r"val has the labels \('a', 'b'\)"):
         training.DataModule(Films(4), Films(4, seed=1, labels=("a", "b")))
+    uncertain = Films(4)
+    uncertain.targets[1, 1] = -1
+    with pytest.raises(ValueError, match=r"train has the target -1\.0: from 0 to 1"):
+        training.DataModule(uncertain, Films(4, seed=1))
     with pytest.raises(ValueError, match="batch_size=0"):
         training.DataModule(Films(4), Films(4, seed=1), batch_size=0)
     with pytest.warns(UserWarning, match="4 patients of train are also in val"):

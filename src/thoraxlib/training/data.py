@@ -133,7 +133,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
     Raises
     ------
     ValueError
-        No images; labels that differ between the parts; numbers out of range.
+        No images; labels that differ between the parts; targets outside [0, 1]; numbers out of range.
 
     Warns
     -----
@@ -163,6 +163,9 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
                 raise ValueError(f"{name} holds no image")
             if tuple(part.labels) != tuple(train.labels):
                 raise ValueError(f"{name} has the labels {tuple(part.labels)}, train has {tuple(train.labels)}")
+            outside = part.targets[(part.targets < 0) | (part.targets > 1)]
+            if len(outside):
+                raise ValueError(f"{name} has the target {float(outside[0])}: from 0 to 1, or NaN for unknown")
             shared = set(train.patient_ids) & set(part.patient_ids) if part is not train else set()
             if shared:
                 warnings.warn(
