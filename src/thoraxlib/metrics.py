@@ -182,8 +182,14 @@ def bootstrap(
     macro = (np.nan, np.nan)
     if scored.any():
         low[scored], high[scored] = np.nanquantile(resampled[:, scored], ends, axis=0)
-        macro = tuple(np.nanquantile(np.nanmean(resampled[:, scored], axis=1), ends).tolist())
+        macro = tuple(np.nanquantile(_row_means(resampled[:, scored]), ends).tolist())
     return Interval(low, high, *macro)
+
+
+def _row_means(values: Floats) -> Floats:
+    """Mean of what is not NaN in each row; NaN for a row of nothing else."""
+    count = (~np.isnan(values)).sum(axis=1)
+    return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
 
 
 def _weighted_auroc(y: Floats, s: Floats, weights: Floats) -> Floats:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("lightning")
@@ -17,10 +19,12 @@ TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "-
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     for name in ("recipe", "quickstart", "chexnet", "unified_dcnn"):
         sys.modules.pop(name, None)
+    yield
+    torch.set_flush_denormal(False)  # the examples set it for their process
 
 
 def check_output(folder: Path) -> None:
