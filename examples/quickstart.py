@@ -1,4 +1,4 @@
-"""CheXNet on the phantom, in about two and a half minutes on two cores: AUROC beside the published one, heat maps, true boxes.
+"""CheXNet on the phantom, in two and a half minutes on two cores: AUROC beside the published one, heat maps, boxes.
 
     python examples/quickstart.py
 
