@@ -54,8 +54,7 @@ def main(argv: list[str] | None = None) -> float:
         max_steps=options.iterations,
         monitor=options.monitor,
     )
-    report = recipe.report(model, options, data, published=PUBLISHED, heat_maps=("cam",))
-    recipe.boxes(model, options, data["test"])
+    report = recipe.report(model, options, data, published=PUBLISHED, heat_maps=("cam",), with_boxes=True)
     return report.macro_auroc
 
 

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from thoraxlib.files import replacing
+
 __all__ = [
     "Interval",
     "Report",
@@ -319,23 +321,16 @@ class Report:
         for row in (*self.rows, self.mean):
             writer.writerow(["" if value is None or value != value else value for value in row])
         if path is not None:
-            _write(Path(path), text.getvalue())
+            with replacing(path) as scratch:
+                scratch.write_text(text.getvalue(), encoding="utf-8")
         return text.getvalue()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``metrics.csv``, ``metrics.md`` and ``metrics.txt`` into `folder`, which is made if need be."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {"metrics.csv": self.to_csv(), "metrics.md": self.to_markdown(), "metrics.txt": f"{self}\n"}
         for name, text in texts.items():
-            _write(folder / name, text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+            with replacing(Path(folder) / name) as scratch:
+                scratch.write_text(text, encoding="utf-8")
 
 
 def _number(value: float) -> str:

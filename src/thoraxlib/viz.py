@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from thoraxlib.files import replacing
 
 __all__ = ["ImageLike", "draw_boxes", "overlay", "panel", "save"]
 
@@ -172,14 +173,8 @@ def panel(
 
 def save(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a picture; its folder is made if need be, and an interruption leaves an earlier file whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with replacing(path) as scratch:
         image.save(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _film(image: ImageLike) -> Image.Image:

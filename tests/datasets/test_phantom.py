@@ -20,6 +20,7 @@ from thoraxlib.datasets.phantom.findings import FOCAL, SIGNS, Box
 from thoraxlib.datasets.phantom.labels import joint_table, tilt
 from thoraxlib.datasets.phantom.regions import MASKS, REGIONS, region_boxes
 from thoraxlib.labels import resolve
+from thoraxlib.localization import box_iou
 
 # images of each finding in NIH ChestX-ray14, over its 112,120 (Wang et al., 2017, in its published count)
 NIH_COUNTS = {"Infiltration": 19894, "Effusion": 13317, "Atelectasis": 11559, "Nodule": 6331, "Hernia": 227}
@@ -198,6 +199,20 @@ def test_cardiothoracic_ratio() -> None:
             < 0.5
             < sum(large.heart_half_widths()) / sum(large.width)
         )
+
+
+@pytest.mark.parametrize("name", [None, "Cardiomegaly"])
+def test_the_heart_s_box_is_that_of_its_silhouette(name: str | None) -> None:
+    for seed in range(20):
+        body, _, _ = film(name, seed)
+        rows, columns = np.flatnonzero((body.heart > 0).any(axis=1)), np.flatnonzero((body.heart > 0).any(axis=0))
+        mask = torch.tensor([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]).float()
+        assert box_iou(mask, torch.tensor([body.heart_box()])) > 0.75
+
+
+def test_boxed_says_which_films_have_boxes() -> None:
+    dataset = Phantom(size=64, length=60, balance=1.0, labels=["Mass", "Edema", "Effusion"])
+    assert dataset.boxed.tolist() == [len(dataset[index]["boxes"]) > 0 for index in range(60)]
 
 
 def test_emphysema_is_darker_and_longer() -> None:

@@ -63,6 +63,8 @@ class NIH14(Dataset[dict[str, Any]]):
     ----------
     labels, targets, patient_ids, ids
         See :class:`~thoraxlib.datasets.ChestDataset`; blank labels in the table are NaN.
+    boxed : Tensor
+        bool (N,): whether an image has boxes.
 
     Raises
     ------
@@ -118,6 +120,7 @@ class NIH14(Dataset[dict[str, Any]]):
         self.targets = torch.from_numpy(targets[rows])
         self._paths = [files[name] for name in self.ids]
         self._boxes = _read_boxes(self.root, self.labels) if boxes else None
+        self.boxed = torch.tensor([name in (self._boxes or {}) for name in self.ids])
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 
+from thoraxlib.files import replacing
 from thoraxlib.persistence import Persistent, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
@@ -229,9 +230,8 @@ def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], re
         return int(_trusted(checkpoints[0])["epoch"])
     for path in checkpoints:
         path.unlink(missing_ok=True)
-    scratch = config.with_suffix(f".{os.getpid()}.part")
-    scratch.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(config)
+    with replacing(config) as scratch:
+        scratch.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return -1
 
 

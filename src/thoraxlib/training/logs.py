@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from thoraxlib.files import replacing
 
 __all__ = ["EpochTable", "quiet"]
 
@@ -49,12 +50,10 @@ class EpochTable(CSVLogger):  # type: ignore[misc]
         with quiet():
             table = self.experiment  # made here, it removes the file here
         table.metrics_keys = list(rows[0])
-        scratch = path.with_suffix(".part")
-        with scratch.open("w", newline="") as file:
+        with replacing(path) as scratch, scratch.open("w", newline="") as file:
             writer = csv.DictWriter(file, table.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(scratch, path)
 
 
 @contextmanager

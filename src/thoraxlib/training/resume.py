@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins import TorchCheckpointIO
+
+from thoraxlib.files import replacing
 
 __all__ = ["BatchSeed", "Patience", "WholeFiles"]
 
@@ -22,9 +23,8 @@ class WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write beside `path`, then rename."""
-        scratch = f"{os.fspath(path)}.part"
-        super().save_checkpoint(checkpoint, scratch, storage_options)
-        os.replace(scratch, path)
+        with replacing(path) as scratch:
+            super().save_checkpoint(checkpoint, scratch, storage_options)
 
 
 class BatchSeed(Callback):  # type: ignore[misc]

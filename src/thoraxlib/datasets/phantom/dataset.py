@@ -57,6 +57,8 @@ class Phantom(Dataset[dict[str, Any]]):
     ----------
     labels, targets, patient_ids, ids
         See :class:`~thoraxlib.datasets.ChestDataset`; all known without rendering.
+    boxed : Tensor
+        bool (N,): whether a film shows a focal finding of `labels`.
     views : list of str
         ``"PA"`` or ``"AP"`` for each image.
     mask_names : tuple of str
@@ -122,6 +124,8 @@ class Phantom(Dataset[dict[str, Any]]):
         self.patient_ids = [f"phantom-{seed}-p{patient:06d}" for patient in self._patients.tolist()]
         known = np.concatenate([self._findings, ~self._findings.any(axis=1, keepdims=True)], axis=1)
         columns = [LABELS.index(name) if name in LABELS else None for name in self.labels]
+        shown = [k for k, name in enumerate(FINDINGS) if name in FOCAL and name in self.labels]
+        self.boxed = torch.from_numpy(self._findings[:, shown].any(axis=1))
         nothing = np.full(length, np.nan)
         self.targets = torch.from_numpy(
             np.stack([nothing if k is None else known[:, k] for k in columns], axis=1).astype(np.float32)
