@@ -39,10 +39,8 @@ class CAM(ClassActivationMap):
 
     def _of_logit_maps(self, features: Tensor) -> Tensor:
         try:
-            maps: Tensor = self.model.logit_maps(features)
-            # linear in the features, so what is left for none of them is the bias
-            bias: Tensor = self.model.logit_maps(torch.zeros_like(features[:1, ..., :1, :1]))
-            return maps - bias
+            maps: Tensor = self.model.logit_maps(features, bias=False)
+            return maps
         except NotImplementedError as error:
             raise TypeError(f"cam: {error}") from error
 

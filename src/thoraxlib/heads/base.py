@@ -14,6 +14,6 @@ class Head(nn.Module):
         """Logits (N, K) of `features`."""
         raise NotImplementedError
 
-    def logit_maps(self, features: Tensor) -> Tensor:
-        """Per-location logits (N, K, h, w), bias included, where the head has them."""
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+        """Per-location logits (N, K, h, w), where the head has them; `bias`: with their constant part."""
         raise NotImplementedError(f"{type(self).__name__} has no per-location logits; use a gradient-based CAM")

@@ -42,6 +42,6 @@ class LinearHead(Head):
         logits: Tensor = self.fc(self.dropout(self.pool(features)))
         return logits
 
-    def logit_maps(self, features: Tensor) -> Tensor:
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
         """``W features + b`` at every location, (N, K, h, w); with average pooling its mean is the logit."""
-        return F.conv2d(features, self.fc.weight[:, :, None, None], self.fc.bias)
+        return F.conv2d(features, self.fc.weight[:, :, None, None], self.fc.bias if bias else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from thoraxlib import pooling
 from thoraxlib.heads import register
@@ -41,7 +42,6 @@ class MapHead(Head):
         logits: Tensor = self.pool(self.logit_maps(self.dropout(features)))
         return logits
 
-    def logit_maps(self, features: Tensor) -> Tensor:
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
         """Per-location logits (N, K, h, w)."""
-        maps: Tensor = self.conv(features)
-        return maps
+        return F.conv2d(features, self.conv.weight, self.conv.bias if bias else None)

@@ -87,9 +87,9 @@ class Classifier(Persistent, nn.Module):
         features = self.forward_features(x)
         return ClassifierOutput(self.forward_head(features), features)
 
-    def logit_maps(self, features: Tensor) -> Tensor:
-        """Per-location logits (N, K, h, w), bias included, of the map (N, D, h, w)."""
-        return self.head.logit_maps(features)
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+        """Per-location logits (N, K, h, w) of the map (N, D, h, w); `bias`: with their constant part."""
+        return self.head.logit_maps(features, bias=bias)
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
