@@ -204,7 +204,7 @@ class TestEvery:
             def forward_features(self, x: Tensor) -> Tensor:
                 return nn.functional.avg_pool2d(x, 4)
 
-            def logit_maps(self, features: Tensor) -> Tensor:
+            def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
                 return features * 2 - 1
 
             def forward_head(self, features: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class TestEvery:
             def forward_features(self, x: Tensor) -> Tensor:
                 return x
 
-            def logit_maps(self, features: Tensor) -> Tensor:
+            def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
                 return features
 
             def forward_head(self, features: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ def test_errors() -> None:
         def forward_head(self, features: Tensor) -> Tensor:
             return features.amax(dim=(2, 3))
 
-        def logit_maps(self, features: Tensor) -> Tensor:
+        def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
             raise NotImplementedError("Opaque has no per-location logits; use a gradient-based CAM")
 
     with pytest.raises(TypeError, match="cam: Opaque.*gradient-based"):

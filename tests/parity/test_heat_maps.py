@@ -38,8 +38,8 @@ class Head(nn.Module):
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(features)
 
-    def logit_maps(self, features: Tensor) -> Tensor:
-        return self.head.logit_maps(features)
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+        return self.head.logit_maps(features, bias=bias)
 
 
 @pytest.fixture
