@@ -34,10 +34,15 @@ def weight(key: str, shape: tuple[int, ...], index: int) -> np.ndarray:
     return value.reshape(shape).astype(np.float32)
 
 
-def state_dict(record: dict[str, Any], gain: float = 1.0) -> dict[str, torch.Tensor]:
-    """The record's whole state dict; 4-dimensional entries times `gain`; aliases share their twin's values."""
+def state_dict(record: dict[str, Any], gain: float = 1.0, skip: str | None = None) -> dict[str, torch.Tensor]:
+    """The record's state dict, less what begins with `skip`; 4-dimensional entries times `gain`.
+
+    Aliases share their twin's values.
+    """
     state = {}
     for index, (key, shape, _) in enumerate(record["state"]):
+        if skip is not None and key.startswith(skip):
+            continue
         value = torch.from_numpy(weight(key, tuple(shape), index))
         state[key] = value * gain if value.ndim == 4 else value
     for key in state:  # a record with aliases lists one module under two names; the later values count

@@ -117,6 +117,10 @@ class TimmSource:
             from thoraxlib.backbones.densenet import DenseNetBackbone
 
             return _Factory(DenseNetBackbone, name)
+        if timm.models.is_model_in_modules(name, ["efficientnet"]):
+            from thoraxlib.backbones.efficientnet import EfficientNetBackbone
+
+            return _Factory(EfficientNetBackbone, name)
         return _Factory(TimmBackbone, name)
 
 

@@ -6,5 +6,7 @@ from thoraxlib.registry import Registry
 
 __all__ = ["build", "describe", "names", "register", "registry"]
 
-registry: Registry[nn.Module] = Registry("blocks", modules=["thoraxlib.blocks.transition"])
+registry: Registry[nn.Module] = Registry(
+    "blocks", modules=["thoraxlib.blocks.attention", "thoraxlib.blocks.transition"]
+)
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -9,6 +9,8 @@ registry: Registry[Layout] = Registry(
         "thoraxlib.checkpoints.native",
         "thoraxlib.checkpoints.chexnet",
         "thoraxlib.checkpoints.padchest_seed",
+        "thoraxlib.checkpoints.jfhealthcare",
+        "thoraxlib.checkpoints.x_ray",
         "thoraxlib.checkpoints.plain",
     ],
 )

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-__all__ = ["LOGITS", "Layout", "StateDict", "modern_densenet_keys", "rename_head"]
+__all__ = ["LOGITS", "Layout", "StateDict", "modern_densenet_keys", "rename_head", "stack_heads"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -30,10 +31,14 @@ class Layout:
     translate : Callable
         State dict -> one whose trunk has the names of timm or torchvision and whose last layer is :data:`LOGITS`, or
         which has the model's own names.
+    spare : Callable
+        Translated name -> whether the source may keep this entry without using it; such an entry needs no place in the
+        model.
     """
 
     recognises: Callable[[StateDict], bool]
     translate: Callable[[StateDict], dict[str, Tensor]]
+    spare: Callable[[str], bool] = lambda key: False
 
 
 def modern_densenet_keys(state: StateDict) -> dict[str, Tensor]:
@@ -45,3 +50,22 @@ def rename_head(state: StateDict, head: str) -> dict[str, Tensor]:
     """`state` with the layer `head` renamed to :data:`LOGITS`."""
     leaves = {f"{head}.{leaf}": f"{LOGITS}.{leaf}" for leaf in ("weight", "bias")}
     return {leaves.get(key, key): value for key, value in state.items()}
+
+
+def stack_heads(state: StateDict, head: str, norm: str | None = None) -> dict[str, Tensor]:
+    """`state` with the one-label layers ``<head>0``, ``<head>1``, ... as one layer :data:`LOGITS`.
+
+    Their 1x1 convolutions become rows of one linear layer; their batch norms ``<norm>0``, ... become one norm, side by
+    side, under the name that :class:`thoraxlib.heads.classwise.ClasswiseHead` has for it.
+    """
+    count = sum(key.startswith(head) and key.endswith(".weight") for key in state)
+    renamed = {(head, leaf): f"{LOGITS}.{leaf}" for leaf in ("weight", "bias")}
+    if norm is not None:
+        renamed |= {(norm, leaf): f"head.norm.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")}
+    stacked = {}
+    for (layer, leaf), name in renamed.items():
+        parts = [state[key] for k in range(count) if (key := f"{layer}{k}.{leaf}") in state]
+        if len(parts) == count:
+            stacked[name] = torch.cat([part.flatten(1) if part.ndim > 1 else part for part in parts])
+    layers = tuple(layer for layer in (head, norm) if layer is not None)
+    return {**{key: value for key, value in state.items() if not key.startswith(layers)}, **stacked}

@@ -32,8 +32,8 @@ def load_checkpoint(
     """Load weights that others published (or that a plain PyTorch script saved) into `model`.
 
     Nothing is loaded unless everything fits: every entry of the checkpoint has its place in the model with the same
-    shape, and every parameter and buffer of the model gets a value (missing ``num_batches_tracked`` counters, which
-    files from before torch 0.4.1 lack, are set to 0).
+    shape (entries that the source keeps without using them need none), and every parameter and buffer of the model gets
+    a value (missing ``num_batches_tracked`` counters, which files from before torch 0.4.1 lack, are set to 0).
 
     Parameters
     ----------
@@ -65,18 +65,20 @@ def load_checkpoint(
     else:
         state = read(checkpoint, allow_pickle=allow_pickle)
     name = layout if layout is not None else _recognise(state)
-    translated = registry.build(name).translate(state)
+    source = registry.build(name)
+    translated = source.translate(state)
     places = _places(model, translated)
     own = model.state_dict()
     if trunk_only:
         own = {key: value for key, value in own.items() if key.startswith("backbone.")}
-        places = {key: source for key, source in places.items() if key in own}
-        translated = {source: translated[source] for source in places.values()}
-    new = {key: translated[source] for key, source in places.items()}
+        places = {key: theirs for key, theirs in places.items() if key in own}
+        translated = {theirs: translated[theirs] for theirs in places.values()}
+    new = {key: translated[theirs] for key, theirs in places.items()}
     for key, value in own.items():
         if key not in new and key.endswith("num_batches_tracked"):
             new[key] = torch.zeros_like(value)
-    _check(name, model, own, new, unused=sorted(set(translated) - set(places.values())))
+    unused = sorted(key for key in set(translated) - set(places.values()) if not source.spare(key))
+    _check(name, model, own, new, unused)
     model.load_state_dict(new, strict=not trunk_only)
     return name
 
@@ -95,9 +97,10 @@ def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str
     """Own state-dict key -> key of the translated checkpoint."""
     own = model.state_dict()
     places = {key: key for key in own if key in translated}
-    backbone: Any = getattr(model, "backbone", None)
-    if hasattr(backbone, "checkpoint_keys"):
-        places |= {f"backbone.{key}": source for key, source in backbone.checkpoint_keys(translated).items()}
+    for part in ("backbone", "head"):
+        module: Any = getattr(model, part, None)
+        if hasattr(module, "checkpoint_keys"):
+            places |= {f"{part}.{key}": theirs for key, theirs in module.checkpoint_keys(translated).items()}
     last = next((name for name in ("head.fc", "head.conv") if f"{name}.weight" in own), None)
     for leaf in ("weight", "bias"):
         if last is not None and f"{LOGITS}.{leaf}" in translated:

@@ -5,5 +5,7 @@ from thoraxlib.registry import Registry
 
 __all__ = ["Head", "build", "describe", "names", "register", "registry"]
 
-registry: Registry[Head] = Registry("heads", modules=["thoraxlib.heads.linear", "thoraxlib.heads.map"])
+registry: Registry[Head] = Registry(
+    "heads", modules=["thoraxlib.heads.linear", "thoraxlib.heads.map", "thoraxlib.heads.classwise"]
+)
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from thoraxlib import pooling
 from thoraxlib.heads import register
 from thoraxlib.heads.base import Head
+from thoraxlib.pooling.base import expansion
 from thoraxlib.registry import Spec
 
 __all__ = ["MapHead"]
@@ -24,9 +25,14 @@ class MapHead(Head):
     num_labels : int
         K.
     pool : str, mapping or nn.Module
-        From :mod:`thoraxlib.pooling`, or any module (N, K, h, w) -> (N, K).
+        From :mod:`thoraxlib.pooling`, or any module (N, K, h, w) -> (N, K). With "pcam" the head is that of PCAM.
     dropout : float
         On whole channels of the features, in training.
+
+    Raises
+    ------
+    ValueError
+        A pooling that gives more than one number for each map ("avg_max").
     """
 
     def __init__(
@@ -36,6 +42,11 @@ class MapHead(Head):
         self.dropout = nn.Dropout2d(dropout)
         self.conv = nn.Conv2d(in_channels, num_labels, 1)
         self.pool = pooling.registry.resolve(pool)
+        if expansion(self.pool) != 1:
+            raise ValueError(
+                f"pool {type(self.pool).__name__} gives {expansion(self.pool)} numbers for each map, and the head "
+                "'map' needs one logit; use the head 'linear'"
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, K)."""

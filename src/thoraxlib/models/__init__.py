@@ -21,6 +21,8 @@ __all__ = [
 
 registry = ModelRegistry(
     "models",
-    modules=["thoraxlib.models.classifier", "thoraxlib.models.chexnet", "thoraxlib.models.unified_dcnn"],
+    modules=[
+        f"thoraxlib.models.{name}" for name in ("classifier", "chexnet", "unified_dcnn", "pcam", "jf_top1", "x_ray")
+    ],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

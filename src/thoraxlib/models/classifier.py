@@ -1,13 +1,13 @@
-"""The generic classifier: any backbone, any head, any pooling."""
+"""The generic classifier: any backbone, any attention, any head, any pooling."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from thoraxlib import backbones, heads
+from thoraxlib import backbones, blocks, heads
 from thoraxlib import labels as label_sets
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
@@ -31,12 +31,14 @@ def classifier(
     head: Spec = "linear",
     pool: Spec | nn.Module = "avg",
     neck: nn.Module | None = None,
+    attention: Spec | nn.Module | None = None,
+    attention_mode: Literal["once", "cumulative"] = "once",
     stage: int = -1,
     in_chans: int = 3,
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
 ) -> Classifier:
-    """Any backbone, any head, any pooling.
+    """Any backbone, any attention, any head, any pooling.
 
     Parameters
     ----------
@@ -46,6 +48,11 @@ def classifier(
         Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.pooling`.
     neck : nn.Module, optional
         Between backbone and head; its ``out_channels`` count where it has them.
+    attention : str, mapping or module, optional
+        From :mod:`thoraxlib.blocks`.
+    attention_mode : {"once", "cumulative"}
+        "once": between neck and head. "cumulative": in the head, once more before each label, as some published
+        weights need it; the head is then "classwise" (:class:`thoraxlib.heads.classwise.ClasswiseHead`).
     stage : int
         Which of the backbone's maps.
     in_chans : int
@@ -55,10 +62,19 @@ def classifier(
     input_spec : mapping or InputSpec, optional
         Changes to the default input (224 x 224, ImageNet statistics).
     """
+    if attention_mode not in ("once", "cumulative"):
+        raise ValueError(f"attention_mode={attention_mode!r}: allowed are 'once' and 'cumulative'")
     names = label_sets.resolve(labels)
     spec = InputSpec.imagenet(in_chans).updated(input_spec)
     trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
     backbones.check_backbone(trunk)
     channels = getattr(neck, "out_channels", trunk.channels[stage])
+    if attention is not None and attention_mode == "once":
+        block = blocks.registry.resolve(attention, in_channels=channels)
+        neck = block if neck is None else nn.Sequential(neck, block)
+        attention = None
+    if attention is not None:
+        name, options = heads.registry.split_spec(head)
+        head = {"name": "classwise" if name == "linear" else name, **options, "attention": attention}
     top = heads.registry.resolve(head, in_channels=channels, num_labels=len(names), pool=pool)
     return Classifier(trunk, top, labels=names, input_spec=spec, neck=neck, stage=stage)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from thoraxlib.pooling import register
+from thoraxlib.pooling.base import Pool
 
 __all__ = ["AvgPool", "MaxPool"]
 
 
 @register("avg")
-class AvgPool(nn.Module):
+class AvgPool(Pool):
     """Mean over all locations, (N, C, h, w) -> (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ class AvgPool(nn.Module):
 
 
 @register("max")
-class MaxPool(nn.Module):
+class MaxPool(Pool):
     """Maximum over all locations, (N, C, h, w) -> (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:

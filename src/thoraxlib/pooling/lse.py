@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from thoraxlib.pooling import register
+from thoraxlib.pooling.base import Pool
 
 __all__ = ["LSEPool", "lse_pool"]
 
@@ -33,7 +34,7 @@ def lse_pool(x: Tensor, r: float = 10.0) -> Tensor:
 
 
 @register("lse")
-class LSEPool(nn.Module):
+class LSEPool(Pool):
     """Log-sum-exp pooling with sharpness `r`, (N, C, h, w) -> (N, C); see :func:`lse_pool`.
 
     Raises

@@ -1,0 +1,103 @@
+"""A linear layer whose every label has its own attention, vector and norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from thoraxlib import blocks
+from thoraxlib.blocks.attention import Attention
+from thoraxlib.heads import register
+from thoraxlib.heads.linear import LinearHead
+from thoraxlib.pooling.base import expansion, per_label
+from thoraxlib.registry import Spec
+
+__all__ = ["ClasswiseHead"]
+
+
+@register("classwise")
+class ClasswiseHead(LinearHead):
+    """Label by label: attention, pooling, norm, one row of a linear layer, (N, C, h, w) -> (N, K).
+
+    The head of jfhealthcare/Chexpert and of the PCAM model of alinstein/X_RAY. Its attention is *cumulative*: their
+    loop over labels overwrites the map with the attended one, so label k (from 0) sees the block, one set of weights,
+    applied k + 1 times, and the order of labels matters. Their weights need that; for new models, put the block before
+    the head instead (``attention_mode="once"``).
+
+    The weights start at N(0, 0.01) and the bias at 0, as there.
+
+    Parameters
+    ----------
+    in_channels : int
+        C.
+    num_labels : int
+        K.
+    pool : str, mapping or nn.Module
+        From :mod:`thoraxlib.pooling`, or any module (N, C, h, w) -> (N, C).
+    attention : str, mapping or nn.Module, optional
+        From :mod:`thoraxlib.blocks`, applied once more before each label.
+    norm : bool
+        Batch norm of each label's vector ("fc_bn"). The per-location logits do not see it.
+    dropout : float
+        On the vectors, in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_labels: int,
+        *,
+        pool: Spec | nn.Module = "pcam",
+        attention: Spec | nn.Module | None = None,
+        norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(in_channels, num_labels, pool=pool, dropout=dropout)
+        self.attention = None if attention is None else blocks.registry.resolve(attention, in_channels=in_channels)
+        # the labels' norms side by side: as many numbers, normalised each for itself
+        self.norm = nn.BatchNorm1d(num_labels * in_channels * expansion(self.pool)) if norm else None
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        if self.attention is None and self.norm is None:
+            return super().forward(features)
+        vectors = torch.cat([self._vectors(seen, rows) for seen, rows in self._attended(features)], dim=1)
+        if self.norm is not None:
+            vectors = self.norm(vectors.flatten(1)).view_as(vectors)
+        return self.classify(vectors)
+
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+        """Per-location logits (N, K, h, w), each label's from its own attended map; see :class:`LinearHead`."""
+        maps = [
+            super(ClasswiseHead, self).logit_maps(seen, bias=bias)[:, rows] for seen, rows in self._attended(features)
+        ]
+        return torch.cat(maps, dim=1)
+
+    def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        """For each own state-dict key, its counterpart among a published checkpoint's `keys`, where it has one."""
+        if not isinstance(self.attention, Attention):
+            return {}
+        return {f"attention.{own}": theirs for own, theirs in self.attention.checkpoint_keys(keys).items()}
+
+    def _attended(self, features: Tensor) -> list[tuple[Tensor, slice]]:
+        """The map that labels see, and which ones."""
+        if self.attention is None:
+            return [(features, slice(None))]
+        seen = []
+        for k in range(self.fc.out_features):
+            features = self.attention(features)
+            seen.append((features, slice(k, k + 1)))
+        return seen
+
+    def _vectors(self, features: Tensor, rows: slice) -> Tensor:
+        """Pooled vectors (N, labels, C) of the labels `rows`."""
+        if per_label(self.pool):
+            maps = super().logit_maps(features)[:, rows]
+            vectors: Tensor = self.pool(features, maps)
+            return vectors
+        vectors = self.pool(features)[:, None]
+        return vectors.expand(-1, len(range(self.fc.out_features)[rows]), -1)

@@ -1,0 +1,102 @@
+"""PCAM: locations pooled by a label's own probability there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from thoraxlib.backbones import Backbone
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.models import register
+from thoraxlib.models.base import Classifier
+from thoraxlib.models.classifier import classifier
+from thoraxlib.models.registry import ModelCard, Preset
+from thoraxlib.registry import Spec
+
+__all__ = ["JF_INPUT", "pcam"]
+
+#: jfhealthcare/Chexpert: 512 x 512, pixels of 0 to 255 as (x - 128) / 64.
+JF_INPUT: Mapping[str, Any] = {"size": [512, 512], "mean": [128 / 255], "std": [64 / 255], "resize": "pad"}
+
+_CARD = ModelCard(
+    paper="Ye et al., Weakly Supervised Lesion Localization With Probabilistic-CAM Pooling, arXiv 2005.14480, 2020",
+    label_sets=("nih14", "nih8", "chexpert5"),
+    presets={
+        "paper": Preset("The default: ResNet-34, as the paper's experiments on ChestX-ray14."),
+        "jfhealthcare": Preset(
+            "jfhealthcare/Chexpert, the paper's code (example_PCAM.json): DenseNet-121, CheXpert's five tasks, its "
+            "input. Other trunks of that code by `backbone`: densenet169, densenet201, vgg19, vgg19_bn, inception_v3.",
+            {
+                "labels": "chexpert5",
+                "backbone": "densenet121",
+                "attention_mode": "cumulative",
+                "input_spec": JF_INPUT,
+            },
+        ),
+    },
+    parity={
+        "jfhealthcare_densenet121_pcam": "preset 'jfhealthcare': logits, logit maps, stages; its other poolings; fc_bn",
+        "jfhealthcare_inception_v3_pcam": "the same with inception_v3, also with its transform_input",
+        "jfhealthcare_vgg19_bn_pcam": "the same with vgg19_bn",
+        "wsp_pool_*": "every pooling",
+    },
+    notes=(
+        "The paper's network (ResNet-34) was not published as code: its parts have records, the whole has none.",
+        "The paper's tables of AUROC and localisation could not be had here: see the paper. The code's README gives "
+        "mean AUROC on CheXpert's 200 validation studies: AVG 0.895, LSE 0.896, PCAM 0.896.",
+        "Not stated in the abstract and decided here: 512 x 512 pixels (as the code), ImageNet statistics.",
+    ),
+)
+
+
+@register("pcam", card=_CARD)
+def pcam(
+    *,
+    labels: str | Sequence[str] = "nih14",
+    backbone: Spec | Backbone = "resnet34",
+    pool: Spec | nn.Module = "pcam",
+    attention: Spec | nn.Module | None = None,
+    attention_mode: Literal["once", "cumulative"] = "once",
+    norm: bool = False,
+    dropout: float = 0.0,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+) -> Classifier:
+    """PCAM: trunk -> logit maps -> probability-weighted pooling -> the same layer again -> logits.
+
+    Ye et al. 2020, arXiv 2005.14480. ``cams.build("pcam", model)`` gives its probability maps.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        A label set's name, or the labels.
+    backbone, pool : str, mapping or module
+        Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`.
+    attention : str, mapping or module, optional
+        "channel_attention", "spatial_attention", "pyramid_attention" or another of :mod:`thoraxlib.blocks`.
+    attention_mode : {"once", "cumulative"}
+        See :func:`thoraxlib.models.classifier.classifier`; the published code's is "cumulative".
+    norm : bool
+        Batch norm of each label's vector ("fc_bn").
+    dropout : float
+        On each label's vector, in training.
+    in_chans : int
+        Channels of the images.
+    pretrained : bool
+        ImageNet weights for the trunk.
+    input_spec : mapping or InputSpec, optional
+        Changes to the default input (512 x 512 stretched, ImageNet statistics).
+    """
+    return classifier(
+        labels=labels,
+        backbone=backbone,
+        head={"name": "classwise", "norm": norm, "dropout": dropout},
+        pool=pool,
+        attention=attention,
+        attention_mode=attention_mode,
+        pretrained=pretrained,
+        input_spec=InputSpec.imagenet(in_chans, size=(512, 512)).updated(input_spec),
+    )
