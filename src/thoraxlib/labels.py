@@ -84,6 +84,7 @@ _add("nih14", _NIH14, "The 14 findings of NIH ChestX-ray14, in the order of its 
 _add("nih15", (*_NIH14, "No Finding"), "The 14 NIH findings, then No Finding.")
 _add("nih8", _NIH14[:8], "The 8 findings of NIH ChestX-ray8.")
 _add("pneumonia", ("Pneumonia",), "CheXNet's one-output pneumonia task.")
+_add("abnormal", ("Abnormal",), "One output: any finding at all.")
 _add("chexpert14", _CHEXPERT14, "The 14 observations of CheXpert, in the order of its CSV header.")
 _add(
     "chexpert5",

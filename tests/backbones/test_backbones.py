@@ -164,3 +164,27 @@ def test_gradients_reach_the_first_layer(name: str) -> None:
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     assert next(backbone.parameters()).grad is not None
+
+
+def test_efficientnet_with_its_last_convolution() -> None:
+    import timm
+
+    whole = timm.create_model("tf_efficientnet_b0").eval()
+    backbone = backbones.build("tf_efficientnet_b0", conv_head=True).eval()
+    state = whole.state_dict()
+    places = backbone.checkpoint_keys(state)
+    assert set(places) == set(backbone.state_dict())
+    backbone.load_state_dict({own: state[theirs] for own, theirs in places.items()})
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone(x)[-1], whole.forward_features(x))
+    assert backbone.channels[-1] == 1280
+
+
+def test_x_ray_custom() -> None:
+    backbone = backbones.build("x_ray_custom", in_chans=1).eval()
+    x = torch.randn(2, 1, 128, 128, requires_grad=True)
+    maps = backbone(x)
+    assert [tuple(m.shape[1:]) for m in maps] == [(15, 32, 32), (45, 16, 16), (90, 8, 8), (180, 4, 4), (360, 2, 2)]
+    maps[-1].sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())

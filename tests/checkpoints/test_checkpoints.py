@@ -237,3 +237,58 @@ def test_allow_pickle_reads_jrzechs_module(densenet: nn.Module, tmp_path: Path) 
     assert thoraxlib.load_checkpoint(model, tmp_path / "checkpoint", allow_pickle=True) == "chexnet_jrzech"
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(model(x).sigmoid(), net(x))
+
+
+def test_x_ray_files(tmp_path: Path) -> None:
+    """Wrapped as its trainer does, from several GPUs, and with DenseNet's head of before April 2021."""
+    from formulas import load_record, state_dict
+
+    state = state_dict(load_record("x_ray_densenet121.json"))
+    older = {key.replace("img_model.classifier.0.", "FF.0."): value for key, value in state.items()}
+    older |= {"img_model.classifier.weight": torch.ones(1000, 1024), "img_model.classifier.bias": torch.ones(1000)}
+    x = torch.randn(1, 3, 64, 64)
+    outputs = []
+    for number, content in enumerate((state, older, prefixed("module.", state))):
+        path = tmp_path / f"{number}.pth"
+        torch.save({"epoch": 3, "model_state_dict": content, "best_va_acc": 0.8}, path)
+        model = thoraxlib.build("x_ray", preset="densenet121").eval()
+        assert thoraxlib.load_checkpoint(model, path) == "x_ray"
+        outputs.append(model(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+def test_jfhealthcare_files(tmp_path: Path) -> None:
+    """Bare, as published; wrapped, as its trainer does; and without the counters of batches."""
+    from formulas import load_record, state_dict
+
+    state = state_dict(load_record("jfhealthcare_densenet121_top1.json"))
+    bare = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    x = torch.randn(1, 3, 64, 64)
+    outputs = []
+    for number, content in enumerate((state, {"epoch": 2, "step": 9, "state_dict": prefixed("module.", state)}, bare)):
+        path = tmp_path / f"{number}.pth"
+        torch.save(content, path)
+        model = thoraxlib.build("jf_top1").eval()
+        assert thoraxlib.load_checkpoint(model, path) == "jfhealthcare"
+        outputs.append(model(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "once"}, "the model's .* entries get no value: neck"),
+        ({"pool": "avg"}, r"another shape.*head.fc.weight \(5, 2048\) -> \(5, 1024\)"),
+        ({"attention": "channel_attention", "labels": "nih14"}, "build it with labels='chexpert5'"),
+    ],
+)
+def test_a_network_that_jfhealthcare_s_weights_do_not_fit(options: dict[str, Any], message: str) -> None:
+    from formulas import load_record, state_dict
+
+    model = thoraxlib.build("jf_top1", **options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=re.compile(message, re.DOTALL)):
+        thoraxlib.load_checkpoint(model, state_dict(load_record("jfhealthcare_densenet121_top1.json")))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import thoraxlib
-from thoraxlib import labels
+from thoraxlib import blocks, labels, pooling
 from thoraxlib.models import Classifier
+from thoraxlib.pooling.base import expansion
 from thoraxlib.registry import OptionError, UnknownNameError
 
 SMALL = {"backbone": "resnet10t", "input_spec": {"size": 64}}
@@ -27,7 +28,12 @@ def test_contract(model: Classifier) -> None:
     torch.testing.assert_close(model.forward_head(model.forward_features(x)), logits)
     everything = model.forward_all(x)
     torch.testing.assert_close(everything.logits, logits)
-    assert model.logit_maps(everything.features).shape == (2, len(model.labels), *everything.features.shape[2:])
+    if expansion(model.head.pool) == 1:
+        maps = model.logit_maps(everything.features)
+        assert maps.shape == (2, len(model.labels), *everything.features.shape[2:])
+    else:
+        with pytest.raises(NotImplementedError, match="gradient-based"):
+            model.logit_maps(everything.features)
     probabilities = model.predict_proba(x)
     assert ((probabilities > 0) & (probabilities < 1)).all()
     assert not probabilities.requires_grad
@@ -51,10 +57,10 @@ def test_cards(name: str) -> None:
 def test_published_means() -> None:
     means = {
         title: sum(table.values()) / len(table)
-        for name in ("chexnet", "unified_dcnn")
+        for name in ("chexnet", "unified_dcnn", "jf_top1")
         for title, table in thoraxlib.describe(name).published.items()
     }
-    expected = [0.8414, 0.8427, 0.8508, 0.8383, 0.6389, 0.6385, 0.6255, 0.6962, 0.6583, 0.7451]
+    expected = [0.8414, 0.8427, 0.8508, 0.8383, 0.6389, 0.6385, 0.6255, 0.6962, 0.6583, 0.7451, 0.9134]
     assert [round(value, 4) for value in means.values()] == pytest.approx(expected, abs=6e-5)
 
 
@@ -84,6 +90,14 @@ def test_parameter_counts_of_the_spec() -> None:
     assert count(thoraxlib.build("chexnet", labels="pneumonia")) == 6_954_881
     assert count(thoraxlib.build("chexnet", backbone="densenet169")) == 12_507_790
     assert count(thoraxlib.build("unified_dcnn", labels="nih8", transition="none", pool="avg")) == 23_524_424
+    # less torchvision's classifiers, and the attention blocks and norms that are built there and not used
+    assert count(thoraxlib.build("x_ray")) == 11_180_616
+    assert count(thoraxlib.build("x_ray", preset="densenet121")) == 6_962_056
+    assert count(thoraxlib.build("x_ray", preset="custom")) == 1_629_143
+    assert count(thoraxlib.build("x_ray", preset="densenet121_pcam")) == 7_987_056 - 1_025_000
+    with_attention = {"preset": "resnet18_pcam", "attention": "spatial_attention"}
+    assert count(thoraxlib.build("x_ray", **with_attention)) == 11_180_616 + 328_321
+    assert count(thoraxlib.build("jf_top1")) == 12_525_301 - 1_025_000 - 1_050_112 - 1_312_001
 
 
 @pytest.mark.parametrize(
@@ -154,7 +168,7 @@ def test_bad_options() -> None:
 
 def test_trains(model: Classifier) -> None:
     model.train()
-    x, y = torch.randn(4, 3, 64, 64), torch.randint(0, 2, (4, 14)).float()
+    x, y = torch.randn(4, 3, 64, 64), torch.randint(0, 2, (4, len(model.labels))).float()
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
     for _ in range(8):
@@ -187,3 +201,27 @@ def test_compile(model: Classifier) -> None:
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", blocks.names("*_attention"))
+@pytest.mark.parametrize("mode", ["once", "cumulative"])
+@pytest.mark.parametrize("pool", pooling.names())
+def test_x_ray_takes_every_pooling_and_attention(pool: str, attention: str, mode: str) -> None:
+    model = thoraxlib.build("x_ray", pool=pool, attention=attention, attention_mode=mode, **SMALL).train()
+    x = torch.randn(2, 3, 64, 64)
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    logits = model(x)
+    assert logits.shape == (2, 8)
+    # the map that the head sees has been attended once already, or not yet
+    assert ("attention" in str(type(model.neck)).lower()) == (mode == "once")
+
+
+def test_attention_options() -> None:
+    with pytest.raises(ValueError, match="attention_mode='twice': allowed are 'once' and 'cumulative'"):
+        thoraxlib.build("x_ray", attention="channel_attention", attention_mode="twice")
+    with pytest.raises(UnknownNameError, match="blocks: unknown name 'pyramid_atention'; did you mean 'pyramid_att"):
+        thoraxlib.build("pcam", attention="pyramid_atention")
+    with pytest.raises(OptionError, match="'map' has no option 'attention'"):
+        thoraxlib.build("classifier", head="map", attention="channel_attention", attention_mode="cumulative")

@@ -6,30 +6,36 @@ import torch
 from formulas import assert_matches, image, load_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from thoraxlib import pooling
+from thoraxlib.pooling.base import expansion
 from thoraxlib.pooling.lse import lse_pool
 
 NAMES = pooling.names()
+SHIFTED = set(NAMES) - {"linear", "pcam"}  # shifting a map shifts its pool
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(2, 5, 7, 7), (1, 3, 1, 1), (3, 4, 2, 9)])
 def test_shapes_gradients_and_bounds(name: str, shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, requires_grad=True)
-    pooled = pooling.build(name)(x)
-    assert pooled.shape == shape[:2]
-    assert (pooled <= x.amax((2, 3)) + 1e-5).all()
-    assert (pooled >= x.amin((2, 3)) - 1e-5).all()
+    x = torch.rand(shape, requires_grad=True)  # "linear" is a mean only where nothing is negative
+    pool = pooling.build(name)
+    pooled = pool(x)
+    times = expansion(pool)
+    assert pooled.shape == (shape[0], shape[1] * times)
+    assert (pooled <= x.amax((2, 3)).repeat(1, times) + 1e-5).all()
+    assert (pooled >= x.amin((2, 3)).repeat(1, times) - 1e-5).all()
     pooled.sum().backward()
     assert x.grad is not None
-    torch.testing.assert_close(x.grad.sum((2, 3)), torch.ones(shape[:2]))  # shifting a map shifts its pool
+    if name in SHIFTED:
+        torch.testing.assert_close(x.grad.sum((2, 3)), torch.full(shape[:2], float(times)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constant_maps_and_permutations(name: str) -> None:
     pool = pooling.build(name)
-    torch.testing.assert_close(pool(torch.full((1, 2, 3, 3), -5.2)), torch.full((1, 2), -5.2))
+    torch.testing.assert_close(pool(torch.full((1, 2, 3, 3), -5.2)), torch.full((1, 2 * expansion(pool)), -5.2))
     x = torch.randn(2, 3, 4, 5)
     shuffled = x.flatten(2)[..., torch.randperm(20)].unflatten(2, (4, 5))
     torch.testing.assert_close(pool(x), pool(shuffled))
@@ -81,3 +87,62 @@ def test_lse_keeps_half_precision_outside_and_float_inside() -> None:
 def test_bad_r(r: float) -> None:
     with pytest.raises(ValueError, match="r must be positive and finite"):
         pooling.build("lse", r=r)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_records(name: str) -> None:
+    record = load_record(f"wsp_pool_{name}.json")
+    gamma = record["config"]["lse_gamma"]
+    x, out = image(*record["input"]["args"]), record["outputs"]
+
+    def pool(x: Tensor, r: float = gamma) -> Tensor:
+        options = {"r": r} if name in ("lse", "avg_max_lse") else {}
+        extra = [image(*record["extra_inputs"]["logit_map"]["args"])] if name == "pcam" else []
+        return pooling.build(name, **options)(x, *extra).reshape(2, -1, 1, 1)
+
+    assert_matches(pool(x), out["pooled"], 1e-5)
+    if "pooled_relu_feat" in out:
+        assert_matches(pool(x.relu()), out["pooled_relu_feat"], 1e-5)
+    for r in (0.5, 100):
+        if f"pooled_gamma_{r}" in out:
+            assert_matches(pool(x, r), out[f"pooled_gamma_{r}"], 1e-5)
+
+
+def test_pcam_record() -> None:
+    record = load_record("wsp_pool_pcam.json")
+    x, out = image(*record["input"]["args"]), record["outputs"]
+    logits = image(*record["extra_inputs"]["logit_map"]["args"]).requires_grad_()
+    pool = pooling.build("pcam")
+    assert_matches(logits.sigmoid(), out["prob_map"], 1e-5)
+    assert_matches(pool.weights(logits), out["weight_map"], 1e-5)
+    pool(x, logits).sum().backward()
+    assert_matches(logits.grad, out["grad_sum_wrt_logit_map"], 1e-5)
+
+
+def test_pcam_of_many_labels_is_that_of_each() -> None:
+    pool, x, logits = pooling.build("pcam"), torch.randn(2, 5, 4, 6), torch.randn(2, 3, 4, 6)
+    vectors = pool(x, logits)
+    assert vectors.shape == (2, 3, 5)
+    for k in range(3):
+        a = logits[:, k : k + 1].sigmoid()
+        torch.testing.assert_close(vectors[:, k], (x * a).sum((2, 3)) / a.sum((2, 3)))
+    # of a map with itself: every channel is its own logit map
+    torch.testing.assert_close(pool(logits), torch.diagonal(pool(logits, logits), dim1=1, dim2=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_extreme_maps_stay_finite(name: str, dtype: torch.dtype) -> None:
+    for level in (-1000.0, -1.0, 0.0, 1000.0):
+        x = torch.full((1, 2, 4, 4), level)
+        x[..., 0, 0] += 1
+        pooled = pooling.build(name)(x.to(dtype))
+        assert pooled.dtype == dtype
+        assert pooled.isfinite().all()
+        torch.testing.assert_close(pooled.float(), torch.full_like(pooled.float(), level), atol=1.1, rtol=0.02)
+
+
+def test_linear_wants_a_positive_eps() -> None:
+    with pytest.raises(ValueError, match="eps must be positive"):
+        pooling.build("linear", eps=0)
+    assert float(pooling.build("linear")(torch.zeros(1, 1, 2, 2))) == 0

@@ -17,6 +17,10 @@ from thoraxlib.checkpoints.layout import LOGITS
 __all__ = ["CheckpointError", "load_checkpoint"]
 
 
+# what the heads call the layer with one row for each label
+_LAST = ("head.fc", "head.conv")
+
+
 class CheckpointError(ValueError):
     """A checkpoint that does not fit the model: unmatched or misshapen entries, all listed."""
 
@@ -101,7 +105,7 @@ def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str
         module: Any = getattr(model, part, None)
         if hasattr(module, "checkpoint_keys"):
             places |= {f"{part}.{key}": theirs for key, theirs in module.checkpoint_keys(translated).items()}
-    last = next((name for name in ("head.fc", "head.conv") if f"{name}.weight" in own), None)
+    last = next((name for name in _LAST if f"{name}.weight" in own), None)
     for leaf in ("weight", "bias"):
         if last is not None and f"{LOGITS}.{leaf}" in translated:
             places[f"{last}.{leaf}"] = f"{LOGITS}.{leaf}"
@@ -123,7 +127,7 @@ def _check(
     if misshapen:
         shapes = [f"{key} {tuple(new[key].shape)} -> {tuple(own[key].shape)}" for key in misshapen]
         lines.append(f"  {len(misshapen)} entries have another shape (checkpoint -> model): {_some(shapes)}")
-    rows = next((new[key].shape[0] for key in misshapen if key.startswith("head.") and key.endswith("weight")), None)
+    rows = next((new[key].shape[0] for name in _LAST if (key := f"{name}.weight") in misshapen), None)
     labels = getattr(model, "labels", ())
     if rows is not None and rows != len(labels):
         fitting = [label_set for label_set in label_sets.names() if len(label_sets.build(label_set)) == rows]

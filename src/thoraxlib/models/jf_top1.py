@@ -92,5 +92,5 @@ def jf_top1(
         norm=norm,
         dropout=dropout,
         pretrained=pretrained,
-        input_spec=InputSpec(channels=in_chans).updated(JF_INPUT).updated(input_spec),
+        input_spec=InputSpec.imagenet(in_chans).updated(JF_INPUT).updated(input_spec),
     )
