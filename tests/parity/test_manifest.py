@@ -122,3 +122,14 @@ def test_ten_crops(outputs: str, gain: float) -> None:
     with torch.inference_mode():
         mean = TenCrop(model, size=extra["crop"], chunk=7).predict_proba(x)
     assert_matches(mean, record[outputs]["tencrop.mean_probabilities"])
+
+
+@torch.inference_mode()
+def test_inception_s_second_normalisation_is_a_matter_of_the_input() -> None:
+    """JF's `transform_input`: the mean and deviation that docs/papers/pcam.md gives instead."""
+    record = load_record("jfhealthcare_inception_v3_pcam.json")
+    pixels = image(*record["input"]["args"]) * 64 / 255 + 128 / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.5184, 0.5513, 0.6068], [0.5480, 0.5602, 0.5577]))
+    model = thoraxlib.build("pcam", preset="jfhealthcare", backbone="inception_v3").eval()
+    thoraxlib.load_checkpoint(model, _state("jfhealthcare_inception_v3_pcam.json", 1.0))
+    assert_matches(model((pixels - mean) / std), record["outputs"]["logits_transform_input"])
