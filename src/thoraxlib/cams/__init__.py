@@ -1,8 +1,8 @@
 """Class activation maps: model and images -> a heat map for every label, (N, K, h, w).
 
 ``build(name, model)(x)`` runs the trunk once without gradients; where a method needs gradients, only the head is
-differentiated, for all labels together. No hooks; nothing of the model is changed. Works on the library's models and on
-timm's as they are.
+differentiated, for all labels together. No hooks, unless a layer inside a network is named; nothing of the model is
+changed. Works on the library's models and on timm's as they are, and on any network by naming a layer.
 """
 
 from __future__ import annotations
@@ -13,37 +13,44 @@ from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.maps import normalize, to_uint8, upsample
+from thoraxlib.cams.split import Split, split
 from thoraxlib.registry import Registry
 
 __all__ = [
     "ClassActivationMap",
+    "Split",
     "build",
     "describe",
     "names",
     "normalize",
     "register",
     "registry",
+    "split",
     "to_uint8",
     "upsample",
 ]
 
 registry: Registry[ClassActivationMap] = Registry(
-    "cams", modules=["thoraxlib.cams.cam", "thoraxlib.cams.gradcam", "thoraxlib.cams.gradcam_plusplus"]
+    "cams",
+    modules=[
+        f"thoraxlib.cams.{name}" for name in ("cam", "pcam", "gradcam", "gradcam_plusplus", "eigencam", "masking")
+    ],
 )
 register, names, describe = registry.register, registry.names, registry.describe
 
 
-def build(name: str, model: nn.Module, target: None = None, **options: Any) -> ClassActivationMap:
+def build(name: str, model: nn.Module | Split, target: str | None = None, **options: Any) -> ClassActivationMap:
     """The method called `name` for `model`; see :class:`ClassActivationMap` for what it does to images.
 
     Parameters
     ----------
     name : str
         One of :func:`names`.
-    model : nn.Module
-        With ``forward_features`` and ``forward_head``, as the library's and timm's models have them.
-    target : None
-        The map that the head sees; no other can be chosen yet.
+    model : nn.Module or Split
+        With ``forward_features`` and ``forward_head``, as the library's and timm's models have them; or any network, if
+        `target` names a layer.
+    target : str, optional
+        Dotted name of the layer whose output is explained (:func:`split`); default the map that the head sees.
     **options
         Of the method; see :func:`describe`.
 
@@ -52,6 +59,6 @@ def build(name: str, model: nn.Module, target: None = None, **options: Any) -> C
     UnknownNameError, OptionError
         See :class:`thoraxlib.registry.Registry`.
     TypeError, ValueError
-        A model without the two methods; a `target`.
+        A model without the two methods and no `target`; no such layer.
     """
     return registry.build(name, model=model, target=target, **options)

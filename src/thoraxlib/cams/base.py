@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.cams.split import Split, split
+
 __all__ = ["ClassActivationMap"]
 
 Labels: TypeAlias = Sequence[int | str] | Tensor | int | str | None
@@ -25,28 +27,29 @@ class ClassActivationMap(abc.ABC):
 
     Parameters
     ----------
-    model : nn.Module
+    model : nn.Module or Split
         With ``forward_features`` (images to a map (N, C, h, w); or (N, h, w, C) or tokens, as timm's transformers give
-        them) and ``forward_head`` (map to logits (N, K)).
-    target : None
-        The map that the head sees.
+        them) and ``forward_head`` (map to logits (N, K)); or any network, if `target` names a layer.
+    target : str, optional
+        Dotted name of the layer whose output is explained; default the map that the head sees.
 
     Raises
     ------
     TypeError
-        The model lacks one of the two methods.
+        The model lacks one of the two methods, and no layer is named.
     ValueError
-        `target` is not None.
+        No such layer.
     """
 
-    def __init__(self, model: nn.Module, target: None = None) -> None:
+    def __init__(self, model: nn.Module | Split, target: str | None = None) -> None:
+        if target is not None:
+            model = split(model, target) if isinstance(model, nn.Module) else split(model.model, target)
         lacking = [name for name in ("forward_features", "forward_head") if not hasattr(model, name)]
         if lacking:
             raise TypeError(
-                f"{type(model).__name__} has no {' and no '.join(lacking)}: a model of thoraxlib or timm is needed"
+                f"{type(model).__name__} has no {' and no '.join(lacking)}: a model of thoraxlib or timm is needed, or "
+                "the name of a layer: target='...'"
             )
-        if target is not None:
-            raise ValueError(f"target={target!r}: only None, the map that the head sees, can be chosen")
         self.model: Any = model
 
     def __call__(self, x: Tensor, labels: Labels = None) -> Tensor:
@@ -67,8 +70,21 @@ class ClassActivationMap(abc.ABC):
         Raises
         ------
         ValueError, IndexError
-            Images that the model refuses; a label that it does not have.
+            Images that the model refuses; a label that it does not have; maps with NaN or infinite values.
         """
+        try:
+            maps = self._maps(x, labels)
+        finally:
+            if isinstance(self.model, Split):
+                self.model.release()
+        if not maps.isfinite().all():
+            raise ValueError(
+                f"{type(self).__name__} gives NaN or infinite values: is the model trained, and its input finite? Half "
+                "precision may overflow; compute in float32 or bfloat16"
+            )
+        return maps
+
+    def _maps(self, x: Tensor, labels: Labels) -> Tensor:
         with torch.inference_mode(False), _evaluating(self.model):
             with torch.no_grad():
                 features = self.model.forward_features(x)
@@ -80,9 +96,30 @@ class ClassActivationMap(abc.ABC):
                 indices = self._indices(labels)
                 if indices == [] or not len(x):
                     spatial = self.spatial(features, x)
-                    count = self.model.forward_head(features).shape[1] if indices is None else len(indices)
+                    count = self.count(features) if indices is None else len(indices)
                     return spatial.new_zeros(len(x), count, *spatial.shape[2:])
                 return self.maps(features, x, indices).float()
+
+    def differentiable(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """A leaf for `features`, and the logits (N, K) that depend on it.
+
+        Raises
+        ------
+        ValueError
+            The logits do not: no gradient can be had.
+        """
+        if isinstance(self.model, Split):
+            leaf, logits = self.model.graph()
+        else:
+            with torch.enable_grad():
+                leaf = features.detach().requires_grad_()
+                logits = self.model.forward_head(leaf)
+        if not logits.requires_grad:
+            raise ValueError(
+                f"{type(self).__name__}: the logits of {type(self.model).__name__} have no gradient for its features "
+                "(a head that detaches, or takes an argmax?); use 'scorecam' or 'eigencam'"
+            )
+        return leaf, logits
 
     @abc.abstractmethod
     def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
@@ -94,10 +131,11 @@ class ClassActivationMap(abc.ABC):
         Raises
         ------
         ValueError
-            Tokens that do not form a grid.
+            Tokens that do not form a grid, or features that are neither map nor tokens.
         """
+        self.channel_axis(features)
         if features.ndim == 4:
-            return features.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features
+            return features.movedim(self.channel_axis(features), 1)
         tokens = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
         if grid is None or grid[0] * grid[1] != tokens.shape[1]:
@@ -107,6 +145,19 @@ class ClassActivationMap(abc.ABC):
         if grid[0] * grid[1] != tokens.shape[1]:
             raise ValueError(f"{tokens.shape[1]} tokens form no grid for images of {tuple(x.shape[-2:])} pixels")
         return tokens.transpose(1, 2).reshape(len(tokens), -1, int(grid[0]), int(grid[1]))
+
+    def channel_axis(self, features: Tensor) -> int:
+        """Which dimension of raw features holds the channels."""
+        if features.ndim not in (3, 4):
+            raise ValueError(f"features must be (N, C, h, w), or tokens (N, T, C), got {tuple(features.shape)}")
+        return features.ndim - 1 if features.ndim == 3 or getattr(self.model, "output_fmt", "") == "NHWC" else 1
+
+    def count(self, features: Tensor) -> int:
+        """How many labels the model has."""
+        if isinstance(self.model, Split):
+            return self.model.graph()[1].shape[1]
+        with torch.no_grad():
+            return int(self.model.forward_head(features).shape[1])
 
     def _indices(self, labels: Labels) -> list[int] | None:
         if labels is None:

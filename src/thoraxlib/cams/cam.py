@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
+from thoraxlib.cams.gradients import check_variant
+from thoraxlib.cams.split import Split
 
 __all__ = ["CAM"]
 
@@ -23,37 +25,53 @@ class CAM(ClassActivationMap):
     model : nn.Module
         With ``logit_maps`` (the library's models), or of timm with average pooling and one linear layer.
     target : None
-        The map that the head sees.
+        The map that the head sees; another layer has no such weights.
+    variant : {"x_ray"}, optional
+        As alinstein/X_RAY: of the features cut off at 0, although the head of its DenseNet sees them signed.
 
     Raises
     ------
     TypeError
         When called: the head has no per-location logits.
+    ValueError
+        An unknown `variant`.
     """
+
+    name = "cam"
+
+    def __init__(self, model: nn.Module | Split, target: str | None = None, *, variant: str | None = None) -> None:
+        super().__init__(model, target)
+        check_variant(variant)
+        self.variant = variant
 
     def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
         """See :meth:`ClassActivationMap.maps`."""
         with torch.no_grad():
-            maps = self._of_logit_maps(features) if hasattr(self.model, "logit_maps") else self._of_linear(features, x)
+            maps = self.logit_maps(features.relu() if self.variant == "x_ray" else features, x, bias=False)
         return maps if labels is None else maps[:, labels]
 
-    def _of_logit_maps(self, features: Tensor) -> Tensor:
+    def logit_maps(self, features: Tensor, x: Tensor, *, bias: bool) -> Tensor:
+        """Per-location logits (N, K, h, w) of the model's raw features."""
+        if not hasattr(self.model, "logit_maps"):
+            return self._of_linear(features, x, bias)
         try:
-            maps: Tensor = self.model.logit_maps(features, bias=False)
+            maps: Tensor = self.model.logit_maps(features, bias=bias)
             return maps
         except NotImplementedError as error:
-            raise TypeError(f"cam: {error}") from error
+            raise TypeError(f"{self.name}: {error}") from error
 
-    def _of_linear(self, features: Tensor, x: Tensor) -> Tensor:
+    def _of_linear(self, features: Tensor, x: Tensor, bias: bool) -> Tensor:
+        """The weights of a linear layer over the map, if the head is average pooling and that layer."""
         layer = self.model.get_classifier() if hasattr(self.model, "get_classifier") else None
         spatial = self.spatial(features, x)
         if isinstance(layer, nn.Linear) and layer.in_features == spatial.shape[1]:
             maps: Tensor = torch.einsum("kc,nchw->nkhw", layer.weight, spatial)
-            bias = layer.bias if layer.bias is not None else 0.0
+            shift = layer.bias[:, None, None] if layer.bias is not None else torch.zeros_like(maps[:1, :, :1, :1])
             logits = self.model.forward_head(features)
-            off = (maps.mean(dim=(2, 3)) + bias - logits).abs().max()
+            off = ((maps + shift).mean(dim=(2, 3)) - logits).abs().max()
             if off <= max(1e-3, 8 * torch.finfo(logits.dtype).eps) * logits.abs().max():
-                return maps
+                return maps + shift if bias else maps
         raise TypeError(
-            f"cam: the head of {type(self.model).__name__} is not average pooling and one linear layer; use 'gradcam'"
+            f"{self.name}: the head of {type(self.model).__name__} is not average pooling and one linear layer; use "
+            "'gradcam'"
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from thoraxlib.cams import register
 from thoraxlib.cams.gradcam import GradCAM
+from thoraxlib.cams.split import Split
 
 __all__ = ["GradCAMPlusPlus"]
 
@@ -23,34 +25,54 @@ class GradCAMPlusPlus(GradCAM):
 
     For a head of average pooling and a linear layer, alpha is the same at all places of a channel.
 
+    Codes disagree. pytorch-grad-cam is ``eps=1e-6``; torchcam is ``denominator="product"``; alinstein/X_RAY is
+    ``variant="x_ray"``: the product, 1e-7, and what :class:`thoraxlib.cams.gradients.GradientMap` says.
+
     Parameters
     ----------
-    model : nn.Module
-        Any with ``forward_features`` and ``forward_head``.
-    target : None
-        The map that the head sees.
-    relu : bool
-        Cut off at 0: only what speaks for the label.
+    model, target, relu, score
+        See :class:`thoraxlib.cams.gradients.GradientMap`.
+    denominator : {"paper", "product"}
+        "product": ``2 g^2 + sum(A g^3)``, the cube inside the sum over places; where it is 0 it counts as 1.
     eps : float
         Added to alpha's denominator. 0 is the formula itself: it never divides by less than 2, and does not depend on
         how small the gradients are. pytorch-grad-cam has 1e-6, which is not small beside the squared gradients of large
         maps.
+    variant : {"x_ray"}, optional
+        See above.
 
     Raises
     ------
     ValueError
-        `eps` is negative or not finite; when called: a transformer whose head reads the class token alone.
+        `eps` is negative or not finite; an unknown option; when called, as all gradient maps.
     """
 
-    def __init__(self, model: nn.Module, target: None = None, *, relu: bool = True, eps: float = 0.0) -> None:
-        super().__init__(model, target, relu=relu)
+    def __init__(
+        self,
+        model: nn.Module | Split,
+        target: str | None = None,
+        *,
+        relu: bool = True,
+        score: str = "logit",
+        denominator: str = "paper",
+        eps: float = 0.0,
+        variant: str | None = None,
+    ) -> None:
+        super().__init__(model, target, relu=relu, score=score, variant=variant)
         if not (math.isfinite(eps) and eps >= 0):
             raise ValueError(f"eps={eps}: a finite number of at least 0 is needed")
-        self.eps = eps
+        if denominator not in ("paper", "product"):
+            raise ValueError(f"denominator={denominator!r}: allowed are 'paper' and 'product'")
+        self.denominator, self.eps = ("product", 1e-7) if variant == "x_ray" else (denominator, eps)
 
     def weights(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradCAM.weights`."""
         positive = gradients.relu()  # the only places that count
+        if self.denominator == "product":
+            square = gradients.square()
+            cubes = torch.einsum("knchw,nchw->knc", square * gradients, features)[..., None, None]
+            bottom = 2 * square + cubes
+            return (square * positive / (torch.where(bottom == 0, 1, bottom) + self.eps)).sum(dim=(3, 4))
         total = features.sum(dim=(2, 3), keepdim=True).clamp(min=0)
         if self.eps == 0:  # g^2 cancelled: cheaper, and small gradients do not underflow
             return (positive / (total * positive).add_(2)).sum(dim=(3, 4))

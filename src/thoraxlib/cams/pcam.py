@@ -1,0 +1,42 @@
+"""PCAM's probability maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thoraxlib.cams import register
+from thoraxlib.cams.cam import CAM
+
+__all__ = ["ProbabilityMap"]
+
+
+@register("pcam")
+class ProbabilityMap(CAM):
+    """A label's probability at every location, in [0, 1] (Ye et al. 2020, arXiv 2005.14480): no backward pass.
+
+    Made for PCAM pooling, whose logit comes from these maps; defined for every head with per-location logits.
+
+    Parameters
+    ----------
+    model, target
+        See :class:`thoraxlib.cams.cam.CAM`.
+    variant : {"x_ray"}, optional
+        The logit maps themselves, as alinstein/X_RAY draws them.
+
+    Raises
+    ------
+    TypeError
+        When called: the head has no per-location logits.
+    ValueError
+        An unknown `variant`.
+    """
+
+    name = "pcam"
+
+    def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
+        """See :meth:`ClassActivationMap.maps`."""
+        with torch.no_grad():
+            maps = self.logit_maps(features, x, bias=True)
+        maps = maps if labels is None else maps[:, labels]
+        return maps if self.variant == "x_ray" else maps.sigmoid()

@@ -1,0 +1,120 @@
+"""Any network, cut behind one of its layers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Split", "split"]
+
+
+def split(model: nn.Module, layer: str) -> Split:
+    """`model` cut behind `layer`, as :func:`thoraxlib.cams.build` takes it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Images to logits (N, K).
+    layer : str
+        Dotted name of a module in it, as in ``model.named_modules()``. Of several runs of it, the last counts.
+
+    Raises
+    ------
+    ValueError
+        No such layer; the message has the closest ones.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> from thoraxlib import cams
+    >>> cams.build("gradcam", split(net, "1"))(torch.randn(1, 3, 8, 8)).shape
+    torch.Size([1, 2, 6, 6])
+    """
+    return Split(model, layer)
+
+
+class Split:
+    """A network as ``forward_features`` (up to a layer's output) and ``forward_head`` (from there to the logits).
+
+    The network runs once, without gradients up to the layer and with them behind it. A forward hook, which is gone
+    afterwards, reads the layer's output or puts another in its place. See :func:`split`.
+    """
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        names = [name for name, _ in model.named_modules() if name]
+        if layer not in names:
+            close = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:20]
+            raise ValueError(f"{type(model).__name__} has no layer {layer!r}; did you mean one of {close}?")
+        self.model, self.layer = model, layer
+        self._run: tuple[Tensor, Tensor, Tensor] | None = None  # images, the layer's output, logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The layer's output for images (N, C, H, W), detached."""
+        kept: list[Tensor] = []
+
+        def keep(output: Tensor) -> Tensor:
+            kept.append(output.detach().requires_grad_())
+            torch.set_grad_enabled(True)
+            return kept[-1].clone()  # what follows may work in place
+
+        x = x.clone() if x.is_inference() else x
+        # no_grad gives the caller's mode back, whatever it was set to in between
+        with torch.no_grad(), self._hooked(keep):
+            logits = self.model(x)
+        if not kept:
+            raise ValueError(f"layer {self.layer!r} of {type(self.model).__name__} does not run for these images")
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            given = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"{type(self.model).__name__} must give logits (N, K), got {given}")
+        self._run = x, kept[-1], logits
+        return kept[-1].detach()
+
+    def graph(self) -> tuple[Tensor, Tensor]:
+        """The layer's output as a leaf of the last run's graph, and the logits that depend on it."""
+        assert self._run is not None
+        return self._run[1], self._run[2]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits with `features` (M * N, ...) as the layer's output for the last images, M times over.
+
+        The network runs again, from the images on.
+        """
+        assert self._run is not None
+        x, output, _ = self._run
+        times = len(features) // max(len(x), 1)
+        with self._hooked(lambda _: features.to(output.dtype).clone()):
+            logits: Tensor = self.model(x.repeat(times, *[1] * (x.ndim - 1)))
+        return logits
+
+    def release(self) -> None:
+        """Forget the last run."""
+        self._run = None
+
+    @contextmanager
+    def _hooked(self, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                raise ValueError(f"layer {self.layer!r} gives {type(output).__name__}, not a map; name another layer")
+            return replace(output)
+
+        handle = self.model.get_submodule(self.layer).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def __getattr__(self, name: str) -> Any:
+        # what a heat map may ask of the network itself; never its own head
+        if name in ("labels", "modules", "parameters", "eval", "patch_embed", "num_prefix_tokens", "output_fmt"):
+            return getattr(self.model, name)
+        raise AttributeError(name)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of images."""
+        logits: Tensor = self.model(x)
+        return logits
