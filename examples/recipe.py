@@ -17,7 +17,7 @@ from torch.nn import functional
 import thoraxlib
 from thoraxlib import cams, datasets, localization, metrics, training, viz
 from thoraxlib.images import transform_for
-from thoraxlib.localization import Boxes, pointing_game, wang_table
+from thoraxlib.localization import Boxes, localization_table, pointing_game
 
 NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first that the folder has
 
@@ -271,6 +271,6 @@ def boxes(
         return
     joined = [Boxes(*(torch.cat(parts) for parts in zip(*each, strict=True))) for each in (detected, truth)]
     text = f"boxes of the CAM on {int(test.boxed.sum())} films\n"
-    text += f"{wang_table(*joined, model.labels, images='with_label')}\n"
+    text += f"{localization_table(*joined, model.labels, images='with_label')}\n"
     print(text)
     (options.output / "boxes.txt").write_text(text, encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from thoraxlib import cams, localization
-from thoraxlib.localization import Boxes, acc_afp, box_iobb, box_iou, pointing_game, threshold, wang_table
+from thoraxlib.localization import Boxes, acc_afp, box_iobb, box_iou, localization_table, pointing_game, rules
 from thoraxlib.localization.regions import find_regions
 from thoraxlib.registry import OptionError
 
@@ -88,7 +90,7 @@ def test_regions_are_scipys(seed: int, shape: tuple[int, int, int], share: float
 def test_many_maps_are_what_each_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, rule = torch.randn(3, 4, 5, 6), localization.build("threshold")
     together = rule(maps, (40, 48))
-    monkeypatch.setattr(threshold, "_PIXELS", 40 * 48 * 5)
+    monkeypatch.setattr(rules, "_PIXELS", 40 * 48 * 5)
     assert all(torch.equal(a, b) for a, b in zip(together, rule(maps, (40, 48)), strict=True))
     alone = [rule(maps[n : n + 1, k : k + 1], (40, 48)).xyxy for n in range(3) for k in range(4)]
     assert torch.equal(together.xyxy, torch.cat(alone))
@@ -103,7 +105,7 @@ def test_connectivity_dedupe_area_and_scores() -> None:
     assert len(localization.build("threshold", dedupe=False, **native)(maps, 64).xyxy) == 2
     assert localization.build("threshold", **native)(maps, 64).xyxy.tolist() == [[8, 8, 24, 24]]
     assert localization.build("threshold", **native)(maps, (64, 32)).xyxy.tolist() == [[4, 8, 12, 24]]
-    assert len(localization.build("threshold", min_area=257, **native)(maps, 64).xyxy) == 0
+    assert len(localization.build("threshold", min_area=0.0626, **native)(maps, 64).xyxy) == 0
     scored = localization.build("threshold", **native)(maps, 64, scores=torch.tensor([[0.25]]))
     assert scored.score.tolist() == [0.25]
 
@@ -163,14 +165,14 @@ def matches(detected: Boxes, d: int, truth: Boxes, t: int) -> bool:
     return bool(detected.image[d] == truth.image[t] and detected.label[d] == truth.label[t])
 
 
-def test_wang_table() -> None:
+def test_localization_table() -> None:
     box = [0.0, 0.0, 10.0, 10.0]
     truth = Boxes.from_lists([torch.tensor([box]), torch.tensor([box])], [torch.tensor([0]), torch.tensor([1])])
     # label 0: in image 0 the left 4/10 of the truth, in image 1 and (without any truth) image 2 the whole of it
     detected = Boxes(
         torch.tensor([[0.0, 0.0, 4.0, 10.0], box, box]), torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0]), torch.ones(3)
     )
-    table = wang_table(detected, truth, ["Mass", "Nodule", "Hernia"])
+    table = localization_table(detected, truth, ["Mass", "Nodule", "Hernia"])
     assert [row for row in table.rows if row[0] == "iobb"] == [("iobb", t) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
     assert [row for row in table.rows if row[0] == "iou"] == [("iou", t / 10) for t in range(1, 8)]
     by_row = dict(zip(table.rows, table.accuracy[:, 0].tolist(), strict=True))
@@ -178,16 +180,16 @@ def test_wang_table() -> None:
     assert by_row[("iou", 0.5)] == 0
     assert table.afp[0].tolist() == [0.5, 0, 0]
     assert table.boxes.tolist() == [1, 1, 0]
-    only = wang_table(detected, truth, ["Mass", "Nodule", "Hernia"], images="with_label", denominator=4)
+    only = localization_table(detected, truth, ["Mass", "Nodule", "Hernia"], images="with_label", denominator=4)
     assert only.afp[0].tolist() == [0, 0, 0]
     assert only.afp[-1].tolist() == [0.25, 0, 0]
     text = str(table).splitlines()
     assert text[0].split() == ["Mass", "Nodule"]
-    assert text[2].split() == ["IoBB", ">", "0.1", "Acc", "1.0000", "0.0000"]
-    assert text[3].split() == ["AFP", "0.5000", "0.0000"]
-    assert len(text) == 2 + 2 * 12
+    assert text[3].split() == ["IoBB", ">", "0.1", "Acc", "1.0000", "0.0000"]
+    assert text[4].split() == ["AFP", "0.5000", "0.0000"]
+    assert len(text) == 3 + 2 * 12
     with pytest.raises(ValueError, match="images='all'.*'with_label'"):
-        wang_table(detected, truth, ["Mass"], images="all")
+        localization_table(detected, truth, ["Mass"], images="all")
 
 
 def test_pointing_game() -> None:
@@ -231,3 +233,238 @@ def test_errors(options: dict, message: str) -> None:
         localization.build("threshold")(torch.zeros(3, 3), 8)
     with pytest.raises(ValueError, match=r"scores must be \(2, 3\).*\(3, 2\)"):
         localization.build("threshold")(torch.zeros(2, 3, 4, 4), 8, scores=torch.zeros(3, 2))
+
+
+RULES = localization.names()
+
+
+@pytest.mark.parametrize("name", RULES)
+class TestEveryRule:
+    def test_a_blob_is_boxed(self, name: str) -> None:
+        y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+        blob = torch.exp(-((y - 4) ** 2 + (x - 11) ** 2) / 6)
+        found = localization.build(name)(blob.expand(2, 3, 16, 16), (64, 128))
+        assert set(zip(found.image.tolist(), found.label.tolist(), strict=True)) == {
+            (n, k) for n in range(2) for k in range(3)
+        }
+        x1, y1, x2, y2 = found.xyxy.unbind(dim=1)
+        assert ((x1 < 92) & (x2 > 92) & (y1 < 18) & (y2 > 18)).all()
+        assert (box_iou(found.xyxy, torch.tensor([[72.0, 8.0, 112.0, 28.0]])) > 0.2).all()
+
+    def test_a_constant_map_has_no_box(self, name: str) -> None:
+        assert len(localization.build(name)(torch.full((1, 2, 5, 5), 0.3), 40).image) == 0
+
+    def test_maps_in_a_batch_do_not_see_each_other(self, name: str) -> None:
+        maps, rule = torch.rand(3, 2, 6, 6), localization.build(name)
+        together = rule(maps, 48)
+        for n in range(3):
+            torch.testing.assert_close(rule(maps[n : n + 1], 48).xyxy, together.where(together.image == n).xyxy)
+
+    def test_filters(self, name: str) -> None:
+        maps, size = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3)), (80, 40)
+        everything = localization.build(name)(maps, size)
+        width, height = (everything.xyxy[:, 2:] - everything.xyxy[:, :2]).div(torch.tensor([40.0, 80.0])).unbind(1)
+        share = width * height
+        for options, kept in (
+            ({"min_area": 0.02}, share >= 0.02),
+            ({"max_area": 0.05}, share <= 0.05),
+            ({"max_side": 0.3}, torch.maximum(width, height) <= 0.3),
+        ):
+            assert 0 < int(kept.sum()) < len(kept)
+            torch.testing.assert_close(localization.build(name, **options)(maps, size).xyxy, everything.xyxy[kept])
+        best = localization.build(name, keep=2)(maps, size)
+        for n in range(2):
+            for k in range(3):
+                scores = everything.score[(everything.image == n) & (everything.label == k)].sort(descending=True)[0]
+                kept_scores = best.score[(best.image == n) & (best.label == k)].sort(descending=True)[0]
+                torch.testing.assert_close(kept_scores, scores[:2])
+
+    def test_bad_options_and_maps(self, name: str) -> None:
+        for options, message in (
+            ({"connectivity": 6}, "connectivity=6: allowed are 4 and 8"),
+            ({"min_area": 2.0}, "min_area=2.0, max_area=1.0: shares"),
+            ({"max_side": 0}, "max_side=0: a share"),
+            ({"keep": 0}, "keep=0: a number of boxes"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                localization.build(name, **options)
+        with pytest.raises(OptionError, match="no option 'min_aera'.*did you mean 'min_area'"):
+            localization.build(name, min_aera=0.1)
+        with pytest.raises(ValueError, match=r"at least one place, got \(1, 1, 0, 4\)"):
+            localization.build(name)(torch.zeros(1, 1, 0, 4), 8)
+        bad = torch.zeros(2, 2, 4, 4)
+        bad[1, 0, 2, 2] = float("nan")
+        with pytest.raises(ValueError, match=r"NaN or infinite values, e.g. that of \(image, label\) \(1, 0\)"):
+            localization.build(name)(bad, 8)
+
+
+def test_percentile_otsu_and_level_are_what_numpy_gives() -> None:
+    maps = torch.rand(2, 2, 9, 9, generator=torch.Generator().manual_seed(0))
+    heat = cams.normalize(cams.upsample(maps, 36)).flatten(0, 1)
+    (mask,) = localization.build("percentile", percentile=80).masks(heat)
+    for h, m in zip(heat.numpy(), mask.numpy(), strict=True):
+        np.testing.assert_array_equal(m, h > np.percentile(h, 80).astype(np.float32))
+    (mask,) = localization.build("otsu").masks(heat)
+    for h, m in zip(heat, mask, strict=True):
+        bins = (h * 256).long().clamp(max=255).flatten()
+        best, level = -1.0, 0
+        for t in range(255):  # by the definition, level by level
+            low, high = bins[bins <= t].double(), bins[bins > t].double()
+            if len(low) and len(high):
+                between = len(low) * len(high) * (low.mean() - high.mean()) ** 2
+                if between > best * (1 + 1e-12):
+                    best, level = float(between), t
+        assert torch.equal(m, (h * 256).long().clamp(max=255) > level)
+    found = localization.build("level", level=0.5)(maps, 36)
+    assert len(found.image)
+    assert len(localization.build("level", level=1.1)(maps, 36).image) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    resize=st.sampled_from(["stretch", "crop", "pad"]),
+    height=st.integers(40, 300),
+    width=st.integers(40, 300),
+    seed=st.integers(0, 1000),
+)
+def test_boxes_go_back_to_the_image(resize: str, height: int, width: int, seed: int) -> None:
+    """There by the transform that the model's input is made with, and back."""
+    from torchvision import tv_tensors
+
+    from thoraxlib import InputSpec
+    from thoraxlib.images import transform_for
+
+    spec = InputSpec(size=(64, 48), resize=resize, crop_ratio=0.9 if resize == "crop" else 1.0)
+    rng = torch.Generator().manual_seed(seed)
+    corner = torch.rand(3, 2, generator=rng) * torch.tensor([width * 0.6, height * 0.6])
+    xyxy = torch.cat([corner, corner + 8 + torch.rand(3, 2, generator=rng) * 20], dim=1)
+    xyxy = torch.minimum(xyxy, torch.tensor([width, height, width, height]).float())
+    boxes = tv_tensors.BoundingBoxes(xyxy, format="XYXY", canvas_size=(height, width))
+    image = tv_tensors.Image(torch.zeros(1, height, width, dtype=torch.uint8))
+    sample = transform_for(spec)({"image": image, "boxes": boxes, "box_labels": torch.arange(3)})
+    there = Boxes.from_lists([sample["boxes"]], [sample["box_labels"]])
+    back = localization.to_original(there, spec, [(height, width)])
+    for box, k in zip(back.xyxy, back.label.tolist(), strict=True):
+        if resize != "crop":
+            torch.testing.assert_close(box, xyxy[k], atol=0.01, rtol=1e-4)
+        else:  # what the crop left of it
+            assert (box >= torch.cat([xyxy[k, :2], xyxy[k, :2]]) - 0.01).all()
+            assert (box <= torch.cat([xyxy[k, 2:], xyxy[k, 2:]]) + 0.01).all()
+    assert (back.xyxy >= 0).all()
+    assert (back.xyxy <= torch.tensor([width, height, width, height])).all()
+
+
+def test_boxes_in_the_padding_are_dropped() -> None:
+    from thoraxlib import InputSpec
+
+    spec = InputSpec(size=100, resize="pad")  # 200 x 100 pixels: 25 columns of padding on either side
+    boxes = Boxes.from_lists([torch.tensor([[0.0, 0.0, 20.0, 50.0], [10.0, 0.0, 50.0, 50.0]])], [torch.tensor([0, 1])])
+    back = localization.to_original(boxes, spec, [(200, 100)])
+    assert back.xyxy.tolist() == [[0.0, 0.0, 50.0, 100.0]]
+    assert back.label.tolist() == [1]
+    with pytest.raises(ValueError, match="belongs to image 0, and sizes has 0"):
+        localization.to_original(boxes, spec, [])
+
+
+def test_coco_round_trip(tmp_path: Path) -> None:
+    truth = Boxes.from_lists(
+        [torch.tensor([[1.0, 2.0, 30.5, 40.0]]), torch.zeros(0, 4), torch.tensor([[0.0, 0.0, 64.0, 48.0]])],
+        [torch.tensor([1]), torch.zeros(0), torch.tensor([0])],
+    )
+    truth = truth._replace(score=torch.tensor([0.5, 1.0]))
+    where = (["Mass", "Nodule"], ["a.png", "b.png", "c.png"], [(100, 50), (10, 10), (48, 64)])
+    localization.save_coco(tmp_path / "deep" / "boxes.json", truth, *where)
+    back = localization.read_coco(tmp_path / "deep" / "boxes.json")
+    assert [list(column) for column in back[1:]] == [list(column) for column in where]
+    for ours, theirs in zip(back.boxes, truth, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    content = localization.to_coco(truth, *where)
+    assert content["annotations"][0]["bbox"] == [1.0, 2.0, 29.5, 38.0]
+    assert content["annotations"][0]["category_id"] == 2
+    torchvision_style = pytest.importorskip("torchvision.ops").box_convert(
+        torch.tensor([each["bbox"] for each in content["annotations"]]), "xywh", "xyxy"
+    )
+    torch.testing.assert_close(torchvision_style, truth.xyxy)
+
+
+def test_coco_errors(tmp_path: Path) -> None:
+    boxes = Boxes.from_lists([torch.tensor([[0.0, 0.0, 20.0, 50.0]])], [torch.tensor([0])])
+    with pytest.raises(ValueError, match=r"1 boxes leave their image.*in a.png, 40 x 30 pixels"):
+        localization.save_coco(tmp_path / "x.json", boxes, ["Mass"], ["a.png"], [(40, 30)])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="label positions 0 to 0, of 0"):
+        localization.to_coco(boxes, [], ["a.png"], [(100, 100)])
+    with pytest.raises(ValueError, match="1 ids, but 2 sizes"):
+        localization.to_coco(boxes, ["Mass"], ["a.png"], [(100, 100)] * 2)
+    (tmp_path / "bad.json").write_text('{"images": [], "categories": []}')
+    with pytest.raises(ValueError, match="no COCO file of boxes"):
+        localization.read_coco(tmp_path / "bad.json")
+
+
+def test_bootstrap_intervals() -> None:
+    """Of a label that half of many films hit, the interval is that of a share; of one film, a point."""
+    n = 400
+    truth = Boxes.from_lists([torch.tensor([[0.0, 0.0, 10.0, 10.0]])] * n, [torch.tensor([0])] * n)
+    detected = truth.where(torch.arange(n) % 2 == 0)
+    table = localization_table(detected, truth, ["Mass", "Hernia"], rows=[("iou", 0.5)], resamples=500)
+    assert table.accuracy[0, 0] == 0.5
+    assert 0.44 < float(table.low[0, 0]) < 0.5 < float(table.high[0, 0]) < 0.56
+    spread = float(table.high[0, 0] - table.low[0, 0])
+    assert spread == pytest.approx(2 * 1.96 * (0.25 / n) ** 0.5, rel=0.2)
+    assert table.low[0, 1].isnan()
+    again = localization_table(detected, truth, ["Mass", "Hernia"], rows=[("iou", 0.5)], resamples=500)
+    assert torch.equal(again.low[0, :1], table.low[0, :1])
+    assert "0." in str(table).splitlines()[4]
+    assert table.mean_accuracy("iou", 0.5) == 0.5
+    with pytest.raises(ValueError, match="no row"):
+        table.mean_accuracy("iobb", 0.5)
+    with pytest.raises(ValueError, match="resamples=-1"):
+        localization_table(detected, truth, ["Mass", "Hernia"], resamples=-1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_iogt_is_iobb_the_other_way_round(seed: int) -> None:
+    a, b = some_boxes(seed, 4), some_boxes(seed + 1, 3)
+    torch.testing.assert_close(localization.box_iogt(a, b), box_iobb(b, a).T)
+    whole = torch.tensor([[-1.0, -1.0, 200.0, 200.0]])
+    torch.testing.assert_close(localization.box_iogt(whole, b)[0], torch.ones(3))
+
+
+def test_localize_and_tune() -> None:
+    import thoraxlib
+    from thoraxlib import datasets
+
+    torch.manual_seed(0)
+    labels = ["Mass", "Effusion", "Edema"]
+    model = thoraxlib.build("chexnet", backbone="resnet10t", labels=labels, input_spec={"size": [64, 64]})
+    films = datasets.build("phantom", size=96, length=24, labels=labels, balance=1.0, masks=False)
+    found = localization.localize(model, films, method={"name": "gradcam", "relu": False}, rule="otsu", batch_size=7)
+    assert len(found.ids) == int(films.boxed.sum())
+    assert set(found.sizes) == {(96, 96)}
+    expected = Boxes.from_lists(*zip(*[(s["boxes"], s["box_labels"]) for s in films if len(s["boxes"])], strict=True))
+    torch.testing.assert_close(found.truth.xyxy, expected.xyxy)
+    assert torch.equal(found.truth.image, expected.image)
+    # one film by hand
+    n = 3
+    sample = films[films.ids.index(found.ids[n])]
+    x = thoraxlib.preprocess_for(model)(sample["image"])
+    maps = cams.build("gradcam", model, relu=False)(x)
+    boxes = localization.build("otsu")(maps, 64, model.eval().predict_proba(x))
+    torch.testing.assert_close(found.detected.where(found.detected.image == n).xyxy, boxes.xyxy * 1.5)
+    # another batch size, other rounding: a place at the threshold may fall on its other side
+    torch.testing.assert_close(found.detected.where(found.detected.image == n).score, boxes.score, rtol=1e-2, atol=1e-3)
+    table = localization_table(found.detected, found.truth, labels, resamples=50)
+    assert str(table)
+
+    truth = Boxes.from_lists([torch.tensor([[16.0, 16.0, 32.0, 32.0]])], [torch.tensor([0])])
+    peak = torch.zeros(1, 1, 8, 8)
+    peak[..., 2:4, 2:4] = 1
+    best = localization.tune(
+        "threshold", {"levels": [(5,), (100,), (250,)], "connectivity": [8]}, peak, (64, 64), truth, threshold=0.7
+    )
+    assert best == {"levels": (100,), "connectivity": 8}
+    with pytest.raises(ValueError, match="0 true boxes"):
+        localization.tune("otsu", {}, peak, (64, 64), truth.where(truth.label == 1))
+    with pytest.raises(ValueError, match="are not the model's"):
+        localization.localize(model, datasets.build("phantom", size=64, length=2))

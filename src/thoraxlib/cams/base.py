@@ -72,8 +72,19 @@ class ClassActivationMap(abc.ABC):
         ValueError, IndexError
             Images that the model refuses; a label that it does not have; maps with NaN or infinite values.
         """
+        return self._run(x, labels, with_logits=False)[1]
+
+    def with_logits(self, x: Tensor, labels: Labels = None) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) of all labels and the maps of `labels`, as by calling it, from one pass of the trunk."""
+        logits, maps = self._run(x, labels, with_logits=True)
+        assert logits is not None
+        return logits, maps
+
+    def _run(self, x: Tensor, labels: Labels, *, with_logits: bool) -> tuple[Tensor | None, Tensor]:
         try:
-            maps = self._maps(x, labels)
+            with torch.inference_mode(False), _evaluating(self.model):
+                features, maps = self._features_and_maps(x, labels)
+                logits = self.logits(features).detach().float() if with_logits else None
         finally:
             if isinstance(self.model, Split):
                 self.model.release()
@@ -82,23 +93,30 @@ class ClassActivationMap(abc.ABC):
                 f"{type(self).__name__} gives NaN or infinite values: is the model trained, and its input finite? Half "
                 "precision may overflow; compute in float32 or bfloat16"
             )
-        return maps
+        return logits, maps
 
-    def _maps(self, x: Tensor, labels: Labels) -> Tensor:
-        with torch.inference_mode(False), _evaluating(self.model):
-            with torch.no_grad():
-                features = self.model.forward_features(x)
-            with torch.autocast(features.device.type, enabled=False):
-                weight = next((p for p in self.model.parameters() if p.is_floating_point()), features)
-                features = features.detach().to(weight.dtype)
-                if features.is_inference():  # the images themselves, or a view of them: not to be differentiated
-                    features = features.clone()
-                indices = self._indices(labels)
-                if indices == [] or not len(x):
-                    spatial = self.spatial(features, x)
-                    count = self.count(features) if indices is None else len(indices)
-                    return spatial.new_zeros(len(x), count, *spatial.shape[2:])
-                return self.maps(features, x, indices).float()
+    def _features_and_maps(self, x: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            features = self.model.forward_features(x)
+        with torch.autocast(features.device.type, enabled=False):
+            weight = next((p for p in self.model.parameters() if p.is_floating_point()), features)
+            features = features.detach().to(weight.dtype)
+            if features.is_inference():  # the images themselves, or a view of them: not to be differentiated
+                features = features.clone()
+            indices = self._indices(labels)
+            if indices == [] or not len(x):
+                spatial = self.spatial(features, x)
+                count = self.logits(features).shape[1] if indices is None else len(indices)
+                return features, spatial.new_zeros(len(x), count, *spatial.shape[2:])
+            return features, self.maps(features, x, indices).float()
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The model's logits (N, K), without gradients."""
+        if isinstance(self.model, Split):
+            return self.model.graph()[1].detach()
+        with torch.no_grad():
+            logits: Tensor = self.model.forward_head(features)
+            return logits
 
     def differentiable(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """A leaf for `features`, and the logits (N, K) that depend on it.
@@ -151,13 +169,6 @@ class ClassActivationMap(abc.ABC):
         if features.ndim not in (3, 4):
             raise ValueError(f"features must be (N, C, h, w), or tokens (N, T, C), got {tuple(features.shape)}")
         return features.ndim - 1 if features.ndim == 3 or getattr(self.model, "output_fmt", "") == "NHWC" else 1
-
-    def count(self, features: Tensor) -> int:
-        """How many labels the model has."""
-        if isinstance(self.model, Split):
-            return self.model.graph()[1].shape[1]
-        with torch.no_grad():
-            return int(self.model.forward_head(features).shape[1])
 
     def _indices(self, labels: Labels) -> list[int] | None:
         if labels is None:

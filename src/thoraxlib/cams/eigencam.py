@@ -49,6 +49,8 @@ class EigenCAM(ClassActivationMap):
             component = (places @ direction)[..., 0]
         sign = (component * spatial.sum(dim=1).flatten(1)).sum(dim=1, keepdim=True)
         component = torch.where(sign < 0, -component, component)
-        maps: Tensor = component.reshape(len(x), 1, *spatial.shape[2:]).expand(-1, self.count(features), -1, -1)
+        maps: Tensor = component.reshape(len(x), 1, *spatial.shape[2:]).expand(
+            -1, self.logits(features).shape[1], -1, -1
+        )
         maps = maps.relu() if self.relu else maps
         return maps if labels is None else maps[:, labels]

@@ -12,7 +12,9 @@ __all__ = ["normalize", "to_uint8", "upsample"]
 def upsample(maps: Tensor, size: tuple[int, int] | int) -> Tensor:
     """Maps (N, K, h, w) at another size (H, W): bilinear, half-pixel centres. Enlarge first, normalise then."""
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    low = maps.flatten(-2).amin(dim=-1)[..., None, None]
+    # counted from the lowest value, so that a constant map stays exactly constant
+    return F.interpolate(maps - low, size=size, mode="bilinear", align_corners=False) + low
 
 
 def normalize(maps: Tensor) -> Tensor:

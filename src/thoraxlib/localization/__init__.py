@@ -3,24 +3,38 @@
 from collections.abc import Callable
 
 from thoraxlib.localization.boxes import Boxes
-from thoraxlib.localization.metrics import acc_afp, box_iobb, box_iou, pointing_game
-from thoraxlib.localization.table import WangTable, wang_table
+from thoraxlib.localization.coco import CocoBoxes, read_coco, save_coco, to_coco
+from thoraxlib.localization.evaluate import Localized, localize, tune
+from thoraxlib.localization.frames import to_original
+from thoraxlib.localization.metrics import acc_afp, box_iobb, box_iogt, box_iou, hits, pointing_game
+from thoraxlib.localization.table import WANG_ROWS, LocalizationTable, localization_table
 from thoraxlib.registry import Registry
 
 __all__ = [
+    "WANG_ROWS",
     "Boxes",
-    "WangTable",
+    "CocoBoxes",
+    "LocalizationTable",
+    "Localized",
     "acc_afp",
     "box_iobb",
+    "box_iogt",
     "box_iou",
     "build",
     "describe",
+    "hits",
+    "localization_table",
+    "localize",
     "names",
     "pointing_game",
+    "read_coco",
     "register",
     "registry",
-    "wang_table",
+    "save_coco",
+    "to_coco",
+    "to_original",
+    "tune",
 ]
 
-registry: Registry[Callable[..., Boxes]] = Registry("localization", modules=["thoraxlib.localization.threshold"])
+registry: Registry[Callable[..., Boxes]] = Registry("localization", modules=["thoraxlib.localization.rules"])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

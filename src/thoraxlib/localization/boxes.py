@@ -8,7 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes"]
+__all__ = ["Boxes", "area"]
+
+
+def area(xyxy: Tensor) -> Tensor:
+    """Area (...) of boxes (..., 4); 0 for one turned inside out."""
+    return (xyxy[..., 2:] - xyxy[..., :2]).clamp(min=0).prod(dim=-1)
 
 
 class Boxes(NamedTuple):
@@ -28,6 +33,17 @@ class Boxes(NamedTuple):
     image: Tensor
     label: Tensor
     score: Tensor
+
+    def where(self, chosen: Tensor) -> Boxes:
+        """Those that `chosen`, bool (M,) or positions, picks."""
+        return Boxes(*(column[chosen] for column in self))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Boxes]) -> Boxes:
+        """One table of several; positions of images are those of the parts."""
+        if not parts:
+            return cls.from_lists([], [])
+        return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     @classmethod
     def from_lists(cls, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Boxes:

@@ -7,33 +7,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.boxes import Boxes, area
 
-__all__ = ["acc_afp", "box_iobb", "box_iou", "pointing_game"]
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+__all__ = ["acc_afp", "box_iobb", "box_iogt", "box_iou", "hits", "pointing_game"]
 
 
 def _shared(a: Tensor, b: Tensor) -> Tensor:
     low = torch.maximum(a[..., :2], b[..., :2])
     high = torch.minimum(a[..., 2:], b[..., 2:])
-    return _area(torch.cat([low, high], dim=-1))
+    return area(torch.cat([low, high], dim=-1))
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:
     shared = _shared(a, b)
-    union = _area(a) + _area(b) - shared
+    union = area(a) + area(b) - shared
     return torch.where(union > 0, shared / union, 0.0)
 
 
 def _iobb(detected: Tensor, truth: Tensor) -> Tensor:
-    area = _area(detected)
-    return torch.where(area > 0, _shared(detected, truth) / area, 0.0)
+    own = area(detected)
+    return torch.where(own > 0, _shared(detected, truth) / own, 0.0)
 
 
-_CRITERIA = {"iou": _iou, "iobb": _iobb}
+def _iogt(detected: Tensor, truth: Tensor) -> Tensor:
+    return _iobb(truth, detected)
+
+
+_CRITERIA = {"iou": _iou, "iobb": _iobb, "iogt": _iogt}
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -47,6 +47,14 @@ def box_iobb(detected: Tensor, truth: Tensor) -> Tensor:
     It favours small boxes: one inside the truth has 1, however small. Always show IoU beside it.
     """
     return _iobb(detected[:, None], truth)
+
+
+def box_iogt(detected: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over the area of the true box, (M, N): how much of it is found.
+
+    What alinstein/X_RAY calls IoBB. It favours large boxes: one around the whole image has 1.
+    """
+    return _iogt(detected[:, None], truth)
 
 
 def acc_afp(
@@ -72,7 +80,7 @@ def acc_afp(
         K.
     threshold : float
         The paper's: 0.1, 0.25, 0.5, 0.75, 0.9 for IoBB; 0.1 to 0.7 for IoU.
-    criterion : {"iou", "iobb"}
+    criterion : {"iobb", "iou", "iogt"}
         Which overlap.
     denominator : int, optional
         Of AFP, e.g. the number of images.
@@ -87,6 +95,19 @@ def acc_afp(
     ValueError
         An unknown criterion; a label that is not 0 to below `num_labels`.
     """
+    hitting, hit = hits(detected, truth, num_labels, threshold=threshold, criterion=criterion)
+    accuracy = _count(truth.label[hit], num_labels) / _count(truth.label, num_labels)  # 0 / 0 is NaN
+    false = _count(detected.label[~hitting], num_labels)
+    return accuracy, false / max(len(truth.label) if denominator is None else denominator, 1)
+
+
+def hits(
+    detected: Boxes, truth: Boxes, num_labels: int, *, threshold: float, criterion: str = "iobb"
+) -> tuple[Tensor, Tensor]:
+    """Which detections hit a true box of their label and image, and which true boxes are hit: bool (M,), (T,).
+
+    Parameters and errors: see :func:`acc_afp`.
+    """
     if criterion not in _CRITERIA:
         raise ValueError(f"criterion={criterion!r}: allowed are {', '.join(map(repr, _CRITERIA))}")
     for name, boxes in (("detected", detected), ("truth", truth)):
@@ -94,12 +115,10 @@ def acc_afp(
             given = f"{boxes.label.min()} to {boxes.label.max()}"
             raise ValueError(f"{name} has labels from {given}: allowed are 0 to {num_labels - 1}")
     d, t = _pairs(detected, truth, num_labels)
-    hits = _CRITERIA[criterion](detected.xyxy[d], truth.xyxy[t]) > threshold
-    hit, hitting = torch.zeros(len(truth.label), dtype=torch.bool), torch.zeros(len(detected.label), dtype=torch.bool)
-    hit[t[hits]], hitting[d[hits]] = True, True
-    accuracy = _count(truth.label[hit], num_labels) / _count(truth.label, num_labels)  # 0 / 0 is NaN
-    false = _count(detected.label[~hitting], num_labels)
-    return accuracy, false / max(len(truth.label) if denominator is None else denominator, 1)
+    over = _CRITERIA[criterion](detected.xyxy[d], truth.xyxy[t]) > threshold
+    hitting, hit = torch.zeros(len(detected.label), dtype=torch.bool), torch.zeros(len(truth.label), dtype=torch.bool)
+    hitting[d[over]], hit[t[over]] = True, True
+    return hitting, hit
 
 
 def _count(labels: Tensor, num_labels: int) -> Tensor:

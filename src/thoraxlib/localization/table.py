@@ -1,4 +1,4 @@
-"""The localisation tables of ChestX-ray8."""
+"""Localisation tables: accuracy and false positives of each label, as ChestX-ray8 reports them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.boxes import Boxes
-from thoraxlib.localization.metrics import acc_afp
+from thoraxlib.localization.boxes import Boxes, area
+from thoraxlib.localization.metrics import acc_afp, hits
 
-__all__ = ["WangTable", "wang_table"]
+__all__ = ["WANG_ROWS", "LocalizationTable", "localization_table"]
 
-_ROWS = (
+#: Criteria and thresholds of ChestX-ray8's tables 4 and 7 (Wang et al. 2017).
+WANG_ROWS: tuple[tuple[str, float], ...] = (
     *(("iobb", threshold) for threshold in (0.1, 0.25, 0.5, 0.75, 0.9)),
     *(("iou", threshold) for threshold in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
 )
+_NAMES = {"iobb": "IoBB", "iou": "IoU", "iogt": "IoGT"}
 
 
-class WangTable(NamedTuple):
+class LocalizationTable(NamedTuple):
     """Accuracy and average false positives of labels at thresholds; ``print`` it.
 
     Attributes
@@ -32,6 +34,11 @@ class WangTable(NamedTuple):
         float64 (R, K); accuracy is NaN for a label without true boxes.
     boxes : Tensor
         int64 (K,): true boxes of each label.
+    low, high : Tensor
+        float64 (R, K): bootstrap interval of the accuracy; NaN without resamples.
+    area_ratio : Tensor
+        float64 (K,): mean area of the detected boxes over that of the true ones. Far above 1, IoBB cannot be high; far
+        below, it is easily so.
     """
 
     labels: tuple[str, ...]
@@ -39,34 +46,56 @@ class WangTable(NamedTuple):
     accuracy: Tensor
     afp: Tensor
     boxes: Tensor
+    low: Tensor
+    high: Tensor
+    area_ratio: Tensor
+
+    def mean_accuracy(self, criterion: str, threshold: float) -> float:
+        """Of the labels that have true boxes, at one row.
+
+        Raises
+        ------
+        ValueError
+            No such row.
+        """
+        if (criterion, threshold) not in self.rows:
+            raise ValueError(f"no row {(criterion, threshold)}; there are {self.rows}")
+        return float(self.accuracy[self.rows.index((criterion, threshold))].nanmean())
 
     def __str__(self) -> str:
         shown = self.boxes.nonzero().flatten().tolist()
-        width = [max(len(self.labels[k]), 6) for k in shown]
+        width = [max(len(self.labels[k]), 9) for k in shown]
 
-        def line(*head: str, cells: list[str]) -> str:
-            return f"{head[0]:<12}{head[1]:<5}" + "".join(f"{c:>{w + 2}}" for c, w in zip(cells, width, strict=True))
+        def line(head: str, kind: str, cells: list[str]) -> str:
+            return f"{head:<12}{kind:<5}" + "".join(f"{c:>{w + 2}}" for c, w in zip(cells, width, strict=True))
 
         lines = [
-            line("", "", cells=[self.labels[k] for k in shown]),
-            line("true boxes", "", cells=[str(int(self.boxes[k])) for k in shown]),
+            line("", "", [self.labels[k] for k in shown]),
+            line("true boxes", "", [str(int(self.boxes[k])) for k in shown]),
+            line("area ratio", "", [f"{float(self.area_ratio[k]):.2f}" for k in shown]),
         ]
-        for (criterion, threshold), accuracy, afp in zip(self.rows, self.accuracy, self.afp, strict=True):
-            name = {"iobb": "IoBB", "iou": "IoU"}[criterion]
-            lines.append(line(f"{name} > {threshold:g}", "Acc", cells=[f"{float(accuracy[k]):.4f}" for k in shown]))
-            lines.append(line("", "AFP", cells=[f"{float(afp[k]):.4f}" for k in shown]))
+        for r, (criterion, threshold) in enumerate(self.rows):
+            name = f"{_NAMES[criterion]} > {threshold:g}"
+            lines.append(line(name, "Acc", [f"{float(self.accuracy[r, k]):.4f}" for k in shown]))
+            if not self.low[r].isnan().all():
+                lines.append(line("", "", [f"{float(self.low[r, k]):.2f}-{float(self.high[r, k]):.2f}" for k in shown]))
+            lines.append(line("", "AFP", [f"{float(self.afp[r, k]):.4f}" for k in shown]))
         return "\n".join(lines)
 
 
-def wang_table(
+def localization_table(
     detected: Boxes,
     truth: Boxes,
     labels: Sequence[str],
     *,
+    rows: Sequence[tuple[str, float]] = WANG_ROWS,
     images: str = "all_annotated",
     denominator: int | None = None,
-) -> WangTable:
-    """:func:`acc_afp` at the thresholds of ChestX-ray8's tables 4 and 7 (Wang et al. 2017).
+    resamples: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> LocalizationTable:
+    """:func:`acc_afp` at several thresholds; by default those of ChestX-ray8's tables 4 and 7 (Wang et al. 2017).
 
     Parameters
     ----------
@@ -74,25 +103,76 @@ def wang_table(
         Of one list of images.
     labels : sequence of str
         What the positions in both mean.
+    rows : sequence of (str, float)
+        Criteria ("iobb", "iou", "iogt") and thresholds.
     images : {"all_annotated", "with_label"}
         Whose detections count: of every image with a true box, or for each label only of those with a true box of it.
         Which of them the paper counts is not known.
     denominator : int, optional
         Of AFP; the paper's is the number of true boxes.
+    resamples : int
+        Of the images, for intervals of the accuracy (percentile bootstrap); 0 for none.
+    confidence : float
+        Of the intervals, above 0 and below 1.
+    seed : int
+        Of the resamples.
 
     Raises
     ------
     ValueError
-        `images` is neither of these; a box has a position beyond `labels`.
+        An option out of its range; a box has a position beyond `labels`.
     """
     if images not in ("all_annotated", "with_label"):
         raise ValueError(f"images={images!r}: allowed are 'all_annotated' and 'with_label'")
+    if resamples < 0 or not 0 < confidence < 1:
+        raise ValueError(f"resamples={resamples}, confidence={confidence}: at least 0, and above 0 and below 1")
     k = len(labels)
     if images == "all_annotated":
         counted = torch.isin(detected.image, truth.image)
     else:
         counted = torch.isin(detected.image * k + detected.label, truth.image * k + truth.label)
-    detected = Boxes(*(column[counted] for column in detected))
-    scores = [acc_afp(detected, truth, k, threshold=t, criterion=c, denominator=denominator) for c, t in _ROWS]
+    detected = detected.where(counted)
+    scores = [acc_afp(detected, truth, k, threshold=t, criterion=c, denominator=denominator) for c, t in rows]
     accuracy, afp = (torch.stack(column) for column in zip(*scores, strict=True))
-    return WangTable(tuple(labels), _ROWS, accuracy, afp, torch.bincount(truth.label, minlength=k))
+    low, high = _intervals(detected, truth, k, rows, resamples, confidence, seed)
+    mean_area = [
+        torch.zeros(k, dtype=torch.float64).index_add_(0, boxes.label, area(boxes.xyxy).double())
+        / torch.bincount(boxes.label, minlength=k)
+        for boxes in (detected, truth)
+    ]
+    count = torch.bincount(truth.label, minlength=k)
+    return LocalizationTable(tuple(labels), tuple(rows), accuracy, afp, count, low, high, mean_area[0] / mean_area[1])
+
+
+def _intervals(
+    detected: Boxes,
+    truth: Boxes,
+    num_labels: int,
+    rows: Sequence[tuple[str, float]],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Bounds (R, K) of the accuracy when images are drawn anew: all resamples in one product for each row."""
+    shape = len(rows), num_labels
+    image = torch.unique(truth.image, return_inverse=True)[1]
+    if not resamples or not len(image):
+        return torch.full(shape, torch.nan).double(), torch.full(shape, torch.nan).double()
+    many = int(image.max()) + 1
+    drawn = torch.randint(many, (resamples, many), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(resamples, many, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
+
+    def by_image(chosen: Tensor) -> Tensor:
+        table = torch.zeros(many * num_labels, dtype=torch.float64)
+        return table.index_add_(0, image * num_labels + truth.label, chosen.double()).view(many, num_labels)
+
+    boxes = times @ by_image(torch.ones(len(image)))
+    bounds = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    found = [
+        (times @ by_image(hits(detected, truth, num_labels, threshold=t, criterion=c)[1]) / boxes).nanquantile(
+            bounds, 0
+        )
+        for c, t in rows
+    ]
+    low, high = torch.stack(found, dim=1)
+    return low, high

@@ -1,0 +1,140 @@
+"""Boxes as COCO JSON, the format of object detection's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from thoraxlib.files import replacing
+from thoraxlib.localization.boxes import Boxes
+
+__all__ = ["CocoBoxes", "read_coco", "save_coco", "to_coco"]
+
+
+class CocoBoxes(NamedTuple):
+    """What a COCO file says.
+
+    Attributes
+    ----------
+    boxes : Boxes
+        In each image's pixels; scores are 1 where the file has none.
+    labels, ids : tuple of str
+        Names of categories, and of image files.
+    sizes : tuple of (int, int)
+        (H, W) of each image.
+    """
+
+    boxes: Boxes
+    labels: tuple[str, ...]
+    ids: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+
+def to_coco(
+    boxes: Boxes, labels: Sequence[str], ids: Sequence[str], sizes: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """Images, categories and annotations; ``["annotations"]`` alone is COCO's format of detections.
+
+    Parameters
+    ----------
+    boxes : Boxes
+        True ones or detections, in each image's own pixels.
+    labels : sequence of str
+        What ``boxes.label`` means; category k + 1 is label k.
+    ids : sequence of str
+        The name of each image's file.
+    sizes : sequence of (int, int)
+        (H, W) of each image.
+
+    Raises
+    ------
+    ValueError
+        `ids` and `sizes` of different lengths; a position beyond `ids` or `labels`; a box that leaves its image or is
+        turned inside out.
+    """
+    if len(ids) != len(sizes):
+        raise ValueError(f"{len(ids)} ids, but {len(sizes)} sizes")
+    for name, column, allowed in (("image", boxes.image, len(ids)), ("label", boxes.label, len(labels))):
+        if len(column) and not (int(column.min()) >= 0 and int(column.max()) < allowed):
+            raise ValueError(f"boxes have {name} positions {int(column.min())} to {int(column.max())}, of {allowed}")
+    if len(boxes.xyxy):
+        limit = torch.tensor([[w, h] for h, w in sizes], dtype=torch.float32)[boxes.image]
+        low, high = boxes.xyxy[:, :2], boxes.xyxy[:, 2:]
+        wrong = ((low < -0.5) | (high > limit + 0.5) | (high < low)).any(dim=1).nonzero().flatten().tolist()
+        if wrong:
+            first = wrong[0]
+            image = int(boxes.image[first])
+            raise ValueError(
+                f"{len(wrong)} boxes leave their image or are turned inside out; the first is "
+                f"{boxes.xyxy[first].tolist()} in {ids[image]}, {sizes[image][0]} x {sizes[image][1]} pixels"
+            )
+    rows = zip(boxes.xyxy.tolist(), boxes.image.tolist(), boxes.label.tolist(), boxes.score.tolist(), strict=True)
+    return {
+        "images": [
+            {"id": k + 1, "file_name": name, "height": h, "width": w}
+            for k, (name, (h, w)) in enumerate(zip(ids, sizes, strict=True))
+        ],
+        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(labels)],
+        "annotations": [
+            {
+                "id": number + 1,
+                "image_id": image + 1,
+                "category_id": label + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+                "score": score,
+            }
+            for number, ((x1, y1, x2, y2), image, label, score) in enumerate(rows)
+        ],
+    }
+
+
+def save_coco(
+    path: str | os.PathLike[str],
+    boxes: Boxes,
+    labels: Sequence[str],
+    ids: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+) -> None:
+    """Write :func:`to_coco` to a file, whole or not at all."""
+    content = json.dumps(to_coco(boxes, labels, ids, sizes))
+    with replacing(path) as scratch:
+        scratch.write_text(content + "\n", encoding="utf-8")
+
+
+def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
+    """Read boxes from a COCO file of true boxes, or of detections with their images.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        Not JSON, a part is missing, or an annotation names an image or category that is not there.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        images, categories = content["images"], content["categories"]
+        place = {image["id"]: k for k, image in enumerate(images)}
+        label = {category["id"]: k for k, category in enumerate(categories)}
+        rows = [
+            (*each["bbox"], place[each["image_id"]], label[each["category_id"]], each.get("score", 1.0))
+            for each in content["annotations"]
+        ]
+        sizes = tuple((int(image["height"]), int(image["width"])) for image in images)
+        ids = tuple(str(image["file_name"]) for image in images)
+        labels = tuple(str(category["name"]) for category in categories)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no COCO file of boxes ({type(error).__name__}: {error})") from error
+    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
+    corner, side = table[:, :2], table[:, 2:4]
+    boxes = Boxes(
+        torch.cat([corner, corner + side], dim=1).float(), table[:, 4].long(), table[:, 5].long(), table[:, 6].float()
+    )
+    return CocoBoxes(boxes, labels, ids, sizes)

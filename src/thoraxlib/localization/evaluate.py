@@ -1,0 +1,154 @@
+"""A model's boxes for a data set beside the true ones, and the choice of a rule's options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.frames import to_original
+from thoraxlib.localization.table import localization_table
+from thoraxlib.registry import Spec
+
+__all__ = ["Localized", "localize", "tune"]
+
+
+class Localized(NamedTuple):
+    """Boxes of a data set's films, in their own pixels.
+
+    Attributes
+    ----------
+    detected, truth : Boxes
+        ``image`` is the position in `ids`.
+    ids : tuple of str
+        Of the films.
+    sizes : tuple of (int, int)
+        (H, W) of the films.
+    """
+
+    detected: Boxes
+    truth: Boxes
+    ids: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+
+@torch.no_grad()
+def localize(
+    model: Any,
+    dataset: Any,
+    *,
+    method: str | Mapping[str, Any] = "cam",
+    rule: Spec | Any = "threshold",
+    batch_size: int = 32,
+) -> Localized:
+    """The boxes that a model's heat maps give on the films with true boxes: ChestX-ray8's protocol.
+
+    Every label of the model is looked at, whatever its probability; a box's score is the probability times the mean of
+    the map in it. :func:`localization_table` of the result is the paper's table.
+
+    Parameters
+    ----------
+    model : Classifier
+        With ``input_spec`` and ``labels``.
+    dataset : ChestDataset
+        With the model's labels, and with boxes, e.g. ``datasets.build("nih14", ...)`` of a folder with
+        ``BBox_List_2017.csv``. Films without boxes are not decoded where it has ``boxed``.
+    method : str or mapping
+        From :mod:`thoraxlib.cams`.
+    rule : str, mapping or callable
+        From :mod:`thoraxlib.localization`.
+    batch_size : int
+        Films at a time.
+
+    Raises
+    ------
+    ValueError
+        The data set has other labels than the model, or no boxes.
+    """
+    from thoraxlib import cams, datasets
+    from thoraxlib.images import transform_for
+    from thoraxlib.localization import registry
+
+    if tuple(dataset.labels) != tuple(model.labels):
+        raise ValueError(f"the data set's labels {dataset.labels} are not the model's {model.labels}")
+    name, options = cams.registry.split_spec(method)
+    cam, rule = cams.build(name, model, **options), registry.resolve(rule)
+    transform, device = transform_for(model.input_spec), next(model.parameters()).device
+    boxed = getattr(dataset, "boxed", torch.ones(len(dataset), dtype=torch.bool))
+    detected: list[Boxes] = []
+    truth: list[Boxes] = []
+    ids: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    for part in torch.split(torch.nonzero(boxed).flatten(), batch_size):
+        samples = [dataset[index] for index in part.tolist()]
+        if "boxes" not in samples[0]:
+            raise ValueError("the data set has no boxes")
+        x = datasets.collate([transform({"image": sample["image"]}) for sample in samples])["image"].to(device)
+        logits, maps = cam.with_logits(x)
+        found = rule(maps, model.input_spec.size, logits.sigmoid())
+        here = [(int(s["image"].shape[-2]), int(s["image"].shape[-1])) for s in samples]
+        true = Boxes.from_lists([s["boxes"] for s in samples], [s["box_labels"] for s in samples])
+        for boxes, into in ((to_original(found, model.input_spec, here), detected), (true, truth)):
+            into.append(boxes._replace(image=boxes.image + len(ids)))
+        ids += [sample["id"] for sample in samples]
+        sizes += here
+    if not any(len(boxes.image) > 0 for boxes in truth):
+        raise ValueError("the data set has no boxes")
+    return Localized(Boxes.concatenate(detected), Boxes.concatenate(truth), tuple(ids), tuple(sizes))
+
+
+def tune(
+    name: str,
+    options: Mapping[str, Sequence[Any]],
+    maps: Tensor,
+    size: tuple[int, int],
+    truth: Boxes,
+    *,
+    criterion: str = "iou",
+    threshold: float = 0.3,
+) -> dict[str, Any]:
+    """The options of a rule with the highest mean accuracy: choose them on films that are not tested on.
+
+    Parameters
+    ----------
+    name : str
+        Of a rule.
+    options : mapping
+        For each option the values to try; all combinations are.
+    maps : Tensor
+        (N, K, h, w).
+    size : (int, int)
+        Of the images, in whose pixels the true boxes are.
+    truth : Boxes
+        Of these images.
+    criterion, threshold
+        Of the accuracy, averaged over the labels that have true boxes; detections count for the labels that a film has
+        true boxes of.
+
+    Returns
+    -------
+    dict
+        The best combination; of equal ones the first.
+
+    Raises
+    ------
+    ValueError
+        No true boxes, or nothing to try.
+    """
+    from thoraxlib.localization import build
+
+    grid = [dict(zip(options, values, strict=True)) for values in product(*options.values())]
+    if not grid or not len(truth.image):
+        raise ValueError(f"{len(grid)} combinations of {dict(options)} and {len(truth.image)} true boxes")
+    labels = [str(k) for k in range(maps.shape[1])]
+
+    def score(chosen: dict[str, Any]) -> float:
+        found = build(name, **chosen)(maps, size)
+        table = localization_table(found, truth, labels, rows=[(criterion, threshold)], images="with_label")
+        return table.mean_accuracy(criterion, threshold)
+
+    return max(grid, key=score)
