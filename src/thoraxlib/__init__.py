@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         viz,
     )
     from thoraxlib.checkpoints import load_checkpoint
+    from thoraxlib.explanation import explain
     from thoraxlib.images import preprocess_for
     from thoraxlib.input_spec import InputSpec
     from thoraxlib.models import build, describe, names, register
@@ -44,6 +45,7 @@ _FROM = {
     "InputSpec": "input_spec",
     "build": "models",
     "describe": "models",
+    "explain": "explanation",
     "load_checkpoint": "checkpoints",
     "load_pretrained": "persistence",
     "names": "models",
@@ -62,6 +64,7 @@ __all__ = [
     "checkpoints",
     "datasets",
     "describe",
+    "explain",
     "heads",
     "images",
     "labels",

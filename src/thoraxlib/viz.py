@@ -19,8 +19,8 @@ __all__ = ["ImageLike", "draw_boxes", "overlay", "panel", "save"]
 
 ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 
-# Sky blue of Okabe and Ito's palette, which is made for colour-blind readers.
-_BOX = "#56b4e9"
+# Sky blue and yellow of Okabe and Ito's palette, which is made for colour-blind readers.
+_BOX, _TRUTH = "#56b4e9", "#f0e442"
 # Dark to light through purple and orange: lightness rises steadily, so that it reads in grey as well.
 _HEAT = (
     (0, 0, 4),
@@ -85,9 +85,12 @@ def draw_boxes(
     boxes: Tensor | Sequence[Sequence[float]],
     texts: Sequence[str] | None = None,
     *,
-    color: str | Sequence[str] = _BOX,
+    color: str | Sequence[str] | None = None,
+    truth: bool = False,
 ) -> Image.Image:
     """A film with boxes on it, lines and letters in proportion to its size, edged in black.
+
+    Detected boxes are blue and solid; true ones yellow and dashed, so that they can be told apart without colours.
 
     Parameters
     ----------
@@ -97,8 +100,10 @@ def draw_boxes(
         (B, 4): x1, y1, x2, y2 in the film's pixels.
     texts : sequence of str, optional
         B: written above each box, or inside it at the upper edge.
-    color : str or sequence of str
-        One for all boxes, or B of them.
+    color : str or sequence of str, optional
+        One for all boxes, or B of them; default blue, or yellow for true ones.
+    truth : bool
+        These are true boxes: dashed.
 
     Raises
     ------
@@ -107,6 +112,7 @@ def draw_boxes(
     """
     film = _film(image)
     corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).tolist()
+    color = color if color is not None else _TRUTH if truth else _BOX
     colors = [color] * len(corners) if isinstance(color, str) else list(color)
     if len(colors) != len(corners) or (texts is not None and len(texts) != len(corners)):
         given = len(colors) if texts is None else (len(colors), len(texts))
@@ -117,8 +123,11 @@ def draw_boxes(
     font = ImageFont.load_default(size=max(11.0, side / 36))
     for (x1, y1, x2, y2), ink in zip(corners, colors, strict=True):
         x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)  # x2 and y2 are exclusive
-        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=width + 2)
-        pen.rectangle((x1, y1, x2, y2), outline=ink, width=width)
+        if truth:
+            _dashed(pen, (x1, y1, x2, y2), ink, width)
+        else:
+            pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=width + 2)
+            pen.rectangle((x1, y1, x2, y2), outline=ink, width=width)
     # after all boxes, so that no line crosses a text
     for (x1, y1, _, _), ink, text in zip(corners, colors, texts or [], strict=bool(texts)):
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
@@ -127,6 +136,19 @@ def draw_boxes(
         pen.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill="black")
         pen.text((x, y), text, fill=ink, font=font)
     return film
+
+
+def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], ink: str, width: int) -> None:
+    """A rectangle of dashes, edged in black."""
+    x1, y1, x2, y2 = box
+    for a, b, c, d in ((x1, y1, x2, y1), (x2, y1, x2, y2), (x2, y2, x1, y2), (x1, y2, x1, y1)):
+        length = max(abs(c - a), abs(d - b))
+        count = max(1, round(length / (6 * width)))
+        for dash in range(count):
+            start, stop = dash / count, (dash + 0.6) / count
+            ends = (a + (c - a) * start, b + (d - b) * start, a + (c - a) * stop, b + (d - b) * stop)
+            pen.line(ends, fill="black", width=width + 2)
+            pen.line(ends, fill=ink, width=width)
 
 
 def panel(

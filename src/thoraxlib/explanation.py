@@ -1,0 +1,342 @@
+"""What a model finds on films, and where: probabilities, heat maps and boxes in each file's own pixels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from thoraxlib import cams, localization, viz
+from thoraxlib.files import replacing
+from thoraxlib.images import preprocess_for, read
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.localization import Boxes, to_original
+from thoraxlib.pooling.base import expansion, per_label
+from thoraxlib.registry import Spec
+
+__all__ = ["Explanation", "Finding", "explain", "explain_each"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A label above its threshold.
+
+    Attributes
+    ----------
+    label : str
+        Its name.
+    probability : float
+        0 to 1.
+    boxes : tuple of (float, float, float, float)
+        x1, y1, x2, y2 in the file's pixels, the highest score first.
+    scores : tuple of float
+        Of the boxes: the probability times the mean of the stretched map in it.
+    map : Tensor
+        float32 (H, W): the heat map in the film's own frame; what the model did not see is NaN.
+    """
+
+    label: str
+    probability: float
+    boxes: tuple[tuple[float, float, float, float], ...]
+    scores: tuple[float, ...]
+    map: Tensor
+
+    def __str__(self) -> str:
+        places = "; ".join(" ".join(f"{value:.0f}" for value in box) for box in self.boxes)
+        return f"{self.label:<28}{self.probability:>7.3f}  {places}"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a model says about one film; ``print`` it, or :meth:`save` it.
+
+    Attributes
+    ----------
+    name : str
+        Of the film: the file's stem, or its position; unique among those explained together.
+    image : Tensor
+        uint8, or floating point in [0, 1]: (1, H, W), the film as it was read.
+    probabilities : Mapping[str, float]
+        Of every label.
+    findings : tuple of Finding
+        Labels above their threshold, the likeliest first.
+    method, rule : str
+        How maps and boxes were made.
+    """
+
+    name: str
+    image: Tensor
+    probabilities: Mapping[str, float]
+    findings: tuple[Finding, ...]
+    method: str
+    rule: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the film."""
+        return int(self.image.shape[-2]), int(self.image.shape[-1])
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name} ({self.size[1]} x {self.size[0]} pixels)",
+            f"{'finding':<28}{'p':>7}  boxes (x1 y1 x2 y2)",
+        ]
+        lines += [str(finding) for finding in self.findings]
+        if not self.findings:
+            label, probability = max(self.probabilities.items(), key=lambda item: item[1])
+            lines.append(f"nothing above its threshold; highest: {label} {probability:.3f}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but pixels and maps, as plain JSON."""
+        return {
+            "image": self.name,
+            "size": list(self.size),
+            "method": self.method,
+            "rule": self.rule,
+            "probabilities": dict(self.probabilities),
+            "findings": [
+                {
+                    "label": finding.label,
+                    "probability": finding.probability,
+                    "boxes": [list(box) for box in finding.boxes],
+                    "scores": list(finding.scores),
+                }
+                for finding in self.findings
+            ],
+        }
+
+    def panel(self, *, side: int = 512, most: int = 5, truth: Mapping[str, Sequence[Any]] | None = None) -> Image.Image:
+        """The film, and beside it the likeliest findings, each with its heat map and boxes.
+
+        Parameters
+        ----------
+        side : int
+            Longer side of a picture in the panel, in pixels.
+        most : int
+            Findings at most.
+        truth : mapping of str to sequence, optional
+            True boxes (x1, y1, x2, y2) of labels, in the film's pixels: drawn dashed, in another colour.
+        """
+        true = {label: torch.as_tensor(boxes).float().reshape(-1, 4) for label, boxes in (truth or {}).items()}
+        names = [label for label, boxes in true.items() for _ in range(len(boxes))]
+        everything = torch.cat([torch.zeros(0, 4), *true.values()])
+        cells, titles = [viz.draw_boxes(self.image, everything, names, truth=True)], [self.name]
+        for finding in self.findings[:most]:
+            lowest = float(finding.map.nan_to_num(torch.inf).min())
+            cell = viz.overlay(self.image, finding.map.nan_to_num(lowest))
+            cell = viz.draw_boxes(cell, true.get(finding.label, []), truth=True)
+            cells.append(viz.draw_boxes(cell, finding.boxes, [f"{score:.2f}" for score in finding.scores]))
+            titles.append(f"{finding.label} {finding.probability:.2f}")
+        return viz.panel(cells, titles, columns=min(len(cells), 3), side=side)
+
+    def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
+        """Write ``<name>.png``, the panel, and ``<name>.json`` into `folder`, each whole or not at all.
+
+        `options` are those of :meth:`panel`.
+        """
+        viz.save(self.panel(**options), Path(folder) / f"{self.name}.png")
+        with replacing(Path(folder) / f"{self.name}.json") as scratch:
+            scratch.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def explain(
+    model: Any,
+    images: Any,
+    *,
+    method: Spec | None = None,
+    rule: Spec | Any | None = None,
+    threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
+    batch_size: int = 16,
+) -> list[Explanation]:
+    """Probabilities, heat maps and boxes of films.
+
+    Parameters
+    ----------
+    model : Classifier
+        With ``input_spec`` and ``labels``.
+    images : source or sequence of sources
+        Files, Pillow images, arrays or tensors, as :func:`thoraxlib.preprocess_for` takes them.
+    method : str or mapping, optional
+        From :mod:`thoraxlib.cams`; default "pcam" for PCAM pooling, "cam" where the head has per-location logits,
+        "gradcam" elsewhere.
+    rule : str, mapping or callable, optional
+        From :mod:`thoraxlib.localization`; default, at most three boxes of what is above half of "pcam"'s probability,
+        or above 180 of 255 of another map.
+    threshold : float, sequence of float or mapping of str to float
+        Above which probability a label is a finding: one for all, K in the model's order, or by name (0.5 for the
+        others). :func:`thoraxlib.metrics.best_thresholds` chooses them.
+    batch_size : int
+        Films at a time.
+
+    Returns
+    -------
+    list of Explanation
+        One for each film. :func:`thoraxlib.explanation.explain_each` gives them one by one instead.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A model without ``input_spec`` or ``labels``; a threshold of another length, outside [0, 1] or for an unknown
+        label; a source that cannot be read.
+
+    Examples
+    --------
+    >>> import thoraxlib
+    >>> model = thoraxlib.build("chexnet", backbone="resnet10t", labels=["Mass", "Edema"], input_spec={"size": 64})
+    >>> (film,) = thoraxlib.explain(model, torch.zeros(1, 80, 60, dtype=torch.uint8), threshold=0)
+    >>> sorted(finding.label for finding in film.findings), film.size
+    (['Edema', 'Mass'], (80, 60))
+    """
+    each = explain_each(model, images, method=method, rule=rule, threshold=threshold, batch_size=batch_size)
+    return list(each)
+
+
+def explain_each(
+    model: Any,
+    images: Any,
+    *,
+    method: Spec | None = None,
+    rule: Spec | Any | None = None,
+    threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
+    batch_size: int = 16,
+) -> Iterator[Explanation]:
+    """As :func:`explain`, one by one; `images` may be an iterator, of which only a batch is held at a time."""
+    if not isinstance(getattr(model, "input_spec", None), InputSpec) or not getattr(model, "labels", ()):
+        raise TypeError(f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib is needed")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
+    limits = _thresholds(threshold, tuple(model.labels))
+    if method is None:
+        method = _default_method(model)
+    name, options = cams.registry.split_spec(method)
+    cam = cams.build(name, model, **options)
+    if rule is None:
+        rule = {"name": "level", "keep": 3} if name == "pcam" else {"name": "threshold", "levels": (180,), "keep": 3}
+    boxes_of = localization.registry.resolve(rule)
+    by = rule if isinstance(rule, str) else str(rule["name"]) if isinstance(rule, Mapping) else type(rule).__name__
+    return _explanations(model, _listed(images), cam, name, boxes_of, by, limits, batch_size)
+
+
+def _explanations(
+    model: Any,
+    images: Iterable[Any],
+    cam: cams.ClassActivationMap,
+    method: str,
+    rule: Any,
+    by: str,
+    limits: Tensor,
+    batch_size: int,
+) -> Iterator[Explanation]:
+    preprocess, device = preprocess_for(model), next(model.parameters()).device
+    names, position, sources = _Names(), 0, iter(images)
+    while batch := list(islice(sources, batch_size)):
+        films = [read(source) for source in batch]
+        x = torch.stack([preprocess.transform(film).as_subclass(Tensor) for film in films]).to(device)
+        logits, maps = (each.cpu() for each in cam.with_logits(x))
+        probabilities = logits.sigmoid()
+        image, label = (probabilities > limits).nonzero(as_tuple=True)
+        chosen = maps[image, label]
+        sizes = [(int(film.shape[-2]), int(film.shape[-1])) for film in films]
+        found: Boxes = rule(chosen[:, None], model.input_spec.size, probabilities[image, label][:, None])
+        found = to_original(found, model.input_spec, [sizes[n] for n in image.tolist()])
+        for n, film in enumerate(films):
+            here = (image == n).nonzero().flatten().tolist()
+            findings = [
+                _finding(
+                    model.labels[int(label[m])],
+                    float(probabilities[n, label[m]]),
+                    found.where(found.image == m),
+                    _to_film(chosen[m], model.input_spec, sizes[n]),
+                )
+                for m in here
+            ]
+            yield Explanation(
+                name=names.of(batch[n], position + n),
+                image=film.as_subclass(Tensor),
+                probabilities=dict(zip(model.labels, probabilities[n].tolist(), strict=True)),
+                findings=tuple(sorted(findings, key=lambda finding: -finding.probability)),
+                method=method,
+                rule=by,
+            )
+        position += len(batch)
+
+
+def _finding(label: str, probability: float, boxes: Boxes, heat: Tensor) -> Finding:
+    order = boxes.score.argsort(descending=True)
+    corners = tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy[order].tolist())
+    return Finding(label, probability, corners, tuple(boxes.score[order].tolist()), heat)
+
+
+def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
+    """A map (h, w) of the model's input in the frame of the film, (H, W); NaN where the model saw nothing."""
+    from thoraxlib.images import placement
+
+    place = placement(spec, *size)
+    seen = cams.upsample(heat[None, None], spec.size)[0, 0]
+    # the input is cut out of the resized film at (top, left), which are negative where it was padded
+    top, left, above, before = max(place.top, 0), max(place.left, 0), max(-place.top, 0), max(-place.left, 0)
+    rows, columns = min(spec.size[0] - above, place.height - top), min(spec.size[1] - before, place.width - left)
+    values = torch.full((place.height, place.width), float(seen.min()))
+    known = torch.zeros(place.height, place.width)
+    values[top : top + rows, left : left + columns] = seen[above : above + rows, before : before + columns]
+    known[top : top + rows, left : left + columns] = 1
+    whole = cams.upsample(values[None, None], size)[0, 0]
+    known = functional.interpolate(known[None, None], size=size, mode="nearest-exact")[0, 0]
+    return torch.where(known > 0, whole, torch.nan)
+
+
+def _thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
+    if isinstance(threshold, Mapping):
+        unknown = [label for label in threshold if label not in labels]
+        if unknown:
+            raise ValueError(f"threshold names {unknown}, which the model does not have; it has {list(labels)}")
+        values = torch.tensor([float(threshold.get(label, 0.5)) for label in labels])
+    else:
+        values = torch.as_tensor(threshold, dtype=torch.float32)
+        if values.ndim and values.shape != (len(labels),):
+            raise ValueError(f"threshold must be one number or {len(labels)}, got shape {tuple(values.shape)}")
+        values = values.expand(len(labels))
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"threshold={threshold}: probabilities from 0 to 1")
+    return values
+
+
+def _default_method(model: Any) -> str:
+    head = getattr(model, "head", None)
+    pool = getattr(head, "pool", None)
+    if pool is None or expansion(pool) != 1 or not hasattr(model, "logit_maps"):
+        return "gradcam"
+    return "pcam" if per_label(pool) else "cam"
+
+
+def _listed(images: Any) -> Iterable[Any]:
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return [images]
+    if hasattr(images, "ndim"):  # an array or tensor: one film, or a batch of them
+        return list(images) if images.ndim == 4 else [images]
+    return images if isinstance(images, Iterable) else [images]
+
+
+class _Names:
+    """Names of films, each given once."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, int] = {}
+
+    def of(self, source: Any, position: int) -> str:
+        stem = Path(source).stem if isinstance(source, (str, os.PathLike)) else f"image-{position + 1:04d}"
+        stem = re.sub(r"[^\w.\-]+", "_", stem) or f"image-{position + 1:04d}"
+        self.given[stem] = self.given.get(stem, 0) + 1
+        name = stem if self.given[stem] == 1 else f"{stem}-{self.given[stem]}"
+        return name if name == stem or name not in self.given else self.of(f"{name}.png", position)

@@ -1,0 +1,176 @@
+"""Films in, findings in the film's own pixels out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import thoraxlib
+from thoraxlib import cams, datasets
+from thoraxlib.explanation import explain_each
+from thoraxlib.registry import UnknownNameError
+
+LABELS = ("Mass", "Effusion", "Edema")
+
+
+def small(pool: object = "avg", **spec: object) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"backbone": "resnet10t", "labels": LABELS, "pool": pool, "input_spec": {"size": [64, 64], **spec}}
+    return thoraxlib.build("classifier", **options)
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> list[Path]:
+    """The same name in two folders; of different sizes."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "a" / "film.png", tmp_path / "b" / "film.png", tmp_path / "b" / "other one.png"]
+    for path, size in zip(paths, [(100, 80), (64, 64), (90, 200)], strict=True):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_files(films: list[Path], tmp_path: Path) -> None:
+    model = small().train()
+    found = thoraxlib.explain(model, films, threshold=0, batch_size=2)
+    assert model.training
+    assert [film.name for film in found] == ["film", "film-2", "other_one"]
+    assert [film.size for film in found] == [(100, 80), (64, 64), (90, 200)]
+    for film, path in zip(found, films, strict=True):
+        x = thoraxlib.preprocess_for(model)(path)
+        expected = model.eval().predict_proba(x)[0]
+        assert list(film.probabilities) == list(LABELS)
+        torch.testing.assert_close(torch.tensor(list(film.probabilities.values())), expected, rtol=1e-4, atol=1e-5)
+        assert len(film.findings) == 3
+        values = [finding.probability for finding in film.findings]
+        assert values == sorted(values, reverse=True)
+        for finding in film.findings:
+            assert finding.map.shape == film.size
+            assert finding.map.isfinite().all()
+            assert len(finding.boxes) == len(finding.scores) <= 3
+            for x1, y1, x2, y2 in finding.boxes:
+                assert 0 <= x1 < x2 <= film.size[1]
+                assert 0 <= y1 < y2 <= film.size[0]
+        film.save(tmp_path / "out")
+        content = json.loads((tmp_path / "out" / f"{film.name}.json").read_text())
+        assert content["size"] == list(film.size)
+        assert [each["label"] for each in content["findings"]] == [finding.label for finding in film.findings]
+        assert Image.open(tmp_path / "out" / f"{film.name}.png").width > 1000
+        assert film.findings[0].label in str(film)
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_boxes_and_maps_lie_where_the_evidence_is() -> None:
+    """A network whose logit is the brightness of a place, on films that are stretched, cropped and padded."""
+
+    class Bright(nn.Module):
+        labels = ("spot",)
+
+        def __init__(self, spec: thoraxlib.InputSpec) -> None:
+            super().__init__()
+            self.input_spec, self.weight = spec, nn.Parameter(torch.ones(1))
+
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.avg_pool2d(x[:, :1], 4)
+
+        def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+            return features.square().mean(dim=(2, 3)) * self.weight + 1
+
+    film = torch.zeros(1, 200, 300, dtype=torch.uint8)
+    film[:, 80:120, 130:190] = 255
+    for resize in ("stretch", "crop", "pad"):
+        spec = thoraxlib.InputSpec(size=(96, 96), channels=1, mean=0.0, std=1.0, resize=resize)
+        (found,) = thoraxlib.explain(Bright(spec), film, method="hirescam", rule="otsu")
+        (finding,) = found.findings
+        (box,) = finding.boxes
+        np.testing.assert_allclose(box, (130, 80, 190, 120), atol=14)
+        inside, seen = finding.map[90:110, 140:180], finding.map[finding.map.isfinite()]
+        assert inside.min() > seen.mean() + seen.std()
+        assert bool(finding.map.isnan().any()) == (resize == "crop")
+
+
+def test_methods_rules_and_thresholds(films: list[Path]) -> None:
+    assert thoraxlib.explain(small("pcam"), films[0])[0].method == "pcam"
+    assert thoraxlib.explain(small("pcam"), films[0])[0].rule == "level"
+    assert thoraxlib.explain(small("lse"), films[0])[0].method == "cam"
+    wide = thoraxlib.explain(small("avg_max"), films[0], threshold=0)[0]
+    assert wide.method == "gradcam"
+    assert len(wide.findings) == 3
+    assert thoraxlib.explain(small(), films[0], method={"name": "gradcam++", "eps": 1e-6})[0].method == "gradcam++"
+    assert thoraxlib.explain(small(), films[0], threshold=1)[0].findings == ()
+    assert "nothing above its threshold" in str(thoraxlib.explain(small(), films[0], threshold=[1, 1, 1])[0])
+    by_name = thoraxlib.explain(small(), films[0], threshold={"Mass": 0.0, "Effusion": 1.0, "Edema": 1.0})[0]
+    assert [finding.label for finding in by_name.findings] == ["Mass"]
+
+
+def test_sources() -> None:
+    model = small()
+    tensor = torch.zeros(1, 40, 50, dtype=torch.uint8)
+    for source in (tensor, tensor[0].numpy(), Image.new("L", (50, 40)), [tensor], tensor[None]):
+        (film,) = thoraxlib.explain(model, source)
+        assert film.size == (40, 50)
+        assert film.name == "image-0001"
+    assert thoraxlib.explain(model, []) == []
+    phantom = datasets.build("phantom", size=64, length=3, masks=False)
+    assert len(thoraxlib.explain(model, (sample["image"] for sample in phantom), batch_size=2)) == 3
+
+
+def test_it_takes_films_as_they_come(films: list[Path]) -> None:
+    asked = []
+
+    def sources() -> object:
+        for path in films:
+            asked.append(path)
+            yield path
+
+    each = explain_each(small(), sources(), batch_size=1)
+    assert asked == []
+    next(each)
+    assert len(asked) == 1
+
+
+def test_truth_beside_it(films: list[Path]) -> None:
+    (film,) = thoraxlib.explain(small(), films[0], threshold=0)
+    plain, with_truth = film.panel(side=200), film.panel(side=200, truth={"Mass": [[10, 10, 40, 50]]})
+    assert plain.size == with_truth.size
+    assert np.asarray(plain).tobytes() != np.asarray(with_truth).tobytes()
+    assert film.panel(side=200, most=1).width < plain.width
+
+
+def test_errors(films: list[Path], tmp_path: Path) -> None:
+    model = small()
+    with pytest.raises(TypeError, match="Linear has no input_spec or no labels"):
+        thoraxlib.explain(nn.Linear(2, 2), films)
+    with pytest.raises(ValueError, match="one number or 3, got shape .2,."):
+        thoraxlib.explain(model, films, threshold=[0.5, 0.5])
+    with pytest.raises(ValueError, match="threshold=1.5: probabilities"):
+        thoraxlib.explain(model, films, threshold=1.5)
+    with pytest.raises(ValueError, match=r"threshold names \['mass'\]"):
+        thoraxlib.explain(model, films, threshold={"mass": 0.5})
+    with pytest.raises(ValueError, match="batch_size=0"):
+        thoraxlib.explain(model, films, batch_size=0)
+    with pytest.raises(UnknownNameError, match="did you mean 'gradcam'"):
+        thoraxlib.explain(model, films, method="grad-cam")
+    with pytest.raises(UnknownNameError, match="did you mean 'otsu'"):
+        thoraxlib.explain(model, films, rule="otso")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        thoraxlib.explain(model, tmp_path / "nowhere.png")
+    with pytest.raises(TypeError, match="no per-location logits"):
+        thoraxlib.explain(small("avg_max"), films, method="cam")
+
+
+def test_logits_come_with_the_maps() -> None:
+    model, x = small("lse").eval(), torch.randn(2, 3, 64, 64)
+    for name in ("cam", "gradcam", "eigencam"):
+        cam = cams.build(name, model)
+        logits, maps = cam.with_logits(x, labels=[1])
+        torch.testing.assert_close(logits, model(x))
+        assert maps.shape[1] == 1
+    split = cams.build("gradcam", model, target="backbone.net.layer4")
+    torch.testing.assert_close(split.with_logits(x)[0], model(x))
