@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from thoraxlib import images
+from thoraxlib.images import preprocess_for, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import UnknownNameError
 
@@ -483,3 +484,56 @@ def test_ten_crops_equal_torchvisions() -> None:
         images.ten_crop(x, 32)
     with pytest.raises(ValueError, match=r"\(N, C, H, W\)"):
         images.ten_crop(x[0], 8)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (61, 40), (30, 30), (1, 50)])
+def test_pad_end_keeps_the_image_at_the_top_left(size: tuple[int, int]) -> None:
+    from thoraxlib.images import placement
+
+    spec = InputSpec(size=64, channels=1, mean=0.0, std=1.0, resize="pad_end", fill=0.5)
+    film = torch.full((1, *size), 255, dtype=torch.uint8)
+    out = preprocess_for(spec)(film)[0, 0]
+    place = placement(spec, *size)
+    assert (place.top, place.left) == (0, 0)
+    assert max(place.height, place.width) == 64
+    assert (out[: place.height, : place.width] == 1).all()
+    rest = torch.ones(64, 64, dtype=torch.bool)
+    rest[: place.height, : place.width] = False
+    assert (out[rest] == torch.tensor(128.0) / 255).all()
+    box = tv_tensors.BoundingBoxes([[0.0, 0.0, *size[::-1]]], format="XYXY", canvas_size=size)
+    sample = transform_for(spec)({"image": tv_tensors.Image(film), "boxes": box})
+    assert sample["boxes"].tolist() == [[0.0, 0.0, float(place.width), float(place.height)]]
+
+
+def test_equalize_and_blur() -> None:
+    from thoraxlib.images.enhance import blur3, equalize
+
+    film = torch.tensor([[10, 10, 20], [30, 30, 30]], dtype=torch.uint8)
+    assert equalize(film).tolist() == [[0, 0, 64], [255, 255, 255]]
+    flat = torch.full((2, 5, 4), 7, dtype=torch.uint8)
+    assert torch.equal(equalize(flat), flat)
+    assert torch.equal(blur3(flat), flat)
+    both = torch.stack([film, film.flip(0)])
+    assert torch.equal(equalize(both), torch.stack([equalize(film), equalize(film.flip(0))]))
+    dot = torch.zeros(5, 5, dtype=torch.uint8)
+    dot[2, 2] = 16
+    assert blur3(dot)[1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    deep = preprocess_for(InputSpec.imagenet(1, size=8, equalize=True, blur=3))(torch.rand(1, 8, 8))
+    assert deep.isfinite().all()
+    for bad in ({"fill": 2.0}, {"blur": 5}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+            InputSpec(**bad)  # type: ignore[arg-type]
+
+
+def test_training_as_jfhealthcare() -> None:
+    from thoraxlib.models.pcam import JF_INPUT
+
+    spec = InputSpec().updated(JF_INPUT).updated({"size": 64})
+    film = torch.randint(0, 255, (1, 90, 70), dtype=torch.uint8)
+    torch.manual_seed(0)
+    transform = transform_for(spec, train="jfhealthcare")
+    a, b = transform(tv_tensors.Image(film)), transform(tv_tensors.Image(film))
+    assert a.shape == (3, 64, 64)
+    assert not torch.equal(a, b)
+    still = transform_for(spec, train={"name": "jfhealthcare", "degrees": 0, "translate": 0, "scale": (1, 1)})
+    torch.testing.assert_close(still(tv_tensors.Image(film)), transform_for(spec)(tv_tensors.Image(film)))

@@ -212,3 +212,21 @@ def test_errors() -> None:
         losses.build("weighted_bce", positives=[1.0], negatives=[1.0], targets=torch.eye(1))
     with pytest.raises(ValueError, match="scope='batch'"):
         losses.build("w_cel", positives=1.0, negatives=1.0)
+
+
+def test_weights_of_the_batch() -> None:
+    logits = torch.tensor([[0.5, -1.0], [1.5, 0.3], [-0.2, 0.8], [0.0, 2.0]])
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [float("nan"), 0.0], [0.0, 0.0]])
+    p = logits.sigmoid()
+    first = -(2 * p[0, 0].log() + (1 - p[1, 0]).log() + (1 - p[3, 0]).log()) / 3
+    second = -(1 - p[:, 1]).log().mean()
+    keep = losses.build("bce", pos_weight="batch", reduction="label_sum")
+    skip = losses.build("bce", pos_weight="batch", reduction="label_sum", skip_absent=True)
+    torch.testing.assert_close(keep(logits, labels), first + second)
+    torch.testing.assert_close(skip(logits, labels), first)
+    logits.requires_grad_()
+    skip(logits, labels).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 1] == 0).all()
+    with pytest.raises(ValueError, match="pos_weight='auto': allowed are 'batch'"):
+        losses.build("bce", pos_weight="auto")

@@ -163,3 +163,27 @@ def test_errors() -> None:
         metrics.bootstrap(y, s, patient_ids=["a"])
     with pytest.raises(ValueError, match="criterion='auc'"):
         metrics.best_thresholds(y, s, "auc")
+
+
+def test_aggregate() -> None:
+    values = [[0.1, 0.9], [0.5, np.nan], [0.3, 0.4], [np.nan, np.nan]]
+    joined, groups = metrics.aggregate(values, ["b", "a", "b", "c"], ["min", "mean"])
+    assert groups == ["b", "a", "c"]
+    np.testing.assert_allclose(joined, [[0.1, 0.65], [0.5, np.nan], [np.nan, np.nan]])
+    np.testing.assert_allclose(
+        metrics.aggregate(values, ["b", "a", "b", "c"], "max")[0][:2], [[0.3, 0.9], [0.5, np.nan]]
+    )
+    with pytest.raises(ValueError, match="how='median': one of 'mean', 'max', 'min', or 2"):
+        metrics.aggregate(values, list("abcd"), "median")
+    with pytest.raises(ValueError, match=r"\(N, K\) for 3 groups, got shape \(4, 2\)"):
+        metrics.aggregate(values, list("abc"))
+
+
+def test_equal_sensitivity_and_specificity() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(500) < 0.3
+    scores = (truth + rng.normal(0, 1, 500))[:, None]
+    threshold = metrics.best_thresholds(truth[:, None], scores, "equal")
+    found = metrics.confusion(truth[:, None], scores, threshold)
+    assert abs(found["sensitivity"] - found["specificity"]) < 0.02
+    np.testing.assert_allclose(found["accuracy"], ((scores >= threshold)[:, 0] == truth).mean())

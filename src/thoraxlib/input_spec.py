@@ -13,8 +13,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 #: ``stretch``: to `size`, aspect ratio lost. ``crop``: shorter side to `size` / `crop_ratio`, centre crop.
-#: ``pad``: longer side to `size`, the rest black, the image in the centre.
-ResizeRule = Literal["stretch", "crop", "pad"]
+#: ``pad``: longer side to `size`, the rest `fill`, the image in the centre; ``pad_end``: the image at the top left.
+ResizeRule = Literal["stretch", "crop", "pad", "pad_end"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,16 @@ class InputSpec:
         Grey images are repeated to this many channels.
     mean, std : tuple of float
         For each channel, for pixels scaled to [0, 1]. A single value is repeated.
-    resize : {"stretch", "crop", "pad"}
+    resize : {"stretch", "crop", "pad", "pad_end"}
         How an image of another size or shape is brought to `size`; see :data:`ResizeRule`.
     crop_ratio : float
         For ``crop``: cropped side / resized shorter side, in (0, 1]; e.g. 224 / 256.
+    fill : float
+        For ``pad`` and ``pad_end``: the border's value, for pixels scaled to [0, 1].
+    equalize : bool
+        Equalise the grey levels before the resize (:func:`thoraxlib.images.enhance.equalize`).
+    blur : {0, 3}
+        Blur by a 3 x 3 kernel before the resize (:func:`thoraxlib.images.enhance.blur3`); 0 does not.
 
     Raises
     ------
@@ -46,6 +52,9 @@ class InputSpec:
     std: tuple[float, ...] = IMAGENET_STD
     resize: ResizeRule = "stretch"
     crop_ratio: float = 1.0
+    fill: float = 0.0
+    equalize: bool = False
+    blur: int = 0
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
@@ -68,6 +77,10 @@ class InputSpec:
             raise ValueError(f"resize must be one of {get_args(ResizeRule)}, got {self.resize!r}")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must be in (0, 1], got {self.crop_ratio!r}")
+        if not 0 <= self.fill <= 1:
+            raise ValueError(f"fill must be in [0, 1], got {self.fill!r}")
+        if self.blur not in (0, 3):
+            raise ValueError(f"blur must be 0 or 3, got {self.blur!r}")
 
     @classmethod
     def imagenet(cls, channels: int = 3, **changes: Any) -> InputSpec:

@@ -125,18 +125,31 @@ class BCE(nn.Module):
 
     Parameters
     ----------
-    pos_weight : sequence of float or Tensor, optional
-        w of each label, (K,).
+    pos_weight : sequence of float, Tensor or "batch", optional
+        w of each label, (K,). "batch": negatives over positives of the label in the batch, as jfhealthcare/Chexpert
+        (``batch_weight``) and the PCAM model of alinstein/X_RAY weigh it; 1 without positives.
     reduction : {"mean", "sum", "label_sum"}
         Over the known labels; ``"label_sum"`` is the mean over images, summed over labels.
+    skip_absent : bool
+        A label without a positive in the batch takes no part, negatives included, as in these two repositories.
     """
 
     pos_weight: Tensor | None
 
-    def __init__(self, *, pos_weight: Sequence[float] | Tensor | None = None, reduction: str = "mean") -> None:
+    def __init__(
+        self,
+        *,
+        pos_weight: Sequence[float] | Tensor | str | None = None,
+        reduction: str = "mean",
+        skip_absent: bool = False,
+    ) -> None:
         super().__init__()
         _check("reduction", reduction, REDUCTIONS)
-        self.reduction = reduction
+        self.reduction, self.skip_absent = reduction, skip_absent
+        self.by_batch = isinstance(pos_weight, str)
+        if isinstance(pos_weight, str):
+            _check("pos_weight", pos_weight, ("batch",))
+            pos_weight = None
         weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32)
         if weight is not None and (weight.ndim != 1 or not bool((weight >= 0).all())):
             raise ValueError(f"pos_weight must be K numbers, 0 or more, got {pos_weight!r}")
@@ -148,6 +161,14 @@ class BCE(nn.Module):
         if self.pos_weight is not None:
             _check_width("pos_weight", self.pos_weight, logits)
             positive = positive * self.pos_weight.to(positive)
+        if self.by_batch or self.skip_absent:
+            images = tuple(range(labels.ndim - 1))
+            ones = labels.detach().to(positive.dtype).nan_to_num().sum(dim=images)
+            zeros = known.sum(dim=images) - ones
+            if self.by_batch:
+                positive = positive * torch.where(ones > 0, zeros / ones.clamp(min=1e-12), 1)
+            if self.skip_absent:
+                positive, negative = positive * (ones > 0), negative * (ones > 0)
         return _reduce(positive + negative, known, self.reduction)
 
 

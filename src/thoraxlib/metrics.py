@@ -23,9 +23,11 @@ from torch import Tensor
 from thoraxlib.files import replacing
 
 __all__ = [
+    "JF_RULES",
     "Interval",
     "Report",
     "Row",
+    "aggregate",
     "auroc",
     "average_precision",
     "best_thresholds",
@@ -419,19 +421,21 @@ def evaluate(
 
 
 def best_thresholds(targets: ArrayLike, scores: ArrayLike, criterion: str = "f1") -> Floats:
-    """Threshold of each label that maximises F1 or Youden's J, for ``score >= threshold``: float64 (K,).
+    """Threshold of each label for ``score >= threshold``: float64 (K,).
 
-    Choose it on validation data, never on the test. A label without both classes has NaN.
+    By `criterion`, that with the highest F1 ("f1"), the highest Youden's J ("youden"), or where sensitivity and
+    specificity are closest ("equal", as alinstein/X_RAY). Choose it on validation data, never on the test. A label
+    without both classes has NaN.
 
     Raises
     ------
     ValueError
-        As :func:`auroc`; or a `criterion` other than "f1" and "youden".
+        As :func:`auroc`; or an unknown `criterion`.
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    if criterion not in ("f1", "youden"):
-        raise ValueError(f"criterion={criterion!r}: allowed are 'f1', 'youden'")
+    if criterion not in ("f1", "youden", "equal"):
+        raise ValueError(f"criterion={criterion!r}: allowed are 'f1', 'youden', 'equal'")
     y, s = _checked(targets, scores)
     best = np.full(y.shape[1], np.nan)
     for k in range(y.shape[1]):
@@ -445,12 +449,15 @@ def best_thresholds(targets: ArrayLike, scores: ArrayLike, criterion: str = "f1"
             best[k] = thresholds[value[:-1].argmax()]
         else:
             false, true, thresholds = roc_curve(truth, score)
-            best[k] = thresholds[1:][(true - false)[1:].argmax()]
+            value = true - false if criterion == "youden" else -np.abs(true + false - 1)
+            best[k] = thresholds[1:][value[1:].argmax()]
     return best
 
 
 def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5) -> dict[str, Floats]:
-    """Sensitivity, specificity, precision and F1 of each label at ``score >= threshold``: four float64 (K,).
+    """Sensitivity, specificity, precision, F1 and accuracy of each label at ``score >= threshold``: float64 (K,) each.
+
+    1 - accuracy is the label's Hamming loss.
 
     Parameters
     ----------
@@ -462,7 +469,7 @@ def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5
     Returns
     -------
     dict
-        ``"sensitivity"``, ``"specificity"``, ``"precision"``, ``"f1"``; NaN where the denominator is 0.
+        ``"sensitivity"``, ``"specificity"``, ``"precision"``, ``"f1"``, ``"accuracy"``; NaN where the denominator is 0.
     """
     y, s = _checked(targets, scores)
     called = s >= np.broadcast_to(np.asarray(thresholds, np.float64), y.shape[1:])
@@ -474,4 +481,60 @@ def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5
             "specificity": tn / (tn + fp),
             "precision": tp / (tp + fp),
             "f1": 2 * tp / (2 * tp + fp + fn),
+            "accuracy": (tp + tn) / (tp + fp + fn + tn),
         }
+
+
+#: How jfhealthcare/Chexpert joins the films of a study, for the labels of "chexpert5".
+JF_RULES = ("min", "max", "mean", "mean", "mean")
+
+
+def aggregate(values: ArrayLike, groups: Sequence[str], how: str | Sequence[str] = "mean") -> tuple[Floats, list[str]]:
+    """Values of films joined to values of studies or patients.
+
+    Parameters
+    ----------
+    values : array_like
+        (N, K): scores, or labels (of which the maximum is usual). NaN where unknown, left out.
+    groups : sequence of str
+        N: which study, or patient, a film belongs to.
+    how : {"mean", "max", "min"} or sequence of them
+        One rule, or one for each label, such as :data:`JF_RULES`.
+
+    Returns
+    -------
+    tuple
+        float64 (G, K), NaN where a group has no value; and the G groups, in the order in which they first come.
+
+    Raises
+    ------
+    ValueError
+        Values that are not (N, K) for N groups; an unknown rule, or rules that are not K.
+
+    Examples
+    --------
+    >>> aggregate([[0.2], [0.6], [0.5]], ["a", "a", "b"], "max")
+    (array([[0.6],
+           [0.5]]), ['a', 'b'])
+    """
+    table = _array(values)
+    if table.ndim != 2 or len(table) != len(groups):
+        raise ValueError(f"values must be (N, K) for {len(groups)} groups, got shape {table.shape}")
+    rules = [how] * table.shape[1] if isinstance(how, str) else list(how)
+    if len(rules) != table.shape[1] or not set(rules) <= {"mean", "max", "min"}:
+        raise ValueError(f"how={how!r}: one of 'mean', 'max', 'min', or {table.shape[1]} of them")
+    place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    number = np.array([place[name] for name in groups], dtype=np.intp)
+    order = np.argsort(number, kind="stable")
+    begin = np.flatnonzero(np.diff(number[order], prepend=-1))
+    ufuncs = {"max": np.fmax, "min": np.fmin}
+    joined = np.empty((len(place), table.shape[1]))
+    for k, rule in enumerate(rules):
+        column = table[order, k]
+        if rule == "mean":
+            known = ~np.isnan(column)
+            with np.errstate(invalid="ignore"):
+                joined[:, k] = np.add.reduceat(np.where(known, column, 0), begin) / np.add.reduceat(known, begin)
+        else:
+            joined[:, k] = ufuncs[rule].reduceat(column, begin)
+    return joined, list(place)

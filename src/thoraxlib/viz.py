@@ -19,8 +19,8 @@ __all__ = ["ImageLike", "draw_boxes", "overlay", "panel", "save"]
 
 ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 
-# Sky blue and yellow of Okabe and Ito's palette, which is made for colour-blind readers.
-_BOX, _TRUTH = "#56b4e9", "#f0e442"
+# Sky blue of Okabe and Ito's palette, which is made for colour-blind readers; a green that stands out from the heat.
+_BOX, _TRUTH = "#56b4e9", "#2ee6a8"
 # Dark to light through purple and orange: lightness rises steadily, so that it reads in grey as well.
 _HEAT = (
     (0, 0, 4),
@@ -90,7 +90,7 @@ def draw_boxes(
 ) -> Image.Image:
     """A film with boxes on it, lines and letters in proportion to its size, edged in black.
 
-    Detected boxes are blue and solid; true ones yellow and dashed, so that they can be told apart without colours.
+    Detected boxes are blue and solid; true ones green and dashed, so that they can be told apart without colours.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def draw_boxes(
     texts : sequence of str, optional
         B: written above each box, or inside it at the upper edge.
     color : str or sequence of str, optional
-        One for all boxes, or B of them; default blue, or yellow for true ones.
+        One for all boxes, or B of them; default blue, or green for true ones.
     truth : bool
         These are true boxes: dashed.
 

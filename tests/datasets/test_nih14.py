@@ -350,3 +350,43 @@ def boxed_names(root: Path) -> set[str]:
 def test_real_views_and_sexes(real_data: Path) -> None:
     dataset = NIH14(root=real_data / "nih_mini", split="dev_multi", labels=["AP", "Male"])
     assert dataset.targets.sum(0).tolist() == [50, 161]  # the table of its README
+
+
+def test_abnormal_is_any_finding(tmp_path: Path) -> None:
+    from thoraxlib.datasets import build
+
+    films = build("phantom", size=32, length=50, labels="abnormal", masks=False)
+    whole = build("phantom", size=32, length=50, labels="nih15", masks=False)
+    assert torch.equal(films.targets[:, 0], 1 - whole.targets[:, 14])
+    assert torch.equal(films.targets[:, 0], (whole.targets[:, :14] == 1).any(dim=1).float())
+
+
+def test_lists_of_alinstein_x_ray(tmp_path: Path) -> None:
+    """CSV lists with a header and 14 labels, and text lists with one: normal or abnormal."""
+    from PIL import Image
+
+    from thoraxlib.labels import build as label_set
+
+    (tmp_path / "images").mkdir()
+    lines = ["Image Index,Finding Labels,Patient ID,View Position"]
+    for k, finding in enumerate(["No Finding", "Mass", "Edema|Mass", "No Finding"]):
+        Image.new("L", (8, 8)).save(tmp_path / "images" / f"{k}.png")
+        lines.append(f"{k}.png,{finding},{k},PA")
+    (tmp_path / "Data_Entry_2017.csv").write_text("\n".join(lines) + "\n")
+    findings = label_set("nih14")
+    marks = {name: ["1" if label == name else "0" for label in findings] for name in ("Mass", "Hernia", "")}
+    header = "FileName," + ",".join(findings)
+    rows = [f"1.png,{','.join(marks['Hernia'])}", f"0.png,{','.join(marks[''])}"]
+    (tmp_path / "train_label.csv").write_text("\n".join([header, *rows]) + "\n")
+    (tmp_path / "binary_val.txt").write_text("3.png 1\n2.png 0\n")
+
+    listed = NIH14(root=tmp_path, split="train_label", labels=["Hernia", "Mass", "Abnormal", "No Finding"])
+    assert listed.ids == ["1.png", "0.png"]
+    assert listed.targets.tolist() == [[1, 0, 1, 0], [0, 0, 0, 1]]
+    binary = NIH14(root=tmp_path, split="binary_val", labels=["Abnormal", "Mass"])
+    assert binary.ids == ["3.png", "2.png"]
+    assert binary.targets.tolist() == [[1, 0], [0, 1]]
+    assert NIH14(root=tmp_path, split="all", labels="abnormal").targets[:, 0].tolist() == [0, 1, 1, 0]
+    (tmp_path / "train_label.csv").write_text("FileName,Mass\n1.png,1\n")
+    with pytest.raises(ValueError, match=r"train_label.csv:1: the header must be FileName, Atelectasis"):
+        NIH14(root=tmp_path, split="train_label")

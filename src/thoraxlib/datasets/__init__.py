@@ -6,7 +6,7 @@ weights, splits and statistics need no image to be decoded.
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.collate import collate
-from thoraxlib.datasets.splits import Subset, split_by_patient, split_patients
+from thoraxlib.datasets.splits import Subset, oversample, split_by_patient, split_patients
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "collate",
     "describe",
     "names",
+    "oversample",
     "register",
     "registry",
     "split_by_patient",

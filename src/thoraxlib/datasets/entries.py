@@ -1,8 +1,10 @@
 """The library's own entries of the room; imported on the first use of one of its verbs."""
 
 from thoraxlib.datasets import register
+from thoraxlib.datasets.chexpert import CheXpert
 from thoraxlib.datasets.nih14 import NIH14
 from thoraxlib.datasets.phantom import Phantom
 
+register("chexpert")(CheXpert)
 register("nih14")(NIH14)
 register("phantom")(Phantom)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["check_root", "existing", "index_images"]
+__all__ = ["check_root", "existing", "index_images", "index_tree"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 _ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
@@ -47,6 +47,29 @@ def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
                     found.setdefault(name, Path(folder, name))
     if not found:
         raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in the folders {pattern} of {root}")
+    return found
+
+
+def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
+    """Path below `root`, with slashes, -> path, of every image file in its folders `tops`, at any depth.
+
+    For releases with files of the same name in different folders; as in :func:`index_images`, no name in a table can
+    point out of `root`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no image.
+    """
+    found: dict[str, Path] = {}
+    for top in sorted(tops):
+        for folder, _, files in os.walk(root / top):
+            below = Path(folder).relative_to(root).as_posix()
+            for name in files:
+                if name.lower().endswith(_SUFFIXES):
+                    found[f"{below}/{name}"] = Path(folder, name)
+    if not found:
+        raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in the folders {sorted(tops)} of {root}")
     return found
 
 

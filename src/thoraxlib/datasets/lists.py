@@ -9,13 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from thoraxlib import labels as label_sets
+
 __all__ = ["ImageList", "find_list", "read_list"]
 
 _VALUES = {"0": 0.0, "1": 1.0, "nan": float("nan")}
 
 
 class ImageList(NamedTuple):
-    """The images of a list and, where the list has them, float32 labels (N, K)."""
+    """The images of a list and, where the list has them, float32 labels (N, K) or (N, 1)."""
 
     path: Path
     names: list[str]
@@ -23,8 +25,9 @@ class ImageList(NamedTuple):
 
 
 def find_list(split: str, folders: Sequence[Path]) -> Path | None:
-    """The file of `split`: ``<split>``, ``<split>.txt``, ``<split>_list.txt`` or ``<split>_1.txt`` in `folders`."""
-    names = [split] if split.endswith(".txt") else [f"{split}{end}" for end in (".txt", "_list.txt", "_1.txt")]
+    """The file of `split`: ``<split>.txt``, ``<split>_list.txt``, ``<split>_1.txt`` or ``<split>.csv`` in `folders`."""
+    ends = (".txt", "_list.txt", "_1.txt", ".csv")
+    names = [split] if split.endswith((".txt", ".csv")) else [f"{split}{end}" for end in ends]
     return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
 
 
@@ -34,7 +37,9 @@ def read_list(path: Path, labels: Sequence[str]) -> ImageList:
     Parameters
     ----------
     path : Path
-        Each line: a file name (a folder before it is dropped), then either nothing or a 0, 1 or ``nan`` for each label.
+        Each line: a file name (a folder before it is dropped), then either nothing, or a 0, 1 or ``nan`` for each
+        label, or a single one of them: whether there is any finding. Blanks between them, or commas in a ``.csv``,
+        whose first line names the columns: ``FileName``, then the labels.
     labels : sequence of str
         What the numbers of a line stand for.
 
@@ -49,14 +54,20 @@ def read_list(path: Path, labels: Sequence[str]) -> ImageList:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file: {error}") from error
+    comma = "," if path.suffix == ".csv" else None
+    if comma is not None:
+        head = [label_sets.canonical(name) for name in lines[0].split(comma)[1:]] if lines else []
+        if head != [label_sets.canonical(label) for label in labels]:
+            raise ValueError(f"{path}:1: the header must be FileName, {', '.join(labels)}, got {lines[:1]}")
+        lines = ["", *lines[1:]]
     width: int | None = None
     for number, line in enumerate(lines, start=1):
-        name, *values = line.split() or [""]
+        name, *values = [part.strip() for part in line.split(comma)] or [""]
         if not name:
             continue
         width = len(values) if width is None else width
-        if len(values) not in (0, len(labels)) or len(values) != width:
-            wanted = f"{len(labels)} labels ({', '.join(labels)}) or none" if not names else f"{width}, as before,"
+        if len(values) not in (0, 1, len(labels)) or len(values) != width:
+            wanted = f"{len(labels)} labels ({', '.join(labels)}), one or none" if not names else f"{width}, as before,"
             raise ValueError(f"{path}:{number}: {wanted} must follow the file name, got {len(values)}")
         name = name.replace("\\", "/").rpartition("/")[2]
         if name in names:

@@ -23,7 +23,7 @@ from thoraxlib.images import read
 __all__ = ["NIH14"]
 
 _FINDINGS = label_sets.build("nih15")
-_ATTRIBUTES = ("AP", "Male")
+_ATTRIBUTES = ("AP", "Male", "Abnormal")
 _BOX_FRAME = 1024.0  # the boxes of the release are in the pixels of its 1024 x 1024 images
 
 
@@ -40,7 +40,9 @@ class NIH14(Dataset[dict[str, Any]]):
     split : str
         ``"all"``, or the name of a list file: ``"train_val"`` and ``"test"`` are the official ones; a list is
         ``<split>.txt``, ``<split>_list.txt`` or ``<split>_1.txt`` in `lists`; a name with ``.txt`` is taken as it is.
-        Lists that carry 14 labels a line (those of CheXNet re-implementations) replace the table's labels.
+        Lists that carry 14 labels a line (those of CheXNet re-implementations) replace the table's labels; lists that
+        carry one (the binary ones that alinstein/X_RAY has) replace ``"Abnormal"``; its ``train_label.csv``,
+        ``val_label.csv`` and ``test_label.csv`` are lists too. Beware: those three share patients.
         Without lists of their own, ``"train"`` and ``"val"`` are 7/8 and 1/8 of the patients of ``train_val``; without
         any list, ``"train"``, ``"val"`` and ``"test"`` are 0.7, 0.1 and 0.2 of all patients.
     lists : str or Path, optional
@@ -48,8 +50,8 @@ class NIH14(Dataset[dict[str, Any]]):
     seed : int
         Of the splits by patient.
     labels : str or sequence of str
-        A label set, or names: findings in any data set's spelling, and the attributes ``"AP"`` (against PA) and
-        ``"Male"``. A label that NIH does not know is NaN throughout.
+        A label set, or names: findings in any data set's spelling, and the attributes ``"AP"`` (against PA), ``"Male"``
+        and ``"Abnormal"`` (any finding). A label that NIH does not know is NaN throughout.
     views : str or sequence of str, optional
         Keep only these view positions: ``"PA"``, ``"AP"``. None keeps all.
     missing : {"error", "skip"}
@@ -171,6 +173,8 @@ def _targets(table: Table, labels: tuple[str, ...]) -> NDArray[np.float32]:
             targets[:, column] = findings[:, source]
         elif label == "AP":
             targets[:, column] = _binary(table.column("View Position"), one="AP", zero="PA")
+        elif label == "Abnormal":
+            targets[:, column] = 1 - findings[:, -1]
         elif label == "Male":
             targets[:, column] = _binary(table.column("Patient Gender", "Patient Sex"), one="M", zero="F")
     return targets
@@ -240,6 +244,8 @@ def _from_list(
     listed: NDArray[np.float32], targets: NDArray[np.float32], labels: tuple[str, ...]
 ) -> NDArray[np.float32]:
     """`targets` with the findings that the list gives; No Finding follows from the 14."""
+    if listed.shape[1] == 1:
+        return np.where(np.array(labels) == "Abnormal", listed, targets)
     some = (listed == 1).any(axis=1)
     nothing = np.where(some, 0.0, np.where(np.isnan(listed).any(axis=1), np.nan, 1.0))
     all15 = np.column_stack([listed, nothing])
@@ -247,6 +253,8 @@ def _from_list(
     for column, source in enumerate(label_sets.align(_FINDINGS, labels)):
         if source is not None:
             result[:, column] = all15[:, source]
+        elif labels[column] == "Abnormal":
+            result[:, column] = 1 - nothing
     return result
 
 

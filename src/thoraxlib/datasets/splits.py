@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from thoraxlib.datasets.base import ChestDataset
 
-__all__ = ["Subset", "split_by_patient", "split_patients"]
+__all__ = ["Subset", "oversample", "split_by_patient", "split_patients"]
 
 
 class Subset(Dataset[dict[str, Any]]):
@@ -34,6 +34,8 @@ class Subset(Dataset[dict[str, Any]]):
         self.targets: Tensor = dataset.targets[torch.tensor(self.indices, dtype=torch.long)]
         self.patient_ids: list[str] = [dataset.patient_ids[index] for index in self.indices]
         self.ids: list[str] = [dataset.ids[index] for index in self.indices]
+        if hasattr(dataset, "boxed"):
+            self.boxed: Tensor = dataset.boxed[torch.tensor(self.indices, dtype=torch.long)]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -94,3 +96,33 @@ def split_patients(
     if empty:
         raise ValueError(f"{len(patients)} patients are too few for the parts {fractions}: {empty} would be empty")
     return parts
+
+
+def oversample(dataset: ChestDataset, labels: Sequence[str], times: int = 1) -> Subset:
+    """A training set with `times` more copies of every image that is positive for any of some labels.
+
+    jfhealthcare/Chexpert's ``enhance_index`` and ``enhance_times`` (Cardiomegaly and Consolidation, once);
+    alinstein/X_RAY does it for all five labels of CheXpert. The copies come after the images.
+
+    Parameters
+    ----------
+    dataset : ChestDataset
+        The training set, not one that is scored.
+    labels : sequence of str
+        Of its labels.
+    times : int
+        Copies of a positive image beside itself.
+
+    Raises
+    ------
+    ValueError
+        A label that the data set does not have; `times` below 0.
+    """
+    unknown = [label for label in labels if label not in dataset.labels]
+    if unknown or not labels or isinstance(labels, str):
+        raise ValueError(f"labels={labels!r}: some of the data set's are needed, {list(dataset.labels)}")
+    if times < 0:
+        raise ValueError(f"times={times}: 0 or more")
+    columns = [dataset.labels.index(label) for label in labels]
+    positive = torch.nonzero((dataset.targets[:, columns] == 1).any(dim=1)).flatten().tolist()
+    return Subset(dataset, [*range(len(dataset)), *positive * times])

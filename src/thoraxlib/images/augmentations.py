@@ -6,7 +6,11 @@ model's: it is a factory ``(input_spec: InputSpec, **options) -> transform``.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from thoraxlib.images.resize import Resize
@@ -40,6 +44,49 @@ def flip(*, input_spec: InputSpec, p: float = 0.5) -> nn.Module:
     Mirroring swaps the patient's sides: labels, regions and masks that name a side keep their old name.
     """
     return _chain(Resize(input_spec), v2.RandomHorizontalFlip(p))
+
+
+@register("x_ray")
+def x_ray(*, input_spec: InputSpec, p: float = 0.5) -> nn.Module:
+    """As "chexnet": alinstein/X_RAY's colour jitter has strengths of 0."""
+    return flip(input_spec=input_spec, p=p)
+
+
+@register("jfhealthcare")
+def jfhealthcare(
+    *,
+    input_spec: InputSpec,
+    degrees: float = 15.0,
+    translate: float = 0.05,
+    scale: tuple[float, float] = (0.95, 1.05),
+    fill: float = 128 / 255,
+) -> nn.Module:
+    """Rotate, shift and zoom the file's own pixels, then equalise, blur and resize: jfhealthcare/Chexpert.
+
+    Parameters
+    ----------
+    input_spec : InputSpec
+        The model's input.
+    degrees : float
+        Largest rotation, both ways.
+    translate : float
+        Largest shift, as a share of the side.
+    scale : (float, float)
+        Zoom.
+    fill : float
+        What comes in from outside, 0 to 1.
+    """
+    return _chain(_Affine(degrees, (translate, translate), tuple(scale), fill=fill), Resize(input_spec))
+
+
+class _Affine(v2.RandomAffine):  # type: ignore[misc]
+    """Nearest neighbour, with a fill that is a share of the image's white."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        fill = self.fill
+        is_image = not isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask))
+        value = (round(fill * 255) if inpt.dtype == torch.uint8 else fill) if is_image else 0.0
+        return v2.functional.affine(inpt, **params, interpolation=v2.InterpolationMode.NEAREST, fill=value)
 
 
 @register("zoogzog")

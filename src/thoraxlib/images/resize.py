@@ -1,11 +1,14 @@
-"""The three resize rules of an input spec, as one resize and one crop with exact numbers."""
+"""The resize rules of an input spec, as one resize and one crop with exact numbers."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from thoraxlib.images.enhance import blur3, equalize
 from thoraxlib.input_spec import InputSpec
 
 __all__ = ["Placement", "Resize", "placement"]
@@ -15,7 +18,7 @@ class Placement(NamedTuple):
     """How an image lies in a model's input: resized to (height, width), then cut out from (top, left).
 
     A point (x, y) of the image's pixel coordinates lies at ``x * width / W - left``, ``y * height / H - top`` of the
-    input. Negative `top` and `left` mean black borders.
+    input. Negative `top` and `left` mean borders.
     """
 
     height: int
@@ -43,6 +46,10 @@ def placement(spec: InputSpec, height: int, width: int) -> Placement:
     else:
         goal_h, goal_w = h, w
         by_height = goal_h * width <= goal_w * height
+    if spec.resize == "pad_end":  # rounded as jfhealthcare/Chexpert does
+        if by_height:
+            return Placement(goal_h, max(1, round(goal_h / (height / width))), 0, 0)
+        return Placement(max(1, round(goal_w / (width / height))), goal_w, 0, 0)
     # the other side is rounded down, as torchvision does
     if by_height:
         new_h, new_w = goal_h, max(1, goal_h * width // height)
@@ -54,10 +61,12 @@ def placement(spec: InputSpec, height: int, width: int) -> Placement:
 class Resize(v2.Transform):  # type: ignore[misc]
     """Bring images with their boxes and masks to ``spec.size`` by ``spec.resize``: bilinear, antialiased.
 
+    Before that, images are equalised and blurred if the spec says so, in 8 bits.
+
     Parameters
     ----------
     spec : InputSpec
-        Its `size`, `resize` and `crop_ratio` are used.
+        Its `size`, `resize`, `crop_ratio`, `fill`, `equalize` and `blur` are used.
     """
 
     def __init__(self, spec: InputSpec) -> None:
@@ -71,11 +80,25 @@ class Resize(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize and cut one input."""
-        place = params["place"]
+        place, size = params["place"], self.spec.size
+        is_image = not isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask))
+        if is_image and (self.spec.equalize or self.spec.blur):
+            inpt = self._enhanced(inpt)
         inpt = v2.functional.resize(inpt, [place.height, place.width], antialias=True)
-        if (place.height, place.width) == self.spec.size:
+        if (place.height, place.width) == size:
             return inpt
-        return v2.functional.crop(inpt, place.top, place.left, *self.spec.size)
+        if self.spec.resize in ("pad", "pad_end"):
+            right, bottom = size[1] - place.width + place.left, size[0] - place.height + place.top
+            fill = self.spec.fill if is_image else 0.0
+            if is_image and inpt.dtype == torch.uint8:
+                fill = float(round(fill * 255))
+            return v2.functional.pad(inpt, [-place.left, -place.top, right, bottom], fill=fill)
+        return v2.functional.crop(inpt, place.top, place.left, *size)
+
+    def _enhanced(self, image: Any) -> Any:
+        levels = v2.functional.to_dtype(image, torch.uint8, scale=True).as_subclass(torch.Tensor)
+        levels = equalize(levels) if self.spec.equalize else levels
+        return tv_tensors.wrap(blur3(levels) if self.spec.blur else levels, like=image)
 
     def extra_repr(self) -> str:
         """Size and rule."""

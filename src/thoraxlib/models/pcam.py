@@ -17,8 +17,16 @@ from thoraxlib.registry import Spec
 
 __all__ = ["JF_INPUT", "pcam"]
 
-#: jfhealthcare/Chexpert: 512 x 512, pixels of 0 to 255 as (x - 128) / 64.
-JF_INPUT: Mapping[str, Any] = {"size": [512, 512], "mean": [128 / 255], "std": [64 / 255], "resize": "pad"}
+#: jfhealthcare/Chexpert: equalised, blurred, longer side 512, padded at right and bottom by 128, (x - 128) / 64.
+JF_INPUT: Mapping[str, Any] = {
+    "size": [512, 512],
+    "mean": [128 / 255],
+    "std": [64 / 255],
+    "resize": "pad_end",
+    "fill": 128 / 255,
+    "equalize": True,
+    "blur": 3,
+}
 
 _CARD = ModelCard(
     paper="Ye et al., Weakly Supervised Lesion Localization With Probabilistic-CAM Pooling, arXiv 2005.14480, 2020",

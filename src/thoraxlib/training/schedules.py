@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 
 __all__ = ["NAMES", "Schedule", "schedule"]
 
 Schedule = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
-NAMES = ("onecycle", "cosine", "plateau")
+NAMES = ("onecycle", "cosine", "plateau", "multistep")
 
 
 def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, mode: str) -> dict[str, Any] | None:
@@ -21,8 +21,9 @@ def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, 
     ----------
     spec : str, mapping, callable or None
         ``"onecycle"`` and ``"cosine"`` run over all steps; ``"plateau"`` divides the rate by 10 after an epoch without
-        gain in `monitor`; a mapping ``{"name": ..., **options}`` sets options of torch's scheduler; a callable makes
-        one of the optimizer, stepped after each epoch.
+        gain in `monitor`; ``"multistep"`` divides it by 10 when as many epochs are over as its ``milestones`` say
+        (jfhealthcare/Chexpert: [2]; alinstein/X_RAY's 4, 8, 12 count from 1: [3, 7, 11]); a mapping ``{"name": ...,
+        **options}`` sets options of torch's scheduler; a callable makes one of the optimizer, stepped after each epoch.
     optimizer : Optimizer
         Its rates are the highest ones.
     steps : int
@@ -49,4 +50,6 @@ def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, 
     if name == "plateau":
         plateau = ReduceLROnPlateau(optimizer, **{"mode": mode, "factor": 0.1, "patience": 0, **options})
         return {"scheduler": plateau, "interval": "epoch", "monitor": monitor}
+    if name == "multistep":
+        return {"scheduler": MultiStepLR(optimizer, **{"milestones": [], **options}), "interval": "epoch"}
     raise ValueError(f"scheduler={name!r}: allowed are {', '.join(map(repr, NAMES))}, a callable, or None")

@@ -41,8 +41,8 @@ class Phantom(Dataset[dict[str, Any]]):
     seed : int
         0 or more. Data sets of different seeds have different patients.
     labels : str or sequence of str
-        A label set, or names of findings in any data set's spelling, or ``"No Finding"``. A label that is no NIH
-        finding is NaN throughout. Findings that are not asked for are shown all the same.
+        A label set, or names of findings in any data set's spelling, ``"No Finding"`` or ``"Abnormal"``. A label that
+        is no NIH finding is NaN throughout. Findings that are not asked for are shown all the same.
     balance : float
         0: prevalence as in NIH (Hernia 0.2 %). 1: every finding has prevalence 0.15; in between, in between. The odds
         ratios between findings stay as they are in NIH.
@@ -122,13 +122,13 @@ class Phantom(Dataset[dict[str, Any]]):
         self.views = ["AP" if ap else "PA" for ap in self._ap.tolist()]
         self.ids = [f"phantom-{seed}-{index:06d}" for index in range(length)]
         self.patient_ids = [f"phantom-{seed}-p{patient:06d}" for patient in self._patients.tolist()]
-        known = np.concatenate([self._findings, ~self._findings.any(axis=1, keepdims=True)], axis=1)
-        columns = [LABELS.index(name) if name in LABELS else None for name in self.labels]
+        some = self._findings.any(axis=1, keepdims=True)
+        known = dict(zip((*LABELS, "Abnormal"), np.concatenate([self._findings, ~some, some], axis=1).T, strict=True))
         shown = [k for k, name in enumerate(FINDINGS) if name in FOCAL and name in self.labels]
         self.boxed = torch.from_numpy(self._findings[:, shown].any(axis=1))
         nothing = np.full(length, np.nan)
         self.targets = torch.from_numpy(
-            np.stack([nothing if k is None else known[:, k] for k in columns], axis=1).astype(np.float32)
+            np.stack([known.get(name, nothing) for name in self.labels], axis=1).astype(np.float32)
         )
 
     def __len__(self) -> int:

@@ -1,0 +1,41 @@
+"""Histogram equalisation and blur, on whole grey levels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["blur3", "equalize"]
+
+
+def equalize(image: Tensor) -> Tensor:
+    """Spread the grey levels evenly over 0 to 255, each image by itself: uint8 (..., H, W) to the same.
+
+    The lowest level that occurs becomes 0, a level v becomes ``round(255 (n(v) - n0) / (n - n0))``: n(v) the pixels up
+    to v, n0 those of the lowest level, n all. As OpenCV's ``equalizeHist``, with its float32 factor; an image of
+    one level stays as it is.
+    """
+    flat = image.flatten(0, -3).flatten(1).long() if image.ndim > 2 else image.flatten().long()[None]
+    counts = torch.zeros(len(flat), 256, dtype=torch.float64, device=image.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float64))
+    cumulated = counts.cumsum(dim=1)
+    first = counts.gather(1, (counts > 0).int().argmax(dim=1, keepdim=True))
+    rest = cumulated[:, -1:] - first
+    factor = 255 / rest.clamp(min=1).float()
+    levels = torch.arange(256, device=image.device, dtype=torch.float32)
+    table = torch.where(rest > 0, ((cumulated - first).float() * factor).round(), levels)
+    return table.clamp(min=0).gather(1, flat).to(torch.uint8).view_as(image)
+
+
+def blur3(image: Tensor) -> Tensor:
+    """The kernel (1, 2, 1) / 4 in both directions, reflected at the border, rounded half up: uint8 (..., H, W).
+
+    As OpenCV's ``GaussianBlur`` with 3 x 3 pixels and sigma 0.
+    """
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=image.device)
+    kernel = (kernel[:, None] * kernel)[None, None]
+    flat = image.reshape(-1, 1, *image.shape[-2:]).float()
+    mode = "reflect" if min(image.shape[-2:]) > 1 else "replicate"
+    total = F.conv2d(F.pad(flat, (1, 1, 1, 1), mode=mode), kernel)
+    return ((total + 8) / 16).floor().to(torch.uint8).view_as(image)

@@ -1,0 +1,191 @@
+"""CheXpert's official layout, written here in small."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from thoraxlib import datasets
+from thoraxlib import labels as label_sets
+from thoraxlib.datasets.chexpert import CheXpert
+
+FINDINGS = label_sets.build("chexpert14")
+HEAD = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(FINDINGS)
+
+
+def row(path: str, view: str = "Frontal", position: str = "AP", **values: str) -> str:
+    cells = [values.get(name.replace(" ", "_"), "") for name in FINDINGS]
+    return ",".join([path, "Male", "60", view, position, *cells])
+
+
+def release(root: Path, prefix: str = "CheXpert-v1.0-small/", slash: str = "/", underscores: bool = False) -> Path:
+    """40 patients of one study with a frontal and a lateral film; values -1, 0, 1 and blank in turn."""
+    lines = [HEAD.replace(" ", "_") if underscores else HEAD]
+    for k in range(40):
+        study = f"train/patient{k:05d}/study1"
+        value = ("1.0", "0.0", "-1.0", "")[k % 4]
+        for view, position in (("frontal", ("AP", "PA")[k % 2]), ("lateral", "")):
+            path = root / study / f"view1_{view}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 30), k, np.uint8)).save(path)
+            name = f"{prefix}{study}/view1_{view}.jpg".replace("/", slash)
+            lines.append(row(name, view.title(), position, Edema=value, Consolidation=value, Atelectasis=value))
+    (root / "train.csv").write_text("\n".join(lines) + "\n")
+    valid = root / "valid/patient90000/study1/view1_frontal.jpg"
+    valid.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(valid)
+    line = row(f"{prefix}valid/patient90000/study1/view1_frontal.jpg", Cardiomegaly="1.0", Pleural_Effusion="0.0")
+    (root / "valid.csv").write_text(f"{HEAD}\n{line}\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("prefix", "slash", "underscores"),
+    [("CheXpert-v1.0-small/", "/", False), ("CheXpert-v1.0/", "\\", True), ("", "/", False)],
+)
+def test_the_official_layout(tmp_path: Path, prefix: str, slash: str, underscores: bool) -> None:
+    root = release(tmp_path, prefix, slash, underscores)
+    everything = CheXpert(root=root, split="train_val")
+    assert len(everything) == 80
+    assert everything.ids[1] == "train/patient00000/study1/view1_lateral.jpg"
+    assert everything.patient_ids[:3] == ["patient00000", "patient00000", "patient00001"]
+    assert everything.study_ids[1] == "train/patient00000/study1"
+    assert everything.targets.shape == (80, 14)
+    sample = everything[4]
+    assert sample["image"].shape == (1, 20, 30)
+    assert int(sample["image"].float().mean().round()) == 2
+    assert sample["id"] == everything.ids[4]
+    assert isinstance(everything, datasets.ChestDataset)
+    train, val = (CheXpert(root=root, split=split) for split in ("train", "val"))
+    assert not set(train.patient_ids) & set(val.patient_ids)
+    assert len(train) + len(val) == 80
+    assert len(val) == 4
+    valid = datasets.build("chexpert", root=root, split="valid", labels="chexpert5")
+    assert valid.targets.tolist() == [[1, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("ones", [1, 1, 1]),
+        ("zeros", [0, 0, 0]),
+        ("ignore", [np.nan] * 3),
+        ("jf", [1, 0, 1]),
+        ({"Edema": "ones", "Consolidation": "zeros"}, [1, 0, np.nan]),
+    ],
+)
+def test_uncertain_labels(tmp_path: Path, policy: Any, expected: list[float]) -> None:
+    labels = ["Edema", "Consolidation", "Atelectasis"]
+    films = CheXpert(root=release(tmp_path), split="train_val", labels=labels, uncertain=policy, views="Frontal")
+    np.testing.assert_array_equal(films.targets[2], np.array(expected, np.float32))
+    np.testing.assert_array_equal(films.targets[:4:3], np.array([[1, 1, 1], [0, 0, 0]], np.float32))
+    unknown = CheXpert(root=tmp_path, split="train_val", labels=labels, uncertain=policy, blank="ignore")
+    assert unknown.targets[6].isnan().all()
+
+
+def test_smoothed_labels(tmp_path: Path) -> None:
+    root = release(tmp_path)
+    options = {"root": root, "labels": ["Edema", "Atelectasis"], "uncertain": "lsr_ones"}
+    films = CheXpert(split="train_val", **options)
+    unsure = films.targets[4::8]
+    assert ((unsure >= 0.55) & (unsure <= 0.85)).all()
+    assert unsure.unique().numel() > 10
+    assert torch.equal(films.targets, CheXpert(split="train_val", **options).targets)
+    assert not torch.equal(films.targets, CheXpert(split="train_val", seed=1, **options).targets)
+    # a film's label does not depend on the other films that are asked for
+    val = CheXpert(split="val", **options)
+    assert torch.equal(val.targets, films.targets[[films.ids.index(name) for name in val.ids]])
+    low = CheXpert(split="train_val", **{**options, "uncertain": "lsr_zeros"}).targets[4::8]
+    assert ((low >= 0) & (low <= 0.3)).all()
+
+
+def test_views(tmp_path: Path) -> None:
+    root = release(tmp_path)
+    count = {
+        view: len(CheXpert(root=root, split="train_val", views=view)) for view in ("Frontal", "Lateral", "PA", "AP")
+    }
+    assert count == {"Frontal": 40, "Lateral": 40, "PA": 20, "AP": 20}
+    assert len(CheXpert(root=root, split="train_val", views=["PA", "Lateral"])) == 60
+
+
+def test_labels_of_other_data_sets(tmp_path: Path) -> None:
+    films = CheXpert(root=release(tmp_path), split="valid", labels=["Effusion", "Hernia", "Cardiomegaly"])
+    np.testing.assert_array_equal(films.targets, [[0, np.nan, 1]])
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    root = release(tmp_path)
+    (root / "train/patient00003/study1/view1_lateral.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 80 images are missing.*patient00003/study1/view1_lateral"):
+        CheXpert(root=root, split="train_val")
+    with pytest.warns(UserWarning, match="1 of 80 images"):
+        assert len(CheXpert(root=root, split="train_val", missing="skip")) == 79
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"split": "dev"}, ValueError, "split='dev': allowed are 'train_val'"),
+        ({"split": "test"}, FileNotFoundError, "has no test.csv"),
+        ({"blank": "ones"}, ValueError, "blank='ones': allowed"),
+        ({"uncertain": "one"}, ValueError, "uncertain='one': allowed are 'ones'"),
+        ({"uncertain": {"Hernia": "ones"}}, ValueError, r"uncertain names \['Hernia'\]"),
+        ({"views": "LL"}, ValueError, "views='LL': allowed"),
+        ({"labels": ["Hernia"]}, ValueError, "none of .'Hernia'. is known to CheXpert"),
+        ({"root": "nowhere"}, FileNotFoundError, "no such folder"),
+        ({"views": "PA", "split": "valid"}, FileNotFoundError, "no image"),
+    ],
+)
+def test_errors(tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    root = release(tmp_path)
+    with pytest.raises(error, match=message):
+        CheXpert(**{"root": root, "split": "train_val", **options})
+
+
+def test_a_wrong_table_names_file_line_and_value(tmp_path: Path) -> None:
+    root = release(tmp_path)
+    (root / "valid.csv").write_text(f"{HEAD}\n{row('valid/patient1/study1/a.jpg', Edema='2')}\n")
+    with pytest.raises(ValueError, match=r"valid.csv:2: Edema must be 1, 0, -1 or blank, got '2'"):
+        CheXpert(root=root, split="valid")
+    (root / "valid.csv").write_text(f"{HEAD}\n{row('../secret/a.jpg')}\n")
+    with pytest.raises(ValueError, match=r"valid.csv:2: '../secret/a.jpg' is no path below"):
+        CheXpert(root=root, split="valid")
+    (root / "valid.csv").write_text("Path,Edema\nvalid/patient90000/study1/view1_frontal.jpg,1.0\n")
+    assert CheXpert(root=root, split="valid", labels=["Edema"], views="Frontal").targets.tolist() == [[1]]
+    with pytest.raises(ValueError, match="no column 'Atelectasis'"):
+        CheXpert(root=root, split="valid", labels=["Atelectasis"])
+
+
+def test_oversampling() -> None:
+    films = datasets.build("phantom", size=32, length=200, labels="nih8", masks=False)
+    more = datasets.oversample(films, ["Mass", "Nodule"], times=2)
+    positive = (films.targets[:, 4:6] == 1).any(dim=1)
+    assert len(more) == 200 + 2 * int(positive.sum())
+    assert torch.equal(more.targets[:200], films.targets)
+    assert (more.targets[200:, 4:6] == 1).any(dim=1).all()
+    assert more.boxed[200:].all()
+    assert len(datasets.oversample(films, ["Mass"], times=0)) == 200
+    for labels in (["mass"], [], "Mass"):
+        with pytest.raises(ValueError, match="some of the data set's are needed"):
+            datasets.oversample(films, labels)
+    with pytest.raises(ValueError, match="times=-1"):
+        datasets.oversample(films, ["Mass"], times=-1)
+
+
+def test_made_up_samples_of_the_official_format() -> None:
+    folder = os.environ.get("THORAXLIB_DATA")
+    if folder is None:
+        pytest.skip("needs THORAXLIB_DATA, the folder with samples/csv_made_up")
+    from thoraxlib.datasets.chexpert import _below_release, _targets
+    from thoraxlib.datasets.tables import Table
+
+    table = Table(Path(folder, "samples/csv_made_up/chexpert_train.csv"))
+    assert _below_release(table.column("Path")[0], table, 0) == "train/patient99901/study1/view1_frontal.jpg"
+    targets = _targets(table, label_sets.build("chexpert5"), "jf", "zeros", 0)
+    np.testing.assert_array_equal(targets[1], [0, 1, 0, 1, 0])
