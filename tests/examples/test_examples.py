@@ -21,7 +21,7 @@ TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "-
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    for name in ("recipe", "quickstart", "chexnet", "unified_dcnn"):
+    for name in ("recipe", "quickstart", "chexnet", "unified_dcnn", "pcam", "weakly_supervised"):
         sys.modules.pop(name, None)
     yield
     torch.set_flush_denormal(False)  # the examples set it for their process
@@ -44,6 +44,10 @@ def check_output(folder: Path) -> None:
             ["--size", "48", "--backbone", "resnet10t", "--labels", "Effusion", "Mass", "--loss", "weighted_bce"],
         ),
         ("unified_dcnn", ["--size", "64", "--backbone", "resnet10t", "--labels", "nih8"]),
+        ("pcam", ["--size", "48", "--labels", "Mass", "Effusion", "--attention", "channel_attention"]),
+        ("pcam", ["--size", "48", "--labels", "Mass", "Effusion", "--compare", "avg"]),
+        ("weakly_supervised", ["--size", "48", "--maps", "cam", "layercam"]),
+        ("weakly_supervised", ["--size", "64", "--preset", "custom", "--labels", "abnormal", "--maps", "eigencam"]),
     ],
 )
 def test_on_the_phantom(
@@ -54,12 +58,24 @@ def test_on_the_phantom(
     assert 0 <= macro <= 1
     folder = tmp_path / "outputs" / name
     check_output(folder)
-    peaks = json.loads((folder / "peaks.json").read_text())
-    assert all(hits <= films for counts in peaks.values() for hits, films in counts.values())
     printed = capsys.readouterr().out
     assert "AUROC" in printed
-    assert "published" in printed
-    assert (folder / "boxes.txt").exists() == (name == "unified_dcnn")
+    assert ("published" in printed) == (name in ("quickstart", "chexnet", "unified_dcnn"))
+    tables = {path.stem.removeprefix("boxes_") for path in folder.glob("boxes_*.txt")}
+    if "abnormal" in flags:  # no label with boxes
+        assert tables == set()
+        return
+    peaks = json.loads((folder / "peaks.json").read_text())
+    assert all(hits <= films for counts in peaks.values() for hits, films in counts.values())
+    maps = (
+        flags[flags.index("--maps") + 1 :] if "--maps" in flags else [{"pcam": "pcam", "unified_dcnn": "cam"}.get(name)]
+    )
+    assert tables == set(filter(None, maps))
+    for method in tables:
+        assert json.loads((folder / f"boxes_{method}.json").read_text())["categories"]
+    if "--compare" in flags:
+        check_output(tmp_path / "outputs" / "pcam_avg")
+        assert (tmp_path / "outputs" / "pcam_avg" / "boxes_cam.txt").exists()
 
 
 def nih_folder(root: Path) -> Path:
@@ -125,3 +141,24 @@ def test_without_imagenet_weights_it_says_so_and_goes_on(
     flags = [*TINY[:-1], "imagenet", "--size", "48", "--backbone", "resnet10t"]
     importlib.import_module("chexnet").main(flags)
     assert "Going on from scratch" in capsys.readouterr().err
+
+
+def test_on_a_folder_laid_out_as_chexpert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authors' recipe, but for size, network and epochs."""
+    monkeypatch.chdir(tmp_path)
+    root, rng = tmp_path / "CheXpert-v1.0-small", np.random.default_rng(0)
+    columns = ["Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"]
+    for part, count in (("train", 60), ("valid", 12)):
+        lines = ["Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(columns)]
+        for k in range(count):
+            path = f"{part}/patient{k:05d}/study1/view1_frontal.jpg"
+            (root / path).parent.mkdir(parents=True)
+            Image.fromarray(rng.integers(0, 255, (40, 50), dtype=np.uint8)).save(root / path)
+            values = rng.choice(["1.0", "0.0", "-1.0", ""], 5) if part == "train" else rng.choice(["1.0", "0.0"], 5)
+            lines.append(f"CheXpert-v1.0-small/{path},Male,60,Frontal,AP,{','.join(values)}")
+        (root / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    flags = [*TINY, "--data", "chexpert", "--root", str(root), "--size", "64"]
+    importlib.import_module("pcam").main(flags)
+    check_output(tmp_path / "outputs" / "pcam")
+    importlib.import_module("weakly_supervised").main([*flags, "--labels", "chexpert5"])
+    check_output(tmp_path / "outputs" / "weakly_supervised")

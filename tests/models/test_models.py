@@ -225,3 +225,12 @@ def test_attention_options() -> None:
         thoraxlib.build("pcam", attention="pyramid_atention")
     with pytest.raises(OptionError, match="'map' has no option 'attention'"):
         thoraxlib.build("classifier", head="map", attention="channel_attention", attention_mode="cumulative")
+
+
+def test_fields_of_the_input_are_changed_one_by_one() -> None:
+    model = thoraxlib.build("pcam", preset="jfhealthcare", backbone="resnet10t", input_spec={"size": [64, 64]})
+    assert model.input_spec.size == (64, 64)
+    assert model.input_spec.equalize
+    assert model.input_spec.resize == "pad_end"
+    whole = thoraxlib.InputSpec(size=64)
+    assert thoraxlib.build("pcam", preset="jfhealthcare", backbone="resnet10t", input_spec=whole).input_spec == whole

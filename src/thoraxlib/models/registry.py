@@ -81,7 +81,8 @@ class ModelRegistry(Registry[nn.Module]):
         name : str
             One of :meth:`names`.
         preset : str, optional
-            One of ``describe(name).presets``; options given beside it win over the preset's.
+            One of ``describe(name).presets``; options given beside it win over the preset's, `input_spec` field by
+            field.
         **options
             See ``describe(name).options``. A part is a name, ``{"name": ..., **options}``, or the part itself.
 
@@ -99,7 +100,10 @@ class ModelRegistry(Registry[nn.Module]):
             presets = getattr(self.describe(name), "presets", {})
             if preset not in presets:
                 raise UnknownNameError(f"models: presets of {name!r}", preset, presets)
-            options = {**presets[preset].options, **options}
+            given, options = options, {**presets[preset].options, **options}
+            spec, default = given.get("input_spec"), presets[preset].options.get("input_spec")
+            if isinstance(spec, Mapping) and default:  # field by field
+                options["input_spec"] = {**default, **spec}
         model = super().build(name, **options)
         recorded, unknown = {}, {}
         for key, value in options.items():
