@@ -1,11 +1,17 @@
-"""All-label Grad-CAM as a multiple of one inference forward pass of the same model."""
+"""All-label heat maps as a multiple of one inference forward pass of the same model, and against pytorch-grad-cam."""
 
 from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
 
 import torch
 
 import thoraxlib
 from benchmarks.timing import Row, pair
+
+CONDITIONS = "14 labels, 224 px, batch 8, 1 thread"
+PEERS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM"}
 
 
 def run() -> list[Row]:
@@ -19,10 +25,26 @@ def run() -> list[Row]:
         def forward(model: torch.nn.Module = model, x: torch.Tensor = x) -> torch.Tensor:
             return model(x)
 
-        for name in ("cam", "gradcam", "gradcam++"):
+        for name in ("cam", "gradcam", "gradcam++", "xgradcam", "hirescam", "layercam"):
             cam = thoraxlib.cams.build(name, model)
             ratios = pair(lambda cam=cam, x=x: cam(x), forward, pairs=7)
-            rows.append(
-                Row(f"{name}, 14 labels, {backbone}", "one forward pass", ratios, 1.05, "224 px, batch 8, 1 thread")
-            )
+            target = 1.05 if name in ("cam", "gradcam", "gradcam++") else None
+            rows.append(Row(f"{name}, {backbone}", "one forward pass", ratios, target, CONDITIONS))
+            if name in PEERS and importlib.util.find_spec("pytorch_grad_cam"):
+                ratios = pair(lambda cam=cam, x=x: cam(x), _peer(PEERS[name], model, x), pairs=1, warmup=0)
+                target = 1 / 25 if name != "layercam" else None
+                rows.append(Row(f"{name}, {backbone}", "pytorch-grad-cam", ratios, target, CONDITIONS))
     return rows
+
+
+def _peer(name: str, model: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    """The same maps by pytorch-grad-cam: label by label, as it is used."""
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    def work() -> None:
+        with getattr(pytorch_grad_cam, name)(model=model, target_layers=[model.neck]) as cam:
+            for k in range(len(model.labels)):
+                cam(x, [ClassifierOutputTarget(k)] * len(x))
+
+    return work

@@ -21,15 +21,16 @@ from typing import Any
 import recipe
 import torch
 
-PHANTOM = {"size": 96, "films": 1400, "epochs": 3, "batch_size": 16, "lr": 1e-3, "weights": "none", "cache": True}
-REAL = {"size": 224, "epochs": 20, "batch_size": 32, "lr": 1e-4, "weights": "imagenet"}
+PHANTOM = {"preset": "densenet121", "pool": "lse", "size": 80, "films": 1400, "epochs": 3, "batch_size": 8}
+PHANTOM |= {"lr": 1e-3, "weights": "none", "cache": True}
+REAL = {"preset": "resnet18", "size": 224, "epochs": 20, "batch_size": 32, "lr": 1e-4, "weights": "imagenet"}
 LEVELS = [(level,) for level in (128, 153, 179, 204, 217, 230, 242)]
 
 
 def main(argv: list[str] | None = None) -> float:
     """Run it; the macro AUROC."""
     flags = recipe.parser("X_RAY: classification from labels of whole films, and boxes from its heat maps.")
-    flags.add_argument("--preset", default="resnet18", help="resnet18, densenet121, efficientnet_b0, custom, ..._pcam")
+    flags.add_argument("--preset", help="resnet18, densenet121, efficientnet_b0, custom, resnet18_pcam, ...")
     flags.add_argument("--pool", help="max, lse, avg, pcam, exp, linear, avg_max, avg_max_lse; default the preset's")
     flags.add_argument("--attention", help="channel_attention, spatial_attention or pyramid_attention")
     flags.add_argument("--maps", nargs="+", default=["cam", "gradcam", "gradcam++"], help="heat maps to compare")
@@ -44,10 +45,8 @@ def main(argv: list[str] | None = None) -> float:
 
     parts: dict[str, Any] = {"preset": options.preset}
     parts |= {name: value for name in ("pool", "attention") if (value := getattr(options, name))}
-    if phantom and options.preset == "resnet18":
-        parts["backbone"] = {"name": "resnet18", "output_stride": 8}
-    if phantom:
-        parts["pool"] = options.pool or {"name": "lse", "r": 1.0}
+    if phantom and options.preset.startswith("densenet121"):
+        parts["backbone"] = {"name": "densenet121", "final_act": False, "output_stride": 8, "dilated": False}
     model = recipe.build("x_ray", options, **parts)
     data = recipe.parts(options, model)
     model = recipe.fit(

@@ -25,8 +25,8 @@ class GradCAMPlusPlus(GradCAM):
 
     For a head of average pooling and a linear layer, alpha is the same at all places of a channel.
 
-    Codes disagree. pytorch-grad-cam is ``eps=1e-6``; torchcam is ``denominator="product"``; alinstein/X_RAY is
-    ``variant="x_ray"``: the product, 1e-7, and what :class:`thoraxlib.cams.gradients.GradientMap` says.
+    Codes disagree. pytorch-grad-cam is ``eps=1e-6``; torchcam is ``denominator="product", eps=1e-8``; alinstein/X_RAY
+    is ``variant="x_ray"``: the product, 1e-7, and what :class:`thoraxlib.cams.gradients.GradientMap` says.
 
     Parameters
     ----------
