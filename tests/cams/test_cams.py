@@ -387,7 +387,7 @@ def test_score_and_variant() -> None:
             cams.build(name, model, variant="xray")
     with pytest.raises(ValueError, match="score='p': allowed are 'logit' and 'probability'"):
         cams.build("gradcam", model, score="p")
-    with pytest.raises(ValueError, match="denominator='torchcam': allowed are 'paper' and 'product'"):
+    with pytest.raises(ValueError, match="denominator='torchcam': allowed are 'paper', 'product' and 'one'"):
         cams.build("gradcam++", model, denominator="torchcam")
     with pytest.raises(ValueError, match="batch_size=0: at least 1"):
         cams.build("scorecam", model, batch_size=0)

@@ -25,15 +25,17 @@ class GradCAMPlusPlus(GradCAM):
 
     For a head of average pooling and a linear layer, alpha is the same at all places of a channel.
 
-    Codes disagree. pytorch-grad-cam is ``eps=1e-6``; torchcam is ``denominator="product", eps=1e-8``; alinstein/X_RAY
-    is ``variant="x_ray"``: the product, 1e-7, and what :class:`thoraxlib.cams.gradients.GradientMap` says.
+    Codes disagree. pytorch-grad-cam is ``eps=1e-6``; torchcam 0.5 is ``denominator="one"`` (its division acts on a
+    copy); alinstein/X_RAY is ``variant="x_ray"``: the product, 1e-7, and what
+    :class:`thoraxlib.cams.gradients.GradientMap` says.
 
     Parameters
     ----------
     model, target, relu, score
         See :class:`thoraxlib.cams.gradients.GradientMap`.
-    denominator : {"paper", "product"}
-        "product": ``2 g^2 + sum(A g^3)``, the cube inside the sum over places; where it is 0 it counts as 1.
+    denominator : {"paper", "product", "one"}
+        "product": ``2 g^2 + sum(A g^3)``, the cube inside the sum over places; where it is 0 it counts as 1. "one": no
+        denominator, so that ``a`` is proportional to ``sum(relu(g)^3)``.
     eps : float
         Added to alpha's denominator. 0 is the formula itself: it never divides by less than 2, and does not depend on
         how small the gradients are. pytorch-grad-cam has 1e-6, which is not small beside the squared gradients of large
@@ -61,13 +63,17 @@ class GradCAMPlusPlus(GradCAM):
         super().__init__(model, target, relu=relu, score=score, variant=variant)
         if not (math.isfinite(eps) and eps >= 0):
             raise ValueError(f"eps={eps}: a finite number of at least 0 is needed")
-        if denominator not in ("paper", "product"):
-            raise ValueError(f"denominator={denominator!r}: allowed are 'paper' and 'product'")
+        if denominator not in ("paper", "product", "one"):
+            raise ValueError(f"denominator={denominator!r}: allowed are 'paper', 'product' and 'one'")
         self.denominator, self.eps = ("product", 1e-7) if variant == "x_ray" else (denominator, eps)
 
     def weights(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradCAM.weights`."""
         positive = gradients.relu()  # the only places that count
+        if self.denominator == "one":
+            # to the size of 1 first: cubes of small gradients underflow
+            scale = positive.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(positive.dtype).tiny)
+            return (positive / scale).pow(3).sum(dim=(3, 4)) * scale[..., 0, 0]
         if self.denominator == "product":
             square = gradients.square()
             cubes = torch.einsum("knchw,nchw->knc", square * gradients, features)[..., None, None]
