@@ -21,7 +21,7 @@ from typing import Any
 import recipe
 import torch
 
-PHANTOM = {"preset": "densenet121", "pool": "lse", "size": 80, "films": 1400, "epochs": 3, "batch_size": 8}
+PHANTOM = {"preset": "densenet121_pcam", "size": 80, "films": 1400, "epochs": 3, "batch_size": 8}
 PHANTOM |= {"lr": 1e-3, "weights": "none", "cache": True}
 REAL = {"preset": "resnet18", "size": 224, "epochs": 20, "batch_size": 32, "lr": 1e-4, "weights": "imagenet"}
 LEVELS = [(level,) for level in (128, 153, 179, 204, 217, 230, 242)]
@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--preset", help="resnet18, densenet121, efficientnet_b0, custom, resnet18_pcam, ...")
     flags.add_argument("--pool", help="max, lse, avg, pcam, exp, linear, avg_max, avg_max_lse; default the preset's")
     flags.add_argument("--attention", help="channel_attention, spatial_attention or pyramid_attention")
-    flags.add_argument("--maps", nargs="+", default=["cam", "gradcam", "gradcam++"], help="heat maps to compare")
+    flags.add_argument(
+        "--maps", nargs="+", default=["cam", "gradcam", "gradcam++"], help="heat maps to compare; pcam is one"
+    )
     flags.add_argument("--weights", choices=("imagenet", "none"))
     flags.add_argument("--epochs", type=int)
     flags.add_argument("--batch-size", type=int)
