@@ -105,6 +105,12 @@ def test_errors() -> None:
         viz.overlay(film().expand(2, -1, -1)[:, :8, :8], torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"heat must be \(h, w\)"):
         viz.overlay(film(), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="heat holds NaN"):
+        viz.overlay(film(), torch.full((2, 2), float("nan")))
+    height, width = film().shape[-2:]
+    for box in ([0, 0, width + 2, 5], [-3, 0, 5, 5], [5, 5, 2, 9]):
+        with pytest.raises(ValueError, match=f"does not lie in the film of {width} x {height} pixels"):
+            viz.draw_boxes(film(), [box])
     with pytest.raises(ValueError, match="alpha=2"):
         viz.overlay(film(), torch.zeros(2, 2), alpha=2)
     with pytest.raises(ValueError, match="1 boxes"):
@@ -113,3 +119,13 @@ def test_errors() -> None:
         viz.panel([])
     with pytest.raises(ValueError, match="1 cells, but 2 titles"):
         viz.panel([film()], ["a", "b"])
+
+
+def test_true_boxes_can_be_told_apart_without_colours() -> None:
+    blank = torch.zeros(1, 400, 400, dtype=torch.uint8)
+    box = [[50.0, 60.0, 350.0, 300.0]]
+    detected, true = (np.asarray(viz.draw_boxes(blank, box, truth=truth)).max(axis=2) > 100 for truth in (False, True))
+    upper = slice(59, 62), slice(60, 340)
+    assert detected[upper].any(axis=0).all()  # a whole line
+    assert 0.4 < true[upper].any(axis=0).mean() < 0.9  # dashes
+    assert detected.sum() > true.sum() > 0

@@ -63,6 +63,8 @@ def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.I
     values = torch.as_tensor(np.asarray(heat.detach().cpu() if isinstance(heat, Tensor) else heat)).float()
     if values.ndim != 2:
         raise ValueError(f"heat must be (h, w), got {tuple(values.shape)}")
+    if not values.isfinite().all():
+        raise ValueError("heat holds NaN or infinite values")
     from thoraxlib.cams.maps import normalize, upsample
 
     level = normalize(upsample(values[None, None], (film.height, film.width)))[0, 0].numpy()
@@ -108,7 +110,7 @@ def draw_boxes(
     Raises
     ------
     ValueError
-        Texts or colours that are not B.
+        Texts or colours that are not B; a box that leaves the film, or is turned inside out.
     """
     film = _film(image)
     corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).tolist()
@@ -117,6 +119,13 @@ def draw_boxes(
     if len(colors) != len(corners) or (texts is not None and len(texts) != len(corners)):
         given = len(colors) if texts is None else (len(colors), len(texts))
         raise ValueError(f"{len(corners)} boxes, but {given} colours or texts")
+    for box in corners:
+        x1, y1, x2, y2 = box
+        if not (-1 <= x1 <= x2 <= film.width + 1 and -1 <= y1 <= y2 <= film.height + 1):
+            raise ValueError(
+                f"box {box} does not lie in the film of {film.width} x {film.height} pixels: x1 y1 x2 y2 in the "
+                "pixels of this very film are needed"
+            )
     pen = ImageDraw.Draw(film)
     side = min(film.size)
     width = max(1, round(side / 300))

@@ -466,5 +466,15 @@ def test_localize_and_tune() -> None:
     assert best == {"levels": (100,), "connectivity": 8}
     with pytest.raises(ValueError, match="0 true boxes"):
         localization.tune("otsu", {}, peak, (64, 64), truth.where(truth.label == 1))
+
+    class Shrunk(datasets.Subset):
+        def __getitem__(self, index: int) -> dict:
+            sample = super().__getitem__(index)
+            return {**sample, "image": sample["image"][..., ::2, ::2]}
+
+    with pytest.raises(ValueError, match="has 48 x 48 pixels, its boxes are of 96 x 96: image and truth"):
+        localization.localize(model, Shrunk(films, range(len(films))))
+    with pytest.raises(ValueError, match="no boxes"):
+        localization.localize(model, datasets.Subset(films, (~films.boxed).nonzero().flatten().tolist()))
     with pytest.raises(ValueError, match="are not the model's"):
         localization.localize(model, datasets.build("phantom", size=64, length=2))

@@ -67,7 +67,7 @@ def localize(
     Raises
     ------
     ValueError
-        The data set has other labels than the model, or no boxes.
+        The data set has other labels than the model, no boxes, or boxes of another frame than its films.
     """
     from thoraxlib import cams, datasets
     from thoraxlib.images import transform_for
@@ -85,11 +85,13 @@ def localize(
     sizes: list[tuple[int, int]] = []
     for part in torch.split(torch.nonzero(boxed).flatten(), batch_size):
         samples = [dataset[index] for index in part.tolist()]
-        if "boxes" not in samples[0]:
+        if not samples or "boxes" not in samples[0]:
             raise ValueError("the data set has no boxes")
         x = datasets.collate([transform({"image": sample["image"]}) for sample in samples])["image"].to(device)
         logits, maps = cam.with_logits(x)
         found = rule(maps, model.input_spec.size, logits.sigmoid())
+        for sample in samples:
+            _check_frame(sample)
         here = [(int(s["image"].shape[-2]), int(s["image"].shape[-1])) for s in samples]
         true = Boxes.from_lists([s["boxes"] for s in samples], [s["box_labels"] for s in samples])
         for boxes, into in ((to_original(found, model.input_spec, here), detected), (true, truth)):
@@ -99,6 +101,17 @@ def localize(
     if not any(len(boxes.image) > 0 for boxes in truth):
         raise ValueError("the data set has no boxes")
     return Localized(Boxes.concatenate(detected), Boxes.concatenate(truth), tuple(ids), tuple(sizes))
+
+
+def _check_frame(sample: Any) -> None:
+    """Raise where a film's boxes were made for another size of it."""
+    size = tuple(sample["image"].shape[-2:])
+    canvas = tuple(getattr(sample["boxes"], "canvas_size", size))
+    if canvas != size:
+        raise ValueError(
+            f"film {sample['id']} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: image "
+            "and truth must have one frame"
+        )
 
 
 def tune(
