@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 
 import torch
@@ -34,7 +36,26 @@ def run() -> list[Row]:
                 ratios = pair(lambda cam=cam, x=x: cam(x), _peer(PEERS[name], model, x), pairs=1, warmup=0)
                 target = 1 / 25 if name != "layercam" else None
                 rows.append(Row(f"{name}, {backbone}", "pytorch-grad-cam", ratios, target, CONDITIONS))
+        alone = _peak_memory(backbone, "forward")
+        for name in ("gradcam", "gradcam++"):
+            ratio = _peak_memory(backbone, name) / alone
+            rows.append(Row(f"peak memory of {name}, {backbone}", "that of a forward pass", [ratio], None, CONDITIONS))
     return rows
+
+
+def _peak_memory(backbone: str, work: str) -> float:
+    """Resident memory at its highest beyond that of the model and the images, in a process of its own."""
+    code = f"""
+import resource, torch, thoraxlib
+torch.set_num_threads(1)
+model, x = thoraxlib.build("chexnet", backbone={backbone!r}).eval(), torch.randn(8, 3, 224, 224)
+cam = thoraxlib.cams.build({work!r} if {work!r} != "forward" else "cam", model)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.inference_mode():
+    model(x) if {work!r} == "forward" else cam(x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 def _peer(name: str, model: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:

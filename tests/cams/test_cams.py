@@ -470,3 +470,17 @@ def test_maps_that_are_not_finite_are_refused() -> None:
     nn.init.constant_(model.head.fc.weight, float("inf"))
     with pytest.raises(ValueError, match="CAM gives NaN or infinite values"):
         cams.build("cam", model)(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("architecture", thoraxlib.names())
+@pytest.mark.parametrize("name", ["gradcam", "gradcam++", "layercam", "eigencam", "ablationcam"])
+def test_every_documented_model(architecture: str, name: str) -> None:
+    torch.manual_seed(0)
+    options = {"backbone": "resnet10t", "labels": ["a", "b"], "input_spec": {"size": [64, 64]}}
+    if architecture in ("pcam", "jf_top1", "x_ray"):
+        options |= {"attention": "spatial_attention", "attention_mode": "cumulative"}
+    model = thoraxlib.build(architecture, **options).eval()
+    extra = {"batch_size": 256} if name == "ablationcam" else {}
+    maps = cams.build(name, model, **extra)(torch.randn(2, 3, 64, 64))
+    assert maps.shape == (2, 2, 2, 2)
+    assert maps.isfinite().all()
