@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -188,3 +190,40 @@ def test_x_ray_custom() -> None:
     assert [tuple(m.shape[1:]) for m in maps] == [(15, 32, 32), (45, 16, 16), (90, 8, 8), (180, 4, 4), (360, 2, 2)]
     maps[-1].sum().backward()
     assert all(p.grad is not None for p in backbone.parameters())
+
+
+@pytest.mark.parametrize(("name", "count"), [("van_b0", 3_848_800), ("van_b1", 13_348_800), ("van_b2", 26_065_472)])
+def test_van(name: str, count: int) -> None:
+    backbone = backbones.build(name).eval()
+    assert sum(p.numel() for p in backbone.parameters()) == count
+    with torch.inference_mode():
+        maps = backbone(torch.randn(1, 3, 50, 70))
+    assert [m.shape[1] for m in maps] == list(backbone.channels)
+    assert [tuple(m.shape[2:]) for m in maps] == [(13, 18), (7, 9), (4, 5), (2, 3)]
+
+
+def test_van_weights_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    published = backbones.build("van_b0")
+    path = tmp_path / "van_tiny_754.pth.tar"
+    head = {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
+    torch.save({"state_dict": {**published.state_dict(), **head}}, path)
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *where: asked.append(where) or str(path))
+    loaded = backbones.build("van_b0", pretrained=True)
+    assert asked == [("Visual-Attention-Network/VAN-Tiny-original", "van_tiny_754.pth.tar")]
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), published.parameters(), strict=True))
+    grey = backbones.build("van_b0", pretrained=True, in_chans=1)
+    torch.testing.assert_close(
+        grey.patch_embed1.proj.weight, published.patch_embed1.proj.weight.sum(dim=1, keepdim=True)
+    )
+    with pytest.raises(ValueError, match="van_b4: no published weights; van_b0, van_b1, van_b2, van_b3 have them"):
+        backbones.build("van_b4", pretrained=True)
+
+    def offline(*where: str) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with pytest.raises(RuntimeError, match="pretrained weights of van_b0 could not be downloaded"):
+        backbones.build("van_b0", pretrained=True)

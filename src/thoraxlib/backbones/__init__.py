@@ -11,6 +11,8 @@ from thoraxlib.registry import Registry
 __all__ = ["Backbone", "TimmBackbone", "build", "check_backbone", "describe", "names", "register", "registry"]
 
 registry: Registry[Backbone] = Registry(
-    "backbones", sources=[TimmSource()], modules=["thoraxlib.backbones.torchvision", "thoraxlib.backbones.x_ray"]
+    "backbones",
+    sources=[TimmSource()],
+    modules=["thoraxlib.backbones.torchvision", "thoraxlib.backbones.x_ray", "thoraxlib.backbones.van"],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
