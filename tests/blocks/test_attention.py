@@ -7,7 +7,7 @@ from torch import nn
 
 from thoraxlib import blocks
 
-NAMES = blocks.names("*_attention")
+NAMES = ["channel_attention", "spatial_attention", "pyramid_attention"]
 RECORDS = {
     "channel_attention": "wsp_attention_cam.json",
     "spatial_attention": "wsp_attention_sam.json",
