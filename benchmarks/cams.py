@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -16,9 +16,8 @@ CONDITIONS = "14 labels, 224 px, batch 8, 1 thread"
 PEERS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM"}
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     torch.set_num_threads(1)
-    rows = []
     for backbone in ("densenet121", "resnet50"):
         model = thoraxlib.build("chexnet", backbone=backbone).eval()
         x = torch.randn(8, 3, 224, 224)
@@ -31,29 +30,30 @@ def run() -> list[Row]:
             cam = thoraxlib.cams.build(name, model)
             ratios = pair(lambda cam=cam, x=x: cam(x), forward, pairs=7)
             target = 1.05 if name in ("cam", "gradcam", "gradcam++") else None
-            rows.append(Row(f"{name}, {backbone}", "one forward pass", ratios, target, CONDITIONS))
+            yield Row(f"{name}, {backbone}", "one forward pass", ratios, target, CONDITIONS)
             if name in PEERS and importlib.util.find_spec("pytorch_grad_cam"):
                 ratios = pair(lambda cam=cam, x=x: cam(x), _peer(PEERS[name], model, x), pairs=1, warmup=0)
                 target = 1 / 25 if name != "layercam" else None
-                rows.append(Row(f"{name}, {backbone}", "pytorch-grad-cam", ratios, target, CONDITIONS))
+                yield Row(f"{name}, {backbone}", "pytorch-grad-cam", ratios, target, CONDITIONS)
         alone = _peak_memory(backbone, "forward")
         for name in ("gradcam", "gradcam++"):
             ratio = _peak_memory(backbone, name) / alone
-            rows.append(Row(f"peak memory of {name}, {backbone}", "that of a forward pass", [ratio], None, CONDITIONS))
-    return rows
+            yield Row(f"peak memory of {name}, {backbone}", "that of a forward pass", [ratio], None, CONDITIONS)
 
 
 def _peak_memory(backbone: str, work: str) -> float:
-    """Resident memory at its highest beyond that of the model and the images, in a process of its own."""
+    """Kilobytes that are resident at the worst moment beyond those before, in a process of its own (Linux)."""
     code = f"""
-import resource, torch, thoraxlib
+import re, torch, thoraxlib
 torch.set_num_threads(1)
+status = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 model, x = thoraxlib.build("chexnet", backbone={backbone!r}).eval(), torch.randn(8, 3, 224, 224)
-cam = thoraxlib.cams.build({work!r} if {work!r} != "forward" else "cam", model)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cam = thoraxlib.cams.build("cam" if {work!r} == "forward" else {work!r}, model)
+open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
+before = status("VmRSS")
 with torch.inference_mode():
     model(x) if {work!r} == "forward" else cam(x)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(status("VmHWM") - before)
 """
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
