@@ -116,7 +116,7 @@ class BoxRule(abc.ABC):
         return Boxes(xyxy, image, label, score)
 
     def prepare(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps (P, 1, h, w) as they are cut, (P, 1, *size)."""
+        """Maps (P, 1, h, w) as they are cut: at `size`, (P, 1, H, W)."""
         return normalize(upsample(maps, size))
 
     @abc.abstractmethod
