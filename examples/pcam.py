@@ -7,8 +7,9 @@
 
 The authors' recipe: DenseNet-121 from ImageNet weights, their input (equalised, blurred, 512 pixels), their affine
 augmentation, the cross-entropy weighted label by label in each batch, Adam at 1e-4, divided by 10 after two of three
-epochs, batches of 24, and one more copy of every film with Cardiomegaly or Consolidation. On the phantom everything is
-smaller, and the maps are finer (stride 8), as in examples/quickstart.py.
+epochs, batches of 24, and one more copy of every film with Cardiomegaly or Consolidation. For ChestX-ray14 only the
+network is the paper's: epochs, schedule and mirroring are ours. On the phantom everything is smaller, and the maps are
+finer (stride 8), as in examples/quickstart.py.
 
 Boxes are what is above a level of the probability map. The level is chosen on the validation films.
 """
