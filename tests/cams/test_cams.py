@@ -251,6 +251,14 @@ def test_rectangular_token_grids() -> None:
     assert cams.build("gradcam", model)(torch.randn(1, 3, 64, 128)).shape == (1, 2, 4, 8)
 
 
+def test_features_that_are_no_map() -> None:
+    pit = timm.create_model("pit_ti_224", num_classes=2).eval()
+    with pytest.raises(ValueError, match="one token.*no places.*PoolingVisionTransformer"):
+        cams.build("gradcam", pit)(torch.randn(1, 3, 224, 224))
+    with pytest.raises(TypeError, match="forward_features of CrossVit gives list.*target="):
+        cams.build("gradcam", timm.create_model("crossvit_tiny_240", num_classes=2).eval())(torch.randn(1, 3, 240, 240))
+
+
 def test_a_class_token_has_no_map() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=2).eval()
     nn.init.normal_(model.head.weight)
@@ -428,6 +436,51 @@ class TestSplit:
         maps = cams.build("gradcam", model, target="blocks.10")(torch.randn(2, 3, 64, 64))
         assert maps.shape == (2, 2, 4, 4)
         assert maps.std() > 0
+
+    @pytest.mark.parametrize("name", ["gradcam", "layercam", "eigencam"])
+    def test_tokens_and_layouts_that_the_model_does_not_tell(self, name: str) -> None:
+        from torchvision import models
+
+        torch.manual_seed(0)
+        x = torch.randn(1, 3, 64, 96)
+        net = models.swin_t(num_classes=2).eval()  # (N, h, w, C), and no attribute says so
+        features = cams.split(net, "features.1").forward_features(x)
+        assert features.shape == (1, 16, 24, 96)
+        if name == "eigencam":
+            places = features.flatten(1, 2)[0]
+            component = places @ torch.linalg.svd(places).Vh[0]
+            expected = (component * (component @ places.sum(dim=1)).sign()).relu().view(16, 24)
+            torch.testing.assert_close(
+                cams.build(name, net, target="features.1")(x)[0, 0], expected, rtol=1e-3, atol=1e-3
+            )
+        assert cams.build(name, net, target="features.1")(x).shape == (1, 2, 16, 24)
+        assert cams.build(name, net, target="features.0.0")(x).shape == (1, 2, 16, 24)  # (N, C, h, w)
+        vit = models.VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=2).eval()
+        nn.init.normal_(vit.heads.head.weight)
+        x, layer = torch.randn(1, 3, 64, 64), "encoder.layers.encoder_layer_0"
+        with pytest.raises(ValueError, match="17 tokens form no grid.*num_prefix_tokens=1"):
+            cams.build(name, vit, target=layer)(x)
+        assert cams.build(name, cams.split(vit, layer, num_prefix_tokens=1))(x).shape == (1, 2, 4, 4)
+        with pytest.raises(ValueError, match="num_prefix_tokens=-1: at least 0"):
+            cams.split(vit, layer, num_prefix_tokens=-1)
+
+    def test_a_layer_before_the_class_token(self) -> None:
+        model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=2).eval()
+        nn.init.normal_(model.head.weight)
+        assert cams.build("gradcam", model, target="patch_embed")(torch.randn(1, 3, 64, 64)).shape == (1, 2, 4, 4)
+        swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=2).eval()  # says NHWC, here is NCHW
+        nn.init.normal_(swin.head.fc.weight)
+        maps = cams.build("gradcam", swin, target="patch_embed.proj")(torch.randn(1, 3, 224, 224))
+        assert maps.shape == (1, 2, 56, 56)
+
+    @pytest.mark.parametrize("name", sorted(set(cams.names()) - {"cam", "pcam"}))
+    def test_autocast(self, name: str) -> None:
+        model, x = small(), torch.randn(2, 3, 64, 64)
+        expected = cams.build(name, model, target="neck")(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = cams.build(name, model, target="neck")(x)
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
 
     def test_the_trunk_runs_once_and_without_gradients(self) -> None:
         model, x = small(), torch.randn(1, 3, 64, 64)

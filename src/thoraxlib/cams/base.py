@@ -69,6 +69,8 @@ class ClassActivationMap(abc.ABC):
 
         Raises
         ------
+        TypeError
+            The model's features are not a tensor.
         ValueError, IndexError
             Images that the model refuses; a label that it does not have; maps with NaN or infinite values.
         """
@@ -98,6 +100,11 @@ class ClassActivationMap(abc.ABC):
     def _features_and_maps(self, x: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             features = self.model.forward_features(x)
+        if not isinstance(features, Tensor):
+            raise TypeError(
+                f"forward_features of {self._name} gives {type(features).__name__}, not a map or tokens; name a layer: "
+                "target='...'"
+            )
         with torch.autocast(features.device.type, enabled=False):
             weight = next((p for p in self.model.parameters() if p.is_floating_point()), features)
             features = features.detach().to(weight.dtype)
@@ -134,7 +141,7 @@ class ClassActivationMap(abc.ABC):
                 logits = self.model.forward_head(leaf)
         if not logits.requires_grad:
             raise ValueError(
-                f"{type(self).__name__}: the logits of {type(self.model).__name__} have no gradient for its features "
+                f"{type(self).__name__}: the logits of {self._name} have no gradient for its features "
                 "(a head that detaches, or takes an argmax?); use 'scorecam' or 'eigencam'"
             )
         return leaf, logits
@@ -151,24 +158,43 @@ class ClassActivationMap(abc.ABC):
         ValueError
             Tokens that do not form a grid, or features that are neither map nor tokens.
         """
-        self.channel_axis(features)
+        axis = self.channel_axis(features, x)
         if features.ndim == 4:
-            return features.movedim(self.channel_axis(features), 1)
-        tokens = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
-        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
-        if grid is None or grid[0] * grid[1] != tokens.shape[1]:
+            return features.movedim(axis, 1)
+        if features.shape[1] == 1:
+            raise ValueError(
+                f"one token for the image has no places; name an earlier layer of {self._name}: target='...'"
+            )
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None) or (0, 0)
+        tokens = features
+        if grid[0] * grid[1] != tokens.shape[1] or not _fits(grid, x):  # more than the patches
+            tokens = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+        if grid[0] * grid[1] != tokens.shape[1]:
             side = x.shape[-2] / x.shape[-1]
             rows = round((tokens.shape[1] * side) ** 0.5)
             grid = (rows, tokens.shape[1] // max(rows, 1))
         if grid[0] * grid[1] != tokens.shape[1]:
-            raise ValueError(f"{tokens.shape[1]} tokens form no grid for images of {tuple(x.shape[-2:])} pixels")
+            raise ValueError(
+                f"{tokens.shape[1]} tokens form no grid for images of {tuple(x.shape[-2:])} pixels; if class tokens "
+                "come first, say how many: cams.split(model, layer, num_prefix_tokens=1)"
+            )
         return tokens.transpose(1, 2).reshape(len(tokens), -1, int(grid[0]), int(grid[1]))
 
-    def channel_axis(self, features: Tensor) -> int:
-        """Which dimension of raw features holds the channels."""
+    def channel_axis(self, features: Tensor, x: Tensor) -> int:
+        """Which dimension of raw features of the images `x` holds the channels."""
         if features.ndim not in (3, 4):
             raise ValueError(f"features must be (N, C, h, w), or tokens (N, T, C), got {tuple(features.shape)}")
-        return features.ndim - 1 if features.ndim == 3 or getattr(self.model, "output_fmt", "") == "NHWC" else 1
+        if features.ndim == 3:
+            return 2
+        # a map has the image's shape; only where that leaves a doubt, what the model says of its last map
+        last, first = _fits(features.shape[1:3], x), _fits(features.shape[2:], x)
+        if last != first:
+            return 3 if last else 1
+        return 3 if getattr(self.model, "output_fmt", "") == "NHWC" else 1
+
+    @property
+    def _name(self) -> str:
+        return type(self.model.model if isinstance(self.model, Split) else self.model).__name__
 
     def _indices(self, labels: Labels) -> list[int] | None:
         if labels is None:
@@ -189,6 +215,12 @@ class ClassActivationMap(abc.ABC):
         close = difflib.get_close_matches(label, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"the model has no label {label!r}{hint}; it has {', '.join(map(repr, names)) or 'no names'}")
+
+
+def _fits(size: Sequence[int], x: Tensor) -> bool:
+    """Whether a grid (h, w) has the shape of the images, within one cell."""
+    height, width = x.shape[-2:]
+    return abs(size[0] * width - size[1] * height) <= max(height, width)
 
 
 @contextmanager

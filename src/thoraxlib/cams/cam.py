@@ -72,6 +72,5 @@ class CAM(ClassActivationMap):
             if off <= max(1e-3, 8 * torch.finfo(logits.dtype).eps) * logits.abs().max():
                 return maps + shift if bias else maps
         raise TypeError(
-            f"{self.name}: the head of {type(self.model).__name__} is not average pooling and one linear layer; use "
-            "'gradcam'"
+            f"{self.name}: the head of {self._name} is not average pooling and one linear layer; use 'gradcam'"
         )

@@ -69,9 +69,9 @@ class GradientMap(ClassActivationMap):
             by_place = self.spatial(gradients.flatten(0, 1), x)
             if features.ndim == 3 and not by_place.any():
                 raise ValueError(
-                    f"{type(self).__name__}: the head of {type(self.model).__name__} does not read its patch tokens "
-                    "(only a class token, say), so no place has a gradient; build it with global_pool='avg', or name "
-                    "an earlier layer: target='blocks.10'"
+                    f"{type(self).__name__}: no patch token of {self._name} has a gradient: its head reads only a "
+                    "class token, or its weights are 0; build it with global_pool='avg', or name an earlier layer: "
+                    "target='blocks.10'"
                 )
             by_place = by_place.reshape(-1, *spatial.shape)
             if self.variant == "x_ray":
@@ -100,9 +100,7 @@ class GradientMap(ClassActivationMap):
                 scores, leaf, directions, retain_graph=True, is_grads_batched=True, allow_unused=True
             )
             if gradients is None:
-                raise ValueError(
-                    f"{type(self).__name__}: the logits of {type(self.model).__name__} do not depend on these features"
-                )
+                raise ValueError(f"{type(self).__name__}: the logits of {self._name} do not depend on these features")
             yield gradients.to(features.dtype)
 
 

@@ -106,7 +106,7 @@ class AblationCAM(_MaskingMap):
     def weights(self, features: Tensor, spatial: Tensor, x: Tensor) -> Tensor:
         """See :meth:`_MaskingMap.weights`."""
         n, c = spatial.shape[:2]
-        axis = self.channel_axis(features)
+        axis = self.channel_axis(features, x)
         whole = self.model.forward_head(features).float()
         rows = []
         for channels in torch.split(torch.arange(c, device=features.device), self.batch_size):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 __all__ = ["Split", "split"]
 
 
-def split(model: nn.Module, layer: str) -> Split:
+def split(model: nn.Module, layer: str, *, num_prefix_tokens: int | None = None) -> Split:
     """`model` cut behind `layer`, as :func:`thoraxlib.cams.build` takes it.
 
     Parameters
@@ -22,11 +22,14 @@ def split(model: nn.Module, layer: str) -> Split:
         Images to logits (N, K).
     layer : str
         Dotted name of a module in it, as in ``model.named_modules()``. Of several runs of it, the last counts.
+    num_prefix_tokens : int, optional
+        Tokens in front of the patches' (a class token, registers), where the layer gives tokens and the model does not
+        tell, as timm's do.
 
     Raises
     ------
     ValueError
-        No such layer; the message has the closest ones.
+        No such layer; the message has the closest ones. `num_prefix_tokens` below 0.
 
     Examples
     --------
@@ -35,7 +38,7 @@ def split(model: nn.Module, layer: str) -> Split:
     >>> cams.build("gradcam", split(net, "1"))(torch.randn(1, 3, 8, 8)).shape
     torch.Size([1, 2, 6, 6])
     """
-    return Split(model, layer)
+    return Split(model, layer, num_prefix_tokens)
 
 
 class Split:
@@ -45,12 +48,14 @@ class Split:
     afterwards, reads the layer's output or puts another in its place. See :func:`split`.
     """
 
-    def __init__(self, model: nn.Module, layer: str) -> None:
+    def __init__(self, model: nn.Module, layer: str, num_prefix_tokens: int | None = None) -> None:
         names = [name for name, _ in model.named_modules() if name]
         if layer not in names:
             close = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:20]
             raise ValueError(f"{type(model).__name__} has no layer {layer!r}; did you mean one of {close}?")
-        self.model, self.layer = model, layer
+        if num_prefix_tokens is not None and num_prefix_tokens < 0:
+            raise ValueError(f"num_prefix_tokens={num_prefix_tokens}: at least 0 is needed")
+        self.model, self.layer, self._prefix = model, layer, num_prefix_tokens
         self._run: tuple[Tensor, Tensor, Tensor] | None = None  # images, the layer's output, logits
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -85,9 +90,9 @@ class Split:
         The network runs again, from the images on.
         """
         assert self._run is not None
-        x, output, _ = self._run
+        x = self._run[0]
         times = len(features) // max(len(x), 1)
-        with self._hooked(lambda _: features.to(output.dtype).clone()):
+        with self._hooked(lambda output: features.to(output.dtype).clone()):
             logits: Tensor = self.model(x.repeat(times, *[1] * (x.ndim - 1)))
         return logits
 
@@ -109,6 +114,8 @@ class Split:
             handle.remove()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "num_prefix_tokens" and self._prefix is not None:
+            return self._prefix
         # what a heat map may ask of the network itself; never its own head
         if name in ("labels", "modules", "parameters", "eval", "patch_embed", "num_prefix_tokens", "output_fmt"):
             return getattr(self.model, name)
