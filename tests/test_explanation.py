@@ -135,11 +135,36 @@ def test_it_takes_films_as_they_come(films: list[Path]) -> None:
     assert len(asked) == 1
 
 
+def test_every_film_has_a_file_of_its_own() -> None:
+    from thoraxlib.explanation import _Names
+
+    paths = ["x/a.png", "y/a.png", "a-2.png", "a.dcm", "A.png", "a-2.png", "a-3.png", *["p/view1_frontal.jpg"] * 2000]
+    names = _Names()
+    given = [names.of(path, position) for position, path in enumerate(paths)]
+    assert given[:3] == ["a", "a-2", "a-2-2"]
+    assert len({name.casefold() for name in given}) == len(paths)
+
+
+def test_lines_of_a_panel_do_not_depend_on_the_film() -> None:
+    """A box of a large film is as thick in the panel as that of a small one."""
+    model, blue = small(), []
+    for side in (150, 1500):
+        film = torch.zeros(1, side, side, dtype=torch.uint8)
+        film[:, side // 3 : side // 2, side // 3 : side // 2] = 255
+        (found,) = thoraxlib.explain(model, film, threshold=0, method={"name": "gradcam", "relu": False})
+        cells = np.asarray(found.panel(side=300, most=1), int)
+        blue.append((cells == [0x56, 0xB4, 0xE9]).all(axis=2).sum())
+    assert blue[0] > 50
+    assert 0.5 < blue[1] / blue[0] < 2
+
+
 def test_truth_beside_it(films: list[Path]) -> None:
     (film,) = thoraxlib.explain(small(), films[0], threshold=0)
     plain, with_truth = film.panel(side=200), film.panel(side=200, truth={"Mass": [[10, 10, 40, 50]]})
-    assert plain.size == with_truth.size
-    assert np.asarray(plain).tobytes() != np.asarray(with_truth).tobytes()
+    assert plain.width == with_truth.width
+    assert plain.height < with_truth.height  # a legend
+    before, after = (np.asarray(each)[: plain.height] for each in (plain, with_truth))
+    assert (before != after).any()
     assert film.panel(side=200, most=1).width < plain.width
 
 
@@ -159,6 +184,13 @@ def test_errors(films: list[Path], tmp_path: Path) -> None:
         thoraxlib.explain(model, films, method="grad-cam")
     with pytest.raises(UnknownNameError, match="did you mean 'otsu'"):
         thoraxlib.explain(model, films, rule="otso")
+    with pytest.raises(TypeError, match="rule=5: a name, a mapping or a callable"):
+        thoraxlib.explain(model, films, rule=5)
+    with pytest.raises(ValueError, match="pixels must be finite"):
+        thoraxlib.explain(model, torch.full((1, 9, 9), torch.nan))
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"text.png is no image"):
+        thoraxlib.explain(model, [films[0], tmp_path / "text.png"])
     with pytest.raises(FileNotFoundError, match="nowhere"):
         thoraxlib.explain(model, tmp_path / "nowhere.png")
     with pytest.raises(TypeError, match="no per-location logits"):

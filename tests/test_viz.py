@@ -96,6 +96,32 @@ def test_save_makes_folders_and_keeps_the_old_file_on_failure(tmp_path: Path, mo
     assert Image.open(path).size == (3, 3)
 
 
+def test_long_titles_stay_in_their_place() -> None:
+    cells, title = [film(), film()], "a_very_long_file_name_of_a_study.1.2.840.113654.2.55.1.2.3.4.5"
+    for side in (100, 400):
+        long, plain = (np.asarray(viz.panel(cells, ["", text], side=side)) for text in (title, ""))
+        changed = np.flatnonzero((long != plain).any(axis=(0, 2)))
+        assert len(changed) > side / 3
+        gap = max(side // 40, 2)
+        assert 2 * gap + side - 1 <= changed.min()
+        assert changed.max() < 2 * (gap + side) + 1
+
+
+def test_legend() -> None:
+    plain, with_legend = (np.asarray(viz.panel([film()], side=240, legend=legend)) for legend in (False, True))
+    assert with_legend.shape[0] > plain.shape[0]
+    assert (with_legend[: len(plain)] == plain).all()
+    strip = with_legend[len(plain) :].reshape(-1, 3).tolist()
+    assert [0x56, 0xB4, 0xE9] in strip
+    assert [0x2E, 0xE6, 0xA8] in strip
+
+
+def test_fit() -> None:
+    assert viz.fit(film(64), 100).size == (100, 100)
+    assert viz.fit(np.zeros((40, 80), np.uint8), 20).size == (20, 10)
+    assert viz.fit(np.zeros((1, 999), np.uint8), 20).size == (20, 1)
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         viz.overlay(torch.randn(1, 8, 8), torch.zeros(2, 2))

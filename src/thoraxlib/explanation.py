@@ -126,19 +126,22 @@ class Explanation:
         most : int
             Findings at most.
         truth : mapping of str to sequence, optional
-            True boxes (x1, y1, x2, y2) of labels, in the film's pixels: drawn dashed, in another colour.
+            True boxes (x1, y1, x2, y2) of labels, in the film's pixels: drawn dashed, in another colour, with a legend.
         """
-        true = {label: torch.as_tensor(boxes).float().reshape(-1, 4) for label, boxes in (truth or {}).items()}
+        film = viz.fit(self.image, side)  # first, so that lines and letters are those of a picture of this size
+        scale = torch.tensor([film.width / self.size[1], film.height / self.size[0]] * 2)
+        true = {label: torch.as_tensor(boxes).float().reshape(-1, 4) * scale for label, boxes in (truth or {}).items()}
         names = [label for label, boxes in true.items() for _ in range(len(boxes))]
         everything = torch.cat([torch.zeros(0, 4), *true.values()])
-        cells, titles = [viz.draw_boxes(self.image, everything, names, truth=True)], [self.name]
+        cells, titles = [viz.draw_boxes(film, everything, names, truth=True)], [self.name]
         for finding in self.findings[:most]:
             lowest = float(finding.map.nan_to_num(torch.inf).min())
-            cell = viz.overlay(self.image, finding.map.nan_to_num(lowest))
+            cell = viz.overlay(film, finding.map.nan_to_num(lowest))
             cell = viz.draw_boxes(cell, true.get(finding.label, []), truth=True)
-            cells.append(viz.draw_boxes(cell, finding.boxes, [f"{score:.2f}" for score in finding.scores]))
+            boxes = torch.tensor(finding.boxes).reshape(-1, 4) * scale
+            cells.append(viz.draw_boxes(cell, boxes, [f"{score:.2f}" for score in finding.scores]))
             titles.append(f"{finding.label} {finding.probability:.2f}")
-        return viz.panel(cells, titles, columns=min(len(cells), 3), side=side)
+        return viz.panel(cells, titles, columns=min(len(cells), 3), side=side, legend=truth is not None)
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """Write ``<name>.png``, the panel, and ``<name>.json`` into `folder`, each whole or not at all.
@@ -224,6 +227,8 @@ def explain_each(
     if rule is None:
         rule = {"name": "level", "keep": 3} if name == "pcam" else {"name": "threshold", "levels": (180,), "keep": 3}
     boxes_of = localization.registry.resolve(rule)
+    if not callable(boxes_of):
+        raise TypeError(f"rule={rule!r}: a name, a mapping or a callable is needed")
     by = rule if isinstance(rule, str) else str(rule["name"]) if isinstance(rule, Mapping) else type(rule).__name__
     return _explanations(model, _listed(images), cam, name, boxes_of, by, limits, batch_size)
 
@@ -329,7 +334,7 @@ def _listed(images: Any) -> Iterable[Any]:
 
 
 class _Names:
-    """Names of films, each given once."""
+    """Names of films, each given once, also where a file system does not tell A from a."""
 
     def __init__(self) -> None:
         self.given: dict[str, int] = {}
@@ -337,6 +342,10 @@ class _Names:
     def of(self, source: Any, position: int) -> str:
         stem = Path(source).stem if isinstance(source, (str, os.PathLike)) else f"image-{position + 1:04d}"
         stem = re.sub(r"[^\w.\-]+", "_", stem) or f"image-{position + 1:04d}"
-        self.given[stem] = self.given.get(stem, 0) + 1
-        name = stem if self.given[stem] == 1 else f"{stem}-{self.given[stem]}"
-        return name if name == stem or name not in self.given else self.of(f"{name}.png", position)
+        name, count = stem, self.given.get(stem.casefold(), 0) + 1
+        while name.casefold() in self.given:
+            count = max(count, 2)
+            name, count = f"{stem}-{count}", count + 1
+        self.given[stem.casefold()] = max(count - 1, 1)
+        self.given.setdefault(name.casefold(), 1)
+        return name

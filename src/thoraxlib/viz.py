@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thoraxlib.files import replacing
 
-__all__ = ["ImageLike", "draw_boxes", "overlay", "panel", "save"]
+__all__ = ["ImageLike", "draw_boxes", "fit", "overlay", "panel", "save"]
 
 ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 
@@ -135,8 +135,7 @@ def draw_boxes(
         if truth:
             _dashed(pen, (x1, y1, x2, y2), ink, width)
         else:
-            pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=width + 2)
-            pen.rectangle((x1, y1, x2, y2), outline=ink, width=width)
+            _solid(pen, (x1, y1, x2, y2), ink, width)
     # after all boxes, so that no line crosses a text
     for (x1, y1, _, _), ink, text in zip(corners, colors, texts or [], strict=bool(texts)):
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
@@ -145,6 +144,13 @@ def draw_boxes(
         pen.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill="black")
         pen.text((x, y), text, fill=ink, font=font)
     return film
+
+
+def _solid(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], ink: str, width: int) -> None:
+    """A rectangle, edged in black."""
+    x1, y1, x2, y2 = box
+    pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=width + 2)
+    pen.rectangle(box, outline=ink, width=width)
 
 
 def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], ink: str, width: int) -> None:
@@ -160,10 +166,25 @@ def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], in
             pen.line(ends, fill=ink, width=width)
 
 
+def fit(image: ImageLike, side: int) -> Image.Image:
+    """A picture in RGB whose longer side has `side` pixels."""
+    film = _film(image)
+    scale = side / max(film.size)
+    size = max(round(film.width * scale), 1), max(round(film.height * scale), 1)
+    return film.resize(size, Image.Resampling.BICUBIC)
+
+
 def panel(
-    cells: Sequence[ImageLike], titles: Sequence[str] | None = None, *, columns: int = 4, side: int = 256
+    cells: Sequence[ImageLike],
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 4,
+    side: int = 256,
+    legend: bool = False,
 ) -> Image.Image:
     """Pictures in a grid, row by row, with a title above each.
+
+    Titles that are too long are written smaller, and then shortened in the middle.
 
     Parameters
     ----------
@@ -175,6 +196,8 @@ def panel(
         In a row.
     side : int
         Longer side of a picture in the grid, in pixels.
+    legend : bool
+        Below, what the lines of :func:`draw_boxes` mean.
 
     Raises
     ------
@@ -186,20 +209,49 @@ def panel(
     if titles is not None and len(titles) != len(cells):
         raise ValueError(f"{len(cells)} cells, but {len(titles)} titles")
     gap, head = max(side // 40, 2), round(side / 10) if titles is not None else 0
-    font = ImageFont.load_default(size=max(9.0, side / 16))
     rows = -(-len(cells) // columns)
-    size = (min(columns, len(cells)) * (side + gap) + gap, rows * (side + head + gap) + gap)
-    sheet = Image.new("RGB", size, "white")
+    height = rows * (side + head + gap) + gap
+    foot = max(side // 12, 16) if legend else 0
+    sheet = Image.new("RGB", (min(columns, len(cells)) * (side + gap) + gap, height + foot), "white")
     pen = ImageDraw.Draw(sheet)
     for k, cell in enumerate(cells):
         x, y = gap + k % columns * (side + gap), gap + k // columns * (side + head + gap)
-        film = _film(cell)
-        scale = side / max(film.size)
-        film = film.resize((round(film.width * scale), round(film.height * scale)), Image.Resampling.BICUBIC)
+        film = fit(cell, side)
         sheet.paste(film, (x + (side - film.width) // 2, y + head + (side - film.height) // 2))
         if titles is not None:
-            pen.text((x + side / 2, y + head / 2), titles[k], fill="black", font=font, anchor="mm")
+            title, font = _fitting(titles[k], side)
+            pen.text((x + side / 2, y + head / 2), title, fill="black", font=font, anchor="mm")
+    if legend:
+        _legend(pen, gap, height, foot)
     return sheet
+
+
+def _fitting(text: str, side: int) -> tuple[str, ImageFont.ImageFont | ImageFont.FreeTypeFont]:
+    """A title that is no wider than `side`, and its font."""
+    size = max(9.0, side / 16)
+    font = ImageFont.load_default(size=size)
+    if font.getlength(text) > side:
+        font = ImageFont.load_default(size=max(9.0, size * max(0.6, side / font.getlength(text))))
+    shown = text
+    for kept in range(len(text) - 1, 0, -1):
+        if font.getlength(shown) <= side:
+            break
+        shown = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+    return shown, font
+
+
+def _legend(pen: ImageDraw.ImageDraw, x: float, y: float, height: int) -> None:
+    """A solid box "detected" and a dashed one "true", in a strip of `height` pixels."""
+    font = ImageFont.load_default(size=max(9.0, height / 2))
+    width = max(1, height // 14)
+    for text, truth in (("detected", False), ("true", True)):
+        box = (x + width + 1, y + height * 0.2, x + height * 1.4, y + height * 0.8)
+        if truth:
+            _dashed(pen, box, _TRUTH, width)
+        else:
+            _solid(pen, box, _BOX, width)
+        pen.text((x + height * 1.7, y + height / 2), text, fill="black", font=font, anchor="lm")
+        x += height * 2.4 + font.getlength(text)
 
 
 def save(image: Image.Image, path: str | os.PathLike[str]) -> None:
