@@ -202,11 +202,48 @@ def test_pointing_game() -> None:
     assert hits.tolist() == [1, 0]
     hits, _ = pointing_game(maps, boxes, labels, (80, 80), tolerance=62)
     assert hits.tolist() == [1, 1]
-    assert pointing_game(maps, boxes, labels, (80, 40))[0].tolist() == [0, 0]
+    assert pointing_game(maps, boxes, labels, (80, 60))[0].tolist() == [0, 0]  # the first peak is at (37.5, 30)
     flat = pointing_game(
         torch.ones(2, 2, 4, 4), [torch.tensor([[0.0, 0.0, 80.0, 80.0]])] * 2, [torch.tensor([0])] * 2, (80, 80)
     )
     assert [each.tolist() for each in flat] == [[0, 0], [2, 0]]  # nothing is highest
+
+
+def test_bad_maps_and_truth_of_the_pointing_game() -> None:
+    maps, boxes, labels = torch.rand(1, 2, 4, 4), [torch.tensor([[0.0, 0.0, 90.0, 90.0]])], [torch.tensor([0])]
+    spoilt = maps.clone()
+    spoilt[0, 1, 2, 2] = torch.nan
+    for bad in (spoilt, maps[..., :0], maps[0]):
+        with pytest.raises(ValueError, match=r"\(N, K, h, w\), finite, with at least one place"):
+            pointing_game(bad, boxes, labels, (90, 90))
+    with pytest.raises(ValueError, match="leaves the image of 40 x 90 pixels: image and truth"):
+        pointing_game(maps, boxes, labels, (90, 40))
+    with pytest.raises(ValueError, match="1 images have maps, 2 have boxes"):
+        pointing_game(maps, boxes * 2, labels * 2, (90, 90))
+    with pytest.raises(ValueError, match="box_labels are 2 to 2, of 2 labels"):
+        pointing_game(maps, boxes, [torch.tensor([2])], (90, 90))
+
+
+def test_bad_boxes_thresholds_and_sizes() -> None:
+    good = Boxes.from_lists([torch.tensor([[0.0, 0.0, 10.0, 10.0]])], [torch.tensor([0])])
+    for wrong in ([5.0, 5.0, 1.0, 9.0], [0.0, 0.0, float("nan"), 9.0], [0.0, 0.0, float("inf"), 9.0]):
+        bad = good._replace(xyxy=torch.tensor([wrong]))
+        for name, detected, truth in (("detected", bad, good), ("truth", good, bad)):
+            with pytest.raises(ValueError, match=f"{name} boxes hold .*finite x1 <= x2"):
+                acc_afp(detected, truth, 1, threshold=0.5)
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"threshold={threshold}: an overlap from 0 to 1"):
+            acc_afp(good, good, 1, threshold=threshold)
+    with pytest.raises(ValueError, match="denominator=0"):
+        acc_afp(good, good, 1, threshold=0.5, denominator=0)
+    with pytest.raises(ValueError, match="rows is empty"):
+        localization_table(good, good, ["Mass"], rows=[])
+    for size in (0, (8, -1), (8,), 1.5):
+        with pytest.raises(ValueError, match="size=.*in whole pixels"):
+            localization.build("otsu")(torch.rand(1, 1, 4, 4), size)
+    with pytest.raises(ValueError, match="leaves the image of 5 x 5"):
+        localization.tune("otsu", {}, torch.rand(1, 1, 4, 4), (5, 5), good)
+    assert len(localization.build("otsu")(torch.rand(1, 1, 4, 4), (np.int64(8), np.int64(6))).xyxy)
 
 
 def test_lists_that_do_not_match() -> None:

@@ -8,12 +8,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes", "area"]
+__all__ = ["Boxes", "area", "check_boxes", "check_inside"]
 
 
 def area(xyxy: Tensor) -> Tensor:
     """Area (...) of boxes (..., 4); 0 for one turned inside out."""
     return (xyxy[..., 2:] - xyxy[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def check_inside(xyxy: Tensor, size: tuple[int, int]) -> None:
+    """Raise a ValueError where boxes (B, 4) are not finite, turned inside out, or leave an image of (H, W) pixels."""
+    check_boxes("true boxes", xyxy)
+    limit = torch.tensor([size[1], size[0]]) + 1  # a pixel more: lists are rounded
+    outside = (xyxy[:, :2] < -1).any(dim=1) | (xyxy[:, 2:] > limit).any(dim=1)
+    if outside.any():
+        raise ValueError(
+            f"true box {xyxy[outside][0].tolist()} leaves the image of {size[1]} x {size[0]} pixels: image and truth "
+            "must have one frame"
+        )
+
+
+def check_boxes(name: str, xyxy: Tensor) -> None:
+    """Raise a ValueError where boxes (B, 4) are not finite or turned inside out."""
+    wrong = ~(xyxy.isfinite().all(dim=1) & (xyxy[:, 2:] >= xyxy[:, :2]).all(dim=1))
+    if wrong.any():
+        raise ValueError(f"{name} hold {xyxy[wrong][0].tolist()}: finite x1 <= x2 and y1 <= y2 are needed")
 
 
 class Boxes(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.boxes import Boxes, check_inside
 from thoraxlib.localization.frames import to_original
 from thoraxlib.localization.table import localization_table
 from thoraxlib.registry import Spec
@@ -150,13 +150,14 @@ def tune(
     Raises
     ------
     ValueError
-        No true boxes, or nothing to try.
+        No true boxes, one that leaves the image, or nothing to try.
     """
     from thoraxlib.localization import build
 
     grid = [dict(zip(options, values, strict=True)) for values in product(*options.values())]
     if not grid or not len(truth.image):
         raise ValueError(f"{len(grid)} combinations of {dict(options)} and {len(truth.image)} true boxes")
+    check_inside(truth.xyxy, size)
     labels = [str(k) for k in range(maps.shape[1])]
 
     def score(chosen: dict[str, Any]) -> float:

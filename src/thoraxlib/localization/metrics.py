@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.boxes import Boxes, area
+from thoraxlib.localization.boxes import Boxes, area, check_boxes, check_inside
 
 __all__ = ["acc_afp", "box_iobb", "box_iogt", "box_iou", "hits", "pointing_game"]
 
@@ -93,8 +93,11 @@ def acc_afp(
     Raises
     ------
     ValueError
-        An unknown criterion; a label that is not 0 to below `num_labels`.
+        An unknown criterion; a threshold outside [0, 1]; a denominator below 1; a label that is not 0 to below
+        `num_labels`; a box that is not finite or turned inside out.
     """
+    if denominator is not None and denominator < 1:
+        raise ValueError(f"denominator={denominator}: at least 1 is needed")
     hitting, hit = hits(detected, truth, num_labels, threshold=threshold, criterion=criterion)
     accuracy = _count(truth.label[hit], num_labels) / _count(truth.label, num_labels)  # 0 / 0 is NaN
     false = _count(detected.label[~hitting], num_labels)
@@ -110,7 +113,10 @@ def hits(
     """
     if criterion not in _CRITERIA:
         raise ValueError(f"criterion={criterion!r}: allowed are {', '.join(map(repr, _CRITERIA))}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}: an overlap from 0 to 1 is needed")
     for name, boxes in (("detected", detected), ("truth", truth)):
+        check_boxes(f"{name} boxes", boxes.xyxy)
         if len(boxes.label) and not (int(boxes.label.min()) >= 0 and int(boxes.label.max()) < num_labels):
             given = f"{boxes.label.min()} to {boxes.label.max()}"
             raise ValueError(f"{name} has labels from {given}: allowed are 0 to {num_labels - 1}")
@@ -156,8 +162,21 @@ def pointing_game(
     -------
     tuple of Tensor
         Hits and trials, int64 (K,): one trial for each image and label that has a box.
+
+    Raises
+    ------
+    ValueError
+        Maps that are empty or not finite; not as many images as maps; a label that has no map; a box that leaves the
+        image.
     """
     truth = Boxes.from_lists(boxes, box_labels)
+    if maps.ndim != 4 or not maps.shape[2] or not maps.shape[3] or not maps.isfinite().all():
+        raise ValueError(f"maps must be (N, K, h, w), finite, with at least one place, got {tuple(maps.shape)}")
+    if len(boxes) != len(maps):
+        raise ValueError(f"{len(maps)} images have maps, {len(boxes)} have boxes")
+    if len(truth.label) and not (int(truth.label.min()) >= 0 and int(truth.label.max()) < maps.shape[1]):
+        raise ValueError(f"box_labels are {truth.label.min()} to {truth.label.max()}, of {maps.shape[1]} labels")
+    check_inside(truth.xyxy, size)
     n, k, h, w = maps.shape
     flat = maps.detach().flatten(2).cpu()
     peak, has_peak = flat.argmax(dim=2), flat.amax(dim=2) > flat.amin(dim=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -90,11 +91,13 @@ class BoxRule(abc.ABC):
         Raises
         ------
         ValueError
-            Maps or scores of another shape, or maps with NaN or infinite values.
+            Maps or scores of another shape, or maps with NaN or infinite values; a `size` that is not positive.
         """
         _check_maps(maps, scores)
         n, k = maps.shape[:2]
-        size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        size = (size, size) if isinstance(size, Integral) else size
+        if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(n, Integral) and n > 0 for n in size):
+            raise ValueError(f"size={size}: one side or (H, W), in whole pixels, at least 1")
         h, w = size if self.resolution == "image" else maps.shape[2:]
         scale = np.array([size[1] / w, size[0] / h] * 2)
         flat, step = maps.detach().float().flatten(0, 1)[:, None], max(1, _PIXELS // (h * w))

@@ -124,6 +124,8 @@ def localization_table(
     """
     if images not in ("all_annotated", "with_label"):
         raise ValueError(f"images={images!r}: allowed are 'all_annotated' and 'with_label'")
+    if not rows:
+        raise ValueError("rows is empty: (criterion, threshold) pairs are needed")
     if resamples < 0 or not 0 < confidence < 1:
         raise ValueError(f"resamples={resamples}, confidence={confidence}: at least 0, and above 0 and below 1")
     k = len(labels)
