@@ -89,6 +89,12 @@ def test_uncertain_labels(tmp_path: Path, policy: Any, expected: list[float]) ->
     assert unknown.targets[6].isnan().all()
 
 
+def test_jf_knows_labels_in_any_spelling(tmp_path: Path) -> None:
+    root, labels = release(tmp_path), ["pulmonary edema", "consolidation", "atelectasis"]
+    films = CheXpert(root=root, split="train_val", labels=labels, uncertain="jf", views="Frontal")
+    assert films.targets[2].tolist() == [1, 0, 1]
+
+
 def test_smoothed_labels(tmp_path: Path) -> None:
     root = release(tmp_path)
     options = {"root": root, "labels": ["Edema", "Atelectasis"], "uncertain": "lsr_ones"}

@@ -24,7 +24,7 @@ _FINDINGS = label_sets.build("chexpert14")
 _VALUES = {"1.0": 1.0, "1": 1.0, "0.0": 0.0, "0": 0.0, "-1.0": -1.0, "-1": -1.0, "": np.nan}
 _TABLES = {"train_val": "train.csv", "train": "train.csv", "val": "train.csv", "valid": "valid.csv", "test": "test.csv"}
 _POLICIES = ("ones", "zeros", "ignore", "lsr_ones", "lsr_zeros")
-_JF = {"Edema": "ones", "Atelectasis": "ones"}
+_JF = {"edema": "ones", "atelectasis": "ones"}  # by canonical name; zeros for the others
 _RANGES = {"lsr_ones": (0.55, 0.85), "lsr_zeros": (0.0, 0.3)}  # Pham et al. 2019, arXiv 1911.06475, section 3.2
 
 
@@ -163,7 +163,7 @@ def _of_views(table: Table, paths: list[str], views: str | Sequence[str] | None)
 def _policies(uncertain: str | Mapping[str, str], labels: tuple[str, ...]) -> list[str]:
     """The policy of each label."""
     if uncertain == "jf":
-        return [_JF.get(label, "zeros") for label in labels]
+        return [_JF.get(label_sets.canonical(label), "zeros") for label in labels]
     if isinstance(uncertain, str):
         chosen = [uncertain] * len(labels)
     else:
