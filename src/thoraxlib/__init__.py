@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         cams,
         checkpoints,
         datasets,
+        graphs,
         heads,
         images,
         labels,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from thoraxlib.persistence import load_pretrained, save_pretrained
 
 _ROOMS = (
-    *("backbones", "blocks", "cams", "checkpoints", "datasets", "heads", "images", "labels", "localization"),
+    *("backbones", "blocks", "cams", "checkpoints", "datasets", "graphs", "heads", "images", "labels", "localization"),
     *("losses", "metrics", "models", "pooling", "training", "viz"),
 )
 _FROM = {
@@ -65,6 +66,7 @@ __all__ = [
     "datasets",
     "describe",
     "explain",
+    "graphs",
     "heads",
     "images",
     "labels",

@@ -1,11 +1,11 @@
 """Heads: feature map -> logits."""
 
-from thoraxlib.heads.base import Head
+from thoraxlib.heads.base import Features, Head
 from thoraxlib.registry import Registry
 
-__all__ = ["Head", "build", "describe", "names", "register", "registry"]
+__all__ = ["Features", "Head", "build", "describe", "names", "register", "registry"]
 
 registry: Registry[Head] = Registry(
-    "heads", modules=["thoraxlib.heads.linear", "thoraxlib.heads.map", "thoraxlib.heads.classwise"]
+    "heads", modules=[f"thoraxlib.heads.{name}" for name in ("linear", "map", "classwise", "label_graph")]
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

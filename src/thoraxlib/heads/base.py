@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
-__all__ = ["Head"]
+__all__ = ["Features", "Head"]
+
+#: What a head sees: one map (N, C, h, w), or several, finest first, from a fusion.
+Features = Tensor | Sequence[Tensor]
 
 
 class Head(nn.Module):
-    """``forward(features: (N, C, h, w)) -> logits (N, K)``."""
+    """``forward(features: (N, C, h, w)) -> logits (N, K)``.
 
-    def forward(self, features: Tensor) -> Tensor:
+    Heads for fused pyramids take several maps: a sequence of (N, C_i, h_i, w_i).
+    """
+
+    def forward(self, features: Any) -> Tensor:
         """Logits (N, K) of `features`."""
         raise NotImplementedError
 
-    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+    def logit_maps(self, features: Any, *, bias: bool = True) -> Tensor:
         """Per-location logits (N, K, h, w), where the head has them; `bias`: with their constant part."""
         raise NotImplementedError(f"{type(self).__name__} has no per-location logits; use a gradient-based CAM")

@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib import pooling
 from thoraxlib.heads import register
-from thoraxlib.heads.base import Head
+from thoraxlib.heads.base import Features, Head
 from thoraxlib.pooling.base import expansion, per_label
 from thoraxlib.registry import Spec
 
-__all__ = ["LinearHead"]
+__all__ = ["LinearClassifier", "LinearHead"]
 
 
-@register("linear")
-class LinearHead(Head):
-    """``W pool(features) + b``: (N, C, h, w) -> (N, K).
+class LinearClassifier(Head):
+    """``W pool(features) + b`` for heads that say in :meth:`classifier` what W and b are.
 
-    With a pooling that weighs locations for each label ("pcam"), row k of W sees the vector of label k.
+    Of several maps, each is pooled, and their vectors are put side by side.
 
     Parameters
     ----------
-    in_channels : int
-        C.
-    num_labels : int
-        K.
+    in_channels : int or sequence of int
+        C, or those of several maps.
     pool : str, mapping or nn.Module
         From :mod:`thoraxlib.pooling`, or any module (N, C, h, w) -> (N, C).
     dropout : float
         Before the linear layer, in training.
+
+    Attributes
+    ----------
+    in_features : int
+        Columns of W.
+
+    Raises
+    ------
+    ValueError
+        A pooling that weighs locations for each label ("pcam"), and several maps.
     """
 
     def __init__(
-        self, in_channels: int, num_labels: int, *, pool: Spec | nn.Module = "avg", dropout: float = 0.0
+        self, in_channels: int | Sequence[int], *, pool: Spec | nn.Module = "avg", dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.pool = pooling.registry.resolve(pool)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(in_channels * expansion(self.pool), num_labels)
+        self.channels = (in_channels,) if isinstance(in_channels, int) else tuple(in_channels)
+        self.in_features = sum(self.channels) * expansion(self.pool)
+        if per_label(self.pool) and len(self.channels) > 1:
+            raise ValueError(
+                f"pool {type(self.pool).__name__} weighs the places of one map for each label; these are "
+                f"{len(self.channels)} maps: use 'avg', 'max' or 'lse'"
+            )
 
-    def forward(self, features: Tensor) -> Tensor:
+    def classifier(self) -> tuple[Tensor, Tensor | None]:
+        """W (K, in_features) and b (K,), or None for no b."""
+        raise NotImplementedError
+
+    def forward(self, features: Any) -> Tensor:
         """Logits (N, K)."""
         if per_label(self.pool):
             maps = self.logit_maps(features)
@@ -48,16 +69,25 @@ class LinearHead(Head):
                 return self.classify(self.pool(features, maps))
             logits: Tensor = self.pool(maps)  # the same, without vectors
             return logits
-        logits = self.fc(self.dropout(self.pool(features)))
-        return logits
+        return F.linear(self.dropout(self.vector(features)), *self.classifier())
+
+    def vector(self, features: Features) -> Tensor:
+        """The pooled maps side by side, (N, in_features)."""
+        if isinstance(features, Tensor):
+            pooled: Tensor = self.pool(features)
+            return pooled
+        return torch.cat([self.pool(part) for part in features], dim=1)
 
     def classify(self, vectors: Tensor) -> Tensor:
         """Logits (N, K) of a vector for each label, (N, K, C)."""
-        logits: Tensor = (self.dropout(vectors) * self.fc.weight).sum(dim=2) + self.fc.bias
-        return logits
+        weight, bias = self.classifier()
+        logits: Tensor = (self.dropout(vectors) * weight).sum(dim=2)
+        return logits if bias is None else logits + bias
 
-    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+    def logit_maps(self, features: Any, *, bias: bool = True) -> Tensor:
         """``W features + b`` at every location, (N, K, h, w); with average pooling its mean is the logit.
+
+        Of several maps, the sum of what each adds, on the last one's grid: finer maps are averaged over its cells.
 
         Raises
         ------
@@ -69,4 +99,44 @@ class LinearHead(Head):
                 f"{type(self).__name__} with {type(self.pool).__name__} has no per-location logits: its vector is "
                 f"{expansion(self.pool)} times as wide as the map; use a gradient-based CAM"
             )
-        return F.conv2d(features, self.fc.weight[:, :, None, None], self.fc.bias if bias else None)
+        weight, constant = self.classifier()
+        parts = (features,) if isinstance(features, Tensor) else tuple(features)
+        columns = torch.split(weight[:, :, None, None], list(self.channels), dim=1)
+        *finer, total = (F.conv2d(part, of_map) for part, of_map in zip(parts, columns, strict=True))
+        for maps in finer:
+            total = total + F.adaptive_avg_pool2d(maps, (total.shape[-2], total.shape[-1]))
+        return total if constant is None or not bias else total + constant[:, None, None]
+
+
+@register("linear")
+class LinearHead(LinearClassifier):
+    """``W pool(features) + b``: (N, C, h, w) -> (N, K).
+
+    With a pooling that weighs locations for each label ("pcam"), row k of W sees the vector of label k.
+
+    Parameters
+    ----------
+    in_channels : int or sequence of int
+        C, or those of several maps.
+    num_labels : int
+        K.
+    pool : str, mapping or nn.Module
+        From :mod:`thoraxlib.pooling`, or any module (N, C, h, w) -> (N, C).
+    dropout : float
+        Before the linear layer, in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_labels: int,
+        *,
+        pool: Spec | nn.Module = "avg",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(in_channels, pool=pool, dropout=dropout)
+        self.fc = nn.Linear(self.in_features, num_labels)
+
+    def classifier(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the layer."""
+        return self.fc.weight, self.fc.bias

@@ -76,5 +76,5 @@ def classifier(
     if attention is not None:
         name, options = heads.registry.split_spec(head)
         head = {"name": "classwise" if name == "linear" else name, **options, "attention": attention}
-    top = heads.registry.resolve(head, in_channels=channels, num_labels=len(names), pool=pool)
+    top = heads.registry.resolve(head, in_channels=channels, num_labels=len(names), labels=names, pool=pool)
     return Classifier(trunk, top, labels=names, input_spec=spec, neck=neck, stage=stage)

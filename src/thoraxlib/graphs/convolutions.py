@@ -1,0 +1,132 @@
+"""Graph convolutions: node features (..., K, F) and a graph -> node features (..., K, F')."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thoraxlib.graphs.operator import GraphOperator
+from thoraxlib.registry import OptionError, Registry
+
+__all__ = ["DenseConvolution", "GeometricConvolution", "build", "describe", "names", "register", "registry"]
+
+
+class DenseConvolution(nn.Module):
+    """``N X W + b`` (Kipf and Welling 2017, arXiv 1609.02907, equation 2, without the activation).
+
+    The right choice for graphs of a few dozen nodes. The product goes over the narrower side first.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        F and F'.
+    bias : bool
+        Have b.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(out_channels)
+        self.weight = nn.Parameter(torch.empty(in_channels, out_channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, x: Tensor, graph: GraphOperator) -> Tensor:
+        """(..., K, F) -> (..., K, F')."""
+        matrix = graph.matrix.to(x.dtype)
+        narrow_in = self.weight.shape[0] < self.weight.shape[1]
+        out = (matrix @ x) @ self.weight if narrow_in else matrix @ (x @ self.weight)
+        return out if self.bias is None else out + self.bias
+
+
+class GeometricConvolution(nn.Module):
+    """A layer of torch_geometric on the same graph.
+
+    Parameters
+    ----------
+    layer : str
+        A class of ``torch_geometric.nn`` with ``(in_channels, out_channels)``: "GCNConv", "SAGEConv", "GATv2Conv", ...
+        Edge weights go to those that take them. GCNConv is built with ``normalize=False``, as the graph is normalised
+        already, and so equals the dense product.
+    in_channels, out_channels : int
+        F and F'.
+    bias : bool
+        Have a bias.
+    **options
+        The layer's own.
+
+    Raises
+    ------
+    OptionError
+        The layer does not take them, or gives another number of channels (``concat=False`` for attention heads).
+    """
+
+    def __init__(self, layer: str, in_channels: int, out_channels: int, *, bias: bool = False, **options: Any) -> None:
+        from torch_geometric import nn as geometric
+
+        super().__init__()
+        kind = getattr(geometric, layer)
+        if layer == "GCNConv":
+            options = {"normalize": False, **options}
+        try:
+            self.layer = kind(in_channels, out_channels, bias=bias, **options)
+        except TypeError as error:
+            raise OptionError(f"convolutions: torch_geometric's {layer}: {error}") from error
+        self.out_channels = out_channels
+        self.weighted = "edge_weight" in inspect.signature(kind.forward).parameters
+
+    def forward(self, x: Tensor, graph: GraphOperator) -> Tensor:
+        """(..., K, F) -> (..., K, F')."""
+        nodes, batch = x.shape[-2], x.shape[:-2]
+        copies = math.prod(batch)
+        flat, edges = x.reshape(-1, x.shape[-1]), graph.edge_index
+        if copies > 1:  # the graphs of a batch side by side
+            shift = nodes * torch.arange(copies, device=x.device)
+            edges = (edges[:, None] + shift[:, None]).flatten(1)
+        options = {"edge_weight": graph.edge_weight.to(x.dtype).repeat(copies)} if self.weighted else {}
+        out: Tensor = self.layer(flat, edges, **options)
+        if out.shape[-1] != self.out_channels:
+            raise OptionError(
+                f"convolutions: {type(self.layer).__name__} gives {out.shape[-1]} channels instead of "
+                f"{self.out_channels}: several heads need concat=False"
+            )
+        return out.view(*batch, nodes, -1)
+
+
+class _Geometric:
+    """Makes every suitable class of torch_geometric the name of a convolution, in lower case as well."""
+
+    def names(self) -> Iterable[str]:
+        """Classes whose first arguments are the two widths."""
+        from torch_geometric.nn import conv
+
+        return [name for name in conv.__all__ if self._suits(getattr(conv, name))]
+
+    def find(self, name: str) -> Callable[..., nn.Module] | None:
+        """A factory for the layer `name`, or None."""
+        if not name.endswith("Conv") or name not in self.names():
+            return None
+        factory = partial(GeometricConvolution, name)
+        factory.__doc__ = f"torch_geometric's ``{name}`` on the label graph.\n\n{GeometricConvolution.__doc__}"
+        factory.__module__ = __name__  # type: ignore[attr-defined]
+        return factory
+
+    @staticmethod
+    def _suits(kind: Any) -> bool:
+        forward = inspect.signature(kind.forward).parameters
+        wanted = [
+            p.name
+            for p in (*inspect.signature(kind).parameters.values(), *list(forward.values())[1:])
+            if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        return wanted == ["in_channels", "out_channels", "x", "edge_index"]
+
+
+registry: Registry[nn.Module] = Registry("convolutions", sources=[_Geometric()])
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+register("dense")(DenseConvolution)

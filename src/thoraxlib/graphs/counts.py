@@ -1,0 +1,255 @@
+"""How often labels occur, alone and together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thoraxlib import labels as label_sets
+from thoraxlib.files import replacing
+from thoraxlib.registry import Registry
+
+__all__ = ["LabelCounts", "build", "describe", "names", "register", "registry", "shipped"]
+
+_CHUNK = 32768  # rows for each product: fits a cache, and its float32 sums are exact
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCounts:
+    """Counts of a data set's labels, from which adjacency and embeddings are made.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        K names.
+    joint : Tensor
+        int64 (K, K), symmetric: images that have both labels; the diagonal has those of each label.
+    support : Tensor
+        int64 (K, K): images that have label i and in which label j is known. Without unknown labels, row i is n_i.
+
+    Raises
+    ------
+    ValueError
+        Counts that are negative, asymmetric, larger than those of one of the two labels, or not (K, K).
+
+    Examples
+    --------
+    >>> counts = LabelCounts.of(torch.tensor([[1, 1], [1, 0], [0, float("nan")]]), ["Mass", "Nodule"])
+    >>> counts.joint.tolist(), counts.conditional()[0].tolist()
+    ([[2, 1], [1, 1]], [1.0, 0.5])
+    """
+
+    labels: tuple[str, ...]
+    joint: Tensor
+    support: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", label_sets.resolve(tuple(self.labels)))
+        k = len(self.labels)
+        for name in ("joint", "support"):
+            value: Tensor = getattr(self, name)
+            if value.shape != (k, k) or value.is_floating_point():
+                raise ValueError(f"{name} must be integers ({k}, {k}), got {value.dtype} {tuple(value.shape)}")
+            if bool((value < 0).any()):
+                i, j = (value < 0).nonzero()[0].tolist()
+                raise ValueError(
+                    f"{name} has the negative count {int(value[i, j])} of {self.labels[i]!r} and {self.labels[j]!r}"
+                )
+        different = (self.joint != self.joint.T).nonzero()
+        if len(different):
+            i, j = different[0].tolist()
+            raise ValueError(
+                f"joint is not symmetric: {self.labels[i]!r} with {self.labels[j]!r} {int(self.joint[i, j])} times, "
+                f"the other way round {int(self.joint[j, i])}"
+            )
+        excess = (self.joint > self.support).nonzero()
+        if len(excess):
+            i, j = excess[0].tolist()
+            raise ValueError(
+                f"{self.labels[i]!r} and {self.labels[j]!r} are counted together {int(self.joint[i, j])} times, but "
+                f"only {int(self.support[i, j])} images have {self.labels[i]!r}"
+            )
+
+    @classmethod
+    def of(cls, targets: Any, labels: str | Sequence[str]) -> LabelCounts:
+        """Counts of a label matrix, chunk by chunk in constant extra memory.
+
+        Parameters
+        ----------
+        targets : Tensor, array, or an iterable of them
+            (N, K) with 1, 0, and NaN for unknown, of any number type; or chunks of it, which are added up.
+        labels : str or sequence of str
+            What the K columns mean.
+
+        Raises
+        ------
+        ValueError
+            Another width, or values other than 0, 1 and NaN.
+        """
+        resolved = label_sets.resolve(labels)
+        k = len(resolved)
+        joint = torch.zeros(k, k, dtype=torch.int64)
+        support = torch.zeros(k, k, dtype=torch.int64)
+        parts: Iterable[Any] = [targets] if hasattr(targets, "ndim") else targets
+        for part in parts:
+            rows = torch.as_tensor(np.asarray(part) if not isinstance(part, Tensor) else part)
+            if rows.ndim != 2 or rows.shape[1] != k:
+                raise ValueError(f"targets must be (N, {k}), one column for each label, got shape {tuple(rows.shape)}")
+            for chunk in torch.split(rows, _CHUNK):
+                both, of_known = _count(chunk)
+                joint += both
+                support += of_known
+        return cls(resolved, joint, support)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LabelCounts:
+        """Counts from the JSON file that :meth:`save` writes.
+
+        Raises
+        ------
+        ValueError
+            No such content, or counts that cannot be.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            return _from_json(content)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} holds no label counts ('labels', 'joint'): {error!r}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the counts as JSON."""
+        with replacing(Path(path)) as scratch:
+            scratch.write_text(json.dumps(_to_json(self)) + "\n", encoding="utf-8")
+
+    def select(self, labels: str | Sequence[str]) -> LabelCounts:
+        """The counts of `labels`, in their order, found by :func:`thoraxlib.labels.canonical` name.
+
+        Raises
+        ------
+        ValueError
+            A label that was not counted.
+        """
+        wanted = label_sets.resolve(labels)
+        places = label_sets.align(self.labels, wanted)
+        lost = [label for label, place in zip(wanted, places, strict=True) if place is None]
+        if lost:
+            raise ValueError(f"counts have no {', '.join(map(repr, lost))}; they have {', '.join(self.labels)}")
+        at = torch.tensor(places)
+        return LabelCounts(wanted, self.joint[at][:, at], self.support[at][:, at])
+
+    def conditional(self) -> Tensor:
+        """P(label j | label i), float64 (K, K), over images in which j is known; 0 where i never occurs.
+
+        The diagonal is 1 for labels that occur.
+        """
+        return torch.where(self.support > 0, self.joint.double() / self.support.clamp(min=1), 0.0)
+
+    @property
+    def positives(self) -> Tensor:
+        """Images that have each label, int64 (K,)."""
+        return self.joint.diagonal()
+
+    @property
+    def registry_spec(self) -> dict[str, Any]:
+        """How a model records these counts: they are rebuilt from its config."""
+        return {"name": "given", **_to_json(self)}
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{label} {int(n)}" for label, n in zip(self.labels, self.positives, strict=True))
+        return f"LabelCounts({listed})"
+
+
+def _count(chunk: Tensor) -> tuple[Tensor, Tensor]:
+    """Joint counts of a chunk, and those of label i where j is known."""
+    unknown = chunk.isnan() if chunk.is_floating_point() else None
+    if unknown is not None and not unknown.any():
+        unknown = None
+    allowed = chunk < 2 if chunk.dtype in (torch.uint8, torch.bool) else (chunk == 0) | (chunk == 1)
+    if unknown is not None:
+        allowed = allowed | unknown
+    if not allowed.all():
+        row, column = (~allowed).nonzero()[0].tolist()
+        raise ValueError(f"targets must be 0, 1 or NaN, got {chunk[row, column].item()} in column {column}")
+    ones = chunk.float() if unknown is None else chunk.float().nan_to_num()
+    joint = (ones.T @ ones).long()
+    if unknown is None:
+        return joint, joint.diagonal()[:, None].expand_as(joint)
+    return joint, (ones.T @ (~unknown).float()).long()
+
+
+def _to_json(counts: LabelCounts) -> dict[str, Any]:
+    content = {"labels": list(counts.labels), "joint": counts.joint.tolist()}
+    if not torch.equal(counts.support, counts.positives[:, None].expand_as(counts.joint)):
+        content["support"] = counts.support.tolist()
+    return content
+
+
+def _from_json(content: dict[str, Any]) -> LabelCounts:
+    joint = torch.tensor(content["joint"])
+    if "support" in content:
+        support = torch.tensor(content["support"])
+    else:
+        support = joint.diagonal()[:, None].expand_as(joint) if joint.ndim == 2 else joint
+    return LabelCounts(tuple(content["labels"]), joint, support)
+
+
+registry: Registry[LabelCounts] = Registry("counts")
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+_SHIPPED = {
+    "nih14": "NIH ChestX-ray14, the first 80,000 images of its train_val list; recounted from the public labels.",
+    "chexpert5": "CheXpert's five competition labels, frontal training images, as the SegFusionVANGCN code counted.",
+    "mimic14": "MIMIC-CXR-JPG, frontal training images, as the SegFusionVANGCN code counted.",
+}
+
+
+@cache
+def _read(name: str) -> LabelCounts:
+    text = resources.files("thoraxlib.graphs").joinpath(f"data/{name}.json").read_text(encoding="utf-8")
+    return _from_json(json.loads(text))
+
+
+for _name, _summary in _SHIPPED.items():
+    _factory = partial(_read, _name)
+    _factory.__doc__ = _summary
+    _factory.__module__ = __name__  # type: ignore[attr-defined]
+    register(_name)(_factory)
+
+
+@register("given")
+def given(
+    *, labels: Sequence[str], joint: Sequence[Sequence[int]], support: Sequence[Sequence[int]] | None = None
+) -> LabelCounts:
+    """Counts written out: `labels`, `joint` (K, K), and `support` (K, K) where labels were unknown."""
+    content = {"labels": labels, "joint": joint}
+    return _from_json(content if support is None else {**content, "support": support})
+
+
+def shipped(labels: str | Sequence[str]) -> LabelCounts:
+    """Shipped counts that have all of `labels`, in their order.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    wanted = label_sets.resolve(labels)
+    for name in _SHIPPED:
+        counts = build(name)
+        if None not in label_sets.align(counts.labels, wanted):
+            return counts.select(wanted)
+    raise ValueError(
+        f"no shipped counts have all of {list(wanted)}: count your own, "
+        "counts=thoraxlib.graphs.LabelCounts.of(targets, labels), or do without: adjacency='identity' (or 'full') and "
+        "embeddings='onehot' (or 'learned')"
+    )

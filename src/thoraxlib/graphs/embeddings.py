@@ -1,0 +1,247 @@
+"""Label embeddings: one vector for each label, (K, F)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from thoraxlib import labels as label_sets
+from thoraxlib.graphs import counts as label_counts
+from thoraxlib.graphs.counts import LabelCounts
+from thoraxlib.registry import Registry
+
+__all__ = ["Embedding", "build", "describe", "names", "read_vectors", "register", "registry"]
+
+
+class Embedding(nn.Module):
+    """Vectors of K labels; a buffer, or a parameter if they are learned.
+
+    Parameters
+    ----------
+    vectors : Tensor
+        float32 (K, F).
+    learn : bool
+        Train them.
+
+    Raises
+    ------
+    ValueError
+        Vectors that are not (K, F) or not finite.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Tensor, *, learn: bool = False) -> None:
+        super().__init__()
+        vectors = torch.as_tensor(vectors, dtype=torch.float32)
+        if vectors.ndim != 2 or 0 in vectors.shape or not bool(vectors.isfinite().all()):
+            raise ValueError(f"vectors must be finite and (K, F), got {tuple(vectors.shape)}")
+        if learn:
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+
+    @property
+    def dim(self) -> int:
+        """F."""
+        return self.vectors.shape[1]
+
+    def forward(self) -> Tensor:
+        """The vectors, (K, F)."""
+        return self.vectors
+
+
+registry: Registry[Embedding] = Registry("embeddings")
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+
+@register("ppmi")
+def ppmi(
+    *, labels: str | Sequence[str], counts: LabelCounts | None = None, dim: int | None = None, learn: bool = False
+) -> Embedding:
+    """What a label occurs with: positive pointwise mutual information, factorised; needs no file.
+
+    ``max(0, log(c_ij c / (c_i c_j)))`` of the co-occurrence counts, diagonal included, with the sums c_i of its rows
+    and c of all; then its truncated singular value decomposition, ``U sqrt(S)`` (Levy and Goldberg 2014). Scaled so
+    that the entries' mean square is 1.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        The K labels.
+    counts : LabelCounts, optional
+        By default shipped ones that have all labels.
+    dim : int, optional
+        F, at most K; by default K.
+    learn : bool
+        Train them from there.
+
+    Raises
+    ------
+    ValueError
+        `dim` out of its range; a label that never occurs, or labels without counts.
+    """
+    nodes = label_sets.resolve(labels)
+    dim = len(nodes) if dim is None else dim
+    if not 1 <= dim <= len(nodes):
+        raise ValueError(f"dim={dim}: from 1 to {len(nodes)}, the number of labels")
+    counts = label_counts.shipped(nodes) if counts is None else counts.select(nodes)
+    joint = counts.joint.double()
+    if bool((counts.positives == 0).any()):
+        absent = [label for label, n in zip(nodes, counts.positives.tolist(), strict=True) if n == 0]
+        raise ValueError(f"no image has {', '.join(map(repr, absent))}: no embedding can be counted; use 'learned'")
+    sums = joint.sum(dim=1)
+    information = (joint * joint.sum() / (sums[:, None] * sums)).clamp(min=1).log()
+    u, s, _ = torch.linalg.svd(information)
+    vectors = u[:, :dim] * s[:dim].sqrt()
+    # a singular vector's sign is arbitrary: let its largest entry be positive
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    vectors = vectors * torch.where(largest < 0, -1.0, 1.0)
+    return Embedding((vectors / vectors.square().mean().sqrt()).float(), learn=learn)
+
+
+@register("onehot")
+def onehot(*, labels: str | Sequence[str], learn: bool = False) -> Embedding:
+    """The identity matrix: F = K."""
+    return Embedding(torch.eye(len(label_sets.resolve(labels))), learn=learn)
+
+
+@register("learned")
+def learned(*, labels: str | Sequence[str], dim: int = 300) -> Embedding:
+    """Vectors from N(0, 1) that are trained."""
+    return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim)), learn=True)
+
+
+@register("random")
+def random(*, labels: str | Sequence[str], dim: int = 300, seed: int = 0) -> Embedding:
+    """Vectors from N(0, 1) that stay: a function of `seed` and the number of labels."""
+    generator = torch.Generator().manual_seed(seed)
+    return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim), generator=generator))
+
+
+@register("word_vectors")
+def word_vectors(*, labels: str | Sequence[str], learn: bool = False) -> Embedding:
+    """Word vectors (fastText, F = 300) of the labels of NIH-14, CheXpert-5 and MIMIC-14, as SegFusionVANGCN uses them.
+
+    Its code calls them GloVe; they are those of ``crawl-300d-2M.vec`` (Mikolov et al. 2018), the mean over a label's
+    words. The numbers are under CC BY-SA 3.0, not under this library's licence.
+
+    Raises
+    ------
+    ValueError
+        A label that is not among them.
+    """
+    table = _shipped_vectors()
+    # the wording decides, not the meaning: "Effusion" and "Pleural Effusion" have different words
+    by_text = {text.lower(): vector for text, vector in table.items()}
+    nodes = label_sets.resolve(labels)
+    found = [by_text.get(label.replace("_", " ").lower()) for label in nodes]
+    lost = [label for label, vector in zip(nodes, found, strict=True) if vector is None]
+    if lost:
+        raise ValueError(
+            f"no shipped vector for {', '.join(map(repr, lost))}; there are those of {', '.join(table)}. Use "
+            "{'name': 'file', 'path': ...} with a file of word vectors, or 'ppmi', 'learned', 'onehot'"
+        )
+    return Embedding(torch.tensor(found), learn=learn)
+
+
+@register("file")
+def file(
+    *, labels: str | Sequence[str], path: str | os.PathLike[str] | None = None, dim: int = 300, learn: bool = False
+) -> Embedding:
+    """Vectors from a text file of word vectors: GloVe, or fastText's ``.vec``; see :func:`read_vectors`.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        The K labels.
+    path : path, optional
+        The file. A saved model does not record it: its vectors come back with its weights.
+    dim : int
+        F, the width of the file.
+    learn : bool
+        Train them from there.
+    """
+    if path is None:  # a saved model is being rebuilt: the weights bring the vectors
+        return Embedding(torch.zeros(len(label_sets.resolve(labels)), _positive(dim)), learn=learn)
+    return Embedding(read_vectors(path, labels, dim=dim), learn=learn)
+
+
+def read_vectors(path: str | os.PathLike[str], labels: str | Sequence[str], *, dim: int = 300) -> Tensor:
+    """Label vectors, float32 (K, dim), from a text file with a word and its numbers in each line.
+
+    A label is looked up as it is written; failing that as the mean over its words, split at blanks and underscores,
+    each as it is written, in lower case, or capitalised, in this order.
+
+    Parameters
+    ----------
+    path : path
+        UTF-8; a first line with two numbers, as fastText has it, is skipped.
+    labels : str or sequence of str
+        What to look up.
+    dim : int
+        Numbers in each line.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        A line of another width, with its number; words that the file lacks, with their labels.
+    """
+    nodes = label_sets.resolve(labels)
+    phrases = {label: label.replace("_", " ").split() for label in nodes}
+    spellings = {word: (word, word.lower(), word.capitalize()) for words in phrases.values() for word in words}
+    wanted = {label.replace(" ", "_") for label in nodes} | {s for forms in spellings.values() for s in forms}
+    found: dict[str, Tensor] = {}
+    with Path(path).open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            word, _, rest = line.rstrip("\n").partition(" ")
+            if word not in wanted and number > 2:  # the first lines tell the file's width
+                continue
+            values = rest.split()
+            if number == 1 and len(values) == 1:
+                continue
+            if len(values) != dim:
+                raise ValueError(
+                    f"{path}:{number}: {len(values)} numbers, not dim={dim}; is this a file of that width?"
+                )
+            if word in wanted and word not in found:
+                try:
+                    found[word] = torch.tensor([float(value) for value in values])
+                except ValueError as error:
+                    raise ValueError(f"{path}:{number}: {error}") from error
+    vectors, lost = [], []
+    for label in nodes:
+        whole = found.get(label.replace(" ", "_"))
+        words = [next((found[s] for s in spellings[word] if s in found), None) for word in phrases[label]]
+        known = [vector for vector in words if vector is not None]
+        if whole is not None:
+            vectors.append(whole)
+        elif len(known) == len(words):
+            vectors.append(torch.stack(known).mean(dim=0))
+        else:
+            lost += [f"{w!r} of {label!r}" for w, v in zip(phrases[label], words, strict=True) if v is None]
+    if lost:
+        raise ValueError(f"{path} has no vector for {', '.join(lost)}")
+    return torch.stack(vectors)
+
+
+@cache
+def _shipped_vectors() -> dict[str, list[float]]:
+    text = resources.files("thoraxlib.graphs").joinpath("data/word_vectors.json").read_text(encoding="utf-8")
+    vectors: dict[str, list[float]] = json.loads(text)["vectors"]
+    return vectors
+
+
+def _positive(dim: int) -> int:
+    if dim < 1:
+        raise ValueError(f"dim={dim}: at least 1")
+    return dim
