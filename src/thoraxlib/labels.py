@@ -81,6 +81,11 @@ def _add(name: str, values: tuple[str, ...], summary: str) -> None:
 
 
 _add("nih14", _NIH14, "The 14 findings of NIH ChestX-ray14, in the order of its paper and split lists.")
+_add(
+    "nih14_alphabetical",
+    tuple(sorted(_NIH14)),
+    "The 14 NIH findings in alphabetical order, as SegFusionVANGCN has them.",
+)
 _add("nih15", (*_NIH14, "No Finding"), "The 14 NIH findings, then No Finding.")
 _add("nih8", _NIH14[:8], "The 8 findings of NIH ChestX-ray8.")
 _add("pneumonia", ("Pneumonia",), "CheXNet's one-output pneumonia task.")
