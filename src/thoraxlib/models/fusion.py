@@ -72,6 +72,8 @@ class FusionClassifier(Classifier):
         A hard mask of a segmenter that is to be trained: no gradient would reach it.
     """
 
+    several_maps = True
+
     def __init__(
         self,
         backbone: backbones.Backbone,
