@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from thoraxlib.heads import register
@@ -28,14 +27,15 @@ class ViTPerStage(Head):
     sizes : sequence of (int, int)
         (h, w) of the maps for which the position codes are made; they are resampled for others.
     patch : int
-        Places of a map that become a token, on each side. A rest at the right and bottom is cut off.
+        Places of a map that become a token, on each side; fewer for a map that is smaller. A rest at the right and
+        bottom is cut off.
     width, depth, num_heads : int
         Of each transformer.
 
     Raises
     ------
     ValueError
-        A single map, or one that is smaller than a patch.
+        A single map.
     """
 
     def __init__(
@@ -57,15 +57,12 @@ class ViTPerStage(Head):
                 f"in_channels and sizes must be of two maps or more, got {in_channels} and {sizes}: build the model "
                 "with a fusion of several maps (fusion='pyramid' or 'seg_pyramid')"
             )
-        self.patch = patch
         *stages, last = in_channels
-        for size in sizes[:-1]:
-            if min(size) < patch:
-                raise ValueError(f"a map of {size[0]} x {size[1]} is smaller than patch={patch}; use larger images")
+        self.patches = [min(patch, *size) for size in sizes[:-1]]
         self.vits = nn.ModuleList(
             VisionTransformer(
-                img_size=tuple(side // patch * patch for side in size),
-                patch_size=patch,
+                img_size=tuple(side // side_of * side_of for side in size),
+                patch_size=side_of,
                 in_chans=channels,
                 num_classes=num_labels,
                 embed_dim=width,
@@ -73,7 +70,7 @@ class ViTPerStage(Head):
                 num_heads=num_heads,
                 dynamic_img_size=True,
             )
-            for channels, size in zip(stages, sizes, strict=False)
+            for channels, size, side_of in zip(stages, sizes, self.patches, strict=False)
         )
         self.fc = nn.Linear(last, num_labels)
 
@@ -81,9 +78,7 @@ class ViTPerStage(Head):
         """Logits (N, K) of maps (N, C_i, h_i, w_i)."""
         *stages, last = features
         logits: Tensor = self.fc(last.mean(dim=(2, 3)))
-        seen = [vit(self._whole_patches(x)) for vit, x in zip(self.vits, stages, strict=True)]
-        return torch.stack([logits, *seen]).sum(dim=0)
-
-    def _whole_patches(self, x: Tensor) -> Tensor:
-        height, width = (side // self.patch * self.patch for side in x.shape[-2:])
-        return x[..., :height, :width]
+        for vit, x, patch in zip(self.vits, stages, self.patches, strict=True):
+            height, width = (side // patch * patch for side in x.shape[-2:])
+            logits = logits + vit(x[..., :height, :width])
+        return logits
