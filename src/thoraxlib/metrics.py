@@ -2,7 +2,7 @@
 
 Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K), probabilities or logits. Both may be tensors or
 arrays. Scores come from scikit-learn; a label without both classes has the score NaN, is left out of the mean, and is
-named in a warning. Curves (:mod:`thoraxlib.curves`) and the scores of organ masks (:mod:`thoraxlib.masks`) are at hand
+named in a warning. Curves (:mod:`thoraxlib.curves`) and the scores of organ masks (:mod:`thoraxlib.segmentation.metrics`) are at hand
 here too.
 """
 
@@ -31,7 +31,7 @@ from thoraxlib.curves import (
     roc_curves,
 )
 from thoraxlib.files import replacing
-from thoraxlib.masks import dice_score, iou_score
+from thoraxlib.segmentation.metrics import dice_score, iou_score
 
 __all__ = [
     "CHEXPERT_RADIOLOGISTS",

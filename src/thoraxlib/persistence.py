@@ -59,11 +59,15 @@ class Persistent(
     ) -> Self:
         from safetensors.torch import load_model
 
-        from thoraxlib import labels, models
+        from thoraxlib import labels, models, segmentation
 
         if config is None:
             raise FileNotFoundError(f"{model_id}: no readable {_CONFIG}; is this a folder that save_pretrained wrote?")
-        model: Any = models.registry.rebuild(config)
+        model: Any
+        if config.get("room") == "segmentation":
+            model = segmentation.build(config["name"], **{**config["options"], "pretrained": False})
+        else:
+            model = models.registry.rebuild(config)
         if "labels" in config:
             model.labels = labels.resolve(config["labels"])
         if "input_spec" in config:

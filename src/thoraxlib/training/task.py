@@ -16,11 +16,18 @@ from thoraxlib import losses, metrics
 from thoraxlib.registry import Spec
 from thoraxlib.training.schedules import Schedule, schedule
 
-__all__ = ["MultiLabelTask", "better"]
+__all__ = ["MultiLabelTask", "better", "model_inputs"]
 
 # A look at the loss makes the host wait for the device, so that away from the CPU it is taken after so many batches.
 LOOK = {"cpu": 1}
 LOOK_ELSEWHERE = 50
+
+
+def model_inputs(batch: dict[str, Any]) -> tuple[Tensor, ...]:
+    """What of a batch goes into the model: the images, and organ masks where the data set has them."""
+    if "organ_mask" in batch:
+        return batch["image"], batch["organ_mask"].to(batch["image"].dtype)
+    return (batch["image"],)
 
 
 def better(monitor: str) -> str:
@@ -79,9 +86,9 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self._finite: list[Tensor] = []
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
         """Logits (N, K)."""
-        logits: Tensor = self.model(x.to(memory_format=self.memory_format))
+        logits: Tensor = self.model(x.to(memory_format=self.memory_format), *more)
         return logits
 
     def on_fit_start(self) -> None:
@@ -93,7 +100,7 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
             self.loss.to(self.device)
 
     def _logits(self, batch: dict[str, Any]) -> Tensor:
-        logits: Tensor = self(batch["image"])
+        logits: Tensor = self(*model_inputs(batch))
         if logits.shape != batch["labels"].shape:
             raise ValueError(
                 f"the labels are {tuple(batch['labels'].shape)}, the model's logits {tuple(logits.shape)}: a data set "
