@@ -14,7 +14,7 @@ _STACKED = ("image", "labels", "regions", "masks", "organ_mask")
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: ``image``, ``labels``, ``regions``, ``masks`` and ``organ_mask`` stacked, everything else (boxes, ids) as lists.
+    """A batch: images, labels, regions and masks stacked, everything else (boxes, ids) as lists.
 
     Parameters
     ----------

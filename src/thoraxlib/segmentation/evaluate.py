@@ -112,8 +112,8 @@ def predict_masks(
 ) -> list[Path]:
     """Write the segmenter's masks as ``<folder>/<id>.png``, in each film's own size; files that exist are kept.
 
-    Grey values are the class numbers. :class:`thoraxlib.datasets.WithOrganMasks` reads them, so that a classifier can be
-    trained without running the segmenter in every step.
+    Grey values are the class numbers. :class:`thoraxlib.datasets.WithOrganMasks` reads them, so that a classifier can
+    be trained without running the segmenter in every step.
 
     Parameters
     ----------
@@ -127,8 +127,10 @@ def predict_masks(
         Films at a time.
     """
     folder = Path(folder)
+    from thoraxlib.datasets.organs import mask_path
+
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [mask_path(folder, name) for name in dataset.ids]
+    paths = [Path(mask_path(folder, name)) for name in dataset.ids]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     for batch in _batches(dataset, segmenter, batch_size, missing):
         found = _hard(segmenter, batch["image"]).cpu()
@@ -136,11 +138,6 @@ def predict_masks(
             with replacing(mask_path(folder, name)) as scratch:
                 Image.fromarray(_on_film(mask, segmenter.input_spec, size).numpy().astype(np.uint8)).save(scratch)
     return paths
-
-
-def mask_path(folder: str | os.PathLike[str], name: str) -> Path:
-    """The mask file of the film `name`."""
-    return Path(folder) / f"{name.replace('/', '_').rpartition('.')[0] or name}.png"
 
 
 def _batches(
@@ -166,7 +163,8 @@ def _hard(segmenter: Segmenter, x: Tensor) -> Tensor:
     training, device = segmenter.training, next(segmenter.parameters()).device
     try:
         with torch.inference_mode():
-            return segmenter.eval()(x.to(device)).argmax(dim=1)
+            found: Tensor = segmenter.eval()(x.to(device)).argmax(dim=1)
+            return found
     finally:
         segmenter.train(training)
 
