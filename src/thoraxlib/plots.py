@@ -1,7 +1,8 @@
-"""Figures of ROC and precision-recall curves (extra ``plot``)."""
+"""Figures of ROC and precision-recall curves, and of label graphs (extra ``plot``)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from thoraxlib.curves import Curve, macro_roc, micro_roc, precision_recall_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_precision_recall", "plot_roc"]
+    from thoraxlib.graphs import Graph
+
+__all__ = ["plot_graph", "plot_precision_recall", "plot_roc"]
 
 # Okabe and Ito's palette for colour-blind readers, without its yellow, which is too light for a line on white.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -73,6 +76,61 @@ def plot_precision_recall(
     return _with_legend(figure, axes)
 
 
+def plot_graph(graph: Graph) -> Figure:
+    """A graph: its nodes on a circle, an arrow for every edge, the wider the heavier.
+
+    Nodes without an edge are grey. Loops are not drawn.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of :mod:`thoraxlib.graphs`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig("graph.png")`` writes it.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    figure = _figure((7.0, 7.0))
+    axes = figure.add_axes((0.2, 0.2, 0.6, 0.6))
+    axes.set_axis_off()
+    axes.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
+    angles = [math.pi / 2 - 2 * math.pi * k / len(graph.nodes) for k in range(len(graph.nodes))]
+    place = {node: (math.cos(a), math.sin(a)) for node, a in zip(graph.nodes, angles, strict=True)}
+    alone, edges = graph.isolated(), graph.edges()
+    heaviest = max((weight for _, _, weight in edges), default=1.0)
+    for source, target, weight in edges:
+        share = weight / heaviest
+        arrow = {
+            "arrowstyle": "-|>",
+            "color": _COLORS[0],
+            "alpha": 0.3 + 0.6 * share,
+            "linewidth": 0.5 + 2.5 * share,
+            "shrinkA": 8,
+            "shrinkB": 8,
+            "connectionstyle": "arc3,rad=0.15",  # there and back are two arrows
+        }
+        axes.annotate("", xy=place[target], xytext=place[source], arrowprops=arrow)
+    for node, (x, y) in place.items():
+        colour = "0.6" if node in alone else _COLORS[1]
+        axes.plot([x], [y], "o", markersize=10, color=colour)
+        side = "center" if abs(x) < 0.1 else "left" if x > 0 else "right"
+        axes.text(
+            1.12 * x,
+            1.12 * y,
+            node.replace("_", " "),
+            horizontalalignment=side,
+            verticalalignment="center" if abs(y) < 0.9 else "bottom" if y > 0 else "top",
+            color="0.5" if node in alone else "black",
+        )
+    return figure
+
+
 def _chosen(
     targets: ArrayLike, scores: ArrayLike, labels: Sequence[str], only: str | None
 ) -> tuple[ArrayLike, ArrayLike, Sequence[str]]:
@@ -85,14 +143,18 @@ def _chosen(
     return array(targets)[:, k : k + 1], array(scores)[:, k : k + 1], [only]
 
 
-def _axes(curves: Mapping[str, Curve], x: str, y: str) -> tuple[Figure, Any]:
+def _figure(size: tuple[float, float], **options: Any) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('curves are drawn with matplotlib: pip install "thoraxlib[plot]"') from error
+        raise ImportError('this is drawn with matplotlib: pip install "thoraxlib[plot]"') from error
+    return Figure(figsize=size, **options)
+
+
+def _axes(curves: Mapping[str, Curve], x: str, y: str) -> tuple[Figure, Any]:
+    figure = _figure((8, 5), layout="constrained")
     if not curves:
         raise ValueError("targets: no label has both 0 and 1, there is no curve to draw")
-    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

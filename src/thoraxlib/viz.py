@@ -17,9 +17,19 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from thoraxlib.files import replacing
-from thoraxlib.plots import plot_precision_recall, plot_roc
+from thoraxlib.plots import plot_graph, plot_precision_recall, plot_roc
 
-__all__ = ["ImageLike", "draw_boxes", "fit", "overlay", "panel", "plot_precision_recall", "plot_roc", "save"]
+__all__ = [
+    "ImageLike",
+    "draw_boxes",
+    "fit",
+    "overlay",
+    "panel",
+    "plot_graph",
+    "plot_precision_recall",
+    "plot_roc",
+    "save",
+]
 
 ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 
