@@ -34,17 +34,28 @@ def weight(key: str, shape: tuple[int, ...], index: int) -> np.ndarray:
     return value.reshape(shape).astype(np.float32)
 
 
+def hashed_weight(shape: tuple[int, ...], index: int) -> np.ndarray:
+    """Value of the `index`-th state entry where a record has the fill variant: scrambled bits, scaled by the fan-in."""
+    x = (np.arange(1, math.prod(shape) + 1, dtype=np.uint32) + np.uint32(1000003 * index)) * np.uint32(2654435761)
+    x = (x ^ (x >> 16)) * np.uint32(73244475)
+    uniform = (x ^ (x >> 16)) / 2**32
+    return ((2 * uniform - 1) * math.sqrt(6 / math.prod(shape[1:]))).reshape(shape).astype(np.float32)
+
+
 def state_dict(record: dict[str, Any], gain: float = 1.0, skip: str | None = None) -> dict[str, torch.Tensor]:
     """The record's state dict, less what begins with `skip`; 4-dimensional entries times `gain`.
 
-    Aliases share their twin's values.
+    Aliases share their twin's values. A record may have weights that are hashed (``fill_variant``) or given
+    (``overrides``), and entries that the original constructs (``not_filled``), which are left out.
     """
-    state = {}
+    state, constructed = {}, record.get("not_filled", ())
     for index, (key, shape, _) in enumerate(record["state"]):
-        if skip is not None and key.startswith(skip):
+        if (skip is not None and key.startswith(skip)) or key in constructed:
             continue
-        value = torch.from_numpy(weight(key, tuple(shape), index))
+        hashed = "fill_variant" in record and len(shape) >= 2
+        value = torch.from_numpy(hashed_weight(tuple(shape), index) if hashed else weight(key, tuple(shape), index))
         state[key] = value * gain if value.ndim == 4 else value
+    state |= {key: torch.tensor(value) for key, value in record.get("overrides", {}).items()}
     for key in state:  # a record with aliases lists one module under two names; the later values count
         twin = f"base_model.{key}"
         if twin in state:

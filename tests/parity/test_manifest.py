@@ -21,7 +21,7 @@ ROWS = json.loads((Path(__file__).parent / "manifest.json").read_text(encoding="
 
 
 def _id(row: dict[str, Any]) -> str:
-    options = {key: value for key, value in row["build"][1].items() if key != "preset"}
+    options = {key: value for key, value in row["build"][1].items() if key not in ("preset", "labels")}
     return "-".join([Path(row["record"]).stem, *(str(value) for value in options.values())])
 
 

@@ -22,7 +22,8 @@ __all__ = [
 registry = ModelRegistry(
     "models",
     modules=[
-        f"thoraxlib.models.{name}" for name in ("classifier", "chexnet", "unified_dcnn", "pcam", "jf_top1", "x_ray")
+        f"thoraxlib.models.{name}"
+        for name in ("classifier", "chexnet", "unified_dcnn", "pcam", "jf_top1", "x_ray", "cxr_family")
     ],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

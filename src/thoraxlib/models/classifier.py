@@ -30,7 +30,7 @@ def classifier(
     backbone: Spec | backbones.Backbone = "resnet50",
     head: Spec = "linear",
     pool: Spec | nn.Module = "avg",
-    neck: nn.Module | None = None,
+    neck: Spec | nn.Module | None = None,
     attention: Spec | nn.Module | None = None,
     attention_mode: Literal["once", "cumulative"] = "once",
     stage: int = -1,
@@ -46,8 +46,8 @@ def classifier(
         A label set's name, or the labels.
     backbone, head, pool : str, mapping or module
         Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.pooling`.
-    neck : nn.Module, optional
-        Between backbone and head; its ``out_channels`` count where it has them.
+    neck : str, mapping or module, optional
+        Between backbone and head, from :mod:`thoraxlib.blocks`; its ``out_channels`` count where it has them.
     attention : str, mapping or module, optional
         From :mod:`thoraxlib.blocks`.
     attention_mode : {"once", "cumulative"}
@@ -68,6 +68,8 @@ def classifier(
     spec = InputSpec.imagenet(in_chans).updated(input_spec)
     trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
     backbones.check_backbone(trunk)
+    if neck is not None:
+        neck = blocks.registry.resolve(neck, in_channels=trunk.channels[stage])
     channels = getattr(neck, "out_channels", trunk.channels[stage])
     if attention is not None and attention_mode == "once":
         block = blocks.registry.resolve(attention, in_channels=channels)
