@@ -418,6 +418,37 @@ def test_flips_mirror_and_the_default_does_not() -> None:
         assert x[..., :32].mean() > x[..., 32:].mean()
 
 
+@pytest.mark.parametrize("before_resize", [False, True])
+def test_cxr_lka_is_an_affine_change_and_a_resize(before_resize: bool) -> None:
+    film = tv_tensors.Image(torch.randint(1, 256, (1, 60, 80), dtype=torch.uint8))
+    spec = InputSpec(size=(48, 40))
+    ours = images.augmentations.build("cxr_lka", input_spec=spec, before_resize=before_resize)
+    affine = v2.RandomAffine(10, (0.05, 0.05), (0.95, 1.05), interpolation=v2.InterpolationMode.NEAREST, fill=0)
+    resize = v2.Resize((48, 40), antialias=True)
+    theirs = v2.Compose([affine, resize] if before_resize else [resize, affine])
+    for seed in range(5):
+        changed = []
+        for transform in (ours, theirs):
+            torch.manual_seed(seed)
+            changed.append(transform(film))
+        assert torch.equal(*changed)
+        assert changed[0].min() == 0  # black comes in from outside
+    still = {"degrees": 0.0, "translate": 0.0, "scale": (1.0, 1.0)}
+    assert torch.equal(images.augmentations.build("cxr_lka", input_spec=spec, **still)(film), resize(film))
+
+
+@pytest.mark.parametrize("before_resize", [False, True])
+def test_cxr_lka_moves_masks_with_the_film(before_resize: bool) -> None:
+    organ = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    organ[:, 20:44, 12:30] = 1
+    transform = images.augmentations.build("cxr_lka", input_spec=InputSpec(size=64), before_resize=before_resize)
+    for _ in range(10):
+        sample = transform({"image": tv_tensors.Image(organ * 255), "masks": tv_tensors.Mask(organ)})
+        assert sample["masks"].unique().tolist() == [0, 1]
+        assert torch.equal(sample["image"], sample["masks"] * 255)
+        assert not torch.equal(sample["masks"], organ)
+
+
 def test_a_ready_augmentation_and_unknown_names() -> None:
     spec = InputSpec(size=16)
     assert images.transform_for(spec, train=v2.CenterCrop(16))(torch.zeros(1, 32, 32)).shape == (3, 16, 16)

@@ -10,10 +10,13 @@ from thoraxlib.registry import UnknownNameError
     ("name", "length", "first", "last"),
     [
         ("nih14", 14, "Atelectasis", "Hernia"),
+        ("nih14_alphabetical", 14, "Atelectasis", "Pneumothorax"),
         ("nih15", 15, "Atelectasis", "No Finding"),
         ("nih8", 8, "Atelectasis", "Pneumothorax"),
         ("chexpert14", 14, "No Finding", "Support Devices"),
         ("chexpert5", 5, "Cardiomegaly", "Pleural Effusion"),
+        ("chexpert5_alphabetical", 5, "Atelectasis", "Pleural Effusion"),
+        ("mimic14", 14, "Atelectasis", "No Finding"),
         ("padchest_openi22", 22, "aortic elongation", "tuberculosis"),
     ],
 )
@@ -28,6 +31,16 @@ def test_padchest_orders_are_permutations() -> None:
     assert list(tensors) == sorted(listed)
     assert listed.index("pleural effusion") == 5
     assert listed[14:16] == ("other findings", "pneumonia")
+
+
+def test_other_orders_are_permutations() -> None:
+    for name in ("nih14", "chexpert5"):
+        listed, alphabetical = labels.build(name), labels.build(f"{name}_alphabetical")
+        assert list(alphabetical) == sorted(listed)
+        assert alphabetical != listed
+    mimic, chexpert = labels.build("mimic14"), labels.build("chexpert14")
+    assert sorted(mimic) == sorted(chexpert)
+    assert mimic[9:12] == ("Pneumonia", "Pneumothorax", "Pleural Other")
 
 
 def test_resolve() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from thoraxlib import losses
 
 NAN = float("nan")
+MASKS = ("dice", "dice_bce")  # tests/test_mask_losses.py
 
 
 def made(name: str, targets: torch.Tensor) -> nn.Module:
@@ -103,7 +104,7 @@ def test_the_dataset_scope_counts_in_the_training_set(recorded: tuple) -> None:
     assert bounded.item() == pytest.approx((2 * positive + beta * negative).sum().item())
 
 
-@pytest.mark.parametrize("name", losses.names())
+@pytest.mark.parametrize("name", [name for name in losses.names() if name not in MASKS])
 class TestEvery:
     def test_an_unknown_label_is_as_if_absent(self, name: str) -> None:
         torch.manual_seed(0)
@@ -212,6 +213,50 @@ def test_errors() -> None:
         losses.build("weighted_bce", positives=[1.0], negatives=[1.0], targets=torch.eye(1))
     with pytest.raises(ValueError, match="scope='batch'"):
         losses.build("w_cel", positives=1.0, negatives=1.0)
+
+
+def test_focal_is_its_formula() -> None:
+    logits, labels = torch.randn(6, 3), (torch.rand(6, 3) > 0.5).float()
+    p = logits.sigmoid()
+    p_t, alpha_t = torch.where(labels > 0, p, 1 - p), torch.where(labels > 0, 0.3, 0.7)
+    expected = -alpha_t * (1 - p_t) ** 1.5 * p_t.log()
+    torch.testing.assert_close(losses.build("focal", alpha=0.3, gamma=1.5)(logits, labels), expected.mean())
+    torch.testing.assert_close(
+        losses.build("focal", alpha=0.3, gamma=1.5, reduction="sum")(logits, labels), expected.sum()
+    )
+    plain = losses.build("focal", alpha=None, gamma=0)(logits, labels)
+    torch.testing.assert_close(plain, losses.build("bce")(logits, labels))
+
+
+def test_batch_focal_only_scales_the_gradient() -> None:
+    logits, labels = torch.randn(6, 3, requires_grad=True), (torch.rand(6, 3) > 0.5).float()
+    mean = losses.build("bce")(logits, labels)
+    value = losses.build("batch_focal", alpha=0.5, gamma=3)(logits, labels)
+    torch.testing.assert_close(value, 0.5 * (1 - (-mean).exp()) ** 3 * mean)
+    plain, scaled = (torch.autograd.grad(loss, logits)[0] for loss in (mean, value))
+    ratio = scaled / plain
+    torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio[0, 0])))
+    assert 0 < float(ratio[0, 0]) < 0.9
+
+
+@pytest.mark.parametrize("name", ["focal", "batch_focal"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_gradients_are_finite_where_all_is_right(name: str, gamma: float) -> None:
+    logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    loss = losses.build(name, gamma=gamma)(logits, torch.tensor([[1.0, 0.0]]))
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()
+
+
+def test_focal_errors() -> None:
+    with pytest.raises(ValueError, match="alpha=1.5"):
+        losses.build("focal", alpha=1.5)
+    with pytest.raises(ValueError, match="alpha=0"):
+        losses.build("batch_focal", alpha=0)
+    for name in ("focal", "batch_focal"):
+        with pytest.raises(ValueError, match="gamma=-1"):
+            losses.build(name, gamma=-1)
 
 
 def test_weights_of_the_batch() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         cams,
         checkpoints,
         datasets,
+        fusion,
         graphs,
         heads,
         images,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         metrics,
         models,
         pooling,
+        segmentation,
         training,
         viz,
     )
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
     from thoraxlib.persistence import load_pretrained, save_pretrained
 
 _ROOMS = (
-    *("backbones", "blocks", "cams", "checkpoints", "datasets", "graphs", "heads", "images", "labels", "localization"),
-    *("losses", "metrics", "models", "pooling", "training", "viz"),
+    *("backbones", "blocks", "cams", "checkpoints", "datasets", "fusion", "graphs", "heads", "images", "labels"),
+    *("localization", "losses", "metrics", "models", "pooling", "segmentation", "training", "viz"),
 )
 _FROM = {
     "InputSpec": "input_spec",
@@ -66,6 +68,7 @@ __all__ = [
     "datasets",
     "describe",
     "explain",
+    "fusion",
     "graphs",
     "heads",
     "images",
@@ -81,6 +84,7 @@ __all__ = [
     "preprocess_for",
     "register",
     "save_pretrained",
+    "segmentation",
     "training",
     "viz",
 ]

@@ -46,6 +46,7 @@ _CHEXPERT14 = (
     "Fracture",
     "Support Devices",
 )
+_CHEXPERT5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 _PADCHEST22 = (
     "aortic elongation",
     "atelectasis",
@@ -81,15 +82,41 @@ def _add(name: str, values: tuple[str, ...], summary: str) -> None:
 
 
 _add("nih14", _NIH14, "The 14 findings of NIH ChestX-ray14, in the order of its paper and split lists.")
+_add(
+    "nih14_alphabetical",
+    tuple(sorted(_NIH14)),
+    "The 14 NIH findings in alphabetical order: that of QUST-SmartData/CXRClassification.",
+)
 _add("nih15", (*_NIH14, "No Finding"), "The 14 NIH findings, then No Finding.")
 _add("nih8", _NIH14[:8], "The 8 findings of NIH ChestX-ray8.")
 _add("pneumonia", ("Pneumonia",), "CheXNet's one-output pneumonia task.")
 _add("abnormal", ("Abnormal",), "One output: any finding at all.")
 _add("chexpert14", _CHEXPERT14, "The 14 observations of CheXpert, in the order of its CSV header.")
+_add("chexpert5", _CHEXPERT5, "The 5 competition observations of CheXpert.")
 _add(
-    "chexpert5",
-    ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"),
-    "The 5 competition observations of CheXpert.",
+    "chexpert5_alphabetical",
+    tuple(sorted(_CHEXPERT5)),
+    "The 5 competition observations in alphabetical order: that of QUST-SmartData/CXRClassification.",
+)
+_add(
+    "mimic14",
+    (
+        "Atelectasis",
+        "Cardiomegaly",
+        "Consolidation",
+        "Edema",
+        "Enlarged Cardiomediastinum",
+        "Fracture",
+        "Lung Lesion",
+        "Lung Opacity",
+        "Pleural Effusion",
+        "Pneumonia",
+        "Pneumothorax",
+        "Pleural Other",
+        "Support Devices",
+        "No Finding",
+    ),
+    "The 14 observations of MIMIC-CXR-JPG, in the order of QUST-SmartData/CXRClassification.",
 )
 _add(
     "padchest_openi22",

@@ -4,7 +4,7 @@ Labels are 1, 0, anything between (soft labels), or NaN for unknown, of any type
 outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN: an error would make the host wait for the
 device at every step. Losses are computed from logits, in float32 under autocast, and are 0 with zero gradients where no
 label is known. A loss whose weights come from the training set has a method ``fit(targets)``, which training calls
-first.
+first. The room has losses of organ masks too: :mod:`thoraxlib.mask_losses`.
 
 >>> import torch
 >>> loss = build("bce")
@@ -23,9 +23,21 @@ from typing_extensions import Self
 
 from thoraxlib.registry import Registry
 
-__all__ = ["BCE", "WCEL", "WeightedBCE", "build", "describe", "label_counts", "names", "register", "registry"]
+__all__ = [
+    "BCE",
+    "WCEL",
+    "BatchFocal",
+    "Focal",
+    "WeightedBCE",
+    "build",
+    "describe",
+    "label_counts",
+    "names",
+    "register",
+    "registry",
+]
 
-registry: Registry[nn.Module] = Registry("losses")
+registry: Registry[nn.Module] = Registry("losses", modules=["thoraxlib.mask_losses"])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 #: Numbers of images: one for each label, or a single one.
@@ -48,7 +60,7 @@ def label_counts(targets: Tensor) -> tuple[Tensor, Tensor]:
     >>> label_counts(torch.tensor([[1, float("nan")], [0, 1], [0, 1]]))
     (tensor([1., 2.]), tensor([2., 0.]))
     """
-    targets = _full_precision(targets)
+    targets = full_precision(targets)
     if targets.ndim < 2:
         raise ValueError(f"targets must be (N, K), got shape {tuple(targets.shape)}")
     known = ~targets.isnan()
@@ -62,23 +74,27 @@ def label_counts(targets: Tensor) -> tuple[Tensor, Tensor]:
     return positives, known.sum(dim=0) - positives
 
 
-def _full_precision(x: Tensor) -> Tensor:
+def full_precision(x: Tensor) -> Tensor:
     """Float32 of halves, integers and booleans; float32 and float64 as they are."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def known_labels(labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Labels with 0 for unknown and NaN outside [0, 1], and where they are known."""
+    labels = labels.to(dtype)
+    y = labels.nan_to_num()
+    return torch.where((y >= 0) & (y <= 1), y, torch.nan), ~labels.isnan()
+
+
+def terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """-y ln p, -(1 - y) ln(1 - p), and 1 where the label is known; all (N, ..., K)."""
     if logits.shape != labels.shape:
         raise ValueError(
             f"logits have shape {tuple(logits.shape)} and labels {tuple(labels.shape)}: both must be (N, K), with one "
             "column for each label of the model"
         )
-    logits = _full_precision(logits)
-    labels = labels.to(logits.dtype)
-    known = ~labels.isnan()
-    y = labels.nan_to_num()
-    y = torch.where((y >= 0) & (y <= 1), y, torch.nan)
+    logits = full_precision(logits)
+    y, known = known_labels(labels, logits.dtype)
     zero = logits.new_zeros(())
     positive = torch.where(known, -y * logsigmoid(logits), zero)
     negative = torch.where(known, -(1 - y) * logsigmoid(-logits), zero)
@@ -157,7 +173,7 @@ class BCE(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
-        positive, negative, known = _terms(logits, labels)
+        positive, negative, known = terms(logits, labels)
         if self.pos_weight is not None:
             _check_width("pos_weight", self.pos_weight, logits)
             positive = positive * self.pos_weight.to(positive)
@@ -224,7 +240,7 @@ class WCEL(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
-        positive, negative, known = _terms(logits, labels)
+        positive, negative, known = terms(logits, labels)
         p, n = self._count(labels.to(positive.dtype), known)
         return _reduce(self._weight(p, n) * positive + self._weight(n, p) * negative, known, self.reduction)
 
@@ -297,10 +313,82 @@ class WeightedBCE(nn.Module):
         """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
         if self.w_pos is None:
             raise RuntimeError("weighted_bce has no weights: call fit(targets) with training targets (N, K)")
-        positive, negative, known = _terms(logits, labels)
+        positive, negative, known = terms(logits, labels)
         _check_width("the training targets", self.w_pos, logits)
         weight = self.w_pos.to(positive)
         return _reduce(weight * positive + (1 - weight) * negative, known, self.reduction)
+
+
+@register("focal")
+class Focal(nn.Module):
+    """Focal loss: entries that are right already count less (Lin et al. 2017, equation 5).
+
+    ``-(alpha y (1 - p)^gamma ln p + (1 - alpha) (1 - y) p^gamma ln(1 - p))`` with p = sigmoid(logit).
+
+    Parameters
+    ----------
+    alpha : float, optional
+        Weight of positives, 0 to 1; negatives have 1 - alpha. None weighs neither.
+    gamma : float
+        How much less, 0 or more; 0 is the cross-entropy.
+    reduction : {"mean", "sum", "label_sum"}
+        Over the known labels.
+    """
+
+    def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0, reduction: str = "mean") -> None:
+        super().__init__()
+        _check("reduction", reduction, REDUCTIONS)
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(f"alpha={alpha}: from 0 to 1, or None")
+        _check_gamma(gamma)
+        self.alpha, self.gamma, self.reduction = alpha, gamma, reduction
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        positive, negative, known = terms(logits, labels)
+        ones, zeros = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        x = logits.to(positive.dtype)
+        # powers of 1 - p and of p, by their logarithms: their gradients are finite where p is 0 or 1
+        positive = ones * positive * (self.gamma * logsigmoid(-x)).exp()
+        negative = zeros * negative * (self.gamma * logsigmoid(x)).exp()
+        return _reduce(positive + negative, known, self.reduction)
+
+
+@register("batch_focal")
+class BatchFocal(nn.Module):
+    """The focal factor on the batch's mean cross-entropy: QUST-SmartData/CXRClassification.
+
+    ``alpha (1 - exp(-L))^gamma L`` with L the mean binary cross-entropy over all known labels of the batch. Not the
+    focal loss of Lin et al. ("focal"): the factor is one number for the batch, so that it changes the length of a
+    step, never what the labels weigh against one another.
+
+    Parameters
+    ----------
+    alpha : float
+        Factor, above 0.
+    gamma : float
+        Exponent, 0 or more.
+    """
+
+    def __init__(self, *, alpha: float = 0.8, gamma: float = 2.0) -> None:
+        super().__init__()
+        if not alpha > 0:
+            raise ValueError(f"alpha={alpha}: above 0")
+        _check_gamma(gamma)
+        self.alpha, self.gamma = alpha, gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        positive, negative, known = terms(logits, labels)
+        mean = _reduce(positive + negative, known, "mean")
+        # a root has no gradient at 0, where the loss is 0 anyway
+        share = (-torch.expm1(-mean)).clamp(min=torch.finfo(mean.dtype).tiny)
+        return self.alpha * share**self.gamma * mean
+
+
+def _check_gamma(gamma: float) -> None:
+    if not gamma >= 0:
+        raise ValueError(f"gamma={gamma}: 0 or more")
 
 
 def _check_width(name: str, per_label: Tensor, logits: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K), probabilities or logits. Both may be tensors or
 arrays. Scores come from scikit-learn; a label without both classes has the score NaN, is left out of the mean, and is
-named in a warning.
+named in a warning. Curves (:mod:`thoraxlib.curves`) and the scores of organ masks (:mod:`thoraxlib.masks`) are at hand
+here too.
 """
 
 from __future__ import annotations
@@ -17,13 +18,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike
 
+from thoraxlib.arrays import Floats, array, check_names, checked, scorable
+from thoraxlib.curves import (
+    CHEXPERT_RADIOLOGISTS,
+    Curve,
+    macro_roc,
+    micro_roc,
+    precision_recall_curves,
+    radiologists_under_curve,
+    roc_curves,
+)
 from thoraxlib.files import replacing
+from thoraxlib.masks import dice_score, iou_score
 
 __all__ = [
+    "CHEXPERT_RADIOLOGISTS",
     "JF_RULES",
+    "Curve",
     "Interval",
     "Report",
     "Row",
@@ -33,10 +46,15 @@ __all__ = [
     "best_thresholds",
     "bootstrap",
     "confusion",
+    "dice_score",
     "evaluate",
+    "iou_score",
+    "macro_roc",
+    "micro_roc",
+    "precision_recall_curves",
+    "radiologists_under_curve",
+    "roc_curves",
 ]
-
-Floats = NDArray[np.float64]
 
 
 def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:
@@ -77,39 +95,13 @@ def average_precision(targets: ArrayLike, scores: ArrayLike, labels: Sequence[st
 
 
 def _each(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, score: Callable[..., Any]) -> Floats:
-    y, s = _checked(targets, scores)
-    _check_names(labels, y)
+    y, s = checked(targets, scores)
+    check_names(labels, y)
     known = ~np.isnan(y)
-    lacking = [k for k in range(y.shape[1]) if len(np.unique(y[known[:, k], k])) < 2]
-    if lacking:
-        names = [str(k) if labels is None else labels[k] for k in lacking]
-        warnings.warn(f"no score for labels without both classes: {', '.join(names)}", UserWarning, stacklevel=3)
-    values = [np.nan if k in lacking else float(score(y[known[:, k], k], s[known[:, k], k])) for k in range(y.shape[1])]
-    return np.array(values)
-
-
-def _array(values: ArrayLike) -> Floats:
-    """Float64 of an array, or of a tensor wherever it lies."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()
-    return np.asarray(values, np.float64)
-
-
-def _check_names(labels: Sequence[str] | None, y: Floats) -> None:
-    if labels is not None and len(labels) != y.shape[1]:
-        raise ValueError(f"labels has {len(labels)} names, targets have {y.shape[1]} columns")
-
-
-def _checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
-    y, s = _array(targets), _array(scores)
-    if y.ndim != 2 or y.shape != s.shape or not len(y):
-        raise ValueError(f"targets and scores must both be (N, K), N > 0, got {y.shape} and {s.shape}")
-    odd = y[~np.isin(y, (0, 1)) & ~np.isnan(y)]
-    if len(odd):
-        raise ValueError(f"targets must be 0, 1 or NaN; {len(odd)} are not, the first is {odd[0]:g}")
-    if not np.isfinite(s).all():
-        raise ValueError(f"scores must be finite, but hold {np.isnan(s).sum()} NaN and {np.isinf(s).sum()} infinite")
-    return y, s
+    values = np.full(y.shape[1], np.nan)
+    for k in scorable(y, labels, stacklevel=3):
+        values[k] = score(y[known[:, k], k], s[known[:, k], k])
+    return values
 
 
 # -- intervals -----------------------------------------------------------------------------------------------------
@@ -162,7 +154,7 @@ def bootstrap(
     ValueError
         An argument out of its range.
     """
-    y, s = _checked(targets, scores)
+    y, s = checked(targets, scores)
     if metric not in _WEIGHTED:
         raise ValueError(f"metric={metric!r}: allowed are {', '.join(map(repr, _WEIGHTED))}")
     if n < 1 or not 0 < level < 1:
@@ -375,8 +367,8 @@ def evaluate(
     ValueError
         As :func:`auroc`; or labels that are not K.
     """
-    y, s = _checked(targets, scores)
-    _check_names(labels, y)
+    y, s = checked(targets, scores)
+    check_names(labels, y)
     options: dict[str, Any] = {"n": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
     areas = auroc(y, s, labels)
     with warnings.catch_warnings():
@@ -436,7 +428,7 @@ def best_thresholds(targets: ArrayLike, scores: ArrayLike, criterion: str = "f1"
 
     if criterion not in ("f1", "youden", "equal"):
         raise ValueError(f"criterion={criterion!r}: allowed are 'f1', 'youden', 'equal'")
-    y, s = _checked(targets, scores)
+    y, s = checked(targets, scores)
     best = np.full(y.shape[1], np.nan)
     for k in range(y.shape[1]):
         known = ~np.isnan(y[:, k])
@@ -471,7 +463,7 @@ def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5
     dict
         ``"sensitivity"``, ``"specificity"``, ``"precision"``, ``"f1"``, ``"accuracy"``; NaN where the denominator is 0.
     """
-    y, s = _checked(targets, scores)
+    y, s = checked(targets, scores)
     called = s >= np.broadcast_to(np.asarray(thresholds, np.float64), y.shape[1:])
     tp, fp = (called & (y == 1)).sum(axis=0), (called & (y == 0)).sum(axis=0)
     fn, tn = (~called & (y == 1)).sum(axis=0), (~called & (y == 0)).sum(axis=0)
@@ -517,7 +509,7 @@ def aggregate(values: ArrayLike, groups: Sequence[str], how: str | Sequence[str]
     (array([[0.6],
            [0.5]]), ['a', 'b'])
     """
-    table = _array(values)
+    table = array(values)
     if table.ndim != 2 or len(table) != len(groups):
         raise ValueError(f"values must be (N, K) for {len(groups)} groups, got shape {table.shape}")
     rules = [how] * table.shape[1] if isinstance(how, str) else list(how)

@@ -188,10 +188,13 @@ def test_made_up_samples_of_the_official_format() -> None:
     folder = os.environ.get("THORAXLIB_DATA")
     if folder is None:
         pytest.skip("needs THORAXLIB_DATA, the folder with samples/csv_made_up")
-    from thoraxlib.datasets.chexpert import _below_release, _targets
+    from thoraxlib.datasets.chexpert import _below_release
     from thoraxlib.datasets.tables import Table
+    from thoraxlib.datasets.uncertain import mined_targets
 
     table = Table(Path(folder, "samples/csv_made_up/chexpert_train.csv"))
     assert _below_release(table.column("Path")[0], table, 0) == "train/patient99901/study1/view1_frontal.jpg"
-    targets = _targets(table, label_sets.build("chexpert5"), "jf", "zeros", 0)
+    targets = mined_targets(
+        table, label_sets.build("chexpert5"), "jf", "zeros", 0, findings=FINDINGS, source="CheXpert"
+    )
     np.testing.assert_array_equal(targets[1], [0, 1, 0, 1, 0])

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 RECORDS = Path(__file__).parent / "records"
+# entries that keep their constructed values: tables which a network computes
+COMPUTED = ("attn_mask", "relative_position_index", "pos_emb.pe")
 
 
 def load_record(name: str) -> dict[str, Any]:
@@ -35,32 +37,51 @@ def weight(key: str, shape: tuple[int, ...], index: int) -> np.ndarray:
 
 
 def hashed_weight(shape: tuple[int, ...], index: int) -> np.ndarray:
-    """Value of the `index`-th state entry where a record has the fill variant: scrambled bits, scaled by the fan-in."""
-    x = (np.arange(1, math.prod(shape) + 1, dtype=np.uint32) + np.uint32(1000003 * index)) * np.uint32(2654435761)
-    x = (x ^ (x >> 16)) * np.uint32(73244475)
-    uniform = (x ^ (x >> 16)) / 2**32
-    return ((2 * uniform - 1) * math.sqrt(6 / math.prod(shape[1:]))).reshape(shape).astype(np.float32)
+    """The fill of records with a `fill_variant`: a hash of the flat position, uniform over +-sqrt(6 / fan_in)."""
+    with np.errstate(over="ignore"):
+        x = np.arange(math.prod(shape), dtype=np.uint32) + np.uint32(1) + np.uint32(1000003 * index % 2**32)
+        x = x * np.uint32(2654435761)
+        x ^= x >> np.uint32(16)
+        x = x * np.uint32(73244475)
+        x ^= x >> np.uint32(16)
+    u = x.astype(np.float64) / 2**32
+    return ((2 * u - 1) * math.sqrt(6 / math.prod(shape[1:]))).reshape(shape).astype(np.float32)
 
 
-def state_dict(record: dict[str, Any], gain: float = 1.0, skip: str | None = None) -> dict[str, torch.Tensor]:
+def state_dict(
+    record: dict[str, Any], gain: float = 1.0, skip: str | None = None, unregistered: bool = False
+) -> dict[str, torch.Tensor]:
     """The record's state dict, less what begins with `skip`; 4-dimensional entries times `gain`.
 
-    Aliases share their twin's values. A record may have weights that are hashed (``fill_variant``) or given
-    (``overrides``), and entries that the original constructs (``not_filled``), which are left out.
+    Aliases share their twin's values. `unregistered`: with the tensors that the original holds in plain lists.
     """
-    state, constructed = {}, record.get("not_filled", ())
-    for index, (key, shape, _) in enumerate(record["state"]):
-        if (skip is not None and key.startswith(skip)) or key in constructed:
+    entries = [(key, shape, dtype, index) for index, (key, shape, dtype) in enumerate(record["state"])]
+    if unregistered:
+        entries += record["state_not_registered"]
+    state = {}
+    for key, shape, dtype, index in entries:
+        if (skip is not None and key.startswith(skip)) or key.endswith(COMPUTED):
             continue
-        hashed = "fill_variant" in record and len(shape) >= 2
-        value = torch.from_numpy(hashed_weight(tuple(shape), index) if hashed else weight(key, tuple(shape), index))
+        if key in ("A", "gcn.A"):
+            state[key] = label_graph(record["config"].get("t", 0.3))
+            continue
+        if "fill_variant" in record and len(shape) > 1 and dtype.startswith("float"):
+            value = torch.from_numpy(hashed_weight(tuple(shape), index))
+        else:
+            value = torch.from_numpy(weight(key, tuple(shape), index))
         state[key] = value * gain if value.ndim == 4 else value
-    state |= {key: torch.tensor(value) for key, value in record.get("overrides", {}).items()}
+    for key, values in record.get("overrides", {}).items():
+        state[key] = torch.tensor(values)
     for key in state:  # a record with aliases lists one module under two names; the later values count
         twin = f"base_model.{key}"
         if twin in state:
             state[key] = state[twin]
     return state
+
+
+def label_graph(threshold: float) -> torch.Tensor:
+    """The re-weighted graph of the 14 NIH labels that the original made, before its normalisation."""
+    return torch.tensor(load_record("adjacency_nih14.json")["derived"][f"t={threshold}"]["A"])
 
 
 def image(batch: int, channels: int, height: int, width: int, phase: float = 0.0) -> torch.Tensor:

@@ -37,12 +37,6 @@ def test_the_hash_fill() -> None:
         np.testing.assert_allclose(hashed_weight((4, 3), 5).reshape(-1)[:6], expected, rtol=1e-7)
 
 
-def test_constructed_and_given_entries() -> None:
-    record = {"state": [["a.bias", [2], "float32"], ["pe", [2, 2], "float32"]], "not_filled": ["pe"]}
-    assert list(state_dict(record)) == ["a.bias"]
-    assert state_dict({**record, "overrides": {"a.bias": [1.0, 2.0]}})["a.bias"].tolist() == [1, 2]
-
-
 @torch.inference_mode()
 def test_transformer_of_vtnet() -> None:
     record = load_record("cxr_vtnet.json")

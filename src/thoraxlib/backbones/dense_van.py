@@ -6,7 +6,7 @@ from torch import nn
 
 from thoraxlib.backbones import register
 from thoraxlib.backbones.van import InTurn
-from thoraxlib.blocks.van import MapNorm, VANBlock, initialise
+from thoraxlib.blocks.van import VANBlock, initialise
 
 __all__ = ["DenseVAN"]
 
@@ -42,6 +42,7 @@ class DenseVAN(InTurn):
     strides = (1, 1, 1, 1)
 
     def __init__(self, *, in_chans: int = 3, pretrained: bool = False, drop_path: float = 0.0) -> None:
+        from timm.layers import LayerNorm2d
         from timm.models.densenet import DenseBlock
 
         super().__init__()
@@ -58,5 +59,5 @@ class DenseVAN(InTurn):
                 self.add_module(f"conv{index - 1}", nn.Conv2d(self.channels[index - 2], width, 1))
             blocks = (VANBlock(width, mlp_ratio=4, drop_path=drop_path) for _ in range(depth))
             self.add_module(f"block{index}", nn.Sequential(*blocks))
-            self.add_module(f"norm{index}", MapNorm(width))
+            self.add_module(f"norm{index}", LayerNorm2d(width, eps=1e-5))
         self.apply(initialise)

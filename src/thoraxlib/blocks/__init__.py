@@ -7,6 +7,6 @@ from thoraxlib.registry import Registry
 __all__ = ["build", "describe", "names", "register", "registry"]
 
 registry: Registry[nn.Module] = Registry(
-    "blocks", modules=[f"thoraxlib.blocks.{name}" for name in ("attention", "lka", "transition", "van")]
+    "blocks", modules=[f"thoraxlib.blocks.{name}" for name in ("attention", "lka", "norm", "transition", "van")]
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -14,7 +14,7 @@ from thoraxlib.blocks.depthwise import DepthwiseConv2d
 from thoraxlib.blocks.lka import LKAAttention
 from thoraxlib.registry import Spec
 
-__all__ = ["ConvMLP", "MapNorm", "VANBlock", "VANStage"]
+__all__ = ["ConvMLP", "VANBlock", "VANStage"]
 
 
 class ConvMLP(nn.Module):
@@ -91,14 +91,6 @@ class VANBlock(nn.Module):
         return out
 
 
-class MapNorm(nn.LayerNorm):
-    """Layer norm over the channels of a map, place by place: (N, C, h, w) -> (N, C, h, w)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 @register("van_stage")
 class VANStage(nn.Sequential):
     """Embedding, blocks, layer norm, (N, C, h, w) -> (N, D, h / stride, w / stride), rounded up.
@@ -144,6 +136,8 @@ class VANStage(nn.Sequential):
         drop_path: float | Sequence[float] = 0.0,
         eps: float = 1e-5,
     ) -> None:
+        from timm.layers import LayerNorm2d
+
         rates = [drop_path] * depth if isinstance(drop_path, (int, float)) else list(drop_path)
         if depth < 1 or len(rates) != depth:
             raise ValueError(f"depth must be at least 1 and drop_path one rate or {depth}, got {depth} and {drop_path}")
@@ -156,7 +150,7 @@ class VANStage(nn.Sequential):
             OrderedDict(
                 patch_embed=nn.Sequential(OrderedDict(proj=embed, norm=nn.BatchNorm2d(width))),
                 block=nn.Sequential(*blocks),
-                norm=MapNorm(width, eps=eps),
+                norm=LayerNorm2d(width, eps=eps),
             )
         )
         self.out_channels = width

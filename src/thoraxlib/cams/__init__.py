@@ -39,7 +39,7 @@ registry: Registry[ClassActivationMap] = Registry(
 register, names, describe = registry.register, registry.names, registry.describe
 
 
-def build(name: str, model: nn.Module | Split, target: str | None = None, **options: Any) -> ClassActivationMap:
+def build(name: str, model: nn.Module | Split, target: str | int | None = None, **options: Any) -> ClassActivationMap:
     """The method called `name` for `model`; see :class:`ClassActivationMap` for what it does to images.
 
     Parameters
@@ -49,8 +49,9 @@ def build(name: str, model: nn.Module | Split, target: str | None = None, **opti
     model : nn.Module or Split
         With ``forward_features`` and ``forward_head``, as the library's and timm's models have them; or any network, if
         `target` names a layer.
-    target : str, optional
-        Dotted name of the layer whose output is explained (:func:`split`); default the map that the head sees.
+    target : str or int, optional
+        Dotted name of the layer whose output is explained (:func:`split`), or the number of a map of a model that has
+        several; default the map that the head sees, the last one of several.
     **options
         Of the method; see :func:`describe`.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib.cams.split import Split, split
+from thoraxlib.cams.stage import Stage
 
 __all__ = ["ClassActivationMap"]
 
@@ -30,8 +31,9 @@ class ClassActivationMap(abc.ABC):
     model : nn.Module or Split
         With ``forward_features`` (images to a map (N, C, h, w); or (N, h, w, C) or tokens, as timm's transformers give
         them) and ``forward_head`` (map to logits (N, K)); or any network, if `target` names a layer.
-    target : str, optional
-        Dotted name of the layer whose output is explained; default the map that the head sees.
+    target : str or int, optional
+        Dotted name of the layer whose output is explained; or, for a model whose features are several maps, which of
+        them. Default the map that the head sees, the last one of several.
 
     Raises
     ------
@@ -41,9 +43,13 @@ class ClassActivationMap(abc.ABC):
         No such layer.
     """
 
-    def __init__(self, model: nn.Module | Split, target: str | None = None) -> None:
-        if target is not None:
+    def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:
+        if isinstance(target, str):
             model = split(model, target) if isinstance(model, nn.Module) else split(model.model, target)
+        elif getattr(model, "several_maps", False):
+            model = Stage(model, -1 if target is None else target)  # type: ignore[assignment]
+        elif target is not None:
+            raise ValueError(f"target={target}: {type(model).__name__} has one map; name a layer instead")
         lacking = [name for name in ("forward_features", "forward_head") if not hasattr(model, name)]
         if lacking:
             raise TypeError(
@@ -88,7 +94,7 @@ class ClassActivationMap(abc.ABC):
                 features, maps = self._features_and_maps(x, labels)
                 logits = self.logits(features).detach().float() if with_logits else None
         finally:
-            if isinstance(self.model, Split):
+            if isinstance(self.model, (Split, Stage)):
                 self.model.release()
         if not maps.isfinite().all():
             raise ValueError(
@@ -194,7 +200,7 @@ class ClassActivationMap(abc.ABC):
 
     @property
     def _name(self) -> str:
-        return type(self.model.model if isinstance(self.model, Split) else self.model).__name__
+        return type(self.model.model if isinstance(self.model, (Split, Stage)) else self.model).__name__
 
     def _indices(self, labels: Labels) -> list[int] | None:
         if labels is None:

@@ -39,7 +39,9 @@ class CAM(ClassActivationMap):
 
     name = "cam"
 
-    def __init__(self, model: nn.Module | Split, target: str | None = None, *, variant: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module | Split, target: str | int | None = None, *, variant: str | None = None
+    ) -> None:
         super().__init__(model, target)
         check_variant(variant)
         self.variant = variant

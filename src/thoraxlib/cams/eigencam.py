@@ -30,7 +30,7 @@ class EigenCAM(ClassActivationMap):
     """
 
     def __init__(
-        self, model: nn.Module | Split, target: str | None = None, *, center: bool = False, relu: bool = True
+        self, model: nn.Module | Split, target: str | int | None = None, *, center: bool = False, relu: bool = True
     ) -> None:
         super().__init__(model, target)
         self.center, self.relu = center, relu

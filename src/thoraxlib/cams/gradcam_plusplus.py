@@ -52,7 +52,7 @@ class GradCAMPlusPlus(GradCAM):
     def __init__(
         self,
         model: nn.Module | Split,
-        target: str | None = None,
+        target: str | int | None = None,
         *,
         relu: bool = True,
         score: str = "logit",

@@ -49,7 +49,7 @@ class GradientMap(ClassActivationMap):
     def __init__(
         self,
         model: nn.Module | Split,
-        target: str | None = None,
+        target: str | int | None = None,
         *,
         relu: bool = True,
         score: str = "logit",

@@ -17,7 +17,7 @@ class _MaskingMap(ClassActivationMap):
     """``relu(sum_c a[k, c] features[c])``, a from what the network makes of one channel more or less."""
 
     def __init__(
-        self, model: nn.Module | Split, target: str | None = None, *, batch_size: int = 32, relu: bool = True
+        self, model: nn.Module | Split, target: str | int | None = None, *, batch_size: int = 32, relu: bool = True
     ) -> None:
         super().__init__(model, target)
         if batch_size < 1:

@@ -12,6 +12,7 @@ registry: Registry[Layout] = Registry(
         "thoraxlib.checkpoints.padchest_seed",
         "thoraxlib.checkpoints.jfhealthcare",
         "thoraxlib.checkpoints.x_ray",
+        "thoraxlib.checkpoints.cxr_lka",
         "thoraxlib.checkpoints.plain",
     ],
 )

@@ -34,11 +34,14 @@ class Layout:
     spare : Callable
         Translated name -> whether the source may keep this entry without using it; such an entry needs no place in the
         model.
+    kept : Callable
+        Own state-dict name -> whether the source does not save it, so that the model keeps what it was built with.
     """
 
     recognises: Callable[[StateDict], bool]
     translate: Callable[[StateDict], dict[str, Tensor]]
     spare: Callable[[str], bool] = lambda key: False
+    kept: Callable[[str], bool] = lambda key: False
 
 
 def modern_densenet_keys(state: StateDict) -> dict[str, Tensor]:

@@ -81,6 +81,8 @@ def load_checkpoint(
     for key, value in own.items():
         if key not in new and key.endswith("num_batches_tracked"):
             new[key] = torch.zeros_like(value)
+        elif key not in new and source.kept(key):
+            new[key] = value
     unused = sorted(key for key in set(translated) - set(places.values()) if not source.spare(key))
     _check(name, model, own, new, unused)
     model.load_state_dict(new, strict=not trunk_only)

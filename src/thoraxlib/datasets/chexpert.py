@@ -10,25 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.files import check_root, existing, index_tree
+from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.splits import split_patients
 from thoraxlib.datasets.tables import Table
-from thoraxlib.images import read
+from thoraxlib.datasets.uncertain import mined_targets
 
 __all__ = ["CheXpert"]
 
 _FINDINGS = label_sets.build("chexpert14")
-_VALUES = {"1.0": 1.0, "1": 1.0, "0.0": 0.0, "0": 0.0, "-1.0": -1.0, "-1": -1.0, "": np.nan}
 _TABLES = {"train_val": "train.csv", "train": "train.csv", "val": "train.csv", "valid": "valid.csv", "test": "test.csv"}
-_POLICIES = ("ones", "zeros", "ignore", "lsr_ones", "lsr_zeros")
-_JF = {"edema": "ones", "atelectasis": "ones"}  # by canonical name; zeros for the others
-_RANGES = {"lsr_ones": (0.55, 0.85), "lsr_zeros": (0.0, 0.3)}  # Pham et al. 2019, arXiv 1911.06475, section 3.2
 
 
-class CheXpert(Dataset[dict[str, Any]]):
+class CheXpert(Films):
     """CheXpert: 224,316 films of 65,240 patients with 14 observations mined from reports, some of them uncertain.
 
     Parameters
@@ -95,15 +91,13 @@ class CheXpert(Dataset[dict[str, Any]]):
         self.transform = transform
         if split not in _TABLES:
             raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, _TABLES))}")
-        if blank not in ("zeros", "ignore"):
-            raise ValueError(f"blank={blank!r}: allowed are 'zeros' and 'ignore'")
         path = self.root / _TABLES[split]
         if not path.is_file():
             raise FileNotFoundError(f"{self.root} has no {path.name}, which split {split!r} is")
         table = Table(path)
         paths = [_below_release(name, table, row) for row, name in enumerate(table.column("Path"))]
         patients = [_part(name, "patient") for name in paths]
-        targets = _targets(table, self.labels, uncertain, blank, seed)
+        targets = mined_targets(table, self.labels, uncertain, blank, seed, findings=_FINDINGS, source="CheXpert")
 
         rows = np.arange(len(paths))
         if split in ("train", "val"):
@@ -120,13 +114,6 @@ class CheXpert(Dataset[dict[str, Any]]):
         self.study_ids: list[str] = [str(PurePosixPath(paths[row]).parent) for row in rows]
         self.targets = torch.from_numpy(targets[rows])
         self._paths = [files[name] for name in self.ids]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = {"image": read(self._paths[index]), "labels": self.targets[index].clone(), "id": self.ids[index]}
-        return sample if self.transform is None else self.transform(sample)
 
 
 def _below_release(name: str, table: Table, row: int) -> str:
@@ -158,55 +145,3 @@ def _of_views(table: Table, paths: list[str], views: str | Sequence[str] | None)
         sides = ["Lateral" if "lateral" in PurePosixPath(path).name else "Frontal" for path in paths]
     positions = table.column("AP/PA") if "AP/PA" in table.columns else [""] * len(paths)
     return np.isin(np.array(sides), wanted) | np.isin(np.array(positions), wanted)
-
-
-def _policies(uncertain: str | Mapping[str, str], labels: tuple[str, ...]) -> list[str]:
-    """The policy of each label."""
-    if uncertain == "jf":
-        return [_JF.get(label_sets.canonical(label), "zeros") for label in labels]
-    if isinstance(uncertain, str):
-        chosen = [uncertain] * len(labels)
-    else:
-        names = {label_sets.canonical(label): label for label in labels}
-        unknown = [label for label in uncertain if label_sets.canonical(label) not in names]
-        if unknown:
-            raise ValueError(f"uncertain names {unknown}, which are not among the labels {list(labels)}")
-        by_name = {label_sets.canonical(label): policy for label, policy in uncertain.items()}
-        chosen = [by_name.get(label_sets.canonical(label), "ignore") for label in labels]
-    wrong = sorted(set(chosen) - set(_POLICIES))
-    if wrong:
-        raise ValueError(f"uncertain={wrong[0]!r}: allowed are {', '.join(map(repr, (*_POLICIES, 'jf')))}")
-    return chosen
-
-
-def _targets(
-    table: Table, labels: tuple[str, ...], uncertain: str | Mapping[str, str], blank: str, seed: int
-) -> NDArray[np.float32]:
-    """(rows, K) of the table, with what is uncertain or blank replaced."""
-    sources = label_sets.align(_FINDINGS, labels)
-    if all(source is None for source in sources):
-        raise ValueError(f"labels: none of {list(labels)} is known to CheXpert; known: {', '.join(_FINDINGS)}")
-    columns = {label_sets.canonical(name): name for name in table.columns}
-    # drawn for the whole table, so that a film's label does not depend on split or views
-    draws = np.random.default_rng(seed).random((len(table.rows), len(_FINDINGS)))
-    targets = np.full((len(table.rows), len(labels)), np.nan, dtype=np.float32)
-    for k, (source, policy) in enumerate(zip(sources, _policies(uncertain, labels), strict=True)):
-        if source is None:
-            continue
-        finding = _FINDINGS[source]
-        texts = table.column(columns.get(label_sets.canonical(finding), finding))
-        values = np.array([_VALUES.get(text, np.inf) for text in texts])
-        wrong = np.flatnonzero(np.isinf(values))
-        if len(wrong):
-            row = int(wrong[0])
-            raise ValueError(f"{table.where(row)}: {finding} must be 1, 0, -1 or blank, got {texts[row]!r}")
-        if blank == "zeros":
-            values[np.isnan(values)] = 0
-        unsure = values == -1
-        if policy in _RANGES:
-            low, high = _RANGES[policy]
-            values[unsure] = low + (high - low) * draws[unsure, source]
-        else:
-            values[unsure] = {"ones": 1.0, "zeros": 0.0, "ignore": np.nan}[policy]
-        targets[:, k] = values
-    return targets

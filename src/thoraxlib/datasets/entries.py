@@ -2,9 +2,13 @@
 
 from thoraxlib.datasets import register
 from thoraxlib.datasets.chexpert import CheXpert
+from thoraxlib.datasets.image_mask import ImageMask
+from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
 from thoraxlib.datasets.phantom import Phantom
 
 register("chexpert")(CheXpert)
+register("image_mask")(ImageMask)
+register("mimic_cxr")(MIMICCXR)
 register("nih14")(NIH14)
 register("phantom")(Phantom)

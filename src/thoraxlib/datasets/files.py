@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["check_root", "existing", "index_images", "index_tree"]
+__all__ = ["SUFFIXES", "check_root", "existing", "find_file", "index_images", "index_tree"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 _ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
 
@@ -29,6 +29,21 @@ def check_root(root: str | os.PathLike[str], argument: str = "root") -> Path:
     return path
 
 
+def find_file(root: Path, *patterns: str) -> Path:
+    """The last match, in alphabetical order, of the first pattern that has one.
+
+    Raises
+    ------
+    FileNotFoundError
+        None has.
+    """
+    for pattern in patterns:
+        matches = sorted(root.glob(pattern))
+        if matches:
+            return matches[-1]
+    raise FileNotFoundError(f"{root} holds none of {', '.join(patterns)}")
+
+
 def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
     """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth.
 
@@ -43,10 +58,10 @@ def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
     for top in sorted(root.glob(pattern)):
         for folder, _, files in os.walk(top):
             for name in files:
-                if name.lower().endswith(_SUFFIXES):
+                if name.lower().endswith(SUFFIXES):
                     found.setdefault(name, Path(folder, name))
     if not found:
-        raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in the folders {pattern} of {root}")
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {pattern} of {root}")
     return found
 
 
@@ -62,14 +77,16 @@ def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
         There is no image.
     """
     found: dict[str, Path] = {}
-    for top in sorted(tops):
+    tops = sorted(tops)
+    for top in tops:
         for folder, _, files in os.walk(root / top):
             below = Path(folder).relative_to(root).as_posix()
             for name in files:
-                if name.lower().endswith(_SUFFIXES):
+                if name.lower().endswith(SUFFIXES):
                     found[f"{below}/{name}"] = Path(folder, name)
     if not found:
-        raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in the folders {sorted(tops)} of {root}")
+        first = ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "")
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {first} of {root}")
     return found
 
 

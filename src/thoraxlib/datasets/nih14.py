@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.files import check_root, existing, index_images
+from thoraxlib.datasets.files import check_root, existing, find_file, index_images
+from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.lists import find_list, read_list
 from thoraxlib.datasets.splits import split_patients
 from thoraxlib.datasets.tables import Table
-from thoraxlib.images import read
 
 __all__ = ["NIH14"]
 
@@ -27,7 +26,7 @@ _ATTRIBUTES = ("AP", "Male", "Abnormal")
 _BOX_FRAME = 1024.0  # the boxes of the release are in the pixels of its 1024 x 1024 images
 
 
-class NIH14(Dataset[dict[str, Any]]):
+class NIH14(Films):
     """NIH ChestX-ray14: 112,120 frontal films with 14 findings mined from reports, 984 boxes.
 
     Looks in `root` for ``Data_Entry_2017*.csv`` (the last in alphabetical order) or ``labels.csv``; for images in the
@@ -98,10 +97,10 @@ class NIH14(Dataset[dict[str, Any]]):
         self.root = check_root(root)
         self.labels = label_sets.resolve(labels)
         self.transform = transform
-        table = Table(_find(self.root, "Data_Entry_2017*.csv", "labels.csv"))
+        table = Table(find_file(self.root, "Data_Entry_2017*.csv", "labels.csv"))
         names = table.column("Image Index")
         patients = table.column("Patient ID")
-        _check_unique(names, table)
+        table.check_unique(names)
         targets = _targets(table, self.labels)
 
         folders = [self.root / "splits", self.root] if lists is None else [check_root(lists, "lists")]
@@ -124,15 +123,11 @@ class NIH14(Dataset[dict[str, Any]]):
         self._boxes = _read_boxes(self.root, self.labels) if boxes else None
         self.boxed = torch.tensor([name in (self._boxes or {}) for name in self.ids])
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = read(self._paths[index])
-        sample: dict[str, Any] = {"image": image, "labels": self.targets[index].clone(), "id": self.ids[index]}
+    def _sample(self, index: int) -> dict[str, Any]:
+        sample = super()._sample(index)
         if self._boxes is not None:
-            sample["boxes"], sample["box_labels"] = self._boxes_of(self.ids[index], *image.shape[-2:])
-        return sample if self.transform is None else self.transform(sample)
+            sample["boxes"], sample["box_labels"] = self._boxes_of(self.ids[index], *sample["image"].shape[-2:])
+        return sample
 
     def _boxes_of(self, name: str, height: int, width: int) -> tuple[tv_tensors.BoundingBoxes, torch.Tensor]:
         assert self._boxes is not None
@@ -142,22 +137,6 @@ class NIH14(Dataset[dict[str, Any]]):
         xyxy = xyxy * (torch.tensor([width, height, width, height]) / _BOX_FRAME)
         boxes = tv_tensors.BoundingBoxes(xyxy, format="XYXY", canvas_size=(height, width))  # type: ignore[call-overload]
         return boxes, torch.tensor([label for _, label in entries], dtype=torch.long)
-
-
-def _find(root: Path, *patterns: str) -> Path:
-    """The last match of the first pattern that has one."""
-    for pattern in patterns:
-        matches = sorted(root.glob(pattern))
-        if matches:
-            return matches[-1]
-    raise FileNotFoundError(f"{root} holds none of {', '.join(patterns)}")
-
-
-def _check_unique(names: list[str], table: Table) -> None:
-    first: dict[str, int] = {}
-    for row, name in enumerate(names):
-        if first.setdefault(name, row) != row:
-            raise ValueError(f"{table.where(row)}: {name} appears again, first in line {table.lines[first[name]]}")
 
 
 def _targets(table: Table, labels: tuple[str, ...]) -> NDArray[np.float32]:
@@ -279,7 +258,7 @@ def _read_boxes(root: Path, labels: tuple[str, ...]) -> dict[str, list[tuple[lis
     """For each image its boxes (x, y, width, height in the 1024-px frame) of the wanted labels; None without a file."""
     if not any(root.glob("BBox_List_2017*.csv")) and not (root / "bbox.csv").is_file():
         return None
-    table = Table(_find(root, "BBox_List_2017*.csv", "bbox.csv"))
+    table = Table(find_file(root, "BBox_List_2017*.csv", "bbox.csv"))
     names, findings = table.column("Image Index"), table.column("Finding Label")
     index = {label_sets.canonical(label): number for number, label in enumerate(labels)}
     known = {label_sets.canonical(label) for label in _FINDINGS}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from pathlib import Path
+from typing import IO
 
 __all__ = ["Table"]
 
@@ -14,7 +17,8 @@ class Table:
     Parameters
     ----------
     path : Path
-        UTF-8, with a header; a row may have more fields than the header (some releases' headers hold commas).
+        UTF-8, with a header; a row may have more fields than the header (some releases' headers hold commas). Packed by
+        gzip where it ends in ``.gz``.
 
     Raises
     ------
@@ -25,7 +29,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            with _open(path) as file:
                 reader = csv.reader(file)
                 self.columns = [name.strip() for name in next(reader, [])]
                 self.rows: list[list[str]] = []
@@ -34,7 +38,7 @@ class Table:
                     if row:
                         self.rows.append(row)
                         self.lines.append(reader.line_num)
-        except (UnicodeDecodeError, csv.Error) as error:
+        except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is no CSV text file: {error}") from error
         if not self.rows:
             raise ValueError(f"{path} holds no rows")
@@ -42,6 +46,13 @@ class Table:
     def where(self, row: int) -> str:
         """``path:line`` of a row."""
         return f"{self.path}:{self.lines[row]}"
+
+    def check_unique(self, values: list[str]) -> None:
+        """Raise ValueError, with both lines, where a value of a column comes again."""
+        first: dict[str, int] = {}
+        for row, value in enumerate(values):
+            if first.setdefault(value, row) != row:
+                raise ValueError(f"{self.where(row)}: {value} appears again, first in line {self.lines[first[value]]}")
 
     def column(self, *names: str) -> list[str]:
         """The column that goes by one of `names`, stripped.
@@ -65,3 +76,9 @@ class Table:
             raise ValueError(
                 f"{self.where(short)}: the row has {len(self.rows[short])} fields, {name!r} is number {at + 1}"
             ) from error
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")

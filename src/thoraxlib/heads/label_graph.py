@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +25,8 @@ _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     None: lambda x: x,
 }
+
+_ADJACENCY = {"name": "mlgcn", "isolated": "ignore"}
 
 
 @register("label_graph")
@@ -81,7 +82,7 @@ class LabelGraphHead(LinearClassifier):
         labels: Sequence[str],
         pool: Spec | nn.Module = "avg",
         dropout: float = 0.0,
-        adjacency: Spec | graphs.Graph | Builder = MappingProxyType({"name": "mlgcn", "isolated": "ignore"}),
+        adjacency: Spec | graphs.Graph | Builder = _ADJACENCY,
         counts: Spec | graphs.LabelCounts | None = None,
         embeddings: Spec | graphs.embeddings.Embedding = "ppmi",
         hidden: Sequence[int] = (1024,),

@@ -89,6 +89,34 @@ class _Affine(v2.RandomAffine):  # type: ignore[misc]
         return v2.functional.affine(inpt, **params, interpolation=v2.InterpolationMode.NEAREST, fill=value)
 
 
+@register("cxr_lka")
+def cxr_lka(
+    *,
+    input_spec: InputSpec,
+    degrees: float = 10.0,
+    translate: float = 0.05,
+    scale: tuple[float, float] = (0.95, 1.05),
+    before_resize: bool = False,
+) -> nn.Module:
+    """Resize, then rotate, shift and zoom, black outside: QUST-SmartData/CXRClassification.
+
+    Parameters
+    ----------
+    input_spec : InputSpec
+        The model's input.
+    degrees : float
+        Largest rotation, both ways.
+    translate : float
+        Largest shift, as a share of the side.
+    scale : (float, float)
+        Zoom.
+    before_resize : bool
+        Change the file's own pixels instead, and then resize, as the original does: slower, and nearly the same.
+    """
+    affine, resize = _Affine(degrees, (translate, translate), tuple(scale), fill=0.0), Resize(input_spec)
+    return _chain(affine, resize) if before_resize else _chain(resize, affine)
+
+
 @register("zoogzog")
 def zoogzog(*, input_spec: InputSpec, scale: tuple[float, float] = (0.08, 1.0), p: float = 0.5) -> nn.Module:
     """Random crop of a share `scale` of the area, resized, then mirrored with probability p: zoogzog/chexnet."""

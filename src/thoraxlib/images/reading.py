@@ -101,10 +101,11 @@ def _read_file(path: Path, bits: int | None) -> tv_tensors.Image:
 
             return read_dicom(path)
         file.seek(0)
-        return _from_tensor(_pil_pixels(_decode(file, path)), bits)
+        return _from_tensor(_pil_pixels(decode(file, path)), bits)
 
 
-def _decode(file: BinaryIO, path: Path) -> PILImage.Image:
+def decode(file: BinaryIO, path: Path) -> PILImage.Image:
+    """The whole image of a file as Pillow has it; whatever is wrong with it is a ValueError that names it."""
     try:
         image = PILImage.open(file)
         image.load()

@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from thoraxlib import backbones, blocks, heads
+from thoraxlib import backbones, blocks, heads, segmentation
+from thoraxlib import fusion as fusions
 from thoraxlib import labels as label_sets
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
+from thoraxlib.models.fusion import FusionClassifier
 from thoraxlib.models.registry import ModelCard
 from thoraxlib.registry import Spec
 
@@ -34,6 +36,10 @@ def classifier(
     attention: Spec | nn.Module | None = None,
     attention_mode: Literal["once", "cumulative"] = "once",
     stage: int = -1,
+    fusion: Spec | fusions.Fusion | None = None,
+    segmenter: Spec | nn.Module | None = None,
+    mask: Literal["hard", "soft"] = "hard",
+    train_segmenter: bool = False,
     in_chans: int = 3,
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
@@ -47,14 +53,23 @@ def classifier(
     backbone, head, pool : str, mapping or module
         Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.pooling`.
     neck : str, mapping or module, optional
-        Between backbone and head, from :mod:`thoraxlib.blocks`; its ``out_channels`` count where it has them.
+        From :mod:`thoraxlib.blocks`, between backbone and head; a ready one's ``out_channels`` count where it has them.
     attention : str, mapping or module, optional
         From :mod:`thoraxlib.blocks`.
     attention_mode : {"once", "cumulative"}
         "once": between neck and head. "cumulative": in the head, once more before each label, as some published
         weights need it; the head is then "classwise" (:class:`thoraxlib.heads.classwise.ClasswiseHead`).
     stage : int
-        Which of the backbone's maps.
+        Which of the backbone's maps, without `fusion`.
+    fusion : str, mapping or Fusion, optional
+        From :mod:`thoraxlib.fusion`: the head sees what it makes of all maps, and of organ masks; the model is then a
+        :class:`thoraxlib.models.fusion.FusionClassifier`.
+    segmenter : str, mapping or module, optional
+        From :mod:`thoraxlib.segmentation`, for a fusion that needs masks; without, they are given with the images.
+    mask : {"hard", "soft"}
+        What is made of the segmenter's logits.
+    train_segmenter : bool
+        Train it along; otherwise it is frozen.
     in_chans : int
         Channels of the images.
     pretrained : bool
@@ -68,6 +83,25 @@ def classifier(
     spec = InputSpec.imagenet(in_chans).updated(input_spec)
     trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
     backbones.check_backbone(trunk)
+    if fusion is not None:
+        if neck is not None or attention is not None:
+            raise ValueError("neck and attention stand before a head of one map; with fusion= leave them out")
+        sizes = [tuple(-(-side // stride) for side in spec.size) for stride in trunk.strides]
+        fuse = fusions.registry.resolve(fusion, channels=trunk.channels, sizes=sizes)
+        wide: Any = fuse.channels if len(fuse.channels) > 1 else fuse.channels[0]
+        given = {"num_labels": len(names), "labels": names, "pool": pool, "sizes": [*sizes, sizes[-1]]}
+        over = heads.registry.resolve(head, in_channels=wide, **given)
+        organs: Any = None if segmenter is None else _segmenter(segmenter, spec.channels)
+        return FusionClassifier(
+            trunk,
+            fuse,
+            over,
+            labels=names,
+            input_spec=spec,
+            segmenter=organs,
+            mask=mask,
+            train_segmenter=train_segmenter,
+        )
     if neck is not None:
         neck = blocks.registry.resolve(neck, in_channels=trunk.channels[stage])
     channels = getattr(neck, "out_channels", trunk.channels[stage])
@@ -80,3 +114,14 @@ def classifier(
         head = {"name": "classwise" if name == "linear" else name, **options, "attention": attention}
     top = heads.registry.resolve(head, in_channels=channels, num_labels=len(names), labels=names, pool=pool)
     return Classifier(trunk, top, labels=names, input_spec=spec, neck=neck, stage=stage)
+
+
+def _segmenter(spec: Any, channels: int) -> nn.Module:
+    organs = segmentation.registry.resolve(spec, in_chans=channels)
+    if not isinstance(organs, nn.Module):
+        raise TypeError(
+            f"segmenter must be a name, a mapping with 'name', or an nn.Module, got {type(organs).__name__}"
+        )
+    if getattr(organs, "in_chans", channels) != channels:
+        raise ValueError(f"the segmenter takes {organs.in_chans} channels, the model's images have {channels}")
+    return organs

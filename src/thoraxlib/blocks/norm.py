@@ -1,0 +1,20 @@
+"""Norms as blocks."""
+
+from __future__ import annotations
+
+from timm.layers import LayerNorm2d
+from torch import nn
+
+from thoraxlib.blocks import register
+
+__all__ = ["layer_norm"]
+
+
+@register("layer_norm")
+def layer_norm(in_channels: int, *, eps: float = 1e-5) -> nn.Module:
+    """Layer norm over the channels of every place, (N, C, h, w) -> (N, C, h, w): timm's ``LayerNorm2d``.
+
+    Transformers end in one that their feature maps (timm's ``features_only``) leave out.
+    """
+    norm: nn.Module = LayerNorm2d(in_channels, eps=eps)
+    return norm

@@ -1,0 +1,70 @@
+"""A network with several feature maps, seen through one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Stage"]
+
+
+class Stage:
+    """``forward_features`` and ``forward_head`` of one map, for a network whose features have several (``maps``).
+
+    The other maps stay as they were; what a map gave to the later ones does not count again.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Whose ``forward_features`` gives a NamedTuple with ``maps`` and, it may be, other batched tensors.
+    stage : int
+        Which map.
+    """
+
+    def __init__(self, model: Any, stage: int = -1) -> None:
+        self.model, self.stage = model, stage
+        self._features: Any = None
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The map (N, C, h, w) of images."""
+        self._features = self.model.forward_features(x)
+        maps = self._features.maps
+        if not -len(maps) <= self.stage < len(maps):
+            raise ValueError(f"target={self.stage}: {type(self.model).__name__} has {len(maps)} maps")
+        chosen: Tensor = maps[self.stage]
+        return chosen
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits with `features` (M * N, C, h, w) as this map of the last images, M times over."""
+        logits: Tensor = self.model.forward_head(self._with(features))
+        return logits
+
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+        """The model's per-location logits, with `features` as this map."""
+        maps: Tensor = self.model.logit_maps(self._with(features), bias=bias)
+        return maps
+
+    def release(self) -> None:
+        """Forget the last images."""
+        self._features = None
+
+    def _with(self, features: Tensor) -> Any:
+        times = len(features) // max(len(self._features.maps[self.stage]), 1)
+
+        def repeated(part: Any) -> Any:
+            if isinstance(part, Tensor):
+                return part.to(features.dtype).repeat(times, *[1] * (part.ndim - 1))
+            return [repeated(one) for one in part] if isinstance(part, (list, tuple)) else part
+
+        with torch.no_grad():
+            others = [repeated(part) for part in self._features]
+        whole = type(self._features)(*others)
+        whole.maps[self.stage] = features
+        return whole
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("labels", "modules", "parameters", "eval"):
+            return getattr(self.model, name)
+        raise AttributeError(name)

@@ -1,0 +1,157 @@
+"""MIMIC-CXR-JPG in its official layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from thoraxlib import labels as label_sets
+from thoraxlib.datasets.files import check_root, existing, find_file, index_tree
+from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.uncertain import mined_targets
+
+__all__ = ["MIMICCXR"]
+
+_FINDINGS = label_sets.build("mimic14")
+_SPLITS = {"train": "train", "val": "validate", "validate": "validate", "test": "test"}
+_VIEWS = {"Frontal": ("AP", "PA"), "Lateral": ("LATERAL", "LL")}
+
+
+class MIMICCXR(Films):
+    """MIMIC-CXR-JPG: 377,110 films of 227,827 studies with 14 observations mined from reports, some of them uncertain.
+
+    Parameters
+    ----------
+    root : path
+        The folder with ``files/p10`` ... ``files/p19`` and the tables ``mimic-cxr-2.0.0-metadata.csv``,
+        ``-split.csv`` and ``-chexpert.csv``, each as it is or packed (``.csv.gz``).
+    split : {"train", "val", "test", "all"}
+        The official one, by patient; "validate", its own name for "val", is understood too. "all" needs no split table.
+    labels : str or sequence of str
+        "mimic14", or names in any data set's spelling. A label that MIMIC-CXR does not know is NaN.
+    uncertain : str or mapping of str to str
+        What -1 means, for all labels or by label; see :class:`~thoraxlib.datasets.chexpert.CheXpert`.
+        QUST-SmartData/CXRClassification has "ones".
+    blank : {"zeros", "ignore"}
+        What an observation that the report does not mention is: 0 or NaN.
+    views : str or sequence of str, optional
+        Keep only "Frontal" (AP, PA), "Lateral" (LATERAL, LL), or what else the metadata's ``ViewPosition`` says. By
+        default all films are kept, those of unknown view too.
+    seed : int
+        Of smoothed labels.
+    missing : {"error", "skip"}
+        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+    transform : callable, optional
+        From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
+
+    Attributes
+    ----------
+    labels, targets, patient_ids, ids
+        See :class:`~thoraxlib.datasets.ChestDataset`; an id is the release's ``dicom_id``. The films of a study share
+        its labels; those of a study without a row in the label table are NaN.
+    study_ids : list of str
+        For each image, the study.
+    views : list of str
+        For each image, ``ViewPosition``, "" where it is unknown.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        No such folder, table or images.
+    ValueError
+        A column that is lacking, a value that is not 1, 0, -1 or blank, an unknown policy, label, view or split, a
+        patient or study that is no number, a film without split, or nothing left.
+
+    References
+    ----------
+    A. E. W. Johnson et al., "MIMIC-CXR-JPG, a large publicly available database of labeled chest radiographs", 2019,
+    arXiv 1901.07042.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        split: str = "train",
+        labels: str | Sequence[str] = "mimic14",
+        uncertain: str | Mapping[str, str] = "ignore",
+        blank: str = "zeros",
+        views: str | Sequence[str] | None = None,
+        seed: int = 0,
+        missing: str = "error",
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.root = check_root(root)
+        self.labels = label_sets.resolve(labels)
+        self.transform = transform
+        if split not in (*_SPLITS, "all"):
+            raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, (*_SPLITS, 'all')))}")
+        metadata = Table(_table(self.root, "metadata"))
+        films = metadata.column("dicom_id")
+        metadata.check_unique(films)
+        patients, studies, positions = (metadata.column(name) for name in ("subject_id", "study_id", "ViewPosition"))
+        mined = Table(_table(self.root, "chexpert"))
+        targets = mined_targets(mined, self.labels, uncertain, blank, seed, findings=_FINDINGS, source="MIMIC-CXR-JPG")
+
+        rows = np.flatnonzero(_in_split(self.root, split, films) & _of_views(metadata, positions, views))
+        names = {row: _file(metadata, row, patients[row], studies[row], films[row]) for row in rows.tolist()}
+        files = index_tree(self.root, {name.rpartition("/s")[0] for name in names.values()}) if names else {}
+        rows = rows[existing(list(names.values()), files, missing, self.root)]
+        if not len(rows):
+            raise ValueError(
+                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
+            )
+        self.ids = [films[row] for row in rows]
+        self.patient_ids = [patients[row] for row in rows]
+        self.study_ids: list[str] = [studies[row] for row in rows]
+        self.views: list[str] = [positions[row] for row in rows]
+        self.targets = torch.from_numpy(_of_studies(mined, targets, self.study_ids))
+        self._paths = [files[names[row]] for row in rows.tolist()]
+
+
+def _table(root: Path, name: str) -> Path:
+    return find_file(root, f"mimic-cxr-*-{name}.csv", f"mimic-cxr-*-{name}.csv.gz")
+
+
+def _file(table: Table, row: int, patient: str, study: str, film: str) -> str:
+    """Where the release keeps a film."""
+    if not (patient.isdecimal() and study.isdecimal()):
+        raise ValueError(f"{table.where(row)}: subject_id and study_id must be numbers, got {patient!r} and {study!r}")
+    return f"files/p{patient[:2]}/p{patient}/s{study}/{film}.jpg"
+
+
+def _in_split(root: Path, split: str, films: list[str]) -> NDArray[np.bool_]:
+    if split == "all":
+        return np.ones(len(films), dtype=bool)
+    table = Table(_table(root, "split"))
+    parts = dict(zip(table.column("dicom_id"), table.column("split"), strict=True))
+    lacking = [film for film in films if film not in parts]
+    if lacking:
+        raise ValueError(f"{table.path} lacks {len(lacking)} of {len(films)} films, the first is {lacking[0]}")
+    return np.array([parts[film] == _SPLITS[split] for film in films])
+
+
+def _of_views(table: Table, positions: list[str], views: str | Sequence[str] | None) -> NDArray[np.bool_]:
+    if views is None:
+        return np.ones(len(positions), dtype=bool)
+    wanted = [views] if isinstance(views, str) else list(views)
+    known = sorted(set(positions) | set(_VIEWS))
+    if not wanted or not set(wanted) <= set(known):
+        raise ValueError(f"views must name some of {known} (those of {table.path.name}), got {views!r}")
+    return np.isin(np.array(positions), [position for view in wanted for position in _VIEWS.get(view, (view,))])
+
+
+def _of_studies(table: Table, targets: NDArray[np.float32], studies: list[str]) -> NDArray[np.float32]:
+    """The row of each film's study, or NaN."""
+    listed = table.column("study_id")
+    table.check_unique(listed)
+    row_of = {study: row for row, study in enumerate(listed)}
+    unlabelled = np.full((1, targets.shape[1]), np.nan, dtype=np.float32)
+    return np.concatenate([targets, unlabelled])[[row_of.get(study, -1) for study in studies]]

@@ -1,0 +1,32 @@
+"""The contract of a fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["Fusion"]
+
+
+class Fusion(nn.Module):
+    """``forward(maps, masks) -> maps``: a backbone's maps, finest first, to those that a head sees.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        Of the maps that come out.
+    uses_masks : bool
+        Whether it needs organ masks, (N, 1, H, W) in [0, 1] at the image's size.
+    """
+
+    channels: tuple[int, ...]
+    uses_masks: bool = False
+
+    def image(self, x: Tensor, masks: Tensor | None) -> Tensor:
+        """What the backbone sees of images (N, C, H, W): by default the images."""
+        return x
+
+    def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
+        """Maps (N, C_i, h_i, w_i) for the head."""
+        raise NotImplementedError

@@ -1,0 +1,143 @@
+"""Masks laid over every stage of a pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thoraxlib.fusion import register
+from thoraxlib.fusion.base import Fusion
+
+__all__ = ["SegPyramid"]
+
+_AFFINES = ("none", "position")
+_NORMS = ("batch", "batch_statistics", "none")
+_STARTS = ("one", "uniform")
+
+
+class _Stage(nn.Module):
+    """``norm((w m + b) M)`` for one stage."""
+
+    def __init__(self, channels: int, size: tuple[int, int] | None, norm: str, start: str) -> None:
+        super().__init__()
+        self.weight = self.bias = None
+        if size is not None:
+            self.weight = nn.Parameter(torch.ones(size) if start == "one" else torch.rand(size))
+            self.bias = nn.Parameter(torch.zeros(size) if start == "one" else torch.rand(size))
+        kinds = {"batch": nn.BatchNorm2d, "batch_statistics": _BatchStatistics}
+        self.norm: nn.Module = kinds[norm](channels) if norm in kinds else nn.Identity()
+
+    def masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(w m + b) M."""
+        if self.weight is not None and self.bias is not None:
+            x = _fitted(self.weight, x) * x + _fitted(self.bias, x)
+        return x * mask
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map (N, C, h, w) and mask (N, 1, h, w) -> (N, C, h, w)."""
+        out: Tensor = self.norm(self.masked(x, mask))
+        return out
+
+
+class _BatchStatistics(nn.BatchNorm2d):
+    """A batch norm that always takes the statistics of the batch, in evaluation as well."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+@register("seg_pyramid")
+class SegPyramid(Fusion):
+    """``z_i = norm_i((w_i m_i + b_i) M_i)`` for every map m_i, and the last map again, unmasked.
+
+    The segmentation fusion of SegFusionVANGCN (QUST-SmartData/CXRClassification; its figure shows the product with the
+    mask alone). M_i is the mask at the size of m_i: bilinear, antialiased, and rounded to 0 or 1. A head pools each
+    map, so that its vector has the channels of all stages, and those of the last one twice.
+
+    In the original, w, b and the norms are no parameters of the network: they stay at their random start, are not
+    saved, and the norms take the statistics of whatever batch an image is in; of an image alone, nothing is left of
+    the masked maps (their mean is the norm's shift). ``affine="position", start="uniform", norm="batch_statistics",
+    trained=False`` is that; here it is saved.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of the backbone's maps.
+    sizes : sequence of (int, int)
+        h and w of the maps at the model's own input size, for which w and b are made with ``affine="position"``.
+    affine : {"none", "position"}
+        "none": w = 1 and b = 0, for any size. "position": a number for each place of a stage, shared by all channels;
+        resized where a map has another size.
+    start : {"one", "uniform"}
+        w = 1 and b = 0, or both from [0, 1).
+    norm : {"batch", "batch_statistics", "none"}
+        "batch_statistics": a batch norm that never uses running statistics.
+    trained : bool
+        Train w, b and the norms.
+    mask_mean : bool
+        Let a pooled mean be that over the mask's area instead of over all places.
+    round_masks : bool
+        Round M_i; False for soft masks.
+
+    Raises
+    ------
+    ValueError
+        A value that is not among those allowed.
+    """
+
+    uses_masks = True
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        affine: str = "none",
+        start: str = "one",
+        norm: str = "batch",
+        trained: bool = True,
+        mask_mean: bool = False,
+        round_masks: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (("affine", affine, _AFFINES), ("start", start, _STARTS), ("norm", norm, _NORMS)):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+        self.channels = (*channels, channels[-1])
+        self.mask_mean, self.round_masks = mask_mean, round_masks
+        self.stages = nn.ModuleList()
+        for width, size in zip(channels, sizes, strict=True):
+            self.stages.append(_Stage(width, size if affine == "position" else None, norm, start))
+        self.stages.requires_grad_(trained)
+
+    def stage_masks(self, maps: Sequence[Tensor], masks: Tensor) -> list[Tensor]:
+        """M_i: the masks (N, 1, H, W) at the size of every map, (N, 1, h_i, w_i)."""
+        whole = masks.float()  # 8 bits of mantissa would round a half
+        resized = [
+            F.interpolate(whole, (x.shape[-2], x.shape[-1]), mode="bilinear", antialias=True, align_corners=False)
+            for x in maps
+        ]
+        # halves go to the even number, as in the original
+        return [(m.round() if self.round_masks else m).to(x.dtype) for m, x in zip(resized, maps, strict=True)]
+
+    def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
+        """z_1, z_2, ... and the last of `maps`."""
+        assert masks is not None
+        fused: list[Tensor] = []
+        for stage, x, mask in zip(self.stages, maps, self.stage_masks(maps, masks), strict=True):
+            z = stage(x, mask)
+            if self.mask_mean:
+                z = z * mask / mask.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+            fused.append(z)
+        return [*fused, maps[-1]]
+
+
+def _fitted(parameter: Tensor, x: Tensor) -> Tensor:
+    """(h0, w0) numbers at the size of the map `x`."""
+    if parameter.shape == x.shape[-2:]:
+        return parameter
+    size = (x.shape[-2], x.shape[-1])
+    return F.interpolate(parameter[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]

@@ -1,0 +1,84 @@
+"""A small vision transformer for every map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from thoraxlib.heads import register
+from thoraxlib.heads.base import Head
+
+__all__ = ["ViTPerStage"]
+
+
+@register("vit_per_stage")
+class ViTPerStage(Head):
+    """The sum of a vision transformer's logits for every map but the last, and of the last one's linear logits.
+
+    SegFusionVANViT (QUST-SmartData/CXRClassification), whose own transformers are never trained nor saved.
+
+    Parameters
+    ----------
+    in_channels : sequence of int
+        Of the maps: as many transformers as there are, less one.
+    num_labels : int
+        K.
+    sizes : sequence of (int, int)
+        (h, w) of the maps for which the position codes are made; they are resampled for others.
+    patch : int
+        Places of a map that become a token, on each side; fewer for a map that is smaller. A rest at the right and
+        bottom is cut off.
+    width, depth, num_heads : int
+        Of each transformer.
+
+    Raises
+    ------
+    ValueError
+        A single map.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_labels: int,
+        *,
+        sizes: Sequence[tuple[int, int]],
+        patch: int = 3,
+        width: int = 768,
+        depth: int = 3,
+        num_heads: int = 12,
+    ) -> None:
+        from timm.models.vision_transformer import VisionTransformer
+
+        super().__init__()
+        if isinstance(in_channels, int) or len(in_channels) < 2 or len(sizes) != len(in_channels):
+            raise ValueError(
+                f"in_channels and sizes must be of two maps or more, got {in_channels} and {sizes}: build the model "
+                "with a fusion of several maps (fusion='pyramid' or 'seg_pyramid')"
+            )
+        *stages, last = in_channels
+        self.patches = [min(patch, *size) for size in sizes[:-1]]
+        self.vits = nn.ModuleList(
+            VisionTransformer(
+                img_size=tuple(side // side_of * side_of for side in size),
+                patch_size=side_of,
+                in_chans=channels,
+                num_classes=num_labels,
+                embed_dim=width,
+                depth=depth,
+                num_heads=num_heads,
+                dynamic_img_size=True,
+            )
+            for channels, size, side_of in zip(stages, sizes, self.patches, strict=False)
+        )
+        self.fc = nn.Linear(last, num_labels)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits (N, K) of maps (N, C_i, h_i, w_i)."""
+        *stages, last = features
+        logits: Tensor = self.fc(last.mean(dim=(2, 3)))
+        for vit, x, patch in zip(self.vits, stages, self.patches, strict=True):
+            height, width = (side // patch * patch for side in x.shape[-2:])
+            logits = logits + vit(x[..., :height, :width])
+        return logits

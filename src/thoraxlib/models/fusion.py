@@ -1,0 +1,195 @@
+"""Image and organ mask -> backbone's pyramid -> fusion -> head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from thoraxlib import backbones, heads
+from thoraxlib.fusion import Fusion
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.models.base import Classifier, check_images
+from thoraxlib.segmentation.base import RULES, foreground
+
+__all__ = ["FusionClassifier", "FusionFeatures", "FusionOutput"]
+
+
+class FusionFeatures(NamedTuple):
+    """What :class:`FusionClassifier` makes of images before fusion and head.
+
+    Attributes
+    ----------
+    maps : list of Tensor
+        The backbone's, finest first, (N, C_i, h_i, w_i).
+    masks : Tensor or None
+        (N, 1, H, W) in [0, 1].
+    """
+
+    maps: list[Tensor]
+    masks: Tensor | None
+
+
+class FusionOutput(NamedTuple):
+    """Everything a :class:`FusionClassifier` computes: logits, the backbone's maps, the mask, the fused maps."""
+
+    logits: Tensor
+    maps: list[Tensor]
+    masks: Tensor | None
+    fused: list[Tensor]
+
+
+class FusionClassifier(Classifier):
+    """``forward(x) = forward_head(forward_features(x))`` with several maps and a mask in between.
+
+    The mask is made by a segmenter from the same images, or given: ``model(x, masks)``.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Image -> maps, all of which are used.
+    fusion : Fusion
+        Maps and mask -> the maps that the head sees.
+    head : Head
+        Maps -> logits.
+    labels : str or sequence of str
+        What the K logits mean.
+    input_spec : InputSpec
+        What the images must look like.
+    segmenter : Segmenter, optional
+        It gets the images as pixels in [0, 1], whatever `input_spec` does to them.
+    mask : {"hard", "soft"}
+        See :func:`thoraxlib.segmentation.base.foreground`.
+    train_segmenter : bool
+        Otherwise it is frozen: no gradient, always in eval mode.
+
+    Raises
+    ------
+    ValueError
+        A hard mask of a segmenter that is to be trained: no gradient would reach it.
+    """
+
+    several_maps = True
+
+    def __init__(
+        self,
+        backbone: backbones.Backbone,
+        fusion: Fusion,
+        head: heads.Head,
+        *,
+        labels: str | Sequence[str],
+        input_spec: InputSpec,
+        segmenter: nn.Module | None = None,
+        mask: str = "hard",
+        train_segmenter: bool = False,
+    ) -> None:
+        super().__init__(backbone, head, labels=labels, input_spec=input_spec)
+        if mask not in RULES:
+            raise ValueError(f"mask={mask!r}: allowed are {', '.join(map(repr, RULES))}")
+        if train_segmenter and mask == "hard":
+            raise ValueError("a hard mask has no gradient: train_segmenter=True needs mask='soft'")
+        self.fusion = fusion
+        self.mask, self.train_segmenter = mask, train_segmenter
+        self.segmenter = segmenter
+        if segmenter is not None and not train_segmenter:
+            segmenter.requires_grad_(False).eval()
+        shape = (1, -1, 1, 1)
+        self.register_buffer("_mean", torch.tensor(input_spec.mean).view(shape), persistent=False)
+        self.register_buffer("_std", torch.tensor(input_spec.std).view(shape), persistent=False)
+
+    def train(self, mode: bool = True) -> FusionClassifier:
+        """Training or eval mode; a frozen segmenter stays in eval mode."""
+        super().train(mode)
+        if self.segmenter is not None and not self.train_segmenter:
+            self.segmenter.eval()
+        return self
+
+    def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W), and masks (N, 1, H, W) in [0, 1] if the model is to make none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Images or masks of the wrong kind; masks that are needed and neither given nor made.
+        """
+        return self.forward_head(self.forward_features(x, masks))
+
+    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> FusionFeatures:  # type: ignore[override]
+        """The backbone's maps, and the mask."""
+        check_images(x, channels=self.input_spec.channels, stride=max(self.backbone.strides))
+        if masks is not None:
+            _check_masks(masks, x)
+            masks = masks.to(x.dtype)
+        elif self.fusion.uses_masks:
+            masks = self.organ_masks(x)
+        return FusionFeatures(list(self.backbone(self.fusion.image(x, masks))), masks)
+
+    def forward_head(self, features: FusionFeatures) -> Tensor:  # type: ignore[override]
+        """Logits (N, K)."""
+        logits: Tensor = self.head(_alone(self._fused(features)))
+        return logits
+
+    def forward_all(self, x: Tensor, masks: Tensor | None = None) -> FusionOutput:  # type: ignore[override]
+        """Logits, maps, mask and fused maps."""
+        features = self.forward_features(x, masks)
+        fused = self._fused(features)
+        return FusionOutput(self.head(_alone(fused)), features.maps, features.masks, fused)
+
+    def logit_maps(self, features: FusionFeatures, *, bias: bool = True) -> Tensor:  # type: ignore[override]
+        """Per-location logits (N, K, h, w) on the last map's grid: what every place of every stage adds."""
+        return self.head.logit_maps(_alone(self._fused(features)), bias=bias)
+
+    def organ_masks(self, x: Tensor) -> Tensor:
+        """The segmenter's masks (N, 1, H, W) of images as the model takes them.
+
+        Raises
+        ------
+        ValueError
+            There is no segmenter.
+        """
+        if self.segmenter is None:
+            raise ValueError(
+                "this model needs organ masks: give them, model(x, masks) with masks (N, 1, H, W) in [0, 1], or build "
+                "it with a segmenter (segmenter='unet')"
+            )
+        with torch.set_grad_enabled(self.train_segmenter and torch.is_grad_enabled()):
+            pixels = x * self.get_buffer("_std") + self.get_buffer("_mean")
+            masks = foreground(self.segmenter(pixels), self.mask)
+        _warn_of_empty(masks)
+        return masks
+
+    def _fused(self, features: FusionFeatures) -> list[Tensor]:
+        fused: list[Tensor] = self.fusion(features.maps, features.masks)
+        return fused
+
+
+def _alone(maps: list[Tensor]) -> list[Tensor] | Tensor:
+    """A single map as heads of one map take it."""
+    return maps if len(maps) > 1 else maps[0]
+
+
+def _check_masks(masks: Tensor, x: Tensor) -> None:
+    """Raise unless `masks` fit the images `x`; values are looked at on a CPU only."""
+    wanted = (len(x), 1, *x.shape[-2:])
+    if tuple(masks.shape) != wanted:
+        raise ValueError(f"masks must be (N, 1, H, W) at the images' size, {wanted}, got {tuple(masks.shape)}")
+    if masks.device.type == "cpu" and not torch.compiler.is_compiling() and masks.numel():
+        low, high = float(masks.min()), float(masks.max())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"masks must lie in [0, 1], got values from {low:g} to {high:g}")
+        _warn_of_empty(masks)
+
+
+def _warn_of_empty(masks: Tensor) -> None:
+    if masks.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    empty = (masks.flatten(1).amax(dim=1) == 0).nonzero().flatten().tolist() if len(masks) else []
+    if empty:
+        warnings.warn(
+            f"the organ masks of {len(empty)} of {len(masks)} images are empty (batch positions {empty[:10]}): nothing "
+            "of what they mask is seen there",
+            stacklevel=3,
+        )

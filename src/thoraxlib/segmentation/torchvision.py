@@ -1,0 +1,96 @@
+"""The segmentation networks of torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from thoraxlib.registry import OptionError
+from thoraxlib.segmentation.base import ORGANS, Segmenter, check_classes
+
+__all__ = ["TorchvisionSegmenter", "TorchvisionSource"]
+
+_NAMES = (
+    *("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101"),
+    *("fcn_resnet50", "fcn_resnet101", "lraspp_mobilenet_v3_large"),
+)
+
+
+class TorchvisionSegmenter(Segmenter):
+    """A segmentation network of torchvision: (N, 3, H, W) -> (N, M, H, W).
+
+    Parameters
+    ----------
+    torchvision_name : str
+        "deeplabv3_resnet50", ...
+    classes : sequence of str
+        M names, the background first.
+    in_chans : int
+        Must be 3.
+    pretrained : bool
+        ImageNet weights for its trunk (downloaded by torchvision).
+    **options
+        Of torchvision's function.
+
+    Raises
+    ------
+    ValueError
+        Bad classes, or another number of channels.
+    OptionError
+        An option that torchvision does not accept.
+    RuntimeError
+        Weights that could not be had.
+    """
+
+    def __init__(
+        self,
+        torchvision_name: str,
+        *,
+        classes: Sequence[str] = ORGANS,
+        in_chans: int = 3,
+        pretrained: bool = False,
+        **options: Any,
+    ) -> None:
+        from torchvision import models
+
+        super().__init__()
+        if in_chans != 3:
+            raise ValueError(f"torchvision's {torchvision_name} takes 3 channels, got in_chans={in_chans}")
+        self.classes, self.in_chans = check_classes(classes), in_chans
+        weights = "DEFAULT" if pretrained else None
+        try:
+            self.net: nn.Module = models.get_model(
+                torchvision_name, weights=None, weights_backbone=weights, num_classes=len(self.classes), **options
+            )
+        except TypeError as error:
+            raise OptionError(f"segmentation: torchvision's {torchvision_name}: {error}") from error
+        except OSError as error:
+            raise RuntimeError(
+                f"segmentation: weights of {torchvision_name}'s trunk could not be downloaded ({error}); build with "
+                "pretrained=False to do without"
+            ) from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, M, H, W)."""
+        logits: Tensor = self.net(x)["out"]
+        return logits
+
+
+class TorchvisionSource:
+    """Makes torchvision's segmentation networks segmenters."""
+
+    def names(self) -> Iterable[str]:
+        """Those that torchvision has."""
+        return _NAMES
+
+    def find(self, name: str) -> Callable[..., Segmenter] | None:
+        """A factory for the network `name`, or None."""
+        if name not in _NAMES:
+            return None
+        factory = partial(TorchvisionSegmenter, name)
+        factory.__doc__ = f"The network ``{name}`` of torchvision.\n\n{TorchvisionSegmenter.__doc__}"
+        factory.__module__ = __name__  # type: ignore[attr-defined]
+        return factory
