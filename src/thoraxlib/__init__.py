@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         blocks,
         cams,
         checkpoints,
+        cropping,
         datasets,
         heads,
         images,
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from thoraxlib.persistence import load_pretrained, save_pretrained
 
 _ROOMS = (
-    *("backbones", "blocks", "cams", "checkpoints", "datasets", "heads", "images", "labels", "localization"),
-    *("losses", "metrics", "models", "pooling", "training", "viz"),
+    *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "heads", "images", "labels"),
+    *("localization", "losses", "metrics", "models", "pooling", "training", "viz"),
 )
 _FROM = {
     "InputSpec": "input_spec",
@@ -62,6 +63,7 @@ __all__ = [
     "build",
     "cams",
     "checkpoints",
+    "cropping",
     "datasets",
     "describe",
     "explain",

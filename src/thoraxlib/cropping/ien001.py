@@ -1,0 +1,163 @@
+"""The rule of the public AG-CNN codes, bit for bit: Ien001/AG-CNN and lawAfua/Attention-Guided-CNN-..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thoraxlib.cropping import register
+from thoraxlib.cropping.components import Component
+from thoraxlib.cropping.rules import OtsuCrop
+
+__all__ = ["Ien001Crop", "tile_crop"]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_VALUES = 2**19  # of the images that are cut at once
+
+
+@register("ien001")
+@dataclass(kw_only=True, eq=False)
+class Ien001Crop(OtsuCrop):
+    """What Ien001/AG-CNN and its copies cut out: Otsu's level of the channels' sum in 8 bits, and :func:`tile_crop`.
+
+    For their published weights, and for comparison. Boxes are equal to theirs; crops are, but for a few values in
+    ten thousand, which are one grey level off. A component that is one pixel high or wide leaves nothing to cut out, as
+    their box lacks its last row and column: such an image is not valid, where theirs became black.
+
+    Crops have no gradient, being rounded.
+
+    Parameters
+    ----------
+    tau : float, optional
+        A fixed share of the highest level instead of Otsu's, above 0 and below 1; in the code a comment, with 0.7.
+
+    Other Parameters
+    ----------------
+    statistic, upsampling, connectivity, size, on_empty
+        See :class:`CropRule`.
+    """
+
+    statistic: str | Callable[[Tensor], Tensor] = "sum"
+    upsampling: str = "uint8"
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau is not None and not 0 < self.tau < 1:
+            raise ValueError(f"tau={self.tau}: above 0 and below 1, or None for Otsu's level")
+
+    def mask(self, levels: Tensor) -> Tensor:
+        """See :meth:`CropRule.mask`."""
+        return super().mask(levels) if self.tau is None else levels > 255 * self.tau
+
+    def region(self, mask: Tensor) -> Component:
+        """See :meth:`CropRule.region`."""
+        found = super().region(mask)
+        return found._replace(valid=found.valid & (found.box[:, 2:] - found.box[:, :2] > 1).all(dim=1))
+
+    def cut(self, images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`CropRule.cut`."""
+        return tile_crop(images, boxes, size)
+
+    def window(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`CropRule.window`; the two pixels by which the tile is displaced are left out of account."""
+        low, high = boxes[:, :2].float(), boxes[:, 2:].float() - 1
+        margin = torch.tensor([_margin(size[1]), _margin(size[0])], device=boxes.device)
+        side = torch.tensor([size[1], size[0]], device=boxes.device) + 2 * margin
+        edge = (high - low) * margin / side
+        return torch.cat([low + edge, high - edge], dim=1)
+
+
+def _margin(length: int) -> int:
+    """What is cut off at either end: 16 pixels of 256 for 224."""
+    return length // 14
+
+
+@torch.no_grad()
+def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops (N, 3, *size) of normalised images (N, 3, H, W) as Ien001/AG-CNN makes them, with all that befalls them.
+
+    1. The image's memory, channel by channel, is read as if it were pixel by pixel, and the middle third taken: mostly
+       the green channel, every third pixel of it, all of the field of view.
+    2. That is enlarged to (H, W), and the box cut out, without its last row and column.
+    3. Values times 256 become 8-bit by dropping all but the lowest byte, so that grey levels wrap around.
+    4. The picture is enlarged to 8/7 of `size` by Pillow's bilinear resize, columns first, rounded after each
+       direction; its middle is taken, divided by 255 and normalised again.
+
+    Parameters
+    ----------
+    images : Tensor
+        Floating point, normalised by the mean and deviation of ImageNet.
+    boxes : Tensor
+        int64 (N, 4): x1, y1, x2, y2 with x2 and y2 exclusive, at least two pixels wide and high.
+    size : (int, int)
+        Of the crops.
+
+    Raises
+    ------
+    ValueError
+        Images of other than three channels, or a single pixel wide or high.
+    """
+    n, channels, h, w = images.shape
+    if channels != 3 or min(h, w) < 2:
+        raise ValueError(
+            f"the crop of 'ien001' needs images (N, 3, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}"
+        )
+    # on a CPU a few at a time: what fits the cache is faster than fresh memory for each of a dozen steps
+    step = max(1, _VALUES // (channels * h * w)) if images.device.type == "cpu" else max(1, n)
+    parts = zip(torch.split(images, step), torch.split(boxes, step), strict=True)
+    return torch.cat([_tile_crop(*part, size) for part in parts]).to(images.dtype)
+
+
+def _tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    n, channels, h, w = images.shape
+    rows, columns = (slice(int(length * 0.334), int(length * 0.667)) for length in (h, w))
+    tile = images.float().reshape(n, h, w, channels)[:, rows, columns].permute(0, 3, 1, 2)
+    edges = boxes.new_tensor([[0, 0, tile.shape[3], tile.shape[2]]]).unbind(dim=1)
+    picture = _down(_across(tile, _taps(edges[0], edges[2], w)), _taps(edges[1], edges[3], h))
+    grey = (256 * picture).int().bitwise_and_(255).float()
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    grey = _across(grey, _taps(x1, x2 - 1, size[1], _margin(size[1]))).add_(0.5).floor_()
+    grey = _down(grey, _taps(y1, y2 - 1, size[0], _margin(size[0]))).add_(0.5).floor_()
+    mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (_MEAN, _STD))
+    return grey.div_(255).sub_(mean).div_(std)
+
+
+class _Taps(NamedTuple):
+    """For each place along an axis, the two pixels that it lies between, and the second one's weight: (N, length)."""
+
+    first: Tensor
+    second: Tensor
+    part: Tensor
+
+
+def _taps(low: Tensor, high: Tensor, length: int, margin: int = 0) -> _Taps:
+    """[low, high) stretched over `length` places and a `margin` at either end: bilinear, counted in whole numbers."""
+    low, span = low[:, None], (high - low)[:, None]
+    whole = 2 * (length + 2 * margin)  # parts of a pixel
+    step = margin + torch.arange(length, device=low.device)
+    place = torch.minimum(((2 * step + 1) * span - whole // 2).clamp(min=0), (span - 1) * whole)
+    first = place // whole
+    return _Taps(low + first, low + torch.minimum(first + 1, span - 1), (place % whole).float() / whole)
+
+
+def _across(x: Tensor, taps: _Taps) -> Tensor:
+    """Pictures (N, C, H, W) at other columns."""
+    shape = (*x.shape[:3], taps.part.shape[1])
+    first, second = (x.gather(3, index[:, None, None].expand(shape)) for index in (taps.first, taps.second))
+    return first.lerp_(second, taps.part[:, None, None])
+
+
+def _down(x: Tensor, taps: _Taps) -> Tensor:
+    """Pictures (N, C, H, W) at other rows: whole ones, which is faster than :func:`_across`."""
+    n, channels, h, w = x.shape
+    shape, lines = (n, channels, taps.part.shape[1], w), x.reshape(-1, w)
+    above = h * torch.arange(n * channels, device=x.device).view(n, channels, 1)
+    first, second = (
+        lines.index_select(0, (above + index[:, None]).flatten()).view(shape) for index in (taps.first, taps.second)
+    )
+    return first.lerp_(second, taps.part[:, None, :, None])
