@@ -1,4 +1,4 @@
-"""From a feature map to a crop, as a multiple of the forward pass before it and of the public code's way, one by one."""
+"""From a feature map to a crop, as a multiple of the public code's way, one by one, and of the forward pass before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def threshold(levels: np.ndarray) -> int:
 def one_by_one(images: Tensor, features: Tensor) -> tuple[Tensor, list[list[int]]]:
     """What AG-CNN's code does to each image, step by step as it does it; only OpenCV and scikit-image are replaced.
 
-    Labels are SciPy's, components are counted label by label, and the box is the least and the greatest of a list of
+    Labels are SciPy's, components are counted label by label, and the box is what Python's `min` and `max` find among
     all its pixels.
     """
     patches, boxes = [], []
@@ -45,8 +45,7 @@ def one_by_one(images: Tensor, features: Tensor) -> tuple[Tensor, list[list[int]
             count = np.sum(labels == label)
             if count > most:
                 best, most = label, count
-        pixels = [tuple(place) for place in np.argwhere(labels == best)]
-        ys, xs = [y for y, _ in pixels], [x for _, x in pixels]
+        ys, xs = np.argwhere(labels == best).T
         box = [min(ys), min(xs), max(ys), max(xs)]
         mosaic = image.numpy().reshape(SIDE, SIDE, 3)[74:149, 74:149]
         tile = torch.from_numpy(mosaic.copy()).permute(2, 0, 1)[None]
@@ -87,7 +86,7 @@ def run() -> Iterator[Row]:
         for name, rule, target in (
             ("its boxes, clean crop", same, 0.2),
             ("its boxes and crops (ien001)", ien001, None),
-            ("the paper's (fixed)", paper, None),
+            ("the paper's (fixed)", paper, 0.2),
         ):
             ours, theirs = (lambda r=rule, f=features: r(images, f)), (lambda f=features: one_by_one(images, f))
             yield Row(f"crop, {kind}: {name}", "public code, one by one", pair(ours, theirs, 7), target, conditions)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from thoraxlib.cropping import register
 from thoraxlib.cropping.components import Component
+from thoraxlib.cropping.resample import across, by_parts, down, taps
 from thoraxlib.cropping.rules import OtsuCrop
 
 __all__ = ["Ien001Crop", "tile_crop"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-_VALUES = 2**19  # of the images that are cut at once
 
 
 @register("ien001")
@@ -102,62 +101,22 @@ def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     ValueError
         Images of other than three channels, or a single pixel wide or high.
     """
-    n, channels, h, w = images.shape
-    if channels != 3 or min(h, w) < 2:
+    if images.shape[1] != 3 or min(images.shape[2:]) < 2:
         raise ValueError(
             f"the crop of 'ien001' needs images (N, 3, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}"
         )
-    # on a CPU a few at a time: what fits the cache is faster than fresh memory for each of a dozen steps
-    step = max(1, _VALUES // (channels * h * w)) if images.device.type == "cpu" else max(1, n)
-    parts = zip(torch.split(images, step), torch.split(boxes, step), strict=True)
-    return torch.cat([_tile_crop(*part, size) for part in parts]).to(images.dtype)
+    return by_parts(_tile_crop, images, boxes, size)
 
 
 def _tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     n, channels, h, w = images.shape
     rows, columns = (slice(int(length * 0.334), int(length * 0.667)) for length in (h, w))
-    tile = images.float().reshape(n, h, w, channels)[:, rows, columns].permute(0, 3, 1, 2)
+    tile = images.float().reshape(n, h, w, channels)[:, rows, columns].permute(0, 3, 1, 2).contiguous()
     edges = boxes.new_tensor([[0, 0, tile.shape[3], tile.shape[2]]]).unbind(dim=1)
-    picture = _down(_across(tile, _taps(edges[0], edges[2], w)), _taps(edges[1], edges[3], h))
-    grey = (256 * picture).int().bitwise_and_(255).float()
+    picture = down(across(tile, taps(edges[0], edges[2], w)), taps(edges[1], edges[3], h))
+    grey = picture.mul_(256).int().bitwise_and_(255).float()
     x1, y1, x2, y2 = boxes.unbind(dim=1)
-    grey = _across(grey, _taps(x1, x2 - 1, size[1], _margin(size[1]))).add_(0.5).floor_()
-    grey = _down(grey, _taps(y1, y2 - 1, size[0], _margin(size[0]))).add_(0.5).floor_()
-    mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (_MEAN, _STD))
-    return grey.div_(255).sub_(mean).div_(std)
-
-
-class _Taps(NamedTuple):
-    """For each place along an axis, the two pixels that it lies between, and the second one's weight: (N, length)."""
-
-    first: Tensor
-    second: Tensor
-    part: Tensor
-
-
-def _taps(low: Tensor, high: Tensor, length: int, margin: int = 0) -> _Taps:
-    """[low, high) stretched over `length` places and a `margin` at either end: bilinear, counted in whole numbers."""
-    low, span = low[:, None], (high - low)[:, None]
-    whole = 2 * (length + 2 * margin)  # parts of a pixel
-    step = margin + torch.arange(length, device=low.device)
-    place = torch.minimum(((2 * step + 1) * span - whole // 2).clamp(min=0), (span - 1) * whole)
-    first = place // whole
-    return _Taps(low + first, low + torch.minimum(first + 1, span - 1), (place % whole).float() / whole)
-
-
-def _across(x: Tensor, taps: _Taps) -> Tensor:
-    """Pictures (N, C, H, W) at other columns."""
-    shape = (*x.shape[:3], taps.part.shape[1])
-    first, second = (x.gather(3, index[:, None, None].expand(shape)) for index in (taps.first, taps.second))
-    return first.lerp_(second, taps.part[:, None, None])
-
-
-def _down(x: Tensor, taps: _Taps) -> Tensor:
-    """Pictures (N, C, H, W) at other rows: whole ones, which is faster than :func:`_across`."""
-    n, channels, h, w = x.shape
-    shape, lines = (n, channels, taps.part.shape[1], w), x.reshape(-1, w)
-    above = h * torch.arange(n * channels, device=x.device).view(n, channels, 1)
-    first, second = (
-        lines.index_select(0, (above + index[:, None]).flatten()).view(shape) for index in (taps.first, taps.second)
-    )
-    return first.lerp_(second, taps.part[:, None, :, None])
+    grey = across(grey, taps(x1, x2 - 1, size[1], _margin(size[1]))).add_(0.5).floor_()
+    grey = down(grey, taps(y1, y2 - 1, size[0], _margin(size[0]))).add_(0.5).floor_()
+    mean, std = (255 * torch.tensor(each, device=images.device)[:, None, None] for each in (_MEAN, _STD))
+    return grey.sub_(mean).div_(std).to(images.dtype)

@@ -59,8 +59,7 @@ class OtsuCrop(CropRule):
 
     def mask(self, levels: Tensor) -> Tensor:
         """See :meth:`CropRule.mask`."""
-        whole = levels.long()
-        return whole > otsu(whole.flatten(1))[:, None, None]
+        return levels >= 1 + otsu(levels.long().flatten(1))[:, None, None]
 
 
 @register("percentile")

@@ -15,7 +15,7 @@ def otsu(levels: Tensor) -> Tensor:
     (Otsu 1979, IEEE Trans. SMC 9). Sums are whole numbers, so that equal variances are equal: OpenCV's level exactly.
     """
     counts = torch.zeros(len(levels), 256, dtype=torch.int64, device=levels.device)
-    counts.scatter_add_(1, levels, torch.ones_like(levels))
+    counts.scatter_add_(1, levels, levels.new_ones(1).expand_as(levels))
     level = torch.arange(256, device=levels.device)
     below, moment = counts.cumsum(dim=1), (counts * level).cumsum(dim=1)
     number, total = below[:, -1:], moment[:, -1:]
