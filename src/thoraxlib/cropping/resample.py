@@ -35,7 +35,8 @@ def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ten
 def _crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     wide = images if images.dtype.itemsize >= 4 else images.float()
     x1, y1, x2, y2 = boxes.unbind(dim=1)
-    return across(down(wide, taps(y1, y2, size[0])), taps(x1, x2, size[1])).to(images.dtype)
+    rows, columns = taps(y1, y2, size[0], wide.dtype), taps(x1, x2, size[1], wide.dtype)
+    return across(down(wide, rows), columns).to(images.dtype)
 
 
 def by_parts(
@@ -56,14 +57,14 @@ def by_parts(
 
 
 class Taps(NamedTuple):
-    """For each place along an axis the two pixels that it lies between, int64, and the second one's share, float32: (N, L)."""
+    """For each place along an axis the two pixels that it lies between, int64, and the second one's share: (N, L)."""
 
     first: Tensor
     second: Tensor
     share: Tensor
 
 
-def taps(low: Tensor, high: Tensor, length: int, margin: int = 0) -> Taps:
+def taps(low: Tensor, high: Tensor, length: int, dtype: torch.dtype, margin: int = 0) -> Taps:
     """[low, high), int64 (N,), stretched over `length` places and a `margin` at either end, which is left out.
 
     Place d is at ``low + (d + 1/2) (high - low) / (length + 2 margin) - 1/2``, not beyond the centres of the outermost
@@ -74,14 +75,14 @@ def taps(low: Tensor, high: Tensor, length: int, margin: int = 0) -> Taps:
     step = margin + torch.arange(length, device=low.device)
     place = torch.minimum(((2 * step + 1) * span - whole // 2).clamp(min=0), (span - 1) * whole)
     first = place // whole
-    return Taps(low + first, low + torch.minimum(first + 1, span - 1), (place % whole).float() / whole)
+    return Taps(low + first, low + torch.minimum(first + 1, span - 1), (place % whole).to(dtype) / whole)
 
 
 def across(x: Tensor, taps: Taps) -> Tensor:
     """Pictures (N, C, H, W) at other columns."""
     shape = (*x.shape[:3], taps.share.shape[1])
     first, second = (x.gather(3, index[:, None, None].expand(shape)) for index in (taps.first, taps.second))
-    return first.lerp_(second, taps.share[:, None, None].to(x.dtype))
+    return first.lerp_(second, taps.share[:, None, None])
 
 
 def down(x: Tensor, taps: Taps) -> Tensor:
@@ -92,7 +93,7 @@ def down(x: Tensor, taps: Taps) -> Tensor:
     first, second = (
         lines.index_select(0, (above + index[:, None]).flatten()).view(shape) for index in (taps.first, taps.second)
     )
-    return first.lerp_(second, taps.share[:, None, :, None].to(x.dtype))
+    return first.lerp_(second, taps.share[:, None, :, None])
 
 
 def paste(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
