@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import thoraxlib
 from thoraxlib import cropping
-from thoraxlib.cropping import components, crop_and_resize, largest_component, paste, resample, upsample_uint8
+from thoraxlib.cropping import Crop, components, crop_and_resize, largest_component, paste, resample, upsample_uint8
 from thoraxlib.cropping.heat import STATISTICS, heat
 from thoraxlib.cropping.ien001 import tile_crop
 from thoraxlib.localization.otsu import otsu
@@ -104,6 +104,13 @@ def test_long_ways_round(connectivity: int) -> None:
     labels = components.label_components(mask, connectivity)
     first = [int(plane.flatten().nonzero()[0]) for plane in mask]
     assert [sorted(set(plane.flatten().tolist())) for plane in labels] == [[at, 63 * 63] for at in first]
+
+
+def test_labels_come_a_long_way_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, around = [], components._smallest_around
+    monkeypatch.setattr(components, "_smallest_around", lambda *args: rounds.append(1) or around(*args))
+    components.label_components(spiral(127)[None], 4)
+    assert len(rounds) <= 12  # of a line of 8000 pixels
 
 
 def test_other_devices_take_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,6 +415,23 @@ def test_boxes_do_not_depend_on_autocast_or_on_the_grad_mode(name: str) -> None:
     strange = rule(images.to(memory_format=torch.channels_last), features.to(memory_format=torch.channels_last))
     for ours, theirs in zip(strange, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rule_can_be_compiled_and_exported(name: str) -> None:
+    rule = cropping.build(name, upsampling="uint8")  # whole numbers: rounding would move a pixel now and then
+
+    class Model(torch.nn.Module):
+        def forward(self, images: Tensor, features: Tensor) -> Crop:
+            return rule(images, features)
+
+    images, features = random(4, 3, 48, 40), random(4, 8, 6, 5, seed=1)
+    expected = rule(images, features)
+    compiled = torch.compile(Model(), backend="aot_eager", fullgraph=True)
+    exported = torch.export.export(Model(), (images, features)).module()
+    for way in (compiled, exported):
+        for ours, theirs in zip(way(images, features), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 # -- the code's own crop ---------------------------------------------------------------------------------------------

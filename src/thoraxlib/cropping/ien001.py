@@ -78,7 +78,7 @@ def _margin(length: int) -> int:
 
 @torch.no_grad()
 def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Crops (N, 3, *size) of normalised images (N, 3, H, W) as Ien001/AG-CNN makes them, with all that befalls them.
+    """Crops (N, 3, H', W') of normalised images (N, 3, H, W) as Ien001/AG-CNN makes them, with all that befalls them.
 
     1. The image's memory, channel by channel, is read as if it were pixel by pixel, and the middle third taken: mostly
        the green channel, every third pixel of it, all of the field of view.
@@ -94,7 +94,7 @@ def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     boxes : Tensor
         int64 (N, 4): x1, y1, x2, y2 with x2 and y2 exclusive, at least two pixels wide and high.
     size : (int, int)
-        Of the crops.
+        (H', W') of the crops.
 
     Raises
     ------

@@ -15,7 +15,7 @@ _VALUES = 2**19  # of the images that are cut at once on a CPU
 
 
 def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """What images (N, C, H, W) show in a box each, at `size`: (N, C, *size).
+    """What images (N, C, H, W) show in a box each, at `size`: (N, C, H', W').
 
     Bilinear with half-pixel centres, and nothing from beyond the box: what cutting and
     :func:`torch.nn.functional.interpolate` one by one would give. Differentiable with respect to the images.
@@ -97,7 +97,7 @@ def down(x: Tensor, taps: Taps) -> Tensor:
 
 
 def paste(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps of crops, (N, K, h, w), in the frame of the whole images: (N, K, *size), bilinear, 0 beyond the window.
+    """Maps of crops, (N, K, h, w), in the frame of the whole images: (N, K, H, W), bilinear, 0 beyond the window.
 
     Parameters
     ----------
