@@ -584,3 +584,9 @@ def test_input_of_the_wrong_kind() -> None:
         rule(images, features.to("meta"))
     with pytest.raises(ValueError, match=r"statistic must give \(2, 4, 4\), it gave \(2, 2, 4\)"):
         cropping.build("fixed", statistic=lambda f: f.sum(dim=(1, 3)))(images, features)
+    with pytest.raises(TypeError, match=r"mask must be bool \(N, H, W\), got torch.float32"):
+        largest_component(images[:, 0])
+    with pytest.raises(ValueError, match=r"mask must be \(N, H, W\).*got \(16, 16\)"):
+        largest_component(images[0, 0] > 0)
+    with pytest.raises(ValueError, match="connectivity=6: allowed are 4 and 8"):
+        largest_component(images[:, 0] > 0, 6)

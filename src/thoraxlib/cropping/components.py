@@ -45,7 +45,18 @@ def largest_component(mask: Tensor, connectivity: int = 8) -> Component:
         bool (N, H, W).
     connectivity : {8, 4}
         Whether pixels that touch at a corner are connected.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A mask that is not bool, or of another shape; another connectivity.
     """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool (N, H, W), got {mask.dtype}")
+    if mask.ndim != 3 or 0 in mask.shape[1:]:
+        raise ValueError(f"mask must be (N, H, W), with at least one pixel, got {tuple(mask.shape)}")
+    if connectivity not in (4, 8):
+        raise ValueError(f"connectivity={connectivity}: allowed are 4 and 8")
     return Component(*torch.ops.thoraxlib.largest_component(mask, connectivity))
 
 
