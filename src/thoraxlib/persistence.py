@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from typing_extensions import Self
 
 __all__ = ["Persistent", "load_pretrained", "save_pretrained"]
@@ -57,7 +57,7 @@ class Persistent(
     def _from_pretrained(
         cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **hub: Any
     ) -> Self:
-        from safetensors.torch import load_model
+        from safetensors.torch import load_file
 
         from thoraxlib import labels, models, segmentation
 
@@ -77,7 +77,7 @@ class Persistent(
         weights = folder / _WEIGHTS if folder.is_dir() else Path(hf_hub_download(model_id, _WEIGHTS, **hub))
         if not weights.is_file():
             raise FileNotFoundError(f"{model_id}: no {_WEIGHTS} beside its {_CONFIG}")
-        load_model(model, str(weights), strict=True, device=map_location)
+        model.load_state_dict(_with_shared(load_file(weights, device=map_location), model), strict=True)
         model.eval()
         return model  # type: ignore[no-any-return]
 
@@ -135,6 +135,14 @@ def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
         raise FileNotFoundError(f"{source}: neither a folder nor a Hub repository ('owner/name')")
     model: nn.Module = Persistent.from_pretrained(str(source), **hub)  # type: ignore[assignment]
     return model
+
+
+def _with_shared(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`state`, in which weights that two parts of `model` share are once, with both of their names."""
+    own = model.state_dict()
+    names = {(value.data_ptr(), value.shape): key for key, value in own.items() if key in state}
+    shared = {key: names[place] for key, value in own.items() if (place := (value.data_ptr(), value.shape)) in names}
+    return {**{key: state[name] for key, name in shared.items()}, **state}
 
 
 def _config_of(model: Any) -> dict[str, Any]:

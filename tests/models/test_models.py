@@ -176,7 +176,9 @@ def test_trains(model: Classifier) -> None:
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
     for _ in range(8):
-        loss = nn.functional.binary_cross_entropy_with_logits(model(x), y)
+        everything = model.forward_all(x)._asdict()  # each output with a loss of its own, if there are several
+        outputs = [value for name, value in everything.items() if name.endswith("logits")]
+        loss = sum(nn.functional.binary_cross_entropy_with_logits(logits, y) for logits in outputs)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

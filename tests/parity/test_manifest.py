@@ -1,14 +1,16 @@
 """Whole models against the original authors' outputs, row by row of manifest.json.
 
-A row's outputs map a record's names to ours: a field of ``forward_all``, "probabilities", "logit_maps",
-"probability_maps", "cam", "maps.<i>" of the backbone, "fused.<i>" of a fusion, "attended.<k>" of a classwise head, or
-"module:<dotted name>". "unregistered": the file is to hold the tensors that the original keeps in plain lists, too.
+A row's outputs map a record's names to ours: a field of ``forward_all`` or a dotted attribute of one, "probabilities",
+"logit_maps", "probability_maps", "cam", "maps.<i>" of ``forward_all`` or else of the backbone, "fused.<i>" of a fusion,
+"attended.<k>" of a classwise head, or "module:<dotted name>". "unregistered": the file is to hold the tensors that the
+original keeps in plain lists, too.
 """
 
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+import operator
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +60,24 @@ def _lookup(model: Any, everything: Any, maps: list[torch.Tensor], seen: dict[st
     if name.startswith("module:"):
         return seen[name]
     if kind == "maps":
-        return maps[int(rest)]
+        return (everything.maps if "maps" in everything._fields else maps)[int(rest)]
     if kind == "fused":
         return everything.fused[int(rest)]
     if kind == "attended":
         return model.head._attended(everything.features)[int(rest)][0]
-    if name in everything._fields:
-        return getattr(everything, name)
+    if kind in everything._fields:
+        return operator.attrgetter(name)(everything)
     return {
         "probabilities": lambda: everything.logits.sigmoid(),
         "logit_maps": lambda: model.logit_maps(everything.features),
         "probability_maps": lambda: model.logit_maps(everything.features).sigmoid(),
         "cam": lambda: model.logit_maps(everything.features, bias=False),
     }[name]()
+
+
+def _recorded(outputs: dict[str, Any], name: str) -> dict[str, Any]:
+    """A record's output, by a name that may have dots itself, or be a path."""
+    return outputs[name] if name in outputs else reduce(operator.getitem, name.split("."), outputs)
 
 
 @pytest.mark.parametrize(("row", "outputs", "gain"), CASES)
@@ -88,10 +95,11 @@ def test_outputs_match_the_record(row: dict[str, Any], outputs: str, gain: float
     x, *masks = _inputs(record)
     with torch.inference_mode():
         everything = model.forward_all(x, *masks)
-        maps = model.backbone(x) if any(ours.startswith("maps.") for ours in row["outputs"].values()) else []
+        own = "maps" not in everything._fields and any(ours.startswith("maps.") for ours in row["outputs"].values())
+        maps = model.backbone(x) if own else []
         assert row["outputs"]
         for recorded, ours in row["outputs"].items():
-            assert_matches(_lookup(model, everything, maps, seen, ours), record[outputs][recorded])
+            assert_matches(_lookup(model, everything, maps, seen, ours), _recorded(record[outputs], recorded))
 
 
 @pytest.mark.parametrize("row", FIRST_ROWS, ids=_id)

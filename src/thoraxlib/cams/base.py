@@ -71,7 +71,8 @@ class ClassActivationMap(abc.ABC):
         Returns
         -------
         Tensor
-            float32 (N, number of labels, h, w). :func:`upsample` brings it to the image's size.
+            float32 (N, number of labels, h, w). :func:`upsample` brings it to the image's size. Of a map that is of a
+            part of the image, float32 (N, number of labels, H, W), 0 beyond that part.
 
         Raises
         ------
@@ -92,6 +93,8 @@ class ClassActivationMap(abc.ABC):
         try:
             with torch.inference_mode(False), _evaluating(self.model):
                 features, maps = self._features_and_maps(x, labels)
+                if isinstance(self.model, Stage):
+                    maps = self.model.in_image(maps, (x.shape[-2], x.shape[-1]))
                 logits = self.logits(features).detach().float() if with_logits else None
         finally:
             if isinstance(self.model, (Split, Stage)):

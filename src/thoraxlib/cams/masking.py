@@ -9,6 +9,7 @@ from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.maps import normalize, upsample
 from thoraxlib.cams.split import Split
+from thoraxlib.cams.stage import Stage
 
 __all__ = ["AblationCAM", "ScoreCAM"]
 
@@ -67,14 +68,16 @@ class ScoreCAM(_MaskingMap):
         flat, rows = spatial.flatten(0, 1)[:, None], []
         for start in range(0, n * c, self.batch_size):
             part = flat[start : start + self.batch_size]
-            masks = normalize(upsample(part.float(), (x.shape[-2], x.shape[-1])))
             image = torch.arange(start, start + len(part), device=x.device) // c
+            size = (x.shape[-2], x.shape[-1])
+            part = self.model.in_image(part, size, image) if isinstance(self.model, Stage) else part
+            masks = normalize(upsample(part.float(), size))
             rows.append(self._logits(x[image] * masks.to(x.dtype)).float())
         logits = torch.cat(rows)
         return logits.reshape(n, c, -1).softmax(dim=1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        if isinstance(self.model, Split):
+        if isinstance(self.model, (Split, Stage)):
             return self.model(x)
         logits: Tensor = self.model.forward_head(self.model.forward_features(x))
         return logits

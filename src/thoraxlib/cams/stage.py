@@ -43,8 +43,22 @@ class Stage:
 
     def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
         """The model's per-location logits, with `features` as this map."""
-        maps: Tensor = self.model.logit_maps(self._with(features), bias=bias)
+        options = {"stage": self.stage} if hasattr(self.model, "window") else {}
+        maps: Tensor = self.model.logit_maps(self._with(features), bias=bias, **options)
         return maps
+
+    def in_image(self, maps: Tensor, size: tuple[int, int], images: Tensor | None = None) -> Tensor:
+        """Maps (M, K, h, w) of the last images' features, in the frame of the whole images of `size` (H, W).
+
+        They are already, unless the model's ``window(features, stage)`` gives the edges (N, 4) of what a map is of: then
+        they become (M, K, H, W). `images`: of which image each map is, int64 (M,); default one of each.
+        """
+        window = self.model.window(self._features, self.stage) if hasattr(self.model, "window") else None
+        if window is None:
+            return maps
+        from thoraxlib.cropping import paste  # which needs this room
+
+        return paste(maps, window if images is None else window[images], size)
 
     def release(self) -> None:
         """Forget the last images."""
@@ -63,6 +77,11 @@ class Stage:
         whole = type(self._features)(*others)
         whole.maps[self.stage] = features
         return whole
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of images."""
+        logits: Tensor = self.model(x)
+        return logits
 
     def __getattr__(self, name: str) -> Any:
         if name in ("labels", "modules", "parameters", "eval"):

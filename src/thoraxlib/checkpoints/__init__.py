@@ -7,6 +7,7 @@ registry: Registry[Layout] = Registry(
     "checkpoints",
     modules=[
         "thoraxlib.checkpoints.native",
+        "thoraxlib.checkpoints.ag_cnn",
         "thoraxlib.checkpoints.chexnet",
         "thoraxlib.checkpoints.cxr_family",
         "thoraxlib.checkpoints.padchest_seed",
@@ -18,7 +19,7 @@ registry: Registry[Layout] = Registry(
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
-from thoraxlib.checkpoints.files import read  # noqa: E402  (the loader needs the registry above)
+from thoraxlib.checkpoints.files import read, read_ag_cnn  # noqa: E402  (the loader needs the registry above)
 from thoraxlib.checkpoints.load import CheckpointError, load_checkpoint  # noqa: E402
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "load_checkpoint",
     "names",
     "read",
+    "read_ag_cnn",
     "register",
     "registry",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["read", "state_dict_of"]
+__all__ = ["read", "read_ag_cnn", "state_dict_of"]
 
 # Where the sources keep the weights inside what they saved.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -68,6 +68,31 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         return state_dict_of(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_ag_cnn(
+    global_branch: str | os.PathLike[str], local_branch: str | os.PathLike[str], fusion: str | os.PathLike[str]
+) -> dict[str, Tensor]:
+    """The three files of Ien001/AG-CNN (``AG_CNN_Global_epoch_1.pkl``, ...) as one state dict.
+
+    ``thoraxlib.load_checkpoint(model, read_ag_cnn(...))`` loads it, into a model of preset "ien001".
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        A file that is not there or cannot be read, as :func:`thoraxlib.checkpoints.read` says it.
+    ValueError
+        Files in another order: a branch's file has ``classifier.weight``, the fusion's ``fc.weight``.
+    """
+    files = {"global_branch": global_branch, "local_branch": local_branch, "fusion": fusion}
+    joined: dict[str, Tensor] = {}
+    for part, path in files.items():
+        state = {key.removeprefix("module."): value for key, value in read(path).items()}
+        wanted = "fc.weight" if part == "fusion" else "classifier.weight"
+        if wanted not in state:
+            raise ValueError(f"{part}={str(Path(path))!r} has no entry {wanted!r}: is it the file of another part?")
+        joined |= {f"{part}.{key}": value for key, value in state.items()}
+    return joined
 
 
 def state_dict_of(content: Any) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def load_checkpoint(
     places = _places(model, translated)
     own = model.state_dict()
     if trunk_only:
-        own = {key: value for key, value in own.items() if key.startswith("backbone.")}
+        own = {key: value for key, value in own.items() if "backbone" in key.split(".")}
         places = {key: theirs for key, theirs in places.items() if key in own}
         translated = {theirs: translated[theirs] for theirs in places.values()}
     new = {key: translated[theirs] for key, theirs in places.items()}
@@ -111,6 +111,11 @@ def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str
     for leaf in ("weight", "bias"):
         if last is not None and f"{LOGITS}.{leaf}" in translated:
             places[f"{last}.{leaf}"] = f"{LOGITS}.{leaf}"
+    for name, branch in model.named_children():
+        if hasattr(branch, "backbone"):  # a classifier itself
+            start = f"{name}."
+            inside = {key.removeprefix(start): value for key, value in translated.items() if key.startswith(start)}
+            places |= {start + own: start + theirs for own, theirs in _places(branch, inside).items()}
     return places
 
 
@@ -133,7 +138,8 @@ def _check(
     labels = getattr(model, "labels", ())
     if rows is not None and rows != len(labels):
         fitting = [label_set for label_set in label_sets.names() if len(label_sets.build(label_set)) == rows]
-        hint = f"labels={fitting[0]!r}" if fitting else f"{rows} labels"
+        near = max(fitting, key=lambda name: len({*labels} & {*label_sets.build(name)}), default=None)
+        hint = f"labels={near!r}" if near else f"{rows} labels"
         lines.append(
             f"  The checkpoint has {rows} outputs, the model {len(labels)}: build it with {hint}, "
             "or load the backbone alone with trunk_only=True."

@@ -8,10 +8,24 @@ try:
 except ImportError as error:
     raise ImportError('thoraxlib.training needs Lightning: pip install "thoraxlib[train]"') from error
 
+from thoraxlib.training.ag_cnn import ag_cnn_stages
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
 from thoraxlib.training.predict import Predictions, predict
 from thoraxlib.training.segmentation import SegmentationTask
+from thoraxlib.training.stages import Stage, fit_stages
 from thoraxlib.training.task import MultiLabelTask, Task
 
-__all__ = ["DataModule", "FitResult", "MultiLabelTask", "Predictions", "SegmentationTask", "Task", "fit", "predict"]
+__all__ = [
+    "DataModule",
+    "FitResult",
+    "MultiLabelTask",
+    "Predictions",
+    "SegmentationTask",
+    "Stage",
+    "Task",
+    "ag_cnn_stages",
+    "fit",
+    "fit_stages",
+    "predict",
+]

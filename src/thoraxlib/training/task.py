@@ -92,6 +92,15 @@ class Task(LightningModule):  # type: ignore[misc]
         """Logits and targets of a batch, as the loss takes them."""
         raise NotImplementedError
 
+    def objective(self, batch: dict[str, Any]) -> Tensor:
+        """What is minimised."""
+        loss: Tensor = self.loss(*self.outputs(batch))
+        return loss
+
+    def trained_parameters(self) -> list[Any]:
+        """Parameters, or groups of them, as an optimizer takes them."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
     def on_fit_start(self) -> None:
         """Give the loss the training targets, where it asks for them."""
         targets = getattr(self.trainer.datamodule, "targets", None)
@@ -102,7 +111,7 @@ class Task(LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss: Tensor = self.loss(*self.outputs(batch))
+        loss = self.objective(batch)
         self._finite.append(loss.detach().isfinite())
         if len(self._finite) >= LOOK.get(self.device.type, LOOK_ELSEWHERE) or self.trainer.is_last_batch:
             self._look(batch, batch_idx)
@@ -135,7 +144,7 @@ class Task(LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule, as Lightning wants them."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = self.trained_parameters()
         if not parameters:
             raise ValueError("no parameter of the model has requires_grad=True: there is nothing to train")
         if self.make_optimizer is None:

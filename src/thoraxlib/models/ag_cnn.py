@@ -1,0 +1,302 @@
+"""AG-CNN: a network for the film, another for what the first one looks at, and a layer over both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thoraxlib import cropping, heads
+from thoraxlib.backbones import Backbone
+from thoraxlib.cropping import Crop, CropRule
+from thoraxlib.heads.linear import LinearHead
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.labels import build as label_set
+from thoraxlib.models import register
+from thoraxlib.models.base import Classifier
+from thoraxlib.models.classifier import classifier
+from thoraxlib.models.registry import ModelCard, Preset
+from thoraxlib.persistence import Persistent
+from thoraxlib.registry import Spec
+
+__all__ = ["AGCNN", "AGCNNFeatures", "AGCNNOutput", "ag_cnn"]
+
+
+class AGCNNFeatures(NamedTuple):
+    """What :class:`AGCNN` makes of N images before its heads.
+
+    Attributes
+    ----------
+    maps : list of Tensor
+        The whole image's (N, C, h, w), and the crop's (N, C', h', w').
+    attention : Crop
+        Heat, box and crop.
+    """
+
+    maps: list[Tensor]
+    attention: Crop
+
+
+class AGCNNOutput(NamedTuple):
+    """Everything an :class:`AGCNN` computes of N images.
+
+    Attributes
+    ----------
+    logits, global_logits, local_logits : Tensor
+        (N, K): of the fusion, of the whole image, of the crop.
+    maps, attention
+        See :class:`AGCNNFeatures`.
+    """
+
+    logits: Tensor
+    global_logits: Tensor
+    local_logits: Tensor
+    maps: list[Tensor]
+    attention: Crop
+
+
+class AGCNN(Persistent, nn.Module):
+    """Two classifiers, of the whole image and of what the first one's map attends to, and a layer over their vectors.
+
+    Each branch is a classifier by itself: ``model.global_branch(x)``, ``thoraxlib.load_checkpoint(model.local_branch,
+    "chexnet.pth.tar")``. Of the three outputs, ``model(x)`` gives the fusion's, :meth:`forward_all` all. Heat maps
+    (:mod:`thoraxlib.cams`) are of the local branch, put back into the whole image, or with ``target=0`` of the global
+    one.
+
+    Parameters
+    ----------
+    global_branch, local_branch : Classifier
+        Of the same labels.
+    crop : CropRule
+        Images and the global branch's map -> box and crop; no gradient goes through the box.
+    detach_branches : bool
+        No gradient of the fusion's logits reaches the branches.
+    """
+
+    several_maps = True
+
+    def __init__(
+        self, global_branch: Classifier, local_branch: Classifier, crop: CropRule, *, detach_branches: bool = True
+    ) -> None:
+        super().__init__()
+        self.global_branch, self.local_branch, self.crop = global_branch, local_branch, crop
+        self.labels, self.input_spec = global_branch.labels, global_branch.input_spec
+        self.detach_branches = detach_branches
+        both = (global_branch, local_branch)
+        self.channels = tuple(branch.backbone.channels[branch.stage] for branch in both)
+        pool = getattr(global_branch.head, "pool", "avg")
+        self.head: LinearHead = heads.build("linear", in_channels=self.channels, num_labels=len(self.labels), pool=pool)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The fusion's logits (N, K) of images (N, C, H, W).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Images of the wrong kind; see :func:`thoraxlib.models.base.check_images`.
+        """
+        return self._fused(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> AGCNNFeatures:
+        """Both maps, and what was cut out."""
+        whole = self.global_branch.forward_features(x)
+        found = self.crop(x, whole)
+        return AGCNNFeatures([whole, self.local_branch.forward_features(found.crop)], found)
+
+    def forward_head(self, features: AGCNNFeatures) -> Tensor:
+        """The fusion's logits (N, K)."""
+        logits: Tensor = self.head(features.maps)
+        return logits
+
+    def forward_all(self, x: Tensor) -> AGCNNOutput:
+        """The logits of all three, both maps, heat, box and crop."""
+        features = self.forward_features(x)
+        whole, crop = features.maps
+        return AGCNNOutput(
+            self._fused(features),
+            self.global_branch.forward_head(whole),
+            self.local_branch.forward_head(crop),
+            *features,
+        )
+
+    def global_logits(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of the whole images (N, C, H, W); neither crop nor local branch is computed."""
+        logits: Tensor = self.global_branch(x)
+        return logits
+
+    def local_logits(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of what is cut out of the images (N, C, H, W)."""
+        logits: Tensor = self.local_branch(self.crop(x, self.global_branch.forward_features(x)).crop)
+        return logits
+
+    def logit_maps(self, features: AGCNNFeatures, *, bias: bool = True, stage: int = -1) -> Tensor:
+        """What each place of a branch's map adds to the fusion's logits, (N, K, h, w); `bias`: and the constant part.
+
+        Of the local branch (`stage` -1) in the crop's frame, from which :func:`thoraxlib.cropping.paste` leads to the
+        image's.
+
+        Raises
+        ------
+        NotImplementedError
+            The pooling widens its vector ("avg_max").
+        """
+        weight, constant = self.head.classifier()
+        if weight.shape[1] != sum(self.channels):
+            raise NotImplementedError("this pooling leaves no per-location logits; use a gradient-based CAM")
+        columns = torch.split(weight[:, :, None, None], list(self.channels), dim=1)
+        maps = F.conv2d(features.maps[stage], columns[stage])
+        return maps + constant[:, None, None] if bias and constant is not None else maps
+
+    def window(self, features: AGCNNFeatures, stage: int) -> Tensor | None:
+        """Edges (N, 4) of what a map is of, in the image's pixels, for :func:`thoraxlib.cropping.paste`; None: all."""
+        return None if stage in (0, -2) else features.attention.window
+
+    @torch.inference_mode()
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Probabilities (N, K) in [0, 1]: the sigmoid of the fusion's logits, without gradients."""
+        logits: Tensor = self(x)
+        return logits.sigmoid()
+
+    def _fused(self, features: AGCNNFeatures) -> Tensor:
+        if self.detach_branches:
+            features = features._replace(maps=[part.detach() for part in features.maps])
+        return self.forward_head(features)
+
+
+def _nih14(column: str) -> dict[str, float]:
+    return {label: float(value) for label, value in zip(label_set("nih14"), column.split(), strict=True)}
+
+
+_CROP = {"resize": "crop", "crop_ratio": 224 / 256}
+_CARD = ModelCard(
+    paper="Guan et al., Diagnose like a Radiologist: Attention Guided Convolutional Neural Network for Thorax Disease "
+    "Classification, arXiv 1801.09927v1, 2018; Pattern Recognition Letters 131, 2020",
+    label_sets=("nih15", "nih14"),
+    input_spec=InputSpec(resize="crop", crop_ratio=224 / 256),
+    presets={
+        "paper": Preset("The default; the paper's other backbone is backbone='densenet121'."),
+        "ien001": Preset(
+            "Ien001/AG-CNN and its copies, for their weights: DenseNet-121, average pooling, no No Finding, boxes by "
+            "Otsu's level of the channels' sum, and their crop, which shows the green channel at a third of the "
+            "resolution with grey levels that wrap around.",
+            {"labels": "nih14", "backbone": "densenet121", "pool": "avg", "crop": "ien001"},
+        ),
+    },
+    published={
+        "AG-CNN paper, table I, ResNet-50, fusion": _nih14(
+            ".844 .937 .904 .753 .893 .827 .776 .919 .842 .919 .941 .857 .836 .903"
+        ),
+        "AG-CNN paper, table I, ResNet-50, global": _nih14(
+            ".818 .904 .881 .728 .863 .780 .783 .897 .807 .892 .918 .815 .800 .889"
+        ),
+        "AG-CNN paper, table I, ResNet-50, local": _nih14(
+            ".798 .881 .862 .707 .826 .736 .716 .872 .805 .874 .898 .808 .770 .887"
+        ),
+        "AG-CNN paper, table I, DenseNet-121, fusion": _nih14(
+            ".853 .939 .903 .754 .902 .828 .774 .921 .842 .924 .932 .864 .837 .921"
+        ),
+        "AG-CNN paper, table I, DenseNet-121, global": _nih14(
+            ".832 .906 .887 .717 .870 .791 .732 .891 .808 .905 .912 .823 .802 .883"
+        ),
+        "AG-CNN paper, table I, DenseNet-121, local": _nih14(
+            ".797 .865 .851 .704 .829 .733 .710 .850 .802 .882 .874 .801 .769 .872"
+        ),
+        "Ien001/AG-CNN, fusion (its own test)": _nih14(
+            ".8226 .9097 .8843 .7006 .8708 .7692 .7614 .8795 .8211 .9185 .8905 .8209 .8127 .9065"
+        ),
+        "Ien001/AG-CNN, global (its own test)": _nih14(
+            ".8223 .9066 .8846 .7010 .8649 .7745 .7691 .8800 .8195 .9196 .8874 .8168 .8187 .8967"
+        ),
+        "Ien001/AG-CNN, local (its own test)": _nih14(
+            ".7884 .8867 .8582 .6731 .8253 .6895 .7244 .8478 .7988 .8904 .8328 .7497 .7598 .8612"
+        ),
+    },
+    parity={
+        "ag_cnn_global": "preset 'ien001': stages, map, logits, heat; boxes exactly",
+        "ag_cnn_fusion": "preset 'ien001': logits of all three; boxes exactly; and with a clean crop",
+        "ag_cnn_crop": "boxes exactly, crops within a grey level (thoraxlib.cropping)",
+    },
+    notes=(
+        "The paper leaves open how heat is stretched, where the threshold acts and what connects pixels: each map to "
+        "[0, 1], at the image's size, corners too.",
+        "An image in which nothing stands out is seen whole by the local branch; the published codes stop there.",
+        "The published codes cut the fusion's gradient off from the branches, unintended; detach_branches=False lets "
+        "it through.",
+        "Published means are of the 14 findings; No Finding is the paper's 15th output.",
+    ),
+)
+
+
+@register("ag_cnn", card=_CARD)
+def ag_cnn(
+    *,
+    labels: str | Sequence[str] = "nih15",
+    backbone: Spec | Backbone = "resnet50",
+    local_backbone: Spec | Backbone | None = None,
+    share: bool = False,
+    head: Spec = "linear",
+    pool: Spec | nn.Module = "max",
+    crop: Spec | CropRule = "fixed",
+    detach_branches: bool = True,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+) -> AGCNN:
+    """AG-CNN: global branch, attention-guided crop, local branch, fusion.
+
+    Guan et al. 2018, arXiv 1801.09927v1. 47,138,989 parameters with ResNet-50 and 15 labels.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        A label set's name, or the labels; the paper's are the 14 findings and No Finding.
+    backbone : str, mapping or Backbone
+        Of the global branch, from :mod:`thoraxlib.backbones`.
+    local_backbone : str, mapping or Backbone, optional
+        Of the local branch; default the same kind, with weights of its own.
+    share : bool
+        One backbone for both branches, with one set of weights; each keeps its own linear layer.
+    head : str or mapping
+        Of each branch, from :mod:`thoraxlib.heads`; the fusion's is linear.
+    pool : str, mapping or module
+        Of all three, from :mod:`thoraxlib.pooling`.
+    crop : str, mapping or CropRule
+        From :mod:`thoraxlib.cropping`; ``{"name": "fixed", "tau": 0.5, "statistic": "l1"}``.
+    detach_branches : bool
+        No gradient of the fusion's logits reaches the branches.
+    in_chans : int
+        Channels of the images.
+    pretrained : bool
+        ImageNet weights for the backbones, as in the paper.
+    input_spec : mapping or InputSpec, optional
+        Changes to the default input (shorter side 256, centre crop 224, ImageNet statistics).
+
+    Raises
+    ------
+    ValueError
+        `share`, and another `local_backbone`.
+    """
+    if share and local_backbone is not None:
+        raise ValueError(f"share=True is one backbone for both branches, but local_backbone={local_backbone!r}")
+    spec = InputSpec.imagenet(in_chans, **_CROP).updated(input_spec)
+    branch = partial(
+        classifier,
+        labels=labels,
+        head=head,
+        pool=pool,
+        in_chans=spec.channels,
+        pretrained=pretrained,
+        input_spec=spec,
+    )
+    whole = branch(backbone=backbone)
+    if share:
+        local_backbone = whole.backbone
+    elif local_backbone is None:
+        local_backbone = deepcopy(backbone)  # a ready one gets weights of its own
+    rule = cropping.registry.resolve(crop)
+    return AGCNN(whole, branch(backbone=local_backbone), rule, detach_branches=detach_branches)

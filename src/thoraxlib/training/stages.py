@@ -1,0 +1,233 @@
+"""Training in stages: parts of a model one after the other, each from the best epoch of the stage before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thoraxlib.persistence import Persistent, save_pretrained
+from thoraxlib.registry import Spec
+from thoraxlib.training.data import DataModule
+from thoraxlib.training.fit import FitResult, fit
+from thoraxlib.training.schedules import Schedule
+from thoraxlib.training.task import MultiLabelTask, model_inputs
+
+__all__ = ["Stage", "fit_stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is trained, for which output, and how.
+
+    Attributes
+    ----------
+    name : str
+        Of its folder.
+    trained : sequence of str
+        Dotted names of the parts that are trained, ``""`` for the whole model. Everything else is frozen: no gradient,
+        and in eval mode, so that its norms keep their statistics.
+    output : str
+        Of which output the validation is, by which the best epoch is chosen: a method of the model from images to
+        logits, or ``"logits"`` for the model itself.
+    losses : mapping of str to float
+        Fields of the model's ``forward_all`` and the weights of their losses, which are added; default, the loss is
+        that of `output` alone.
+    epochs : int
+        Passes over the data.
+    batch_size : int, optional
+        By default the data module's.
+    loss, optimizer, scheduler
+        See :func:`thoraxlib.training.fit`.
+    rates : mapping of str to float
+        Learning rates of parts in `trained`, where they differ. The optimizer then has a group of parameters for each
+        part, in the order of `trained`.
+    """
+
+    name: str
+    trained: Sequence[str] = ("",)
+    output: str = "logits"
+    losses: Mapping[str, float] = field(default_factory=dict)
+    epochs: int = 10
+    batch_size: int | None = None
+    loss: Spec | nn.Module = "bce"
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
+    scheduler: Schedule = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+def fit_stages(
+    model: nn.Module,
+    data: DataModule,
+    stages: Sequence[Stage],
+    *,
+    output: str | os.PathLike[str],
+    resume: bool = True,
+    **settings: Any,
+) -> list[FitResult]:
+    """Train `model` stage after stage; each begins with the best epoch of the one before.
+
+    Each stage is a :func:`thoraxlib.training.fit` of its own in ``output/<number>_<name>``; the model at the end is in
+    ``output/model``. If the run is interrupted, the same call passes over what is finished, goes on in the stage that
+    is not and, on one kind of machine, ends with the weights that it would have had.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained in place. What requires a gradient is, in the end, as it was.
+    data : DataModule
+        Its labels must be the model's.
+    stages : sequence of Stage
+        In order.
+    output : path
+        Folder of the run.
+    resume : bool
+        False starts anew and removes the earlier run's checkpoints.
+    **settings
+        Further arguments of :func:`thoraxlib.training.fit`, for all stages.
+
+    Returns
+    -------
+    list of FitResult
+        One for each stage; all have the same model, as it is after the last.
+
+    Raises
+    ------
+    ValueError
+        No stages, or two of one name; parts that the model does not have; rates of parts that are not trained; a part
+        that the loss does not reach; and as :func:`thoraxlib.training.fit`.
+    """
+    names = [stage.name for stage in stages]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"stages={names}: at least one is needed, each with a name of its own")
+    folders = [Path(output) / f"{number}_{name}" for number, name in enumerate(names, start=1)]
+    if not resume:  # also of later stages, which began with what is now to be replaced
+        for path in (folder / "checkpoints" / f"{kept}.ckpt" for folder in folders for kept in ("last", "best")):
+            path.unlink(missing_ok=True)
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    batch_size, results = data.batch_size, list[FitResult]()
+    try:
+        for stage, folder in zip(stages, folders, strict=True):
+            data.batch_size = stage.batch_size or batch_size
+            result = fit(
+                _Staged(model, stage, first=not results),
+                data,
+                output=folder,
+                task=_StageTask,
+                epochs=stage.epochs,
+                loss=stage.loss,
+                optimizer=stage.optimizer,
+                scheduler=stage.scheduler,
+                resume=resume,
+                **settings,
+            )
+            results.append(replace(result, model=model))
+    finally:
+        data.batch_size = batch_size
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+    model.eval()
+    if results[-1].trainer.is_global_zero and isinstance(model, Persistent) and not getattr(model, "unrecorded", None):
+        save_pretrained(model, Path(output) / "model")
+    return results
+
+
+class _Staged(nn.Module):
+    """A model as a stage sees it: one output, and all but the trained parts frozen."""
+
+    def __init__(self, model: nn.Module, stage: Stage, *, first: bool) -> None:
+        super().__init__()
+        self.model, self.stage = model, stage
+        try:
+            parts = {name: model.get_submodule(name) for name in stage.trained}
+        except AttributeError as error:
+            raise ValueError(f"stage {stage.name!r}: {type(model).__name__} has no such part: {error}") from error
+        unknown = sorted({*stage.rates} - {*parts})
+        if unknown:
+            raise ValueError(f"stage {stage.name!r}: rates are of parts in trained, {sorted(parts)}, not of {unknown}")
+        model.requires_grad_(False)
+        for part in parts.values():
+            part.requires_grad_(True)
+        labels = getattr(model, "labels", None)
+        if labels is not None:
+            self.labels = tuple(labels)
+        # what else decides about the weights, for a resumed run to compare
+        self.config: Any = {
+            "model": getattr(model, "config", type(model).__qualname__),
+            "stage": stage.name,
+            "trained": list(stage.trained),
+            "output": stage.output,
+            "losses": dict(stage.losses),
+            "rates": dict(stage.rates),
+            "start": None if first else _digest(model),
+        }
+        self.train()
+
+    def train(self, mode: bool = True) -> _Staged:
+        """Training mode for what is trained, eval mode for everything else."""
+        self.training = mode
+        self.model.eval()
+        for name in self.stage.trained:
+            self.model.get_submodule(name).train(mode)
+        return self
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The stage's logits."""
+        name = self.stage.output
+        logits: Tensor = self.model(*inputs) if name == "logits" else getattr(self.model, name)(*inputs)
+        return logits
+
+    def every(self, *inputs: Tensor) -> list[tuple[float, Tensor]]:
+        """The weights and logits of the stage's losses."""
+        everything: Any = self.model.forward_all(*inputs)  # type: ignore[operator]
+        return [(weight, getattr(everything, name)) for name, weight in self.stage.losses.items()]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The trained parameters, part by part, each once."""
+        groups, seen = [], set[nn.Parameter]()
+        for name in self.stage.trained:
+            own = [p for p in self.model.get_submodule(name).parameters() if p not in seen]
+            seen.update(own)
+            groups.append({"params": own} | ({"lr": self.stage.rates[name]} if name in self.stage.rates else {}))
+        return groups
+
+
+class _StageTask(MultiLabelTask):
+    """Trains a stage."""
+
+    model: _Staged
+
+    def objective(self, batch: dict[str, Any]) -> Tensor:
+        if not self.model.stage.losses:
+            return super().objective(batch)
+        images, *more = model_inputs(batch)
+        every = self.model.every(images.to(memory_format=self.memory_format), *more)
+        return torch.stack([weight * self.loss(logits, batch["labels"]) for weight, logits in every]).sum()
+
+    def trained_parameters(self) -> list[Any]:
+        return self.model.groups() if self.model.stage.rates else super().trained_parameters()
+
+    def on_after_backward(self) -> None:
+        """Raise where a part is to be trained, but has no part in the loss."""
+        if self.global_step:
+            return
+        for name in self.model.stage.trained:
+            if all(p.grad is None for p in self.model.model.get_submodule(name).parameters()):
+                raise ValueError(
+                    f"stage {self.model.stage.name!r} trains {name!r}, but no gradient of its loss gets there"
+                )
+
+
+def _digest(model: nn.Module) -> str:
+    """Of all weights."""
+    whole = hashlib.sha256()
+    for value in model.state_dict().values():
+        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()[:16]
