@@ -245,7 +245,7 @@ def given(
 
 
 def shipped(labels: str | Sequence[str]) -> LabelCounts:
-    """Shipped counts that have all of `labels`, in their order.
+    """Shipped counts of `labels`, in their order: of exactly these, or else the first that have all of them.
 
     Raises
     ------
@@ -253,10 +253,9 @@ def shipped(labels: str | Sequence[str]) -> LabelCounts:
         There are none.
     """
     wanted = label_sets.resolve(labels)
-    for name in _SHIPPED:
-        counts = build(name)
-        if None not in label_sets.align(counts.labels, wanted):
-            return counts.select(wanted)
+    having = [counts for counts in map(build, _SHIPPED) if None not in label_sets.align(counts.labels, wanted)]
+    if having:
+        return min(having, key=lambda counts: len(counts.labels) != len(wanted)).select(wanted)
     raise ValueError(
         f"no shipped counts have all of {list(wanted)}: count your own, "
         "counts=thoraxlib.graphs.LabelCounts.of(targets, labels), or do without: adjacency='identity' (or 'full') and "
