@@ -87,7 +87,7 @@ class GeometricConvolution(nn.Module):
         nodes, batch = x.shape[-2], x.shape[:-2]
         copies = math.prod(batch)
         flat, edges = x.reshape(-1, x.shape[-1]), graph.edge_index
-        if copies != 1:  # the graphs of a batch side by side
+        if copies > 1:  # the graphs of a batch side by side
             shift = nodes * torch.arange(copies, device=x.device)
             edges = (edges[:, None] + shift[:, None]).flatten(1)
         options = {"edge_weight": graph.edge_weight.to(x.dtype).repeat(copies)} if self.weighted else {}
@@ -97,7 +97,7 @@ class GeometricConvolution(nn.Module):
                 f"convolutions: {type(self.layer).__name__} gives {out.shape[-1]} channels instead of "
                 f"{self.out_channels}; of several heads, take the mean (concat=False)"
             )
-        return out.view(*batch, nodes, -1)
+        return out.view(*batch, nodes, self.out_channels)
 
 
 _OTHERS = ("CuGraphSAGEConv", "MeshCNNConv")  # one needs a package of its own, the other the edges of a mesh

@@ -97,7 +97,8 @@ def ppmi(
     Raises
     ------
     ValueError
-        `dim` out of its range; a label that never occurs, or labels without counts.
+        `dim` out of its range; a label that never occurs, or that the counts tell nothing about (a single one); labels
+        without counts.
     """
     nodes = label_sets.resolve(labels)
     dim = len(nodes) if dim is None else dim
@@ -110,6 +111,12 @@ def ppmi(
         raise ValueError(f"no image has {', '.join(map(repr, absent))}: no embedding can be counted; use 'learned'")
     sums = joint.sum(dim=1)
     information = (joint * joint.sum() / (sums[:, None] * sums)).clamp(min=1).log()
+    silent = [label for label, some in zip(nodes, information.any(dim=1).tolist(), strict=True) if not some]
+    if silent:  # a vector of zeros would never leave zero
+        raise ValueError(
+            f"the counts tell nothing about {', '.join(map(repr, silent))}, alone or independent of every other label; "
+            "use 'onehot' or 'learned'"
+        )
     u, s, _ = torch.linalg.svd(information)
     vectors = u[:, :dim] * s[:dim].sqrt()
     # a singular vector's sign is arbitrary: let its largest entry be positive
