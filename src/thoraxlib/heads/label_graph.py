@@ -36,8 +36,8 @@ class LabelGraphHead(LinearClassifier):
 
     ML-GCN (Chen et al. 2019, arXiv 1904.03582, section 3.3): label embeddings E (K, F) pass through graph convolutions
     ``H' = act(N H W)`` until they are as wide as the image's vector. H does not depend on the image: in eval mode,
-    where no gradient is asked for, it is computed once and kept until a weight changes or the mode is set anew. (What
-    PyTorch does not notice either, ``weight.data.mul_(2)``, wants an ``eval()`` after it.)
+    where no gradient is asked for, it is computed once and kept until a weight changes, a pass with gradients, or
+    :meth:`train` and ``eval``. (A change that PyTorch hides, ``weight.data.mul_(2)``, wants an ``eval()`` after it.)
 
     Parameters
     ----------
@@ -125,6 +125,8 @@ class LabelGraphHead(LinearClassifier):
 
     def classifier(self) -> tuple[Tensor, Tensor | None]:
         """H (K, in_features), and no bias."""
+        if torch.is_grad_enabled() and self._kept is not None:
+            self._kept = None  # a step may follow, and fused optimisers leave no trace on the weights
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.label_classifiers(), None
         tensors = [*self.parameters(), *self.buffers()]
