@@ -206,7 +206,7 @@ def test_copies_keep_nothing_of_each_other(x: Tensor) -> None:
 @torch.no_grad()
 def test_weights_lent_for_a_call(x: Tensor) -> None:
     """Weights that come and go, and may lie where others lay."""
-    head = built()
+    head = built(hidden=(1024,))
     for _ in range(20):
         weights = {key: torch.randn_like(value) for key, value in head.named_parameters()}
         logits = functional_call(head, weights, (x,))
