@@ -102,6 +102,8 @@ def classifier(
             mask=mask,
             train_segmenter=train_segmenter,
         )
+    if not -len(trunk.channels) <= stage < len(trunk.channels):
+        raise ValueError(f"stage={stage}: the backbone has {len(trunk.channels)} maps")
     if neck is not None:
         neck = blocks.registry.resolve(neck, in_channels=trunk.channels[stage])
     channels = getattr(neck, "out_channels", trunk.channels[stage])

@@ -125,7 +125,10 @@ class FusionClassifier(Classifier):
             masks = masks.to(x.dtype)
         elif self.fusion.uses_masks:
             masks = self.organ_masks(x)
-        return FusionFeatures(list(self.backbone(self.fusion.image(x, masks))), masks)
+        maps = list(self.backbone(self.fusion.image(x, masks)))
+        if len(maps) != len(self.backbone.channels):
+            raise ValueError(f"the backbone gives {len(maps)} maps and says that it has {len(self.backbone.channels)}")
+        return FusionFeatures(maps, masks)
 
     def forward_head(self, features: FusionFeatures) -> Tensor:  # type: ignore[override]
         """Logits (N, K)."""
@@ -147,8 +150,8 @@ class FusionClassifier(Classifier):
 
         Raises
         ------
-        ValueError
-            There is no segmenter.
+        TypeError, ValueError
+            There is no segmenter, or what it gives are no logits (N, M, H, W) at the images' size.
         """
         if self.segmenter is None:
             raise ValueError(
@@ -158,6 +161,11 @@ class FusionClassifier(Classifier):
         with torch.set_grad_enabled(self.train_segmenter and torch.is_grad_enabled()):
             pixels = x * self.get_buffer("_std") + self.get_buffer("_mean")
             masks = foreground(self.segmenter(pixels), self.mask)
+        if masks.shape[-2:] != x.shape[-2:]:
+            raise ValueError(
+                f"the segmenter's logits are {tuple(masks.shape[-2:])} for images of {tuple(x.shape[-2:])}: they must "
+                "have the images' size, as those of the UNet with fit='pad'"
+            )
         _warn_of_empty(masks)
         return masks
 
@@ -173,6 +181,8 @@ def _alone(maps: list[Tensor]) -> list[Tensor] | Tensor:
 
 def _check_masks(masks: Tensor, x: Tensor) -> None:
     """Raise unless `masks` fit the images `x`; values are looked at on a CPU only."""
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"masks must be a tensor (N, 1, H, W), got {type(masks).__name__}")
     wanted = (len(x), 1, *x.shape[-2:])
     if tuple(masks.shape) != wanted:
         raise ValueError(f"masks must be (N, 1, H, W) at the images' size, {wanted}, got {tuple(masks.shape)}")
