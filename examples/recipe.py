@@ -68,7 +68,7 @@ def build(name: str, options: argparse.Namespace, **parts: Any) -> nn.Module:
             options.labels[0] if len(options.labels) == 1 and _is_set(options.labels[0]) else options.labels
         )
     if options.size:
-        parts["input_spec"] = {"size": [options.size, options.size]}
+        parts["input_spec"] = {**parts.get("input_spec", {}), "size": [options.size, options.size]}
     if options.weights == "imagenet":
         try:
             return thoraxlib.build(name, pretrained=True, **parts)

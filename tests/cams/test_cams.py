@@ -529,11 +529,12 @@ def test_maps_that_are_not_finite_are_refused() -> None:
 @pytest.mark.parametrize("name", ["gradcam", "gradcam++", "layercam", "eigencam", "ablationcam"])
 def test_every_documented_model(architecture: str, name: str) -> None:
     torch.manual_seed(0)
-    options = {"backbone": "resnet10t", "labels": ["a", "b"], "input_spec": {"size": [64, 64]}}
+    options = {"backbone": "resnet10t", "labels": ["Mass", "Edema"], "input_spec": {"size": [64, 64]}}
     if architecture in ("pcam", "jf_top1", "x_ray"):
         options |= {"attention": "spatial_attention", "attention_mode": "cumulative"}
     model = thoraxlib.build(architecture, **options).eval()
     extra = {"batch_size": 256} if name == "ablationcam" else {}
     maps = cams.build(name, model, **extra)(torch.randn(2, 3, 64, 64))
-    assert maps.shape == (2, 2, 2, 2)
+    side = {"ag_cnn": 64, "dense_and_van": 1}.get(architecture, 2)  # of a crop, put back into the image; one stage more
+    assert maps.shape == (2, 2, side, side)
     assert maps.isfinite().all()

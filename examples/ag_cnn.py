@@ -1,0 +1,275 @@
+"""AG-CNN (Guan et al., 2018, arXiv 1801.09927): global branch, attention-guided crop, local branch, fusion.
+
+    python examples/ag_cnn.py                                             # the phantom, minutes on two cores
+    python examples/ag_cnn.py --data nih14 --root /data/nih               # the paper's recipe, ResNet-50
+    python examples/ag_cnn.py --data nih14 --root /data/nih --backbone densenet121 --batch-size 32
+    python examples/ag_cnn.py --taus 0.3 0.5 0.7 0.9                      # ablations: threshold, ...
+    python examples/ag_cnn.py --statistics max_abs l1 l2                  # ... heat, ...
+    python examples/ag_cnn.py --order GLF                                 # ... and what is trained together
+
+Three stages: the global branch; the local branch, on what the global one attends to; the layer over both. In each, the
+rest is frozen, and the epoch that is best on the validation films goes on. For ChestX-ray14: ImageNet weights, momentum
+0.9 at a rate of 0.01, a tenth of it after 20 of 50 epochs, weight decay 1e-4, batches of 128, 64 and 64, random crops
+and mirroring. On the phantom everything is smaller, with AdamW.
+
+Several thresholds or statistics share the global branch, which depends on neither, where a stage is its own.
+
+The table has the AUROC of all three outputs. Where films have boxes, it says how often the attended box covers a lesion
+(half of its area or more), and how often a box of the same size in the middle of the film does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import recipe
+import torch
+from torch import Tensor, nn
+
+import thoraxlib
+from thoraxlib import datasets, metrics, training, viz
+from thoraxlib.images import transform_for
+
+PHANTOM: dict[str, Any] = {"size": 96, "films": 1200, "epochs": [5, 5, 3], "batch_size": 16, "lr": 2e-3, "cache": True}
+PHANTOM |= {"weights": "none", "backbone": "resnet10t"}
+NIH: dict[str, Any] = {"epochs": [50], "batch_size": 64, "lr": 0.01, "weights": "imagenet", "backbone": "resnet50"}
+OUTPUTS = ("global", "local", "fusion")
+TABLES = {"resnet50": "ResNet-50", "densenet121": "DenseNet-121"}
+
+
+def main(argv: list[str] | None = None) -> float:
+    """Run it; the mean AUROC of the last variant's fusion."""
+    flags = recipe.parser("AG-CNN: a second look at what the first one attends to.", ("phantom", "nih14"))
+    flags.add_argument("--backbone", help="any of thoraxlib.backbones, for both branches")
+    flags.add_argument("--pool", default="max", help="max, avg, lse, ...")
+    flags.add_argument("--order", default="G_L_F", choices=training.ag_cnn.ORDERS, help="what is trained together")
+    flags.add_argument("--taus", type=float, nargs="+", default=[0.7], help="share of the highest heat")
+    flags.add_argument("--statistics", nargs="+", default=["max_abs"], help="max_abs, l1, l2, sum")
+    flags.add_argument("--weights", choices=("imagenet", "none"))
+    flags.add_argument("--epochs", type=int, nargs="+", help="of all stages, or of each")
+    flags.add_argument("--batch-size", type=int)
+    flags.add_argument("--lr", type=float)
+    known = flags.parse_known_args(argv)[0]
+    flags.set_defaults(**{"phantom": PHANTOM, "nih14": NIH}[known.data])
+    options = recipe.parse(flags, "ag_cnn", argv)
+    stages = schedule(options)
+    variants = list(product(options.taus, options.statistics))
+    data = recipe.parts(options, build(options, *variants[0]))
+    shared = stages[:1] if stages[0].output == "global_logits" else []
+    start = None
+    if shared:
+        first = train(build(options, *variants[0]), options, data, shared, options.output / "shared")
+        start = {key: value.clone() for key, value in first.state_dict().items()}
+    rows = []
+    for tau, statistic in variants:
+        folder = options.output if len(variants) == 1 else options.output / f"{statistic}_{tau}"
+        model = build(options, tau, statistic)
+        if start is not None:
+            model.load_state_dict(start)
+        model = train(model, options, data, stages[len(shared) :], folder)
+        rows.append((f"{statistic} > {tau}", report(model, options, data, folder)))
+    if len(rows) > 1:
+        print(sweep(rows))
+    return rows[-1][1][2].mean.auroc
+
+
+def build(options: argparse.Namespace, tau: float, statistic: str) -> nn.Module:
+    """The model; equal weights for equal seeds."""
+    torch.manual_seed(options.seed)
+    parts: dict[str, Any] = {"backbone": options.backbone, "pool": options.pool}
+    parts["crop"] = {"name": "fixed", "tau": tau, "statistic": statistic}
+    if options.order.endswith("*"):
+        parts["detach_branches"] = False
+    if options.data == "phantom":  # whose films are drawn at the size of the input
+        parts["input_spec"] = {"resize": "stretch", "crop_ratio": 1.0}
+    return recipe.build("ag_cnn", options, **parts)
+
+
+def schedule(options: argparse.Namespace) -> list[training.Stage]:
+    """The stages, with the settings of the data."""
+    epochs = options.epochs[0] if len(options.epochs) == 1 else options.epochs
+    if not isinstance(epochs, int):  # fewer stages for orders that train things together
+        epochs = epochs[-len(options.order.split("_")) :]
+    settings: dict[str, Any] = {"epochs": epochs}
+    if options.data == "phantom":
+        settings |= {"batch_size": None, "scheduler": "onecycle"}
+        settings["optimizer"] = partial(torch.optim.AdamW, lr=options.lr, weight_decay=0.01)
+    else:
+        settings["batch_size"] = options.batch_size
+        settings["optimizer"] = partial(torch.optim.SGD, lr=options.lr, momentum=0.9, weight_decay=1e-4)
+    return training.ag_cnn_stages(options.order, **settings)
+
+
+def train(
+    model: nn.Module,
+    options: argparse.Namespace,
+    data: Mapping[str, datasets.ChestDataset],
+    stages: list[training.Stage],
+    folder: Path,
+) -> nn.Module:
+    """Train the stages; the model lies in ``folder/model``."""
+    loaders = training.DataModule(
+        data["train"],
+        data["val"],
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        cache=options.cache,
+        train_transform=transform_for(model.input_spec, train=None if options.data == "phantom" else "chexnet"),
+        eval_transform=transform_for(model.input_spec),
+        seed=options.seed,
+    )
+    results = training.fit_stages(
+        model,
+        loaders,
+        stages,
+        output=folder,
+        patience=options.patience,
+        accelerator=options.device,
+        precision=options.precision,
+        progress=options.progress,
+        resume=not options.restart,
+        seed=options.seed,
+        channels_last=True,
+    )
+    for stage, result in zip(stages, results, strict=True):
+        print(f"{stage.name}: epoch {result.epoch + 1} of {stage.epochs}, validation AUROC {result.score:.3f}")
+    return model
+
+
+class AllOutputs(nn.Module):
+    """The logits of all three side by side, (N, 3 K)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        everything = self.model.forward_all(x)
+        return torch.cat([everything.global_logits, everything.local_logits, everything.logits], dim=1)
+
+
+def report(
+    model: nn.Module, options: argparse.Namespace, data: Mapping[str, datasets.ChestDataset], folder: Path
+) -> list[metrics.Report]:
+    """Score the test films: global, local, fusion beside the paper's; the box against the true ones; pictures."""
+    test = data["test"]
+    found = training.predict(
+        AllOutputs(model),
+        test,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        transform=transform_for(model.input_spec),
+        progress=options.progress,
+    )
+    scores = dict(zip(OUTPUTS, found.probabilities.chunk(3, dim=1), strict=True))
+    findings = [k for k, label in enumerate(model.labels) if label != "No Finding"]  # which the mean leaves out
+    labels, targets = [model.labels[k] for k in findings], found.targets[:, findings]
+    published = thoraxlib.describe("ag_cnn").published
+    reports = []
+    for name, probabilities in scores.items():
+        title = f"AG-CNN paper, table I, {TABLES.get(options.backbone, 'ResNet-50')}, {name}"
+        reference = {label: published[title][label] for label in labels if label in published[title]}
+        given = {"reference": reference or None, "patient_ids": test.patient_ids}
+        reports.append(metrics.evaluate(targets, probabilities[:, findings], labels, **given))
+        reports[-1].save(folder / name)
+    gain = metrics.bootstrap_difference(
+        targets, scores["fusion"][:, findings], scores["global"][:, findings], patient_ids=test.patient_ids
+    )
+    difference = reports[2].mean.auroc - reports[0].mean.auroc
+    lines = [table(reports), f"fusion - global: {difference:+.4f} ({gain.macro_low:+.4f} to {gain.macro_high:+.4f})"]
+    hits = cover(model, test)
+    if hits is not None:
+        lines.append(told(hits))
+        viz.save(draw(model, data), folder / "attention.png")
+    print("\n".join(lines))
+    (folder / "result.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(
+        f"written: {folder}/ (result.txt, global/, local/, fusion/, model/{', attention.png' if hits is not None else ''})"
+    )
+    return reports
+
+
+def table(reports: list[metrics.Report]) -> str:
+    """AUROC of the three outputs, with 95 % intervals, and the paper's."""
+    lines = ["", f"{'AUROC':<20}" + "".join(f"{name:>22}" for name in OUTPUTS) + "   the paper's (other films)"]
+    for rows in [*zip(*(report.rows for report in reports), strict=True), tuple(report.mean for report in reports)]:
+        ours = [f"{row.auroc:.3f} ({row.auroc_low:.3f}-{row.auroc_high:.3f})" for row in rows]
+        theirs = [f"{row.reference:.3f}" if row.reference is not None else "" for row in rows]
+        lines.append(f"{rows[0].label:<20}" + "".join(f"{cell:>22}" for cell in ours) + "   " + "  ".join(theirs))
+    return "\n".join(lines)
+
+
+def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
+    """For each true box: its film, whether the attended box and a centred one of its size cover it, their area (B, 4)."""
+    rows = []
+    for batch in recipe._boxed(model, test):
+        with torch.inference_mode():
+            attended = model.eval().forward_features(batch["image"]).attention.box.cpu().float()
+        height, width = batch["image"].shape[-2:]
+        half = (attended[:, 2:] - attended[:, :2]) / 2
+        middle = torch.tensor([width, height]) / 2
+        centred = torch.cat([middle - half, middle + half], dim=1)
+        area = (4 * half.prod(dim=1)) / (width * height)
+        for k, true in enumerate(batch["boxes"]):
+            for box in true.as_subclass(Tensor):
+                inside = [share(box, boxes[k]) >= 0.5 for boxes in (attended, centred)]
+                rows.append([float(batch["index"][k]), *map(float, inside), float(area[k])])
+    return torch.tensor(rows) if rows else None
+
+
+def share(true: Tensor, box: Tensor) -> float:
+    """How much of a true box's area lies in another."""
+    sides = (torch.minimum(true[2:], box[2:]) - torch.maximum(true[:2], box[:2])).clamp(min=0)
+    return float(sides.prod() / (true[2:] - true[:2]).prod())
+
+
+def told(hits: Tensor) -> str:
+    """How often, with the bootstrap interval of the difference over films."""
+    film, counts = hits[:, 0].unique(return_inverse=True)
+    per_film = torch.zeros(len(film), 3).index_add_(
+        0, counts, torch.cat([hits[:, 1:3], torch.ones(len(hits), 1)], dim=1)
+    )
+    rng = np.random.default_rng(0)
+    drawn = torch.from_numpy(rng.multinomial(len(film), np.full(len(film), 1 / len(film)), size=1000)).float()
+    attended, centred, boxes = (drawn @ per_film).unbind(dim=1)
+    low, high = np.quantile(((attended - centred) / boxes).numpy(), [0.025, 0.975])
+    ours, middle = hits[:, 1].mean(), hits[:, 2].mean()
+    return (
+        f"lesions covered by half or more ({len(hits)} on {len(film)} films): attended box {ours:.3f}, centred box of "
+        f"equal size {middle:.3f}, difference {ours - middle:+.3f} ({low:+.3f} to {high:+.3f}); "
+        f"median area of the box {hits[:, 3].median():.2f} of the film"
+    )
+
+
+def draw(model: nn.Module, data: Mapping[str, datasets.ChestDataset], films: int = 4) -> Any:
+    """A row for each of some films: with true and attended box, heat, mask, crop."""
+    batch = next(recipe._boxed(model, data["test"]))
+    with torch.inference_mode():
+        seen = model.eval().forward_features(batch["image"][:films]).attention
+    mean, std = (torch.tensor(value)[:, None, None] for value in (model.input_spec.mean, model.input_spec.std))
+    cells, titles = [], []
+    for k in range(len(seen.box)):
+        film, crop = ((x.cpu() * std + mean).clamp(0, 1) for x in (batch["image"][k], seen.crop[k]))
+        names = ", ".join(model.labels[label] for label in batch["box_labels"][k].tolist())
+        boxed = viz.draw_boxes(viz.draw_boxes(film, batch["boxes"][k], truth=True), seen.box[k : k + 1].cpu())
+        mask = 0.5 * seen.mask[k].float() + 0.5 * seen.component[k].float()
+        cells += [boxed, viz.overlay(film, seen.heat[k].cpu()), mask[None].cpu(), crop]
+        titles += [names, "heat", "mask, largest component", "crop"]
+    return viz.panel(cells, titles, columns=4, legend=True)
+
+
+def sweep(rows: list[tuple[str, list[metrics.Report]]]) -> str:
+    """Mean AUROC of the three outputs for each variant."""
+    lines = ["", f"{'mean AUROC':<16}" + "".join(f"{name:>10}" for name in OUTPUTS)]
+    lines += [f"{name:<16}" + "".join(f"{each.mean.auroc:>10.3f}" for each in reports) for name, reports in rows]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
