@@ -86,7 +86,8 @@ def build(options: argparse.Namespace, tau: float, statistic: str) -> nn.Module:
     parts["crop"] = {"name": "fixed", "tau": tau, "statistic": statistic}
     if options.order.endswith("*"):
         parts["detach_branches"] = False
-    if options.data == "phantom":  # whose films are drawn at the size of the input
+    if options.data == "phantom":  # whose films are small, and drawn at the size of the input
+        parts["backbone"] = {"name": options.backbone, "output_stride": 8}
         parts["input_spec"] = {"resize": "stretch", "crop_ratio": 1.0}
     return recipe.build("ag_cnn", options, **parts)
 
@@ -190,7 +191,7 @@ def report(
     print("\n".join(lines))
     (folder / "result.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(
-        f"written: {folder}/ (result.txt, global/, local/, fusion/, model/{', attention.png' if hits is not None else ''})"
+        f"written: {folder}/ (result.txt, {', '.join(OUTPUTS)}, model{', attention.png' if hits is not None else ''})"
     )
     return reports
 
@@ -206,7 +207,7 @@ def table(reports: list[metrics.Report]) -> str:
 
 
 def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
-    """For each true box: its film, whether the attended box and a centred one of its size cover it, their area (B, 4)."""
+    """For each true box: its film, whether the attended box and a centred one of its size cover it, and their area."""
     rows = []
     for batch in recipe._boxed(model, test):
         with torch.inference_mode():

@@ -24,7 +24,7 @@ TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "-
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    for name in ("recipe", "quickstart", "chexnet", "unified_dcnn", "pcam", "weakly_supervised", "segfusion_vangcn"):
+    for name in ("recipe", "quickstart", "chexnet", "unified_dcnn", "pcam", "weakly_supervised", "segfusion_vangcn", "ag_cnn"):
         sys.modules.pop(name, None)
     yield
     torch.set_flush_denormal(False)  # the examples set it for their process
@@ -227,3 +227,51 @@ def test_on_a_folder_laid_out_as_chexpert(tmp_path: Path, monkeypatch: pytest.Mo
     check_output(tmp_path / "outputs" / "pcam")
     importlib.import_module("weakly_supervised").main([*flags, "--labels", "chexpert5"])
     check_output(tmp_path / "outputs" / "weakly_supervised")
+
+
+def test_ag_cnn_on_the_phantom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module("ag_cnn").main
+    assert 0 <= main([*TINY, "--size", "64"]) <= 1
+    folder, printed = tmp_path / "outputs" / "ag_cnn", capsys.readouterr().out
+    assert re.search(r"^mean +[\d.]+ \(.*\) +[\d.]+ \(.*\) +[\d.]+ \(.*\)", printed, flags=re.MULTILINE)
+    assert re.search(r"^fusion - global: [+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\)$", printed, flags=re.MULTILINE)
+    assert re.search(r"attended box [\d.]+, centred box of equal size [\d.]+", printed)
+    assert (folder / "result.txt").read_text().strip() in printed
+    assert np.asarray(Image.open(folder / "attention.png")).std() > 10
+    for name in ("global", "local", "fusion"):
+        assert (folder / name / "metrics.csv").exists()
+    model = thoraxlib.load_pretrained(folder / "model")
+    assert model.labels == thoraxlib.labels.build("nih15")
+    assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
+    # again: nothing is left to train
+    main([*TINY, "--size", "64"])
+    assert printed.splitlines()[3:] == capsys.readouterr().out.splitlines()[3:]
+
+
+def test_ag_cnn_s_ablations(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module("ag_cnn").main
+    flags = [*TINY, "--size", "64", "--labels", "Mass", "Effusion", "--films", "24"]
+    main([*flags, "--taus", "0.3", "0.8", "--statistics", "l1"])
+    printed, folder = capsys.readouterr().out, tmp_path / "outputs" / "ag_cnn"
+    assert re.search(r"^l1 > 0.3 +[\d.]+ +[\d.]+ +[\d.]+\nl1 > 0.8 ", printed, flags=re.MULTILINE)
+    a, b = (thoraxlib.load_pretrained(folder / name / "model") for name in ("l1_0.3", "l1_0.8"))
+    assert (a.crop.tau, b.crop.tau, a.crop.statistic) == (0.3, 0.8, "l1")
+    pairs = zip(a.global_branch.state_dict().values(), b.global_branch.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    for order in ("GL_F", "G_L_F*"):
+        main([*flags, "--order", order, "--output", order])
+        assert (tmp_path / order / "model" / "model.safetensors").exists()
+
+
+def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = nih_folder(tmp_path / "nih")
+    flags = ["--data", "nih14", "--root", str(root), "--size", "64", "--backbone", "resnet10t"]
+    importlib.import_module("ag_cnn").main([*TINY, *flags, "--labels", "Effusion", "Mass", "No Finding"])
+    assert (tmp_path / "outputs" / "ag_cnn" / "attention.png").exists()

@@ -50,8 +50,8 @@ class Stage:
     def in_image(self, maps: Tensor, size: tuple[int, int], images: Tensor | None = None) -> Tensor:
         """Maps (M, K, h, w) of the last images' features, in the frame of the whole images of `size` (H, W).
 
-        They are already, unless the model's ``window(features, stage)`` gives the edges (N, 4) of what a map is of: then
-        they become (M, K, H, W). `images`: of which image each map is, int64 (M,); default one of each.
+        They are already, unless the model's ``window(features, stage)`` gives the edges (N, 4) of what a map is of:
+        then they become (M, K, H, W). `images`: of which image each map is, int64 (M,); default one of each.
         """
         window = self.model.window(self._features, self.stage) if hasattr(self.model, "window") else None
         if window is None:
