@@ -10,7 +10,8 @@
 Three stages: the global branch; the local branch, on what the global one attends to; the layer over both. In each, the
 rest is frozen, and the epoch that is best on the validation films goes on. For ChestX-ray14: ImageNet weights, momentum
 0.9 at a rate of 0.01, a tenth of it after 20 of 50 epochs, weight decay 1e-4, batches of 128, 64 and 64, random crops
-and mirroring. On the phantom everything is smaller, with AdamW.
+and mirroring. On the phantom everything is smaller, with AdamW, maps of stride 8, and a fusion that begins as the
+global branch's layer.
 
 Several thresholds or statistics share the global branch, which depends on neither, where a stage is its own.
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -36,7 +38,7 @@ import thoraxlib
 from thoraxlib import datasets, metrics, training, viz
 from thoraxlib.images import transform_for
 
-PHANTOM: dict[str, Any] = {"size": 96, "films": 1200, "epochs": [5, 5, 3], "batch_size": 16, "lr": 2e-3, "cache": True}
+PHANTOM: dict[str, Any] = {"size": 64, "films": 1000, "epochs": [6, 2, 3], "batch_size": 16, "lr": 3e-3, "cache": True}
 PHANTOM |= {"weights": "none", "backbone": "resnet10t"}
 NIH: dict[str, Any] = {"epochs": [50], "batch_size": 64, "lr": 0.01, "weights": "imagenet", "backbone": "resnet50"}
 OUTPUTS = ("global", "local", "fusion")
@@ -104,7 +106,18 @@ def schedule(options: argparse.Namespace) -> list[training.Stage]:
     else:
         settings["batch_size"] = options.batch_size
         settings["optimizer"] = partial(torch.optim.SGD, lr=options.lr, momentum=0.9, weight_decay=1e-4)
-    return training.ag_cnn_stages(options.order, **settings)
+    stages = training.ag_cnn_stages(options.order, **settings)
+    if options.data == "phantom" and len(stages) > 1 and stages[-1].name == "fusion":
+        stages[-1] = replace(stages[-1], prepare=begin_with_global)
+    return stages
+
+
+@torch.no_grad()
+def begin_with_global(model: nn.Module) -> None:
+    """The fusion begins as the global branch's layer: a few epochs are too few to learn it anew."""
+    layer, known = model.head.fc, model.global_branch.head.fc
+    layer.weight.zero_()[:, : known.in_features] = known.weight
+    layer.bias.copy_(known.bias)
 
 
 def train(
@@ -115,29 +128,8 @@ def train(
     folder: Path,
 ) -> nn.Module:
     """Train the stages; the model lies in ``folder/model``."""
-    loaders = training.DataModule(
-        data["train"],
-        data["val"],
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-        cache=options.cache,
-        train_transform=transform_for(model.input_spec, train=None if options.data == "phantom" else "chexnet"),
-        eval_transform=transform_for(model.input_spec),
-        seed=options.seed,
-    )
-    results = training.fit_stages(
-        model,
-        loaders,
-        stages,
-        output=folder,
-        patience=options.patience,
-        accelerator=options.device,
-        precision=options.precision,
-        progress=options.progress,
-        resume=not options.restart,
-        seed=options.seed,
-        channels_last=True,
-    )
+    films = recipe.loaders(model, options, data, None if options.data == "phantom" else "ag_cnn")
+    results = training.fit_stages(model, films, stages, output=folder, **recipe.run_settings(options))
     for stage, result in zip(stages, results, strict=True):
         print(f"{stage.name}: epoch {result.epoch + 1} of {stage.epochs}, validation AUROC {result.score:.3f}")
     return model

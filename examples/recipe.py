@@ -130,7 +130,21 @@ def fit(
     **settings: Any,
 ) -> nn.Module:
     """Train; the best model by `monitor` comes back and lies in ``output/model``."""
-    loaders = training.DataModule(
+    films = loaders(model, options, data, augmentation)
+    result = training.fit(
+        model, films, output=options.output, epochs=options.epochs, **run_settings(options), **settings
+    )
+    return result.model
+
+
+def loaders(
+    model: nn.Module,
+    options: argparse.Namespace,
+    data: Mapping[str, datasets.ChestDataset],
+    augmentation: str | None = None,
+) -> training.DataModule:
+    """The films as the model takes them."""
+    return training.DataModule(
         data["train"],
         data["val"],
         batch_size=options.batch_size,
@@ -140,21 +154,19 @@ def fit(
         eval_transform=transform_for(model.input_spec),
         seed=options.seed,
     )
-    result = training.fit(
-        model,
-        loaders,
-        output=options.output,
-        epochs=options.epochs,
-        patience=options.patience,
-        accelerator=options.device,
-        precision=options.precision,
-        progress=options.progress,
-        resume=not options.restart,
-        seed=options.seed,
-        channels_last=True,
-        **settings,
-    )
-    return result.model
+
+
+def run_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say about any training."""
+    return {
+        "patience": options.patience,
+        "accelerator": options.device,
+        "precision": options.precision,
+        "progress": options.progress,
+        "resume": not options.restart,
+        "seed": options.seed,
+        "channels_last": True,
+    }
 
 
 def report(

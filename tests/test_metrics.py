@@ -49,6 +49,32 @@ def test_weighted_scores_are_scikit_learns(seed: int, ties: bool, name: str) -> 
     assert metrics._WEIGHTED[name](targets[:, 0], scores[:, 0], weights) == pytest.approx(expected)
 
 
+def test_the_difference_of_two_scores_is_of_the_same_resamples() -> None:
+    targets, scores = random_case(1, n=200)
+    worse = scores + np.random.default_rng(2).normal(size=scores.shape)
+    patients = [str(k // 2) for k in range(200)]
+    options = {"n": 300, "seed": 3, "patient_ids": patients}
+    found = metrics.bootstrap_difference(targets, scores, worse, **options)
+    # by hand, resample by resample
+    rng, drawn = np.random.default_rng(3), []
+    groups = np.array([int(patient) for patient in np.unique(patients)])
+    for row in rng.multinomial(100, np.full(100, 0.01), size=300):
+        weight = np.zeros(200)
+        for group, count in zip(groups, row, strict=True):
+            weight[2 * group : 2 * group + 2] = count
+        a, b = (
+            [roc_auc_score(targets[:, k], s[:, k], sample_weight=weight) for k in range(3)] for s in (scores, worse)
+        )
+        drawn.append(np.subtract(a, b))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose([found.low, found.high], [low, high], atol=1e-9)
+    means = np.quantile(np.mean(drawn, axis=1), [0.025, 0.975])
+    np.testing.assert_allclose([found.macro_low, found.macro_high], means, atol=1e-9)
+    assert found.macro_low > 0
+    same = metrics.bootstrap_difference(targets, scores, scores, n=20)
+    assert (same.macro_low, same.macro_high) == (0, 0)
+
+
 def test_monotone_scores_rank_alike() -> None:
     targets, scores = random_case(0)
     assert metrics.auroc(targets, scores) == pytest.approx(metrics.auroc(targets, 1 / (1 + np.exp(-scores))))

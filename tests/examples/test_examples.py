@@ -24,8 +24,8 @@ TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "-
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    for name in ("recipe", "quickstart", "chexnet", "unified_dcnn", "pcam", "weakly_supervised", "segfusion_vangcn", "ag_cnn"):
-        sys.modules.pop(name, None)
+    for path in EXAMPLES.glob("*.py"):
+        sys.modules.pop(path.stem, None)
     yield
     torch.set_flush_denormal(False)  # the examples set it for their process
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,6 +204,26 @@ def test_a_stage_does_not_go_on_from_another_start(tmp_path: Path) -> None:
         training.fit_stages(other, module(), stages(epochs=1), output=tmp_path, **FAST)
     anew = training.fit_stages(other, module(), stages(epochs=1), output=tmp_path, resume=False, **FAST)
     assert [result.trainer.current_epoch for result in anew] == [1, 1, 1]
+
+
+def _begin(model: nn.Module) -> None:
+    nn.init.constant_(model.head.weight, 0.25)
+
+
+def test_a_stage_is_prepared_and_a_finished_one_stays_as_it_is(tmp_path: Path) -> None:
+    class Start(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(pl_module.model.model.head.weight.detach().clone())
+
+    seen: list[Tensor] = []
+    plan = stages(epochs=1)
+    plan[-1] = replace(plan[-1], prepare=_begin)
+    model, again = Net(), Net()
+    training.fit_stages(model, module(), plan, output=tmp_path, callbacks=[Start()], **FAST)
+    assert torch.equal(seen[-1], torch.full((2, 4), 0.25))
+    assert not torch.equal(seen[0], seen[-1])
+    training.fit_stages(again, module(), plan, output=tmp_path, **FAST)
+    assert not differing(weights(model), weights(again))
 
 
 def test_rates_of_parts(tmp_path: Path) -> None:

@@ -118,8 +118,12 @@ def cxr_lka(
 
 
 @register("zoogzog")
+@register("ag_cnn")
 def zoogzog(*, input_spec: InputSpec, scale: tuple[float, float] = (0.08, 1.0), p: float = 0.5) -> nn.Module:
-    """Random crop of a share `scale` of the area, resized, then mirrored with probability p: zoogzog/chexnet."""
+    """Random crop of a share `scale` of the area, resized, then mirrored with probability p: zoogzog/chexnet.
+
+    And the AG-CNN paper, which resizes to 256 x 256 before.
+    """
     return _chain(v2.RandomResizedCrop(input_spec.size, tuple(scale), antialias=True), v2.RandomHorizontalFlip(p))
 
 

@@ -49,6 +49,9 @@ class Stage:
     rates : mapping of str to float
         Learning rates of parts in `trained`, where they differ. The optimizer then has a group of parameters for each
         part, in the order of `trained`.
+    prepare : callable, optional
+        Called with the model before the stage, e.g. to begin a layer with another's weights. It is called again when a
+        run is resumed, and must then do the same.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Stage:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None
     scheduler: Schedule = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    prepare: Callable[[nn.Module], None] | None = None
 
 
 def fit_stages(
@@ -116,6 +120,8 @@ def fit_stages(
     try:
         for stage, folder in zip(stages, folders, strict=True):
             data.batch_size = stage.batch_size or batch_size
+            if stage.prepare is not None:
+                stage.prepare(model)
             result = fit(
                 _Staged(model, stage, first=not results),
                 data,
