@@ -234,7 +234,7 @@ def test_ag_cnn_on_the_phantom(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module("ag_cnn").main
-    assert 0 <= main([*TINY, "--size", "64"]) <= 1
+    assert 0 <= main([*TINY, "--size", "32"]) <= 1
     folder, printed = tmp_path / "outputs" / "ag_cnn", capsys.readouterr().out
     assert re.search(r"^mean +[\d.]+ \(.*\) +[\d.]+ \(.*\) +[\d.]+ \(.*\)", printed, flags=re.MULTILINE)
     assert re.search(r"^fusion - global: [+-][\d.]+ \([+-][\d.]+ to [+-][\d.]+\)$", printed, flags=re.MULTILINE)
@@ -247,7 +247,7 @@ def test_ag_cnn_on_the_phantom(
     assert model.labels == thoraxlib.labels.build("nih15")
     assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
     # again: nothing is left to train
-    main([*TINY, "--size", "64"])
+    main([*TINY, "--size", "32"])
     assert printed.splitlines()[3:] == capsys.readouterr().out.splitlines()[3:]
 
 
@@ -256,7 +256,7 @@ def test_ag_cnn_s_ablations(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module("ag_cnn").main
-    flags = [*TINY, "--size", "64", "--labels", "Mass", "Effusion", "--films", "24"]
+    flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--films", "24"]
     main([*flags, "--taus", "0.3", "0.8", "--statistics", "l1"])
     printed, folder = capsys.readouterr().out, tmp_path / "outputs" / "ag_cnn"
     assert re.search(r"^l1 > 0.3 +[\d.]+ +[\d.]+ +[\d.]+\nl1 > 0.8 ", printed, flags=re.MULTILINE)
