@@ -13,6 +13,6 @@ __all__ = ["Backbone", "TimmBackbone", "build", "check_backbone", "describe", "n
 registry: Registry[Backbone] = Registry(
     "backbones",
     sources=[TimmSource()],
-    modules=["thoraxlib.backbones.torchvision", "thoraxlib.backbones.x_ray", "thoraxlib.backbones.van"],
+    modules=[f"thoraxlib.backbones.{name}" for name in ("torchvision", "x_ray", "van", "dense_van", "vanillanet")],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
-from thoraxlib.blocks.van import VANBlock
+from thoraxlib.blocks.van import VANStage
 from thoraxlib.registry import Spec
 
-__all__ = ["VAN"]
+__all__ = ["VAN", "InTurn"]
 
 _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # widths, depths
     "van_b0": ((32, 64, 160, 256), (3, 3, 5, 2)),
@@ -32,7 +30,20 @@ _HUB = {
 }
 
 
-class VAN(Backbone):
+class InTurn(Backbone):
+    """Modules run in turn, in the order in which they were added; the outputs of ``norm1``, ... are the maps."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
+        maps = []
+        for name, part in self.named_children():
+            x = part(x)
+            if name.startswith("norm"):
+                maps.append(x)
+        return maps
+
+
+class VAN(InTurn):
     """Four stages of VAN blocks, strides 4, 8, 16, 32 (Guo et al. 2022, arXiv 2202.09741).
 
     Each map is behind its stage's layer norm. The published ImageNet weights (b0 to b3) were trained on pixels with
@@ -73,38 +84,22 @@ class VAN(Backbone):
         self.strides = tuple(4 * 2**stage for stage in range(len(widths)))
         self.in_chans = in_chans
         total, done = sum(depths), 0
-        for stage, (width, depth, ratio) in enumerate(zip(widths, depths, mlp_ratios, strict=True), start=1):
-            previous = in_chans if stage == 1 else widths[stage - 2]
-            embed = nn.Conv2d(previous, width, 7 if stage == 1 else 3, 4 if stage == 1 else 2, 3 if stage == 1 else 1)
-            rates = [drop_path_rate * (done + k) / max(total - 1, 1) for k in range(depth)]
-            done += depth
-            self.add_module(f"patch_embed{stage}", nn.ModuleDict({"proj": embed, "norm": nn.BatchNorm2d(width)}))
-            self.add_module(
-                f"block{stage}",
-                nn.Sequential(
-                    *(VANBlock(width, mlp_ratio=ratio, gate=gate, dropout=dropout, drop_path=rate) for rate in rates)
-                ),
+        for index, (width, depth, ratio) in enumerate(zip(widths, depths, mlp_ratios, strict=True)):
+            stage = VANStage(
+                widths[index - 1] if index else in_chans,
+                out_channels=width,
+                depth=depth,
+                kernel_size=3 if index else 7,
+                stride=2 if index else 4,
+                mlp_ratio=ratio,
+                gate=gate,
+                dropout=dropout,
+                drop_path=[drop_path_rate * (done + k) / max(total - 1, 1) for k in range(depth)],
+                eps=1e-6,
             )
-            self.add_module(f"norm{stage}", nn.LayerNorm(width, eps=1e-6))
-        self.apply(_initialise)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
-        maps = []
-        for stage in range(1, len(self.channels) + 1):
-            embed: Any = self.get_submodule(f"patch_embed{stage}")
-            x = self.get_submodule(f"block{stage}")(embed["norm"](embed["proj"](x)))
-            x = self.get_submodule(f"norm{stage}")(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            maps.append(x)
-        return maps
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+            done += depth
+            for name, part in stage.named_children():  # patch_embed1, block1, norm1, ...: the published names
+                self.add_module(f"{name}{index + 1}", part)
 
 
 def _published(name: str, backbone: VAN) -> None:
@@ -116,6 +111,8 @@ def _published(name: str, backbone: VAN) -> None:
 
     if name not in _HUB:
         raise ValueError(f"{name}: no published weights; {', '.join(_HUB)} have them")
+    if backbone.channels != _SIZES[name][0]:
+        raise ValueError(f"{name}: the published weights have widths {_SIZES[name][0]}, got {backbone.channels}")
     try:
         path = hf_hub_download(*_HUB[name])
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +65,9 @@ def by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> 
     x = F.pad(x, (0, columns * dilation - width, 0, rows * dilation - height))
     # channels last throughout: a place's channels are moved as one piece
     phases = x.permute(0, 2, 3, 1).reshape(n, rows, dilation, columns, dilation, c).permute(0, 2, 4, 1, 3, 5)
-    dense = phases.reshape(n * dilation**2, rows, columns, c).permute(0, 3, 1, 2)
+    # copied, not reshaped: compilers cannot tell the strides of a map of 1 x 1, and would take a view
+    phases = phases.clone(memory_format=torch.contiguous_format)
+    dense = phases.view(n * dilation**2, rows, columns, c).permute(0, 3, 1, 2)
     dense = F.conv2d(dense, weight, bias, padding=weight.shape[-1] // 2, groups=c)
     phases = dense.permute(0, 2, 3, 1).reshape(n, dilation, dilation, rows, columns, c).permute(0, 3, 1, 4, 2, 5)
     whole = phases.reshape(n, rows * dilation, columns * dilation, c).permute(0, 3, 1, 2)

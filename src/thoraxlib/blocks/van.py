@@ -1,8 +1,10 @@
-"""The block of the Visual Attention Network."""
+"""Block and stage of the Visual Attention Network."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from thoraxlib.blocks.depthwise import DepthwiseConv2d
 from thoraxlib.blocks.lka import LKAAttention
 from thoraxlib.registry import Spec
 
-__all__ = ["ConvMLP", "VANBlock"]
+__all__ = ["ConvMLP", "VANBlock", "VANStage"]
 
 
 class ConvMLP(nn.Module):
@@ -87,3 +89,78 @@ class VANBlock(nn.Module):
         x = x + self.drop_path(self.layer_scale_1[:, None, None] * self.attn(self.norm1(x)))
         out: Tensor = x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
         return out
+
+
+@register("van_stage")
+class VANStage(nn.Sequential):
+    """Embedding, blocks, layer norm, (N, C, h, w) -> (N, D, h / stride, w / stride), rounded up.
+
+    A stage of the Visual Attention Network (Guo et al. 2022, arXiv 2202.09741, figure 3): a convolution and a batch
+    norm, `depth` blocks, a layer norm over the channels. The defaults are those of QUST-SmartData/CXRClassification,
+    DenseAndVAN, which puts one such stage behind a DenseNet. Convolutions start at N(0, 2 / fan out).
+
+    Parameters
+    ----------
+    in_channels : int
+        C.
+    out_channels : int, optional
+        D; default C.
+    depth : int
+        Number of blocks.
+    kernel_size, stride : int
+        Of the embedding; the kernel is odd.
+    mlp_ratio, gate, dropout
+        Of the blocks; see :class:`VANBlock`.
+    drop_path : float or sequence of float
+        Share of samples for which a block's branch is left out, in training; for each block or the same for all.
+    eps : float
+        Of the layer norm.
+
+    Raises
+    ------
+    ValueError
+        A `depth` below 1, an even kernel, or another number of rates than blocks.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        out_channels: int | None = None,
+        depth: int = 5,
+        kernel_size: int = 3,
+        stride: int = 2,
+        mlp_ratio: float = 4.0,
+        gate: Spec | nn.Module = "lka",
+        dropout: float = 0.0,
+        drop_path: float | Sequence[float] = 0.0,
+        eps: float = 1e-5,
+    ) -> None:
+        from timm.layers import LayerNorm2d
+
+        rates = [drop_path] * depth if isinstance(drop_path, (int, float)) else list(drop_path)
+        if depth < 1 or len(rates) != depth:
+            raise ValueError(f"depth must be at least 1 and drop_path one rate or {depth}, got {depth} and {drop_path}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        width = out_channels or in_channels
+        embed = nn.Conv2d(in_channels, width, kernel_size, stride, kernel_size // 2)
+        blocks = (VANBlock(width, mlp_ratio=mlp_ratio, gate=gate, dropout=dropout, drop_path=rate) for rate in rates)
+        super().__init__(
+            OrderedDict(
+                patch_embed=nn.Sequential(OrderedDict(proj=embed, norm=nn.BatchNorm2d(width))),
+                block=nn.Sequential(*blocks),
+                norm=LayerNorm2d(width, eps=eps),
+            )
+        )
+        self.out_channels = width
+        self.apply(initialise)
+
+
+def initialise(module: nn.Module) -> None:
+    """Start a convolution as the published network does: weights N(0, 2 / fan out), bias 0."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

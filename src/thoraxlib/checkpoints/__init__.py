@@ -8,6 +8,7 @@ registry: Registry[Layout] = Registry(
     modules=[
         "thoraxlib.checkpoints.native",
         "thoraxlib.checkpoints.chexnet",
+        "thoraxlib.checkpoints.cxr_family",
         "thoraxlib.checkpoints.padchest_seed",
         "thoraxlib.checkpoints.jfhealthcare",
         "thoraxlib.checkpoints.x_ray",

@@ -31,7 +31,8 @@ def cxr_lka() -> Layout:
 
 def _recognises(state: StateDict) -> bool:
     keys = {key.removeprefix("module.") for key in state}
-    return any(key.endswith("patch_embed1.proj.weight") for key in keys) or bool({"gc1.weight", "gcn.A"} & keys)
+    embeddings = {f"{trunk}patch_embed1.proj.weight" for trunk in ("", *_TRUNKS)}
+    return bool({*embeddings, "gc1.weight", "gcn.A"} & keys)
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:

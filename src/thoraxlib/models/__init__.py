@@ -19,7 +19,7 @@ __all__ = [
     "registry",
 ]
 
-_PARTS = ("classifier", "chexnet", "unified_dcnn", "pcam", "jf_top1", "x_ray", "segfusion")
+_PARTS = ("classifier", "chexnet", "unified_dcnn", "pcam", "jf_top1", "x_ray", "segfusion", "cxr_family")
 
 registry = ModelRegistry("models", modules=[f"thoraxlib.models.{name}" for name in _PARTS])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

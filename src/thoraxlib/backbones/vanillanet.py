@@ -1,0 +1,218 @@
+"""VanillaNet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, compress
+from operator import mul
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from thoraxlib.backbones import register
+from thoraxlib.backbones.base import Backbone
+
+__all__ = ["SeriesActivation", "VanillaNet"]
+
+_EPS = 1e-6
+
+
+class SeriesActivation(nn.Conv2d):
+    """ReLU, depthwise 7x7 convolution, batch norm: (N, C, h, w) -> (N, C, h, w).
+
+    The "series informed activation function" of Chen et al. 2023 (arXiv 2305.12972) with n = 3: each place weighs the
+    activations around it.
+
+    Parameters
+    ----------
+    channels : int
+        C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 7, padding=3, groups=channels, bias=False)
+        self.bn: nn.Module = nn.BatchNorm2d(channels, eps=_EPS)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
+        out: Tensor = self.bn(super().forward(input.relu()))
+        return out
+
+
+class _Stage(nn.Module):
+    """Two 1x1 convolutions with norms, a leaky ReLU between them; pooling; a series activation."""
+
+    def __init__(self, channels: int, out: int, pool: nn.Module) -> None:
+        super().__init__()
+        self.conv1 = _conv(channels, channels)
+        self.conv2 = _conv(channels, out)
+        self.pool = pool
+        self.act = SeriesActivation(out)
+
+    def forward(self, x: Tensor, slope: float) -> Tensor:
+        out: Tensor = self.act(self.pool(self.conv2(leaky(self.conv1(x), slope))))
+        return out
+
+
+class VanillaNet(Backbone):
+    """A plain chain of convolutions and poolings, without shortcuts (Chen et al. 2023, arXiv 2305.12972).
+
+    The maps are the last of each resolution. With `activation_slope` 1 the two convolutions of each stage are one
+    linear map: :meth:`fuse` makes them one convolution. The paper starts training with slope 0 and raises it to 1
+    epoch by epoch ("deep training"): set the attribute.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Channels of the stem and of each stage.
+    strides : sequence of int
+        Of each stage's pooling.
+    pool_sizes : sequence of int, optional
+        Sides of the maps behind the poolings, finest first; by default they follow from the image.
+    in_chans : int
+        Channels of the image.
+    activation_slope : float
+        Of the leaky ReLUs for negative values, 0 to 1; see above.
+
+    Attributes
+    ----------
+    activation_slope : float
+        As given; may be set at any time, the head "vanilla" has one too.
+
+    Raises
+    ------
+    ValueError
+        Not one width more than strides (the stem's), or another number of `pool_sizes` than poolings.
+    """
+
+    stem1: Any
+    stem2: Any
+    stages: Any
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        *,
+        pool_sizes: Sequence[int] | None = None,
+        in_chans: int = 3,
+        activation_slope: float = 1.0,
+    ) -> None:
+        super().__init__()
+        pooling = [index for index, stride in enumerate(strides) if stride > 1]
+        if len(widths) != len(strides) + 1:
+            raise ValueError(f"widths must be one more than strides, got {widths} and {strides}")
+        if pool_sizes is not None and len(pool_sizes) != len(pooling):
+            raise ValueError(f"pool_sizes must be {len(pooling)}, one for each stride above 1, got {pool_sizes}")
+        self.in_chans = in_chans
+        self.activation_slope = activation_slope
+        self.stem1 = nn.Sequential(nn.Conv2d(in_chans, widths[0], 4, 4), nn.BatchNorm2d(widths[0], eps=_EPS))
+        self.stem2 = nn.Sequential(*_conv(widths[0], widths[0]), SeriesActivation(widths[0]))
+        pools: list[nn.Module] = [nn.MaxPool2d(stride) if stride > 1 else nn.Identity() for stride in strides]
+        for index, size in zip(pooling, pool_sizes or (), strict=False):
+            pools[index] = nn.AdaptiveMaxPool2d(size)
+        self.stages = nn.ModuleList(map(_Stage, widths[:-1], widths[1:], pools))
+        self._is_map = [*(stride > 1 for stride in strides), True]  # before each pooling, and at the end
+        self.channels = tuple(compress(widths, self._is_map))
+        self.strides = tuple(compress(accumulate([4, *strides], mul), self._is_map))
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
+        slope = self.activation_slope
+        outputs = [self.stem2(leaky(self.stem1(x), slope))]
+        for stage in self.stages:
+            outputs.append(stage(outputs[-1], slope))
+        return list(compress(outputs, self._is_map))
+
+    @torch.no_grad()
+    def fuse(self) -> VanillaNet:
+        """Fold the batch norms and join each pair of convolutions, in place: the same outputs from fewer weights.
+
+        The state dict changes with it: load and save before.
+
+        Returns
+        -------
+        VanillaNet
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            In training mode, with an `activation_slope` other than 1 (the pairs are not linear), or for a second time.
+        """
+        fused = isinstance(self.stem1[1], nn.Identity)
+        if self.training or self.activation_slope != 1 or fused:
+            raise ValueError(
+                "fuse needs a network in eval mode, with activation_slope 1, not fused before; got "
+                f"training={self.training}, activation_slope={self.activation_slope}, fused={fused}"
+            )
+        pairs = [(stage.conv1, stage.conv2, stage.act) for stage in self.stages]
+        for first, second, activation in [(self.stem1, self.stem2, self.stem2[2]), *pairs]:
+            _join(first, second)
+            activation.weight, activation.bias = _folded(activation, activation.bn)
+            activation.bn = nn.Identity()
+        return self
+
+
+def leaky(x: Tensor, slope: float) -> Tensor:
+    """Leaky ReLU of `x`; with slope 1, `x` itself."""
+    return x if slope == 1 else F.leaky_relu(x, slope)
+
+
+def _conv(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 1), nn.BatchNorm2d(out, eps=_EPS))
+
+
+def _folded(conv: Any, norm: Any) -> tuple[Any, Any]:
+    """Weight and bias of one convolution that does what `conv` and then `norm` do."""
+    return fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+
+
+def _join(first: Any, second: Any) -> None:
+    """Make `first` do what both do, each a convolution and a norm, the second one 1x1; `second` passes on."""
+    (weight, bias), (mixing, shift) = _folded(*first[:2]), _folded(*second[:2])
+    mixing = mixing[:, :, 0, 0]
+    first[0].weight = nn.Parameter(torch.einsum("om,mchw->ochw", mixing, weight))
+    first[0].bias = nn.Parameter(mixing @ bias + shift)
+    first[0].out_channels = len(shift)
+    first[1] = second[0] = second[1] = nn.Identity()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int] | None = None) -> None:
+    # 5 and 6 begin with a stage that pools; later ones have a stage before it, and more of 512 before the last pooling
+    more = max(version - 7, 0)
+    first = [128, 128] if version > 6 else [128]
+    last = [1024, 1024] if version > 5 else [1024]
+    widths = [factor * width for width in (*first, 256, 512, *[512] * more, *last)]
+    strides = {5: [2, 2, 2], 6: [2, 2, 2, 1]}.get(version, [1, 2, 2, *[1] * more, 2, 1])
+
+    def factory(*, in_chans: int = 3, pretrained: bool = False, activation_slope: float = 1.0) -> VanillaNet:
+        if pretrained:
+            raise ValueError(
+                f"{name}: its weights are not downloaded; build with pretrained=False, and give a file to "
+                "thoraxlib.load_checkpoint(model, file, trunk_only=True)"
+            )
+        return VanillaNet(widths, strides, pool_sizes=pool_sizes, in_chans=in_chans, activation_slope=activation_slope)
+
+    pooled = f", poolings to maps of {', '.join(map(str, pool_sizes))}" if pool_sizes else ""
+    factory.__doc__ = f"VanillaNet-{version}: widths {widths}, strides {strides}{pooled}.\n\n{VanillaNet.__doc__}"
+    register(name)(factory)
+
+
+for _version in range(5, 14):
+    _register(f"vanillanet_{_version}", _version)
+_register("vanillanet_13_x1_5", 13, factor=6)
+_register("vanillanet_13_x1_5_ada_pool", 13, factor=6, pool_sizes=(40, 20, 10))
