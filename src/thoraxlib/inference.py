@@ -41,7 +41,8 @@ def optimize_for_inference(model: nn.Module, example: Tensor | tuple[Any, ...] |
     model : nn.Module
         In eval mode. It is left as it is.
     example : Tensor or tuple, optional
-        What the model is called with in the forward pass; by default one black image as ``model.input_spec`` says.
+        What the model is called with in the forward pass, ``(x, masks)`` for one that needs masks; by default one
+        image of zeros as ``model.input_spec`` says.
 
     Returns
     -------
@@ -122,6 +123,7 @@ def _pairs(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[tuple[Any, 
     def convolved(conv: nn.Module, inputs: Any, output: Tensor) -> None:
         runs[conv] += 1
         made[id(output)] = conv, output
+        uses.count[id(output)] = 0  # of tensors that had the id before
 
     def normalising(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         runs[norm] += 1
@@ -134,10 +136,12 @@ def _pairs(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[tuple[Any, 
             hooks.append(module.register_forward_hook(convolved))
         elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.running_mean is not None:
             hooks.append(module.register_forward_pre_hook(normalising))
+    uses = _Uses()
     try:
-        with _Uses() as uses, warnings.catch_warnings():
+        with uses, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the example's content
-            model(*arguments)
+            returned = model(*arguments)
+        uses.count.update(map(id, tree_leaves(returned)))
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,7 +14,7 @@ def channels_together(x: Tensor) -> Tensor:
     """`x` (N, C, h, w) in the layout ``torch.channels_last`` on a CPU; elsewhere as it is."""
     if x.device.type != "cpu":
         return x
-    return x.contiguous(memory_format=torch.channels_last)
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # vmap knows no memory_format
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -49,7 +49,7 @@ def _pieces(x: Tensor) -> int | None:
         return None
     n, _, height, width = x.shape
     few = n < _BATCH and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu")
-    if not few or not x.is_contiguous(memory_format=torch.channels_last):
+    if not few or not x.permute(0, 2, 3, 1).is_contiguous():
         return None
     places = n * height * width
     return next((k for k in range(_BATCH, places // 2 + 1) if places % k == 0), None)
