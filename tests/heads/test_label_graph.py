@@ -103,7 +103,7 @@ def embedding_changes(head: LabelGraphHead) -> None:
 
 
 def graph_changes(head: LabelGraphHead) -> None:
-    head.graph.load_state_dict({"matrix": torch.ones(4, 4)})
+    head.operator.load_state_dict({"matrix": torch.ones(4, 4)})
 
 
 def loaded(head: LabelGraphHead, **options: Any) -> None:
@@ -211,8 +211,8 @@ def test_weights_lent_for_a_call(x: Tensor) -> None:
         weights = {key: torch.randn_like(value) for key, value in head.named_parameters()}
         logits = functional_call(head, weights, (x,))
         h = head.embedding() @ weights["convolutions.0.weight"]
-        h = nn.functional.leaky_relu(head.graph.matrix @ h, 0.2)
-        h = head.graph.matrix @ h @ weights["convolutions.1.weight"]
+        h = nn.functional.leaky_relu(head.operator.matrix @ h, 0.2)
+        h = head.operator.matrix @ h @ weights["convolutions.1.weight"]
         torch.testing.assert_close(logits, x.mean((2, 3)) @ h.T, rtol=1e-4, atol=1e-4)
         del weights
 

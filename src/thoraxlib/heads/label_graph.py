@@ -105,7 +105,7 @@ class LabelGraphHead(LinearClassifier):
                 raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, _ACTIVATIONS))}")
         counted = None if counts is None else graphs.counts.registry.resolve(counts)
         graph = label_graph(labels, adjacency, counted)
-        self.graph = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
+        self.operator = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
         self.embedding = graphs.embeddings.registry.resolve(embeddings, labels=labels, counts=counted)
         given = self.embedding().shape
         if len(given) != 2 or given[0] != num_labels:
@@ -149,7 +149,7 @@ class LabelGraphHead(LinearClassifier):
         """H (K, in_features), computed anew: one row for each label."""
         h: Tensor = self.embedding()
         for convolve, act in zip(self.convolutions, self.acts, strict=True):
-            h = _ACTIVATIONS[act](convolve(h, self.graph))
+            h = _ACTIVATIONS[act](convolve(h, self.operator))
         return h
 
     @torch.no_grad()
