@@ -24,13 +24,16 @@ SHORT = (("iobb", 0.5), ("iou", 0.1), ("iou", 0.3))
 NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first that the folder has
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+DATA = ("phantom", "nih14", "chexpert")
+
+
+def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.ArgumentParser:
     """Flags of data, run and reporting; the hyper-parameters belong to each example."""
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     data = flags.add_argument_group("data")
-    data.add_argument("--data", choices=("phantom", "nih14", "chexpert"), default="phantom")
-    data.add_argument("--root", type=Path, help="folder of the release, for --data nih14 and chexpert")
-    data.add_argument("--uncertain", default="jf", help="what CheXpert's -1 means: jf, ones, zeros, ignore, ...")
+    data.add_argument("--data", choices=choices, default="phantom")
+    data.add_argument("--root", type=Path, help="folder of the release, for all --data but phantom")
+    data.add_argument("--uncertain", default="jf", help="what -1 means in CheXpert: jf, ones, zeros, ignore, ...")
     data.add_argument("--labels", nargs="+", help="a label set, or label names; by default the model's own")
     data.add_argument("--size", type=int, help="side of the input in pixels; by default the model's own")
     data.add_argument("--films", type=int, default=4000, help="training films, for --data phantom")
@@ -96,6 +99,10 @@ def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.C
         shared = {"root": options.root, "labels": labels, "uncertain": options.uncertain}
         splits = {"train": "train", "val": "val", "test": "valid"}
         made = {part: datasets.build("chexpert", split=split, **shared) for part, split in splits.items()}
+        return {**made, "shown": made["test"]}
+    if options.data == "mimic_cxr":
+        shared = {"root": options.root, "labels": labels, "uncertain": options.uncertain, "views": "Frontal"}
+        made = {part: datasets.build("mimic_cxr", split=part, **shared) for part in ("train", "val", "test")}
         return {**made, "shown": made["test"]}
     made = {part: datasets.build("nih14", root=options.root, split=part, labels=labels) for part in ("train", "val")}
     test = _nih_test(options.root, labels)
@@ -183,15 +190,15 @@ def report(
     print(result.to_text())
     if published is not None and reference:
         print(f"published: {published}; its films are not these")
-    hits = peaks(model, test, heat_maps)
+    hits = peaks(model, test, heat_maps) if heat_maps else {}
     if hits:
         print(_peak_table(hits))
         (folder / "peaks.json").write_text(json.dumps(hits, indent=2) + "\n", encoding="utf-8")
     for method, rule in (rules or {}).items():
         boxes(model, options, test, method, rule)
-    panel = draw(model, data, found, heat_maps[0])
-    viz.save(panel, folder / "panel.png")
-    print(f"written: {folder}/ (metrics, panel.png, model/)")
+    if heat_maps:
+        viz.save(draw(model, data, found, heat_maps[0]), folder / "panel.png")
+    print(f"written: {folder}/ (metrics, {'panel.png, ' if heat_maps else ''}model/)")
     return result
 
 

@@ -4,7 +4,7 @@ Labels are 1, 0, anything between (soft labels), or NaN for unknown, of any type
 outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN: an error would make the host wait for the
 device at every step. Losses are computed from logits, in float32 under autocast, and are 0 with zero gradients where no
 label is known. A loss whose weights come from the training set has a method ``fit(targets)``, which training calls
-first. The room has losses of organ masks too: :mod:`thoraxlib.mask_losses`.
+first. The room has losses of organ masks too: :mod:`thoraxlib.segmentation.losses`.
 
 >>> import torch
 >>> loss = build("bce")
@@ -37,7 +37,7 @@ __all__ = [
     "registry",
 ]
 
-registry: Registry[nn.Module] = Registry("losses", modules=["thoraxlib.mask_losses"])
+registry: Registry[nn.Module] = Registry("losses", modules=["thoraxlib.segmentation.losses"])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 #: Numbers of images: one for each label, or a single one.

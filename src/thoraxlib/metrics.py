@@ -2,8 +2,8 @@
 
 Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K), probabilities or logits. Both may be tensors or
 arrays. Scores come from scikit-learn; a label without both classes has the score NaN, is left out of the mean, and is
-named in a warning. Curves (:mod:`thoraxlib.curves`) and the scores of organ masks (:mod:`thoraxlib.masks`) are at hand
-here too.
+named in a warning. Curves (:mod:`thoraxlib.curves`) are at hand here too; the scores of organ masks are in
+:mod:`thoraxlib.segmentation`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from thoraxlib.curves import (
     roc_curves,
 )
 from thoraxlib.files import replacing
-from thoraxlib.masks import dice_score, iou_score
 
 __all__ = [
     "CHEXPERT_RADIOLOGISTS",
@@ -46,9 +45,7 @@ __all__ = [
     "best_thresholds",
     "bootstrap",
     "confusion",
-    "dice_score",
     "evaluate",
-    "iou_score",
     "macro_roc",
     "micro_roc",
     "precision_recall_curves",

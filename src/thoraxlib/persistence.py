@@ -59,11 +59,16 @@ class Persistent(
     ) -> Self:
         from safetensors.torch import load_model
 
-        from thoraxlib import labels, models
+        from thoraxlib import labels, models, segmentation
 
         if config is None:
             raise FileNotFoundError(f"{model_id}: no readable {_CONFIG}; is this a folder that save_pretrained wrote?")
-        model: Any = models.registry.rebuild(config)
+        model: Any
+        if config.get("room") == "segmentation":
+            options = {key: value for key, value in config["options"].items() if key != "pretrained"}
+            model = segmentation.build(config["name"], **options)
+        else:
+            model = models.registry.rebuild(config)
         if "labels" in config:
             model.labels = labels.resolve(config["labels"])
         if "input_spec" in config:
@@ -136,6 +141,12 @@ def _config_of(model: Any) -> dict[str, Any]:
     from thoraxlib import __version__
 
     config = getattr(model, "config", None)
+    part = getattr(model, "registry_spec", None)
+    if config is None and part is not None:  # a segmenter
+        options = {key: list(value) if isinstance(value, tuple) else value for key, value in part.items()}
+        name = options.pop("name")
+        spec = {"room": "segmentation", "name": name, "options": options, "input_spec": model.input_spec.to_json()}
+        return {"thoraxlib_version": __version__, **spec}
     if config is None:
         raise TypeError(
             f"this {type(model).__name__} was not built by thoraxlib.build, so nothing records how to build it again; "

@@ -1,4 +1,7 @@
-"""Pictures: heat maps over films, boxes, panels. Pillow only; colours that colour-blind readers can tell apart."""
+"""Pictures: heat maps over films, boxes, panels; curves. Colours that colour-blind readers can tell apart.
+
+Pillow draws everything but the curves (:mod:`thoraxlib.plots`), which need the extra ``plot``.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,19 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from thoraxlib.files import replacing
+from thoraxlib.plots import plot_graph, plot_precision_recall, plot_roc
 
-__all__ = ["ImageLike", "draw_boxes", "fit", "overlay", "panel", "save"]
+__all__ = [
+    "ImageLike",
+    "draw_boxes",
+    "fit",
+    "overlay",
+    "panel",
+    "plot_graph",
+    "plot_precision_recall",
+    "plot_roc",
+    "save",
+]
 
 ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 

@@ -62,7 +62,6 @@ def test_kinds_of_label_images(tmp_path: Path, kind: str) -> None:
     root = folder(tmp_path, count=1)
     label = Image.fromarray(LABEL)
     if kind == "P":  # the entries count, whatever their colours
-        label = Image.fromarray(LABEL, mode="P")
         label.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
     elif kind == "16 bit":
         label = Image.fromarray(LABEL.astype(np.uint16))

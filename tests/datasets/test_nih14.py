@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,52 @@ def test_train_and_val_come_from_the_official_list(release: Path) -> None:
     parts = [NIH14(root=release, split=split) for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [56, 8, 16]
     assert sorted(name for part in parts for name in part.ids) == names
+
+
+def test_the_lines_of_cxr_lka(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert NIH14(root=release, split="cxr_lka_train").ids == NAMES[:4]  # the list has fewer lines than 80,000
+    with pytest.raises(ValueError, match="no image is left: split='cxr_lka_val'"):
+        NIH14(root=release, split="cxr_lka_val")
+    lines = {"cxr_lka_train": slice(None, 3), "cxr_lka_val": slice(3, None)}
+    monkeypatch.setattr("thoraxlib.datasets.nih14._CXR_LKA", lines)
+    (release / "train_val_list.txt").write_text("\n".join([NAMES[5], *NAMES[:4]]))
+    assert NIH14(root=release, split="cxr_lka_train").ids == [NAMES[5], *NAMES[:2]]  # as listed, not as in the table
+    assert NIH14(root=release, split="cxr_lka_val").ids == NAMES[2:4]
+    (release / "train_val_list.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="no list 'cxr_lka_train'"):
+        NIH14(root=release, split="cxr_lka_train")
+
+
+def test_the_real_split_of_cxr_lka(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with gzip.open(real_data / "nih14_labels/nih14_labels.csv.gz", "rt") as file:
+        rows = list(csv.DictReader(file))
+    findings = labels.build("nih14_alphabetical")
+    lines = ["Image Index,Finding Labels,Patient ID,View Position"]
+    parts: dict[str, list[str]] = {"train_val": [], "test": []}
+    for row in rows:
+        name = row["Image Index"]
+        found = "|".join(finding for finding in findings if row[finding] == "1") or "No Finding"
+        lines.append(f"{name},{found},{int(name[:8])},PA")
+        parts[row["nih_list"]].append(name)
+    (tmp_path / "Data_Entry_2017.csv").write_text("\n".join(lines))
+    for part, names in parts.items():
+        (tmp_path / f"{part}_list.txt").write_text("\n".join(names))
+    files = {row["Image Index"]: tmp_path for row in rows}  # the images are not here, and not needed
+    monkeypatch.setattr("thoraxlib.datasets.nih14.index_images", lambda root: files)
+
+    train, val, test = (
+        NIH14(root=tmp_path, split=split, labels="nih14_alphabetical")
+        for split in ("cxr_lka_train", "cxr_lka_val", "test")
+    )
+    assert (len(train), len(val), len(test)) == (80_000, 6_524, 25_596)
+    patients = [set(part.patient_ids) for part in (train, val, test)]
+    assert [len(each) for each in patients] == [25_750, 2_258, 2_797]
+    assert len(set.union(*patients)) == sum(map(len, patients))
+    # the positives that the original's own loaders find
+    assert train.targets.sum(dim=0).tolist() == [
+        7523, 1493, 2583, 1268, 7823, 1286, 1204, 125, 12193, 3671, 4263, 2024, 794, 2337
+    ]  # fmt: skip
+    assert val.targets.sum(dim=0).tolist() == [757, 214, 269, 110, 836, 137, 47, 16, 1589, 363, 445, 218, 82, 300]
 
 
 def test_lists_with_labels_replace_the_tables(release: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from thoraxlib import heads, pooling
 from thoraxlib.pooling.base import expansion
 
-SEVERAL = ("vit_per_stage",)  # heads of several maps only
+OTHERS = ("vit_per_stage", "query_decoder")  # heads of several maps only, or without per-location logits
 LABELS = ("Edema", "Effusion", "Mass", "Nodule")
 
 
@@ -17,12 +17,16 @@ def built(name: str, **options: Any) -> heads.Head:
     return heads.registry.resolve({"name": name, **options}, num_labels=4, labels=LABELS)
 
 
-@pytest.mark.parametrize("name", [name for name in heads.names() if name not in SEVERAL])
+@pytest.mark.parametrize("name", [name for name in heads.names() if name not in OTHERS])
 @pytest.mark.parametrize("pool", pooling.names())
 def test_logits_and_maps(name: str, pool: str) -> None:
     wide = expansion(pooling.build(pool)) > 1
     if wide and name == "map":
         with pytest.raises(ValueError, match="the head 'map' needs one logit; use the head 'linear'"):
+            built(name, in_channels=6, pool=pool)
+        return
+    if name == "vanilla" and pool == "pcam":
+        with pytest.raises(ValueError, match="'vanilla' has hidden units before the labels; use 'avg', 'max' or 'lse'"):
             built(name, in_channels=6, pool=pool)
         return
     head = built(name, in_channels=6, pool=pool).eval()

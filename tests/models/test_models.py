@@ -202,6 +202,7 @@ def test_export(model: Classifier) -> None:
 
 
 def test_compile(model: Classifier) -> None:
+    torch._dynamo.reset()  # each model is one more variant of the same forward
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)

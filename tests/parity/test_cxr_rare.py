@@ -17,7 +17,7 @@ MODELS = {"vtnet": "cxr_vtnet.json", "densevan": "cxr_densevan.json", "dense_and
 
 
 def loaded(name: str, record: dict[str, Any]) -> Any:
-    model = thoraxlib.build(name).eval()
+    model = thoraxlib.build(name, preset="original").eval()
     thoraxlib.load_checkpoint(model, state_dict(record))
     return model
 
@@ -76,6 +76,12 @@ def test_the_position_code_of_a_checkpoint_is_not_needed() -> None:
     assert torch.equal(model.head.queries, state["query_embed.weight"])
     assert torch.equal(model.head.decoder[4].norm2.weight, state["transformer.decoder.layers.4.norm3.weight"])
     assert torch.equal(model.head.decoder_share, state["W2"][0])
+
+
+@pytest.mark.parametrize("name", ["van", "vtnet", "vanillanet"])
+def test_own_state_dicts_are_not_taken_for_theirs(name: str) -> None:
+    model = thoraxlib.build(name)
+    assert thoraxlib.load_checkpoint(model, model.state_dict()) == "thoraxlib"
 
 
 @torch.inference_mode()

@@ -53,7 +53,7 @@ def cxr_densevan() -> Layout:
 def cxr_dense_and_van() -> Layout:
     """DenseAndVAN: torchvision's DenseNet-121 in ``dense``, one VAN stage and the last layer in ``van``."""
     rules = {r"^dense\.": "", r"^van\.head\.": f"{LOGITS}.", r"^van\.(patch_embed|block|norm)1\.": r"neck.\1."}
-    return _layout(rules, telltale="van.patch_embed1.proj.weight")
+    return _layout(rules, telltale="dense.features.conv0.weight")
 
 
 @register("cxr_vanillanet")

@@ -6,12 +6,14 @@ weights, splits and statistics need no image to be decoded.
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.collate import collate
+from thoraxlib.datasets.organs import WithOrganMasks
 from thoraxlib.datasets.splits import Subset, oversample, split_by_patient, split_patients
 from thoraxlib.registry import Registry
 
 __all__ = [
     "ChestDataset",
     "Subset",
+    "WithOrganMasks",
     "build",
     "collate",
     "describe",

@@ -10,11 +10,11 @@ from torch import Tensor
 
 __all__ = ["collate"]
 
-_STACKED = ("image", "labels", "regions", "masks")
+_STACKED = ("image", "labels", "regions", "masks", "organ_mask")
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: ``image``, ``labels``, ``regions`` and ``masks`` stacked, everything else (boxes, ids) as lists.
+    """A batch: images, labels, regions and masks stacked, everything else (boxes, ids) as lists.
 
     Parameters
     ----------

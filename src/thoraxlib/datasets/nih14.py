@@ -23,6 +23,7 @@ __all__ = ["NIH14"]
 
 _FINDINGS = label_sets.build("nih15")
 _ATTRIBUTES = ("AP", "Male", "Abnormal")
+_CXR_LKA = {"cxr_lka_train": slice(None, 80_000), "cxr_lka_val": slice(80_000, None)}  # lines of the train_val list
 _BOX_FRAME = 1024.0  # the boxes of the release are in the pixels of its 1024 x 1024 images
 
 
@@ -43,7 +44,9 @@ class NIH14(Films):
         carry one (the binary ones that alinstein/X_RAY has) replace ``"Abnormal"``; its ``train_label.csv``,
         ``val_label.csv`` and ``test_label.csv`` are lists too. Beware: those three share patients.
         Without lists of their own, ``"train"`` and ``"val"`` are 7/8 and 1/8 of the patients of ``train_val``; without
-        any list, ``"train"``, ``"val"`` and ``"test"`` are 0.7, 0.1 and 0.2 of all patients.
+        any list, ``"train"``, ``"val"`` and ``"test"`` are 0.7, 0.1 and 0.2 of all patients. ``"cxr_lka_train"`` and
+        ``"cxr_lka_val"`` are the first 80,000 lines of ``train_val`` and the 6,524 others, no patient in both, as in
+        QUST-SmartData/CXRClassification.
     lists : str or Path, optional
         The folder of the list files; by default ``splits`` in `root`, then `root` itself.
     seed : int
@@ -194,9 +197,9 @@ def _select(
     if path is not None:
         return _rows_of(path, names)
     official = find_list("train_val", folders)
-    if official is not None and split in ("train", "val"):
+    if official is not None and split in ("train", "val", *_CXR_LKA):
         rows, listed = _rows_of(official, names)
-        chosen = split_patients([patients[row] for row in rows], {"train": 7 / 8, "val": 1 / 8}, seed)[split]
+        chosen = _part_of_official(split, [patients[row] for row in rows], seed)
         return rows[chosen], None if listed is None else listed[chosen]
     available = sorted({file.name for folder in folders if folder.is_dir() for file in folder.glob("*.txt")})
     if not needs_list and not available and split in ("train", "val", "test"):
@@ -205,6 +208,12 @@ def _select(
         f"split: no list {split!r} in {' or '.join(map(str, folders))}; "
         f"found: {', '.join(available) or 'none'}; 'all' takes every image of the table"
     )
+
+
+def _part_of_official(split: str, patients: list[str], seed: int) -> list[int]:
+    if split in _CXR_LKA:
+        return list(range(len(patients)))[_CXR_LKA[split]]
+    return split_patients(patients, {"train": 7 / 8, "val": 1 / 8}, seed)[split]
 
 
 def _rows_of(path: Path, names: list[str]) -> tuple[NDArray[np.intp], NDArray[np.float32] | None]:

@@ -28,7 +28,7 @@ def _member(
         input_spec=InputSpec(mean=(0.0,), std=(1.0,)),
         presets={"original": Preset("The published order of the labels.", {"labels": "nih14_alphabetical"})},
         parity=parity,
-        notes=(*notes, "Neither results nor weights of it were published."),
+        notes=(*notes, "No results on chest X-rays and no weights trained on them were published."),
     )
     factory = partial(large_kernel, **defaults)
     factory.__doc__ = f"{summary}\n\n{inspect.getdoc(large_kernel)}"

@@ -1,12 +1,31 @@
 """Organ segmentation: image -> logits of organ masks -> masks."""
 
 from thoraxlib.registry import Registry
-from thoraxlib.segmentation.base import ORGANS, Segmenter
+from thoraxlib.segmentation.base import ORGANS, Segmenter, foreground
+from thoraxlib.segmentation.classes import organ_masks
+from thoraxlib.segmentation.metrics import dice_score, iou_score
 from thoraxlib.segmentation.torchvision import TorchvisionSource
 
-__all__ = ["ORGANS", "Segmenter", "build", "describe", "names", "register", "registry"]
+__all__ = [
+    "ORGANS",
+    "MaskReport",
+    "Segmenter",
+    "build",
+    "describe",
+    "dice_score",
+    "evaluate",
+    "foreground",
+    "iou_score",
+    "names",
+    "organ_masks",
+    "predict_masks",
+    "register",
+    "registry",
+]
 
 registry: Registry[Segmenter] = Registry(
     "segmentation", sources=[TorchvisionSource()], modules=["thoraxlib.segmentation.unet"]
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+from thoraxlib.segmentation.evaluate import MaskReport, evaluate, predict_masks  # noqa: E402  (uses the room)

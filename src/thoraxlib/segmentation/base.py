@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.persistence import Persistent
+
 __all__ = ["ORGANS", "RULES", "Segmenter", "check_classes", "foreground"]
 
 #: Classes of a segmenter unless others are named; the first is what belongs to no organ.
@@ -15,7 +18,7 @@ ORGANS = ("background", "lungs", "heart")
 RULES = ("hard", "soft")
 
 
-class Segmenter(nn.Module):
+class Segmenter(Persistent, nn.Module):
     """``forward(x: (N, in_chans, H, W)) -> logits (N, M, H, W)``, one map for each class, at the image's size.
 
     Attributes
@@ -24,10 +27,18 @@ class Segmenter(nn.Module):
         M names; the first is the background. A place belongs to the class with the largest logit.
     in_chans : int
         Channels of the image.
+    input_spec : InputSpec
+        For which input it was made: pixels in [0, 1], 224 x 224 unless set otherwise.
     """
 
     classes: tuple[str, ...]
     in_chans: int
+    input_spec: InputSpec
+
+    def __init__(self, classes: Sequence[str], in_chans: int) -> None:
+        super().__init__()
+        self.classes, self.in_chans = check_classes(classes), in_chans
+        self.input_spec = InputSpec(channels=in_chans, mean=(0.0,), std=(1.0,))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, M, H, W) of images (N, in_chans, H, W)."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from thoraxlib.registry import OptionError
-from thoraxlib.segmentation.base import ORGANS, Segmenter, check_classes
+from thoraxlib.segmentation.base import ORGANS, Segmenter
 
 __all__ = ["TorchvisionSegmenter", "TorchvisionSource"]
 
@@ -56,10 +56,9 @@ class TorchvisionSegmenter(Segmenter):
     ) -> None:
         from torchvision import models
 
-        super().__init__()
+        super().__init__(classes, in_chans)
         if in_chans != 3:
             raise ValueError(f"torchvision's {torchvision_name} takes 3 channels, got in_chans={in_chans}")
-        self.classes, self.in_chans = check_classes(classes), in_chans
         weights = "DEFAULT" if pretrained else None
         try:
             self.net: nn.Module = models.get_model(

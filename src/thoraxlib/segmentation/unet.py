@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib.segmentation import register
-from thoraxlib.segmentation.base import ORGANS, Segmenter, check_classes
+from thoraxlib.segmentation.base import ORGANS, Segmenter
 
 __all__ = ["UNet"]
 
@@ -81,12 +81,12 @@ class UNet(Segmenter):
         norm: bool = False,
         fit: str = "pad",
     ) -> None:
-        super().__init__()
+        super().__init__(classes, in_chans)
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
         if fit not in ("pad", "crop"):
             raise ValueError(f"fit={fit!r}: allowed are 'pad' and 'crop'")
-        self.classes, self.in_chans, self.fit = check_classes(classes), in_chans, fit
+        self.fit = fit
         widths = [width * 2**level for level in range(depth + 1)]
         rising, falling = widths[:-1], widths[-2::-1]
         self.down_conv = nn.ModuleList(

@@ -11,6 +11,7 @@ except ImportError as error:
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
 from thoraxlib.training.predict import Predictions, predict
-from thoraxlib.training.task import MultiLabelTask
+from thoraxlib.training.segmentation import SegmentationTask
+from thoraxlib.training.task import MultiLabelTask, Task
 
-__all__ = ["DataModule", "FitResult", "MultiLabelTask", "Predictions", "fit", "predict"]
+__all__ = ["DataModule", "FitResult", "MultiLabelTask", "Predictions", "SegmentationTask", "Task", "fit", "predict"]

@@ -18,11 +18,15 @@ from thoraxlib.datasets import ChestDataset, collate
 __all__ = ["DataModule", "Samples"]
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
-_KEPT = ("image", "labels", "id")
+_KEPT = ("image", "labels", "id", "organ_mask")
+_PIXELS = {"image", "organ_mask", "masks"}
 
 
 class Samples(Dataset[dict[str, Any]]):
     """What training and prediction read of a data set: ``image``, ``labels``, ``id``, and the ``index``.
+
+    Also ``organ_mask`` (uint8 (1, H, W)), where samples have one (:class:`thoraxlib.datasets.WithOrganMasks`), and
+    ``masks``, where they are asked for.
 
     Parameters
     ----------
@@ -34,6 +38,8 @@ class Samples(Dataset[dict[str, Any]]):
         Keep the data set's images, as they come from it, in memory: they must be of one size and type.
     seed : int
         Random transforms are a function of this, the epoch and the index alone.
+    masks : bool
+        Read ``masks`` as well.
 
     Raises
     ------
@@ -42,27 +48,36 @@ class Samples(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, dataset: ChestDataset, transform: Transform | None = None, *, cache: bool = False, seed: int = 0
+        self,
+        dataset: ChestDataset,
+        transform: Transform | None = None,
+        *,
+        cache: bool = False,
+        seed: int = 0,
+        masks: bool = False,
     ) -> None:
         if not len(dataset):
             raise ValueError("the data set holds no image")
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        self._cached: Tensor | None = None
+        self.kept = (*_KEPT, "masks") if masks else _KEPT
+        self._cached: dict[str, Tensor] = {}
         if cache:
             self._fill()
 
     def _fill(self) -> None:
         for index in range(len(self)):
             sample = self.dataset[index]
-            image = sample["image"].as_subclass(Tensor)
-            if self._cached is None:
-                self._cached = image.new_empty((len(self), *image.shape))
-            if image.shape != self._cached.shape[1:] or image.dtype != self._cached.dtype:
-                raise ValueError(
-                    f"cache=True needs images of one size and type: {sample['id']} is {tuple(image.shape)} "
-                    f"{image.dtype}, those before it {tuple(self._cached.shape[1:])} {self._cached.dtype}"
-                )
-            self._cached[index] = image
+            for key in _PIXELS & sample.keys() & set(self.kept):
+                pixels = sample[key].as_subclass(Tensor)
+                if key not in self._cached:
+                    self._cached[key] = pixels.new_empty((len(self), *pixels.shape))
+                kept = self._cached[key]
+                if pixels.shape != kept.shape[1:] or pixels.dtype != kept.dtype:
+                    raise ValueError(
+                        f"cache=True needs images of one size and type: {sample['id']} is {tuple(pixels.shape)} "
+                        f"{pixels.dtype}, those before it {tuple(kept.shape[1:])} {kept.dtype}"
+                    )
+                kept[index] = pixels
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -80,7 +95,7 @@ class Samples(Dataset[dict[str, Any]]):
             generator.set_state(before)
         if sample["image"].is_floating_point() and not bool(sample["image"].isfinite().all()):
             raise ValueError(f"{sample['id']}: NaN or infinite pixels")
-        return {**{name: sample[name] for name in _KEPT if name in sample}, "index": index}
+        return {**{name: sample[name] for name in self.kept if name in sample}, "index": index}
 
     def _transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
         if self.transform is None:
@@ -91,11 +106,14 @@ class Samples(Dataset[dict[str, Any]]):
             raise type(error)(f"{sample['id']}: {error}") from error
 
     def _read(self, index: int) -> dict[str, Any]:
-        if self._cached is not None:
-            image = tv_tensors.Image(self._cached[index])
-            return {"image": image, "labels": self.dataset.targets[index], "id": self.dataset.ids[index]}
+        if self._cached:
+            pixels = {
+                key: (tv_tensors.Image if key == "image" else tv_tensors.Mask)(kept[index])
+                for key, kept in self._cached.items()
+            }
+            return {**pixels, "labels": self.dataset.targets[index], "id": self.dataset.ids[index]}
         sample = self.dataset[index]
-        return {name: sample[name] for name in _KEPT if name in sample}
+        return {name: sample[name] for name in self.kept if name in sample}
 
 
 class _Order(DistributedSampler[Any]):
@@ -129,6 +147,8 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
         From sample to sample, such as :func:`thoraxlib.images.transform_for` gives.
     seed : int
         Of the order and of random transforms.
+    masks : bool
+        Samples have their ``masks``, for training a segmenter.
 
     Raises
     ------
@@ -153,6 +173,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         seed: int = 0,
+        masks: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -175,6 +196,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
                 )
         self.parts: dict[str, ChestDataset] = parts
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
+        self.masks = masks
         self.transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
         self._samples: dict[str, Samples] = {}
 
@@ -191,7 +213,11 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
     def _loader(self, part: str) -> DataLoader[Any]:
         if part not in self._samples:
             self._samples[part] = Samples(
-                self.parts[part], self.transforms[part], cache=self.cache and part != "test", seed=self.seed
+                self.parts[part],
+                self.transforms[part],
+                cache=self.cache and part != "test",
+                seed=self.seed,
+                masks=self.masks,
             )
         samples, training = self._samples[part], part == "train"
         trainer = self.trainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -21,11 +22,13 @@ from torch.optim import Optimizer
 from thoraxlib.files import replacing
 from thoraxlib.persistence import Persistent, save_pretrained
 from thoraxlib.registry import Spec
+from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.logs import EpochTable, quiet
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles
 from thoraxlib.training.schedules import Schedule
-from thoraxlib.training.task import MultiLabelTask, better
+from thoraxlib.training.segmentation import SegmentationTask
+from thoraxlib.training.task import MultiLabelTask, Task, better
 
 __all__ = ["FitResult", "fit"]
 
@@ -63,10 +66,11 @@ def fit(
     *,
     output: str | os.PathLike[str],
     epochs: int = 10,
-    loss: Spec | nn.Module = "bce",
+    task: Callable[..., Task] | None = None,
+    loss: Spec | nn.Module | None = None,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     scheduler: Schedule = None,
-    monitor: str = "val/auroc",
+    monitor: str | None = None,
     mode: str | None = None,
     patience: int | None = None,
     accumulate: int = 1,
@@ -100,9 +104,12 @@ def fit(
         Folder of the run.
     epochs, max_steps : int
         Passes over the data; and optimizer steps at most (-1: no such bound).
+    task : callable, optional
+        What is trained for what: a subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters and
+        :class:`MultiLabelTask` for everything else.
     loss, optimizer, scheduler, monitor, mode, channels_last
-        See :class:`MultiLabelTask`. The epoch with the best `monitor` is kept: ``"val/auroc"``, ``"val/loss"``,
-        ``"val/average_precision"``, or what a callback logs.
+        See the task, which has defaults for those not given. The epoch with the best `monitor` is kept:
+        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, or what a callback logs.
     patience : int, optional
         Stop after so many epochs without gain in `monitor`.
     accumulate : int
@@ -138,6 +145,10 @@ def fit(
     output = Path(output)
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
+    make: Callable[..., Task] = task or (SegmentationTask if isinstance(model, Segmenter) else MultiLabelTask)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+    loss = defaults["loss"] if loss is None else loss
+    monitor = defaults["monitor"] if monitor is None else monitor
     mode = mode or better(monitor)
     settings = {
         "model": getattr(model, "config", type(model).__qualname__),
@@ -158,7 +169,7 @@ def fit(
         "seed": seed,
     }
     done = _prepare(output, json.loads(json.dumps(settings, default=_plain)), [last, best], resume)
-    task = MultiLabelTask(
+    training = make(
         model,
         loss=loss,
         optimizer=optimizer,
@@ -195,7 +206,7 @@ def fit(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        trainer.fit(task, datamodule=data, ckpt_path=str(last) if done >= 0 else None)
+        trainer.fit(training, datamodule=data, ckpt_path=str(last) if done >= 0 else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return _best(model, trainer, of_best, best, output, monitor)

@@ -12,6 +12,7 @@ from thoraxlib.datasets import ChestDataset, collate
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.training.data import Samples, Transform
+from thoraxlib.training.task import model_inputs
 
 __all__ = ["Predictions", "predict"]
 
@@ -92,7 +93,8 @@ def predict(
         model.to(place).eval()
         with torch.inference_mode(), torch.autocast(place.type, autocast, enabled=autocast is not None):
             for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
-                parts.append(model(batch["image"].to(place, non_blocking=True)).float().cpu())
+                inputs = (part.to(place, non_blocking=True) for part in model_inputs(batch))
+                parts.append(model(*inputs).float().cpu())
     finally:
         model.to(home).train(training)
     logits = torch.cat(parts)

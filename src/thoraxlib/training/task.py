@@ -16,11 +16,18 @@ from thoraxlib import losses, metrics
 from thoraxlib.registry import Spec
 from thoraxlib.training.schedules import Schedule, schedule
 
-__all__ = ["MultiLabelTask", "better"]
+__all__ = ["MultiLabelTask", "Task", "better", "model_inputs"]
 
 # A look at the loss makes the host wait for the device, so that away from the CPU it is taken after so many batches.
 LOOK = {"cpu": 1}
 LOOK_ELSEWHERE = 50
+
+
+def model_inputs(batch: dict[str, Any]) -> tuple[Tensor, ...]:
+    """What of a batch goes into the model: the images, and organ masks where the data set has them."""
+    if "organ_mask" in batch:
+        return batch["image"], batch["organ_mask"].to(batch["image"].dtype)
+    return (batch["image"],)
 
 
 def better(monitor: str) -> str:
@@ -28,16 +35,15 @@ def better(monitor: str) -> str:
     return "min" if "loss" in monitor else "max"
 
 
-class MultiLabelTask(LightningModule):  # type: ignore[misc]
-    """Trains a model of films (N, C, H, W) -> logits (N, K) on labels 1, 0 and NaN.
+class Task(LightningModule):  # type: ignore[misc]
+    """What training has in common, whatever the model's output: a loss, an optimizer, a schedule, a look at the loss.
 
-    Logs ``train/loss`` and, over the whole validation part at once, ``val/loss``, ``val/auroc`` and
-    ``val/average_precision`` (means over the labels that have both classes; NaN if none has).
+    Logs ``train/loss``. A subclass says in :meth:`outputs` what goes into the loss, and has the validation.
 
     Parameters
     ----------
     model : nn.Module
-        Returns logits.
+        What is trained.
     loss : str, mapping or nn.Module
         From :mod:`thoraxlib.losses`. One with a ``fit`` method gets the training targets before the first step.
     optimizer : callable, optional
@@ -55,18 +61,17 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
     Raises
     ------
     ValueError
-        In a step: labels of another width than the logits; a loss that is not finite, or validation logits that are
-        NaN.
+        In a step: a loss that is not finite.
     """
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        loss: Spec | nn.Module = "bce",
+        loss: Spec | nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         scheduler: Schedule = None,
-        monitor: str = "val/auroc",
+        monitor: str,
         mode: str | None = None,
         channels_last: bool = False,
     ) -> None:
@@ -76,13 +81,16 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
         self.loss = losses.registry.resolve(loss)
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.monitor, self.mode = monitor, mode or better(monitor)
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self._finite: list[Tensor] = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        logits: Tensor = self.model(x.to(memory_format=self.memory_format))
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.model(x.to(memory_format=self.memory_format), *more)
         return logits
+
+    def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits and targets of a batch, as the loss takes them."""
+        raise NotImplementedError
 
     def on_fit_start(self) -> None:
         """Give the loss the training targets, where it asks for them."""
@@ -92,18 +100,9 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
             count(targets)
             self.loss.to(self.device)
 
-    def _logits(self, batch: dict[str, Any]) -> Tensor:
-        logits: Tensor = self(batch["image"])
-        if logits.shape != batch["labels"].shape:
-            raise ValueError(
-                f"the labels are {tuple(batch['labels'].shape)}, the model's logits {tuple(logits.shape)}: a data set "
-                "for this model has its labels (datasets take labels=model.labels)"
-            )
-        return logits
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss: Tensor = self.loss(self._logits(batch), batch["labels"])
+        loss: Tensor = self.loss(*self.outputs(batch))
         self._finite.append(loss.detach().isfinite())
         if len(self._finite) >= LOOK.get(self.device.type, LOOK_ELSEWHERE) or self.trainer.is_last_batch:
             self._look(batch, batch_idx)
@@ -133,6 +132,80 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
             f"{where}: the weights have diverged or the precision is too low (learning rate "
             f"{self.trainer.optimizers[0].param_groups[0]['lr']:.3g}, {self.trainer.precision})"
         )
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule, as Lightning wants them."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("no parameter of the model has requires_grad=True: there is nothing to train")
+        if self.make_optimizer is None:
+            optimizer: Optimizer = torch.optim.AdamW(parameters, lr=3e-4, weight_decay=1e-4)
+        else:
+            optimizer = self.make_optimizer(parameters)
+        plan = schedule(
+            self.scheduler,
+            optimizer,
+            steps=int(self.trainer.estimated_stepping_batches) if self.scheduler is not None else 0,
+            monitor=self.monitor,
+            mode=self.mode,
+        )
+        return optimizer if plan is None else {"optimizer": optimizer, "lr_scheduler": plan}
+
+
+class MultiLabelTask(Task):
+    """Trains a model of films (N, C, H, W) -> logits (N, K) on labels 1, 0 and NaN.
+
+    Logs ``train/loss`` and, over the whole validation part at once, ``val/loss``, ``val/auroc`` and
+    ``val/average_precision`` (means over the labels that have both classes; NaN if none has).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns logits; of images, and of organ masks where the data set has them.
+    loss, optimizer, scheduler, monitor, mode, channels_last
+        See :class:`Task`.
+
+    Raises
+    ------
+    ValueError
+        In a step: labels of another width than the logits; a loss that is not finite, or validation logits that are
+        NaN.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss: Spec | nn.Module = "bce",
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Schedule = None,
+        monitor: str = "val/auroc",
+        mode: str | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            loss=loss,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            monitor=monitor,
+            mode=mode,
+            channels_last=channels_last,
+        )
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits and labels (N, K)."""
+        return self._logits(batch), batch["labels"]
+
+    def _logits(self, batch: dict[str, Any]) -> Tensor:
+        logits: Tensor = self(*model_inputs(batch))
+        if logits.shape != batch["labels"].shape:
+            raise ValueError(
+                f"the labels are {tuple(batch['labels'].shape)}, the model's logits {tuple(logits.shape)}: a data set "
+                "for this model has its labels (datasets take labels=model.labels)"
+            )
+        return logits
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep logits and labels until the epoch's end."""
@@ -166,21 +239,3 @@ class MultiLabelTask(LightningModule):  # type: ignore[misc]
                     float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
                 )
         self.log_dict(scores, prog_bar=True, sync_dist=True)  # alike everywhere; Lightning asks for it all the same
-
-    def configure_optimizers(self) -> Any:
-        """Optimizer and schedule, as Lightning wants them."""
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        if not parameters:
-            raise ValueError("no parameter of the model has requires_grad=True: there is nothing to train")
-        if self.make_optimizer is None:
-            optimizer: Optimizer = torch.optim.AdamW(parameters, lr=3e-4, weight_decay=1e-4)
-        else:
-            optimizer = self.make_optimizer(parameters)
-        plan = schedule(
-            self.scheduler,
-            optimizer,
-            steps=int(self.trainer.estimated_stepping_batches) if self.scheduler is not None else 0,
-            monitor=self.monitor,
-            mode=self.mode,
-        )
-        return optimizer if plan is None else {"optimizer": optimizer, "lr_scheduler": plan}

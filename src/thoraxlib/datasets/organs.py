@@ -1,0 +1,81 @@
+"""Any data set, with organ masks from files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from PIL import Image as PILImage
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.files import check_root
+
+__all__ = ["WithOrganMasks", "mask_path"]
+
+
+def mask_path(folder: str | os.PathLike[str], name: str) -> str:
+    """The mask file of the film `name`: its id, less its extension, with ``_`` for slashes."""
+    flat = name.replace("/", "_").replace("\\", "_")
+    stem, ending = os.path.splitext(flat)
+    return os.path.join(folder, f"{stem if ending.lower() in _ENDINGS else flat}.png")
+
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+
+
+class WithOrganMasks(Dataset[dict[str, Any]]):
+    """A data set whose samples also have ``organ_mask``, uint8 (1, H, W): 1 where a mask file is not 0.
+
+    Models with a fusion of organ masks take it in training and prediction instead of running their segmenter, which
+    costs much more than all the rest. :func:`thoraxlib.segmentation.predict_masks` writes such files; those of public
+    mask collections do as well, if they are named so. A mask of another size is resized (nearest).
+
+    Parameters
+    ----------
+    dataset : ChestDataset
+        The films.
+    folder : path
+        ``<id>.png`` for every film, without the id's own extension and with ``_`` for slashes.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        No such folder, or films without a mask file, with their number and the first names.
+    """
+
+    def __init__(self, dataset: ChestDataset, folder: str | os.PathLike[str]) -> None:
+        root = check_root(folder, "folder")
+        self.dataset = dataset
+        self.labels, self.targets = dataset.labels, dataset.targets
+        self.patient_ids, self.ids = dataset.patient_ids, dataset.ids
+        self._paths = [mask_path(root, name) for name in self.ids]
+        here = set(os.listdir(root))
+        lost = [name for name, path in zip(self.ids, self._paths, strict=True) if os.path.basename(path) not in here]
+        if lost:
+            raise FileNotFoundError(
+                f"{len(lost)} of {len(self.ids)} films have no mask in {root}: {', '.join(lost[:5])}; write them with "
+                "thoraxlib.segmentation.predict_masks"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = dict(self.dataset[index])
+        with PILImage.open(self._paths[index]) as file:
+            pixels = torch.frombuffer(bytearray(file.convert("L").tobytes()), dtype=torch.uint8)
+            mask: Tensor = (pixels > 0).to(torch.uint8).view(1, file.height, file.width)
+        size = list(sample["image"].shape[-2:])
+        if list(mask.shape[-2:]) != size:
+            mask = F.resize(tv_tensors.Mask(mask), size)
+        return {**sample, "organ_mask": tv_tensors.Mask(mask)}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("boxed", "study_ids", "views", "mask_names", "transform"):
+            return getattr(self.dataset, name)
+        raise AttributeError(name)

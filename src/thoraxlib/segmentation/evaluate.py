@@ -1,0 +1,179 @@
+"""How well a segmenter does, and its masks as files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from thoraxlib.files import replacing
+from thoraxlib.images import placement, transform_for
+from thoraxlib.segmentation.base import Segmenter
+from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
+from thoraxlib.segmentation.metrics import dice_score, iou_score
+
+__all__ = ["MaskReport", "evaluate", "predict_masks"]
+
+
+@dataclass(frozen=True)
+class MaskReport:
+    """Dice and IoU of every organ on every film; ``print`` it.
+
+    Attributes
+    ----------
+    organs : tuple of str
+        The classes without the background.
+    dice, iou : Tensor
+        float32 (N, organs); NaN where an organ is in neither mask.
+    ids : list of str
+        The films.
+    """
+
+    organs: tuple[str, ...]
+    dice: Tensor
+    iou: Tensor
+    ids: list[str]
+
+    def mean_dice(self) -> float:
+        """Mean over organs of their mean over films."""
+        return float(self.dice.nanmean(dim=0).nanmean())
+
+    def interval(self, values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """95 % interval of the mean of `values` (N,) over resampled films."""
+        known: NDArray[np.float32] = values[~values.isnan()].numpy()
+        if not len(known):
+            return float("nan"), float("nan")
+        rng = np.random.default_rng(seed)
+        means = known[rng.integers(0, len(known), (resamples, len(known)))].mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        width = max(len("organ"), *map(len, self.organs))
+        lines = [f"{'organ':<{width}}  {'Dice (95 %)':>22}  {'IoU':>6}   ({len(self.ids)} films)"]
+        for k, organ in enumerate(self.organs):
+            low, high = self.interval(self.dice[:, k])
+            mean = float(self.dice[:, k].nanmean())
+            shown = f"{mean:.3f} ({low:.3f} to {high:.3f})"
+            lines.append(f"{organ:<{width}}  {shown:>22}  {float(self.iou[:, k].nanmean()):>6.3f}")
+        lines.append(f"{'mean':<{width}}  {self.mean_dice():>22.3f}")
+        return "\n".join(lines)
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Any,
+    *,
+    parts: Mapping[str, Sequence[str]] = ORGAN_PARTS,
+    batch_size: int = 16,
+) -> MaskReport:
+    """Dice and IoU of a segmenter's hard masks on films with true ones, at the segmenter's input size.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        With ``input_spec``.
+    dataset : dataset
+        Samples have ``image`` and ``masks``; the data set has ``mask_names``.
+    parts : mapping of str to sequence of str
+        See :func:`thoraxlib.segmentation.organ_masks`.
+    batch_size : int
+        Films at a time.
+
+    Raises
+    ------
+    ValueError
+        Films without masks, or a class for which there is none.
+    """
+    dice, iou, ids = [], [], []
+    for batch in _batches(dataset, segmenter, batch_size):
+        if "masks" not in batch:
+            raise ValueError(f"{type(dataset).__name__} gives no masks; this one needs them")
+        truth = organ_masks(batch["masks"], dataset.mask_names, segmenter.classes, parts)[:, 1:]
+        found = _hard(segmenter, batch["image"]).cpu()
+        predicted = F.one_hot(found, len(segmenter.classes)).movedim(-1, 1)[:, 1:]
+        dice.append(dice_score(predicted, truth))
+        iou.append(iou_score(predicted, truth))
+        ids += batch["id"]
+    return MaskReport(segmenter.classes[1:], torch.cat(dice), torch.cat(iou), ids)
+
+
+def predict_masks(
+    segmenter: Segmenter, dataset: Any, folder: str | os.PathLike[str], *, batch_size: int = 16
+) -> list[Path]:
+    """Write the segmenter's masks as ``<folder>/<id>.png``, in each film's own size; files that exist are kept.
+
+    Grey values are the class numbers. :class:`thoraxlib.datasets.WithOrganMasks` reads them, so that a classifier can
+    be trained without running the segmenter in every step.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        With ``input_spec``.
+    dataset : dataset
+        Samples have ``image`` and ``id``.
+    folder : path
+        Made if needed.
+    batch_size : int
+        Films at a time.
+    """
+    folder = Path(folder)
+    from thoraxlib.datasets.organs import mask_path
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [Path(mask_path(folder, name)) for name in dataset.ids]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    for batch in _batches(dataset, segmenter, batch_size, missing):
+        found = _hard(segmenter, batch["image"]).cpu()
+        for mask, name, size in zip(found, batch["id"], batch["film"], strict=True):
+            with replacing(mask_path(folder, name)) as scratch:
+                Image.fromarray(_on_film(mask, segmenter.input_spec, size).numpy().astype(np.uint8)).save(scratch)
+    return paths
+
+
+def _batches(
+    dataset: Any, segmenter: Segmenter, size: int, indices: Sequence[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Films as the segmenter takes them, with the (height, width) that they had."""
+    from thoraxlib.datasets import collate
+
+    if size < 1:
+        raise ValueError(f"batch_size={size}: at least 1 is needed")
+    transform = transform_for(segmenter.input_spec)
+    order = list(range(len(dataset))) if indices is None else list(indices)
+    for start in range(0, len(order), size):
+        films = [dataset[index] for index in order[start : start + size]]
+        shapes = [tuple(film["image"].shape[-2:]) for film in films]
+        kept = ("image", "masks", "id")
+        batch = collate([transform({key: film[key] for key in kept if key in film}) for film in films])
+        yield {**batch, "film": shapes}
+
+
+def _hard(segmenter: Segmenter, x: Tensor) -> Tensor:
+    """Class numbers (N, H, W), in eval mode."""
+    training, device = segmenter.training, next(segmenter.parameters()).device
+    try:
+        with torch.inference_mode():
+            found: Tensor = segmenter.eval()(x.to(device)).argmax(dim=1)
+            return found
+    finally:
+        segmenter.train(training)
+
+
+def _on_film(mask: Tensor, spec: Any, size: tuple[int, int]) -> Tensor:
+    """Class numbers (h, w) at the model's size in the film's frame; background where the model saw nothing."""
+    place = placement(spec, *size)
+    whole = torch.zeros(place.height, place.width)
+    top, left, above, before = max(place.top, 0), max(place.left, 0), max(-place.top, 0), max(-place.left, 0)
+    rows, columns = min(spec.size[0] - above, place.height - top), min(spec.size[1] - before, place.width - left)
+    whole[top : top + rows, left : left + columns] = mask[above : above + rows, before : before + columns].float()
+    return F.interpolate(whole[None, None], size=size, mode="nearest-exact")[0, 0]

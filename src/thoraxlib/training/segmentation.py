@@ -1,0 +1,90 @@
+"""The Lightning module of organ segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thoraxlib.registry import Spec
+from thoraxlib.segmentation.base import Segmenter
+from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
+from thoraxlib.segmentation.metrics import dice_score
+from thoraxlib.training.schedules import Schedule
+from thoraxlib.training.task import Task
+
+__all__ = ["SegmentationTask"]
+
+
+class SegmentationTask(Task):
+    """Trains a segmenter of films (N, C, H, W) -> logits (N, M, H, W) on organ masks.
+
+    The data module is built with ``masks=True``. Logs ``train/loss``, ``val/loss``, ``val/dice`` (mean over organs of
+    the mean Dice over films) and ``val/dice_<organ>``.
+
+    Parameters
+    ----------
+    model : Segmenter
+        With ``classes``.
+    loss : str, mapping or nn.Module
+        From :mod:`thoraxlib.losses`, for masks: "dice_bce", "dice".
+    parts : mapping of str to sequence of str
+        Which masks make up a class; see :func:`thoraxlib.segmentation.organ_masks`.
+    optimizer, scheduler, monitor, mode, channels_last
+        See :class:`MultiLabelTask`.
+    """
+
+    model: Segmenter
+
+    def __init__(
+        self,
+        model: Segmenter,
+        *,
+        loss: Spec | nn.Module = "dice_bce",
+        parts: Mapping[str, Sequence[str]] = ORGAN_PARTS,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Schedule = None,
+        monitor: str = "val/dice",
+        mode: str | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            loss=loss,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            monitor=monitor,
+            mode=mode,
+            channels_last=channels_last,
+        )
+        self.parts = parts
+        self._scores: list[tuple[Tensor, Tensor]] = []
+
+    def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits, and the masks of the classes."""
+        names = self.trainer.datamodule.parts["train"].mask_names
+        masks = organ_masks(batch["masks"], names, self.model.classes, self.parts)
+        return self(batch["image"]), masks.float()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Keep every film's Dice until the epoch's end."""
+        logits, masks = self.outputs(batch)
+        found = nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).movedim(-1, 1)
+        loss = self.loss(logits.float(), masks).expand(len(logits))
+        self._scores.append((dice_score(found[:, 1:], masks[:, 1:]), loss))
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean over the films."""
+        if not self._scores:
+            return
+        dice, loss = (torch.cat(parts) for parts in zip(*self._scores, strict=True))
+        self._scores.clear()
+        if self.trainer.world_size > 1:
+            dice, loss = (self.all_gather(part).flatten(0, 1) for part in (dice, loss))
+        of_organs = dice.nanmean(dim=0)
+        scores = {"val/loss": loss.mean(), "val/dice": of_organs.nanmean()}
+        scores |= {f"val/dice_{organ}": of_organs[k] for k, organ in enumerate(self.model.classes[1:])}
+        self.log_dict({name: float(value) for name, value in scores.items()}, prog_bar=True, sync_dist=True)
