@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         blocks,
         cams,
         checkpoints,
+        cropping,
         datasets,
         fusion,
         graphs,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from thoraxlib.persistence import load_pretrained, save_pretrained
 
 _ROOMS = (
-    *("backbones", "blocks", "cams", "checkpoints", "datasets", "fusion", "graphs", "heads", "images", "labels"),
-    *("localization", "losses", "metrics", "models", "pooling", "segmentation", "training", "viz"),
+    *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "fusion", "graphs", "heads", "images"),
+    *("labels", "localization", "losses", "metrics", "models", "pooling", "segmentation", "training", "viz"),
 )
 _FROM = {
     "InputSpec": "input_spec",
@@ -67,6 +68,7 @@ __all__ = [
     "build",
     "cams",
     "checkpoints",
+    "cropping",
     "datasets",
     "describe",
     "explain",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+import thoraxlib
+
 pytest.importorskip("lightning")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "--batch-size", "8", "--weights", "none"]
@@ -21,7 +24,7 @@ TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "-
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    for name in ("recipe", "quickstart", "chexnet", "unified_dcnn", "pcam", "weakly_supervised"):
+    for name in ("recipe", "quickstart", "chexnet", "unified_dcnn", "pcam", "weakly_supervised", "segfusion_vangcn"):
         sys.modules.pop(name, None)
     yield
     torch.set_flush_denormal(False)  # the examples set it for their process
@@ -76,6 +79,68 @@ def test_on_the_phantom(
     if "--compare" in flags:
         check_output(tmp_path / "outputs" / "pcam_avg")
         assert (tmp_path / "outputs" / "pcam_avg" / "boxes_cam.txt").exists()
+
+
+UNET = ["--unet-width", "2", "--unet-films", "24", "--unet-epochs", "1"]
+
+
+def test_segfusion_on_the_phantom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [*TINY, *UNET, "--size", "64", "--backbone", "resnet10t"]
+    macro = importlib.import_module("segfusion_vangcn").main(flags)
+    assert 0 <= macro <= 1
+    folder = tmp_path / "outputs" / "segfusion_vangcn"
+    printed = capsys.readouterr().out
+    for variant in ("backbone", "segmentation", "graph", "both"):
+        check_output(folder / variant)
+        assert re.search(rf"^{variant} .*\d \(.* to .*\)", printed, flags=re.MULTILINE)
+    assert re.search(r"^heart .*\(100 films\)|^organ.*\(100 films\)", printed, flags=re.MULTILINE)
+    assert len(list((folder / "masks" / "train").glob("*.png"))) == 48
+    assert thoraxlib.graphs.Graph.load(folder / "both" / "label_graph.json").nodes == thoraxlib.labels.build("nih14")
+    model = thoraxlib.load_pretrained(folder / "both" / "model")
+    assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
+    segmenter = thoraxlib.load_pretrained(folder / "unet" / "model")
+    assert segmenter.input_spec.size == (64, 64)
+    for own, saved in zip(model.segmenter.parameters(), segmenter.parameters(), strict=True):
+        assert torch.equal(own, saved)
+
+
+def test_segfusion_on_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = nih_folder(tmp_path / "nih")
+    rng = np.random.default_rng(0)
+    for part in ("train", "valid"):
+        for kind, most in (("image", 255), ("label", 3)):
+            (tmp_path / "organs" / part / kind).mkdir(parents=True)
+            for k in range(4):
+                pixels = rng.integers(0, most, (40, 40), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "organs" / part / kind / f"{kind}{k}.png")
+    flags = [
+        "--data",
+        "nih14",
+        "--root",
+        str(root),
+        "--size",
+        "64",
+        "--backbone",
+        "resnet10t",
+        "--labels",
+        "Effusion",
+        "Mass",
+    ]
+    main = importlib.import_module("segfusion_vangcn").main
+    with pytest.raises(SystemExit):  # neither organs nor masks
+        main([*TINY, *flags])
+    main([*TINY, *UNET, *flags, "--organs", str(tmp_path / "organs"), "--output", "here"])
+    check_output(tmp_path / "here" / "both")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in (tmp_path / "here" / "masks").glob("*/*.png"):
+        path.rename(masks / path.name)
+    main([*TINY, *flags, "--masks", str(masks), "--output", "given"])
+    assert (tmp_path / "given" / "both" / "model" / "model.safetensors").exists()
 
 
 def nih_folder(root: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["Fusion"]
+__all__ = ["Fusion", "pyramid_channels"]
 
 
 class Fusion(nn.Module):
@@ -30,3 +30,31 @@ class Fusion(nn.Module):
     def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
         """Maps (N, C_i, h_i, w_i) for the head."""
         raise NotImplementedError
+
+    def needed(self, masks: Tensor | None) -> Tensor:
+        """`masks`, for a fusion that cannot do without.
+
+        Raises
+        ------
+        ValueError
+            There are none.
+        """
+        if masks is None:
+            raise ValueError(f"{type(self).__name__} needs organ masks (N, 1, H, W)")
+        return masks
+
+
+def pyramid_channels(channels: Sequence[int]) -> tuple[int, ...]:
+    """`channels`, of two maps or more.
+
+    Raises
+    ------
+    ValueError
+        Of fewer.
+    """
+    if len(channels) < 2:
+        raise ValueError(
+            f"a fusion over the stages needs a backbone with two maps or more, got channels={tuple(channels)}; "
+            "use fusion='seg_input', or a backbone with more stages"
+        )
+    return tuple(channels)

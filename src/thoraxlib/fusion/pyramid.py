@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from thoraxlib.fusion import register
-from thoraxlib.fusion.base import Fusion
+from thoraxlib.fusion.base import Fusion, pyramid_channels
 
 __all__ = ["Pyramid"]
 
@@ -24,12 +24,19 @@ class Pyramid(Fusion):
         Of the backbone's maps.
     repeat_last : bool
         Give the last map twice.
+
+    Raises
+    ------
+    ValueError
+        A backbone with a single map.
     """
 
     def __init__(self, channels: Sequence[int], *, repeat_last: bool = False) -> None:
         super().__init__()
         self.repeat_last = repeat_last
-        self.channels = (*channels, channels[-1]) if repeat_last else tuple(channels)
+        self.channels = pyramid_channels(channels)
+        if repeat_last:
+            self.channels += self.channels[-1:]
 
     def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
         """The maps."""

@@ -32,8 +32,7 @@ class SegInput(Fusion):
 
     def image(self, x: Tensor, masks: Tensor | None) -> Tensor:
         """Images (N, C, H, W) times masks (N, 1, H, W)."""
-        assert masks is not None
-        return x * masks
+        return x * self.needed(masks)
 
     def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
         """The last map."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib.fusion import register
-from thoraxlib.fusion.base import Fusion
+from thoraxlib.fusion.base import Fusion, pyramid_channels
 
 __all__ = ["SegPyramid"]
 
@@ -80,12 +80,12 @@ class SegPyramid(Fusion):
     mask_mean : bool
         Let a pooled mean be that over the mask's area instead of over all places.
     round_masks : bool
-        Round M_i; False for soft masks.
+        Round M_i, which leaves soft masks without a gradient; models with ``mask="soft"`` set it to False.
 
     Raises
     ------
     ValueError
-        A value that is not among those allowed.
+        A value that is not among those allowed; a backbone with a single map.
     """
 
     uses_masks = True
@@ -106,7 +106,7 @@ class SegPyramid(Fusion):
         for name, value, allowed in (("affine", affine, _AFFINES), ("start", start, _STARTS), ("norm", norm, _NORMS)):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
-        self.channels = (*channels, channels[-1])
+        self.channels = (*pyramid_channels(channels), channels[-1])
         self.mask_mean, self.round_masks = mask_mean, round_masks
         self.stages = nn.ModuleList()
         for width, size in zip(channels, sizes, strict=True):
@@ -115,19 +115,14 @@ class SegPyramid(Fusion):
 
     def stage_masks(self, maps: Sequence[Tensor], masks: Tensor) -> list[Tensor]:
         """M_i: the masks (N, 1, H, W) at the size of every map, (N, 1, h_i, w_i)."""
-        whole = masks.float()  # 8 bits of mantissa would round a half
-        resized = [
-            F.interpolate(whole, (x.shape[-2], x.shape[-1]), mode="bilinear", antialias=True, align_corners=False)
-            for x in maps
-        ]
+        resized = [_resized(masks, x) for x in maps]
         # halves go to the even number, as in the original
         return [(m.round() if self.round_masks else m).to(x.dtype) for m, x in zip(resized, maps, strict=True)]
 
     def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
         """z_1, z_2, ... and the last of `maps`."""
-        assert masks is not None
         fused: list[Tensor] = []
-        for stage, x, mask in zip(self.stages, maps, self.stage_masks(maps, masks), strict=True):
+        for stage, x, mask in zip(self.stages, maps, self.stage_masks(maps, self.needed(masks)), strict=True):
             z = stage(x, mask)
             if self.mask_mean:
                 z = z * mask / mask.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
@@ -139,5 +134,10 @@ def _fitted(parameter: Tensor, x: Tensor) -> Tensor:
     """(h0, w0) numbers at the size of the map `x`."""
     if parameter.shape == x.shape[-2:]:
         return parameter
+    return _resized(parameter[None, None], x)[0, 0].to(parameter.dtype)
+
+
+def _resized(plane: Tensor, x: Tensor) -> Tensor:
+    """Planes (N, 1, H, W) at the size of the map `x`, in float32: 8 bits of mantissa would round a half."""
     size = (x.shape[-2], x.shape[-1])
-    return F.interpolate(parameter[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    return F.interpolate(plane.float(), size, mode="bilinear", antialias=True, align_corners=False)

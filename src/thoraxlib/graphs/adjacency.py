@@ -67,8 +67,8 @@ class MLGCN:
         counts = _with_counts(counts)
         implied = (counts.conditional() >= self.threshold).double().fill_diagonal_(0)
         total = implied.sum(dim=0 if self.divide == "column" else 1, keepdim=True)
-        weights = torch.eye(len(counts.labels), dtype=torch.float64) + self.p / (1 - self.p) * implied / (total + 1e-6)
-        graph = Graph(counts.labels, weights.float())
+        weights = self.p / (1 - self.p) * implied / (total + 1e-6)
+        graph = Graph(counts.labels, weights.fill_diagonal_(1))
         alone = graph.isolated()
         if alone and self.isolated != "ignore":
             message = (
@@ -103,7 +103,7 @@ class Conditional:
         counts = _with_counts(counts)
         chance = counts.conditional()
         weights = torch.where(chance > self.threshold, chance if self.weighted else 1.0, 0.0)
-        return Graph(counts.labels, weights.float().fill_diagonal_(1))
+        return Graph(counts.labels, weights.fill_diagonal_(1))
 
 
 @register("identity")
@@ -113,7 +113,7 @@ class Identity:
     def __call__(self, labels: LabelCounts | Sequence[str]) -> Graph:
         """The graph on `labels`."""
         nodes = _names(labels)
-        return Graph(nodes, torch.eye(len(nodes)))
+        return Graph(nodes, torch.eye(len(nodes), device="cpu"))
 
 
 @register("full")
@@ -123,7 +123,7 @@ class Full:
     def __call__(self, labels: LabelCounts | Sequence[str]) -> Graph:
         """The graph on `labels`."""
         nodes = _names(labels)
-        return Graph(nodes, torch.ones(len(nodes), len(nodes)))
+        return Graph(nodes, torch.ones(len(nodes), len(nodes), device="cpu"))
 
 
 @register("given")
@@ -139,7 +139,7 @@ class Given:
     """
 
     def __init__(self, *, nodes: Sequence[str], weights: Sequence[Sequence[float]]) -> None:
-        self.graph = Graph(tuple(nodes), torch.as_tensor(weights, dtype=torch.float32))
+        self.graph = Graph(tuple(nodes), torch.tensor(weights, device="cpu"))
 
     def __call__(self, labels: LabelCounts | Sequence[str]) -> Graph:
         """Its part on `labels`."""

@@ -56,7 +56,7 @@ class GeometricConvolution(nn.Module):
     in_channels, out_channels : int
         F and F'.
     bias : bool
-        Have a bias.
+        Have a bias, where the layer leaves the choice.
     **options
         The layer's own.
 
@@ -73,8 +73,10 @@ class GeometricConvolution(nn.Module):
         kind = getattr(geometric, layer)
         if layer == "GCNConv":
             options = {"normalize": False, **options}
+        if "bias" in inspect.signature(kind).parameters:
+            options["bias"] = bias
         try:
-            self.layer = kind(in_channels, out_channels, bias=bias, **options)
+            self.layer = kind(in_channels, out_channels, **options)
         except TypeError as error:
             raise OptionError(f"convolutions: torch_geometric's {layer}: {error}") from error
         self.out_channels = out_channels
@@ -93,9 +95,12 @@ class GeometricConvolution(nn.Module):
         if out.shape[-1] != self.out_channels:
             raise OptionError(
                 f"convolutions: {type(self.layer).__name__} gives {out.shape[-1]} channels instead of "
-                f"{self.out_channels}: several heads need concat=False"
+                f"{self.out_channels}; of several heads, take the mean (concat=False)"
             )
-        return out.view(*batch, nodes, -1)
+        return out.view(*batch, nodes, self.out_channels)
+
+
+_OTHERS = ("CuGraphSAGEConv", "MeshCNNConv")  # one needs a package of its own, the other the edges of a mesh
 
 
 class _Geometric:
@@ -105,14 +110,17 @@ class _Geometric:
         """Classes whose first arguments are the two widths."""
         from torch_geometric.nn import conv
 
-        return [name for name in conv.__all__ if self._suits(getattr(conv, name))]
+        return [name for name in conv.__all__ if name not in _OTHERS and self._suits(getattr(conv, name))]
 
     def find(self, name: str) -> Callable[..., nn.Module] | None:
         """A factory for the layer `name`, or None."""
-        if not name.endswith("Conv") or name not in self.names():
+        layer = (
+            next((own for own in self.names() if name in (own, own.lower())), None) if "conv" in name.lower() else None
+        )
+        if layer is None:
             return None
-        factory = partial(GeometricConvolution, name)
-        factory.__doc__ = f"torch_geometric's ``{name}`` on the label graph.\n\n{GeometricConvolution.__doc__}"
+        factory = partial(GeometricConvolution, layer)
+        factory.__doc__ = f"torch_geometric's ``{layer}`` on the label graph.\n\n{GeometricConvolution.__doc__}"
         factory.__module__ = __name__  # type: ignore[attr-defined]
         return factory
 

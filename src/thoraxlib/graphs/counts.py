@@ -57,7 +57,8 @@ class LabelCounts:
         object.__setattr__(self, "labels", label_sets.resolve(tuple(self.labels)))
         k = len(self.labels)
         for name in ("joint", "support"):
-            value: Tensor = getattr(self, name)
+            value = torch.as_tensor(getattr(self, name)).cpu()
+            object.__setattr__(self, name, value)
             if value.shape != (k, k) or value.is_floating_point():
                 raise ValueError(f"{name} must be integers ({k}, {k}), got {value.dtype} {tuple(value.shape)}")
             if bool((value < 0).any()):
@@ -79,6 +80,13 @@ class LabelCounts:
                 f"{self.labels[i]!r} and {self.labels[j]!r} are counted together {int(self.joint[i, j])} times, but "
                 f"only {int(self.support[i, j])} images have {self.labels[i]!r}"
             )
+        excess = (self.support > self.positives[:, None]).nonzero()
+        if len(excess):
+            i, j = excess[0].tolist()
+            raise ValueError(
+                f"support: {self.labels[j]!r} is known in {int(self.support[i, j])} images with {self.labels[i]!r}, "
+                f"but only {int(self.positives[i])} have that"
+            )
 
     @classmethod
     def of(cls, targets: Any, labels: str | Sequence[str]) -> LabelCounts:
@@ -98,15 +106,17 @@ class LabelCounts:
         """
         resolved = label_sets.resolve(labels)
         k = len(resolved)
-        joint = torch.zeros(k, k, dtype=torch.int64)
-        support = torch.zeros(k, k, dtype=torch.int64)
+        joint = torch.zeros(k, k, dtype=torch.int64, device="cpu")
+        support = torch.zeros(k, k, dtype=torch.int64, device="cpu")
         parts: Iterable[Any] = [targets] if hasattr(targets, "ndim") else targets
         for part in parts:
-            rows = torch.as_tensor(np.asarray(part) if not isinstance(part, Tensor) else part)
+            rows = part if isinstance(part, Tensor) else np.asarray(part)
             if rows.ndim != 2 or rows.shape[1] != k:
                 raise ValueError(f"targets must be (N, {k}), one column for each label, got shape {tuple(rows.shape)}")
-            for chunk in torch.split(rows, _CHUNK):
-                both, of_known = _count(chunk)
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                # a copy, as an array may be read-only or backwards
+                both, of_known = _count(chunk.cpu() if isinstance(chunk, Tensor) else torch.from_numpy(chunk.copy()))
                 joint += both
                 support += of_known
         return cls(resolved, joint, support)
@@ -121,9 +131,8 @@ class LabelCounts:
             No such content, or counts that cannot be.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            return _from_json(content)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            return _from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no label counts ('labels', 'joint'): {error!r}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -144,7 +153,7 @@ class LabelCounts:
         lost = [label for label, place in zip(wanted, places, strict=True) if place is None]
         if lost:
             raise ValueError(f"counts have no {', '.join(map(repr, lost))}; they have {', '.join(self.labels)}")
-        at = torch.tensor(places)
+        at = torch.tensor(places, device="cpu")
         return LabelCounts(wanted, self.joint[at][:, at], self.support[at][:, at])
 
     def conditional(self) -> Tensor:
@@ -192,9 +201,9 @@ def _to_json(counts: LabelCounts) -> dict[str, Any]:
 
 
 def _from_json(content: dict[str, Any]) -> LabelCounts:
-    joint = torch.tensor(content["joint"])
+    joint = torch.tensor(content["joint"], device="cpu")
     if "support" in content:
-        support = torch.tensor(content["support"])
+        support = torch.tensor(content["support"], device="cpu")
     else:
         support = joint.diagonal()[:, None].expand_as(joint) if joint.ndim == 2 else joint
     return LabelCounts(tuple(content["labels"]), joint, support)
@@ -233,7 +242,7 @@ def given(
 
 
 def shipped(labels: str | Sequence[str]) -> LabelCounts:
-    """Shipped counts that have all of `labels`, in their order.
+    """Shipped counts of `labels`, in their order: of exactly these, or else the first that have all of them.
 
     Raises
     ------
@@ -241,10 +250,9 @@ def shipped(labels: str | Sequence[str]) -> LabelCounts:
         There are none.
     """
     wanted = label_sets.resolve(labels)
-    for name in _SHIPPED:
-        counts = build(name)
-        if None not in label_sets.align(counts.labels, wanted):
-            return counts.select(wanted)
+    having = [counts for counts in map(build, _SHIPPED) if None not in label_sets.align(counts.labels, wanted)]
+    if having:
+        return min(having, key=lambda counts: len(counts.labels) != len(wanted)).select(wanted)
     raise ValueError(
         f"no shipped counts have all of {list(wanted)}: count your own, "
         "counts=thoraxlib.graphs.LabelCounts.of(targets, labels), or do without: adjacency='identity' (or 'full') and "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from thoraxlib import labels as label_sets
 from thoraxlib.graphs import counts as label_counts
 from thoraxlib.graphs.counts import LabelCounts
-from thoraxlib.registry import Registry
+from thoraxlib.registry import Registry, Spec
 
 __all__ = ["Embedding", "build", "describe", "names", "read_vectors", "register", "registry"]
 
@@ -57,6 +58,12 @@ class Embedding(nn.Module):
         """The vectors, (K, F)."""
         return self.vectors
 
+    @property
+    def registry_spec(self) -> dict[str, Any]:
+        """How a model records ready vectors: room for them, as they are among its weights."""
+        learn = isinstance(self.vectors, nn.Parameter)
+        return {"name": "file", "path": None, "dim": self.dim, "learn": learn}
+
 
 registry: Registry[Embedding] = Registry("embeddings")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
@@ -64,7 +71,11 @@ build, register, names, describe = registry.build, registry.register, registry.n
 
 @register("ppmi")
 def ppmi(
-    *, labels: str | Sequence[str], counts: LabelCounts | None = None, dim: int | None = None, learn: bool = False
+    *,
+    labels: str | Sequence[str],
+    counts: Spec | LabelCounts | None = None,
+    dim: int | None = None,
+    learn: bool = False,
 ) -> Embedding:
     """What a label occurs with: positive pointwise mutual information, factorised; needs no file.
 
@@ -76,8 +87,8 @@ def ppmi(
     ----------
     labels : str or sequence of str
         The K labels.
-    counts : LabelCounts, optional
-        By default shipped ones that have all labels.
+    counts : str, mapping or LabelCounts, optional
+        From :mod:`thoraxlib.graphs.counts`; by default shipped ones that have all labels.
     dim : int, optional
         F, at most K; by default K.
     learn : bool
@@ -86,19 +97,26 @@ def ppmi(
     Raises
     ------
     ValueError
-        `dim` out of its range; a label that never occurs, or labels without counts.
+        `dim` out of its range; a label that never occurs, or that the counts tell nothing about (a single one); labels
+        without counts.
     """
     nodes = label_sets.resolve(labels)
     dim = len(nodes) if dim is None else dim
     if not 1 <= dim <= len(nodes):
         raise ValueError(f"dim={dim}: from 1 to {len(nodes)}, the number of labels")
-    counts = label_counts.shipped(nodes) if counts is None else counts.select(nodes)
+    counts = label_counts.shipped(nodes) if counts is None else label_counts.registry.resolve(counts).select(nodes)
     joint = counts.joint.double()
     if bool((counts.positives == 0).any()):
         absent = [label for label, n in zip(nodes, counts.positives.tolist(), strict=True) if n == 0]
         raise ValueError(f"no image has {', '.join(map(repr, absent))}: no embedding can be counted; use 'learned'")
     sums = joint.sum(dim=1)
     information = (joint * joint.sum() / (sums[:, None] * sums)).clamp(min=1).log()
+    silent = [label for label, some in zip(nodes, information.any(dim=1).tolist(), strict=True) if not some]
+    if silent:  # a vector of zeros would never leave zero
+        raise ValueError(
+            f"the counts tell nothing about {', '.join(map(repr, silent))}, alone or independent of every other label; "
+            "use 'onehot' or 'learned'"
+        )
     u, s, _ = torch.linalg.svd(information)
     vectors = u[:, :dim] * s[:dim].sqrt()
     # a singular vector's sign is arbitrary: let its largest entry be positive
@@ -122,8 +140,8 @@ def learned(*, labels: str | Sequence[str], dim: int = 300) -> Embedding:
 @register("random")
 def random(*, labels: str | Sequence[str], dim: int = 300, seed: int = 0) -> Embedding:
     """Vectors from N(0, 1) that stay: a function of `seed` and the number of labels."""
-    generator = torch.Generator().manual_seed(seed)
-    return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim), generator=generator))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim), generator=generator, device="cpu"))
 
 
 @register("word_vectors")
@@ -154,7 +172,7 @@ def word_vectors(*, labels: str | Sequence[str], learn: bool = False) -> Embeddi
 
 @register("file")
 def file(
-    *, labels: str | Sequence[str], path: str | os.PathLike[str] | None = None, dim: int = 300, learn: bool = False
+    *, labels: str | Sequence[str], path: str | os.PathLike[str] | None, dim: int = 300, learn: bool = False
 ) -> Embedding:
     """Vectors from a text file of word vectors: GloVe, or fastText's ``.vec``; see :func:`read_vectors`.
 
@@ -162,14 +180,15 @@ def file(
     ----------
     labels : str or sequence of str
         The K labels.
-    path : path, optional
-        The file. A saved model does not record it: its vectors come back with its weights.
+    path : path or None
+        The file. A saved model does not record it, as its vectors come back with its weights: until then, None gives
+        zeros.
     dim : int
         F, the width of the file.
     learn : bool
         Train them from there.
     """
-    if path is None:  # a saved model is being rebuilt: the weights bring the vectors
+    if path is None:
         return Embedding(torch.zeros(len(label_sets.resolve(labels)), _positive(dim)), learn=learn)
     return Embedding(read_vectors(path, labels, dim=dim), learn=learn)
 
@@ -207,7 +226,7 @@ def read_vectors(path: str | os.PathLike[str], labels: str | Sequence[str], *, d
             if word not in wanted and number > 2:  # the first lines tell the file's width
                 continue
             values = rest.split()
-            if number == 1 and len(values) == 1:
+            if number == 1 and dim > 1 and len(values) == 1:
                 continue
             if len(values) != dim:
                 raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ class Graph:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", label_sets.resolve(tuple(self.nodes)))
-        object.__setattr__(self, "weights", torch.as_tensor(self.weights, dtype=torch.float32))
+        # a copy: frozen, whatever becomes of the tensor
+        object.__setattr__(self, "weights", torch.as_tensor(self.weights).detach().to("cpu", torch.float32, copy=True))
         k = len(self.nodes)
         if self.weights.shape != (k, k):
             raise ValueError(f"weights must be ({k}, {k}), one row for each node, got {tuple(self.weights.shape)}")
@@ -121,7 +123,7 @@ class Graph:
         lost = [node for node, place in zip(wanted, places, strict=True) if place is None]
         if lost:
             raise ValueError(f"the graph has no {', '.join(map(repr, lost))}; its nodes are {', '.join(self.nodes)}")
-        at = torch.tensor(places)
+        at = torch.tensor(places, device="cpu")
         return Graph(wanted, self.weights[at][:, at])
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -157,8 +159,8 @@ class Graph:
                 with np.load(path, allow_pickle=False) as content:
                     return cls(tuple(content["nodes"].tolist()), torch.from_numpy(content["weights"]))
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(tuple(content["nodes"]), torch.tensor(content["weights"]))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            return cls(tuple(content["nodes"]), torch.tensor(content["weights"], device="cpu"))
+        except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} holds no graph ('nodes', 'weights'): {error!r}") from error
 
     @property

@@ -42,6 +42,11 @@ class ClasswiseHead(LinearHead):
         Batch norm of each label's vector ("fc_bn"). The per-location logits do not see it.
     dropout : float
         On the vectors, in training.
+
+    Raises
+    ------
+    ValueError
+        Several maps, of a fusion.
     """
 
     def __init__(
@@ -55,6 +60,10 @@ class ClasswiseHead(LinearHead):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(in_channels, num_labels, pool=pool, dropout=dropout)
+        if not isinstance(in_channels, int):
+            raise ValueError(
+                f"the head 'classwise' takes one map, got in_channels={in_channels}; use the head 'linear'"
+            )
         self.attention = None if attention is None else blocks.registry.resolve(attention, in_channels=in_channels)
         # the labels' norms side by side: as many numbers, normalised each for itself
         self.norm = nn.BatchNorm1d(num_labels * in_channels * expansion(self.pool)) if norm else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib import graphs
+from thoraxlib import labels as label_sets
 from thoraxlib.graphs.adjacency import Builder, label_graph
 from thoraxlib.heads import register
 from thoraxlib.heads.linear import LinearClassifier, LinearHead
@@ -35,7 +36,8 @@ class LabelGraphHead(LinearClassifier):
 
     ML-GCN (Chen et al. 2019, arXiv 1904.03582, section 3.3): label embeddings E (K, F) pass through graph convolutions
     ``H' = act(N H W)`` until they are as wide as the image's vector. H does not depend on the image: in eval mode,
-    where no gradient is asked for, it is computed once and kept until a weight changes.
+    where no gradient is asked for, it is computed once and kept until a weight changes, a pass with gradients, or
+    :meth:`train` and ``eval``. (A change that PyTorch hides, ``weight.data.mul_(2)``, wants an ``eval()`` after it.)
 
     Parameters
     ----------
@@ -43,7 +45,7 @@ class LabelGraphHead(LinearClassifier):
         C, or those of several maps.
     num_labels : int
         K.
-    labels : sequence of str
+    labels : str or sequence of str
         The K labels: graph, counts and embeddings are matched to them by name.
     pool : str, mapping or nn.Module
         From :mod:`thoraxlib.pooling`.
@@ -71,7 +73,8 @@ class LabelGraphHead(LinearClassifier):
     Raises
     ------
     ValueError
-        Labels that counts, graph or embeddings lack; another number of embeddings than labels.
+        Labels that counts, graph or embeddings lack; another number of embeddings than labels; `learn_adjacency` and a
+        convolution that takes no edge weights.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class LabelGraphHead(LinearClassifier):
         in_channels: int | Sequence[int],
         num_labels: int,
         *,
-        labels: Sequence[str],
+        labels: str | Sequence[str],
         pool: Spec | nn.Module = "avg",
         dropout: float = 0.0,
         adjacency: Spec | graphs.Graph | Builder = _ADJACENCY,
@@ -94,6 +97,7 @@ class LabelGraphHead(LinearClassifier):
         bias: bool = False,
     ) -> None:
         super().__init__(in_channels, pool=pool, dropout=dropout)
+        labels = label_sets.resolve(labels)
         if len(labels) != num_labels:
             raise ValueError(f"labels are {len(labels)}, num_labels={num_labels}: they must be as many")
         for name, value in (("act", act), ("act_last", act_last)):
@@ -102,7 +106,7 @@ class LabelGraphHead(LinearClassifier):
         counted = None if counts is None else graphs.counts.registry.resolve(counts)
         graph = label_graph(labels, adjacency, counted)
         self.graph = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
-        self.embedding = graphs.embeddings.registry.resolve(embeddings, labels=tuple(labels), counts=counted)
+        self.embedding = graphs.embeddings.registry.resolve(embeddings, labels=labels, counts=counted)
         given = self.embedding().shape
         if len(given) != 2 or given[0] != num_labels:
             raise ValueError(f"embeddings must be ({num_labels}, F), one row for each label, got {tuple(given)}")
@@ -111,17 +115,35 @@ class LabelGraphHead(LinearClassifier):
             graphs.convolutions.registry.resolve(convolution, in_channels=before, out_channels=after, bias=bias)
             for before, after in pairwise(widths)
         )
+        if learn_adjacency and not all(getattr(convolve, "weighted", True) for convolve in self.convolutions):
+            raise ValueError(
+                f"convolution={convolution!r} takes no edge weights, so that learn_adjacency=True would train nothing: "
+                "use 'dense', 'GCNConv' or 'GraphConv'"
+            )
         self.acts = [*[act] * len(hidden), act_last]
-        self._kept: tuple[Any, Tensor] | None = None
+        self._kept: _Kept | None = None
 
     def classifier(self) -> tuple[Tensor, Tensor | None]:
         """H (K, in_features), and no bias."""
+        if torch.is_grad_enabled() and self._kept is not None:
+            self._kept = None  # a step may follow, and fused optimisers leave no trace on the weights
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.label_classifiers(), None
-        state = self._state()
-        if self._kept is None or self._kept[0] != state:
-            self._kept = state, self.label_classifiers()
-        return self._kept[1], None
+        tensors = [*_tensors(self)]
+        state, kept = _state(tensors), self._kept
+        if kept is None or state is None or kept.state != state:
+            kept = _Kept(state, self.label_classifiers(), [tensor.detach() for tensor in tensors])
+            self._kept = kept if state is not None else None
+        return kept.classifiers, None
+
+    def train(self, mode: bool = True) -> LabelGraphHead:
+        """Training or eval mode."""
+        self._kept = None
+        super().train(mode)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # a copy has tensors of its own
 
     def label_classifiers(self) -> Tensor:
         """H (K, in_features), computed anew: one row for each label."""
@@ -140,14 +162,26 @@ class LabelGraphHead(LinearClassifier):
         head.fc.weight.copy_(weight)
         return head
 
-    def _state(self) -> tuple[Any, ...]:
-        """What H depends on: place and version of every tensor, and the precision asked for."""
-        tensors = [*_tensors(self)]
-        versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
-        device = tensors[0].device.type
+
+class _Kept(NamedTuple):
+    """H, and what it was computed from."""
+
+    state: tuple[Any, ...] | None
+    classifiers: Tensor
+    tensors: list[Tensor]  # alive, so that no other one comes to lie at the same place
+
+
+def _state(tensors: list[Tensor]) -> tuple[Any, ...] | None:
+    """Place and version of every tensor, and the precision asked for; None where that cannot be told."""
+    if any(tensor.is_inference() for tensor in tensors):  # they have no versions
+        return None
+    device = tensors[0].device.type
+    try:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        places = tuple(tensor.data_ptr() for tensor in tensors)
-        return places, tuple(versions), precision, torch.is_inference_mode_enabled()
+        places = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+    except RuntimeError:  # batched by vmap, on the meta device
+        return None
+    return *places, precision, torch.is_inference_mode_enabled()
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -32,13 +32,15 @@ class MapHead(Head):
     Raises
     ------
     ValueError
-        A pooling that gives more than one number for each map ("avg_max").
+        Several maps, of a fusion; a pooling that gives more than one number for each map ("avg_max").
     """
 
     def __init__(
         self, in_channels: int, num_labels: int, *, pool: Spec | nn.Module = "lse", dropout: float = 0.0
     ) -> None:
         super().__init__()
+        if not isinstance(in_channels, int):
+            raise ValueError(f"the head 'map' takes one map, got in_channels={in_channels}; use the head 'linear'")
         self.dropout = nn.Dropout2d(dropout)
         self.conv = nn.Conv2d(in_channels, num_labels, 1)
         self.pool = pooling.registry.resolve(pool)

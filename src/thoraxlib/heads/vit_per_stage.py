@@ -25,7 +25,8 @@ class ViTPerStage(Head):
     num_labels : int
         K.
     sizes : sequence of (int, int)
-        (h, w) of the maps for which the position codes are made; they are resampled for others.
+        (h, w) of the maps for which the position codes are made; they are resampled for others. A model with a fusion
+        fills them in.
     patch : int
         Places of a map that become a token, on each side; fewer for a map that is smaller. A rest at the right and
         bottom is cut off.
@@ -35,7 +36,7 @@ class ViTPerStage(Head):
     Raises
     ------
     ValueError
-        A single map.
+        A single map; when called: a map that is smaller than a patch.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class ViTPerStage(Head):
         in_channels: int | Sequence[int],
         num_labels: int,
         *,
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]] = (),
         patch: int = 3,
         width: int = 768,
         depth: int = 3,
@@ -54,8 +55,8 @@ class ViTPerStage(Head):
         super().__init__()
         if isinstance(in_channels, int) or len(in_channels) < 2 or len(sizes) != len(in_channels):
             raise ValueError(
-                f"in_channels and sizes must be of two maps or more, got {in_channels} and {sizes}: build the model "
-                "with a fusion of several maps (fusion='pyramid' or 'seg_pyramid')"
+                f"in_channels and sizes must be of two maps or more, got {in_channels} and {list(sizes)}: build the "
+                "model with a fusion of several maps (fusion='pyramid' or 'seg_pyramid')"
             )
         *stages, last = in_channels
         self.patches = [min(patch, *size) for size in sizes[:-1]]
@@ -80,5 +81,10 @@ class ViTPerStage(Head):
         logits: Tensor = self.fc(last.mean(dim=(2, 3)))
         for vit, x, patch in zip(self.vits, stages, self.patches, strict=True):
             height, width = (side // patch * patch for side in x.shape[-2:])
+            if not (height and width):
+                raise ValueError(
+                    f"a map of {x.shape[-2]} x {x.shape[-1]} is smaller than its patch of {patch}: build the model for "
+                    "images of this size (input_spec={'size': ...})"
+                )
             logits = logits + vit(x[..., :height, :width])
         return logits

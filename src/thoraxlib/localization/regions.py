@@ -7,7 +7,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Regions", "find_regions"]
+__all__ = ["Regions", "Runs", "find_regions", "find_runs"]
+
+
+class Runs(NamedTuple):
+    """R stretches of pixels within a row, in row-major order, and the region that each is part of.
+
+    Attributes
+    ----------
+    row : NDArray
+        int64 (R,): counted through all masks, ``mask * h + y``.
+    start, stop : NDArray
+        int64 (R,): columns, `stop` exclusive.
+    region : NDArray
+        int32 (R,): a number from 0, the same for runs that are connected.
+    """
+
+    row: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    region: NDArray[np.int32]
 
 
 class Regions(NamedTuple):
@@ -31,11 +50,11 @@ class Regions(NamedTuple):
     total: NDArray[np.float64]
 
 
-def find_regions(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: int = 8) -> Regions:
-    """The connected regions of each mask, (P, h, w), with the sums of `values`, (P, h, w), in them.
+def find_runs(masks: NDArray[np.bool_], connectivity: int = 8) -> Runs:
+    """The runs of each mask, (P, h, w), joined to connected regions.
 
-    What is done beyond a pass over the pixels grows with the runs, the stretches of pixels within a row. Two runs of
-    neighbouring rows are of one region if they overlap, or touch at a corner with `connectivity` 8 rather than 4.
+    What is done beyond a pass over the pixels grows with the runs. Two runs of neighbouring rows are of one region if
+    they overlap, or touch at a corner with `connectivity` 8 rather than 4.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -47,10 +66,9 @@ def find_regions(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: i
     line = framed.ravel()
     edges = np.flatnonzero(line[1:] != line[:-1])
     starts, stops = edges[::2], edges[1::2]  # row * width + x
-    if not len(starts):
-        none = np.zeros(0, np.int64)
-        return Regions(none, none.reshape(0, 4), none, none.astype(np.float64))
     row = starts // width
+    if not len(starts):
+        return Runs(row, starts, stops, np.zeros(0, np.int32))
 
     reach = int(connectivity == 8)
     first = np.searchsorted(stops, starts + width - reach, side="right")
@@ -59,14 +77,25 @@ def find_regions(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: i
     above = np.repeat(np.arange(len(starts)), count)
     below = np.arange(len(above)) + np.repeat(first - np.cumsum(count) + count, count)
     graph = coo_array((np.ones(len(above), bool), (above, below)), shape=(len(starts), len(starts)))
-    region = connected_components(graph, directed=False)[1]
+    return Runs(row, starts - row * width, stops - row * width, connected_components(graph, directed=False)[1])
 
+
+def find_regions(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: int = 8) -> Regions:
+    """The connected regions of each mask, (P, h, w), with the sums of `values`, (P, h, w), in them.
+
+    See :func:`find_runs` for what is connected.
+    """
+    _, h, w = masks.shape
+    row, start, stop, region = find_runs(masks, connectivity)
+    if not len(row):
+        none = np.zeros(0, np.int64)
+        return Regions(none, none.reshape(0, 4), none, none.astype(np.float64))
     order = np.argsort(region, kind="stable")
     begin = np.flatnonzero(np.diff(region[order], prepend=-1))
     # sums of the runs, at the even places; those of the stretches between them are dropped
-    pixels = np.stack([starts, stops], axis=1) - 2 * row[:, None]  # without the frame
+    pixels = row[:, None] * w + np.stack([start, stop], axis=1)
     sums = np.add.reduceat(np.append(values.ravel(), 0), pixels.ravel(), dtype=np.float64)[::2][order]
-    x1, x2, row, length = starts[order] % width, stops[order] % width, row[order], (stops - starts)[order]
+    x1, x2, row = start[order], stop[order], row[order]
     y = row % h
     corners = (
         np.minimum.reduceat(x1, begin),
@@ -78,6 +107,6 @@ def find_regions(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: i
     return Regions(
         (row[begin] // h)[down],
         np.stack(corners, axis=1)[down],
-        np.add.reduceat(length, begin)[down],
+        np.add.reduceat(x2 - x1, begin)[down],
         np.add.reduceat(sums, begin)[down],
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from thoraxlib.cams.maps import normalize, upsample
 from thoraxlib.localization import register
 from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.otsu import otsu
 from thoraxlib.localization.regions import Regions, find_regions
 
 __all__ = ["BoxRule", "LevelBoxes", "MeanFactorBoxes", "OtsuBoxes", "PercentileBoxes", "ThresholdBoxes"]
@@ -263,17 +264,6 @@ class OtsuBoxes(BoxRule):
         """See :meth:`BoxRule.masks`."""
         bins = (heat * 256).long().clamp(max=255)
         return [bins > otsu(bins.flatten(1))[:, None, None]]
-
-
-def otsu(bins: Tensor) -> Tensor:
-    """For each row of bin numbers 0 to 255, (P, n), the last bin of the lower class, (P,)."""
-    counts = torch.zeros(len(bins), 256, dtype=torch.float64, device=bins.device)
-    counts.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.float64))
-    share = counts / counts.sum(dim=1, keepdim=True)
-    below = share.cumsum(dim=1)
-    moment = (share * torch.arange(256, device=bins.device)).cumsum(dim=1)
-    between = (moment[:, -1:] * below - moment).square() / (below * (1 - below))
-    return between.nan_to_num(nan=-1.0, posinf=-1.0).argmax(dim=1)
 
 
 @register("mean_factor")

@@ -69,7 +69,8 @@ class FusionClassifier(Classifier):
     Raises
     ------
     ValueError
-        A hard mask of a segmenter that is to be trained: no gradient would reach it.
+        A segmenter for a fusion without masks; one that is to be trained, and hard or rounded masks, through which no
+        gradient would reach it.
     """
 
     several_maps = True
@@ -89,8 +90,13 @@ class FusionClassifier(Classifier):
         super().__init__(backbone, head, labels=labels, input_spec=input_spec)
         if mask not in RULES:
             raise ValueError(f"mask={mask!r}: allowed are {', '.join(map(repr, RULES))}")
-        if train_segmenter and mask == "hard":
-            raise ValueError("a hard mask has no gradient: train_segmenter=True needs mask='soft'")
+        if segmenter is not None and not fusion.uses_masks:
+            raise ValueError(f"the fusion {type(fusion).__name__} uses no masks: build the model without a segmenter")
+        if train_segmenter and (mask == "hard" or getattr(fusion, "round_masks", False)):
+            raise ValueError(
+                "a hard or rounded mask has no gradient: train_segmenter=True needs mask='soft', and a fusion with "
+                "round_masks=False"
+            )
         self.fusion = fusion
         self.mask, self.train_segmenter = mask, train_segmenter
         self.segmenter = segmenter
@@ -125,7 +131,10 @@ class FusionClassifier(Classifier):
             masks = masks.to(x.dtype)
         elif self.fusion.uses_masks:
             masks = self.organ_masks(x)
-        return FusionFeatures(list(self.backbone(self.fusion.image(x, masks))), masks)
+        maps = list(self.backbone(self.fusion.image(x, masks)))
+        if len(maps) != len(self.backbone.channels):
+            raise ValueError(f"the backbone gives {len(maps)} maps and says that it has {len(self.backbone.channels)}")
+        return FusionFeatures(maps, masks)
 
     def forward_head(self, features: FusionFeatures) -> Tensor:  # type: ignore[override]
         """Logits (N, K)."""
@@ -147,8 +156,8 @@ class FusionClassifier(Classifier):
 
         Raises
         ------
-        ValueError
-            There is no segmenter.
+        TypeError, ValueError
+            There is no segmenter, or what it gives are no logits (N, M, H, W) at the images' size.
         """
         if self.segmenter is None:
             raise ValueError(
@@ -158,6 +167,11 @@ class FusionClassifier(Classifier):
         with torch.set_grad_enabled(self.train_segmenter and torch.is_grad_enabled()):
             pixels = x * self.get_buffer("_std") + self.get_buffer("_mean")
             masks = foreground(self.segmenter(pixels), self.mask)
+        if masks.shape[-2:] != x.shape[-2:]:
+            raise ValueError(
+                f"the segmenter's logits are {tuple(masks.shape[-2:])} for images of {tuple(x.shape[-2:])}: they must "
+                "have the images' size, as those of the UNet with fit='pad'"
+            )
         _warn_of_empty(masks)
         return masks
 
@@ -173,7 +187,9 @@ def _alone(maps: list[Tensor]) -> list[Tensor] | Tensor:
 
 def _check_masks(masks: Tensor, x: Tensor) -> None:
     """Raise unless `masks` fit the images `x`; values are looked at on a CPU only."""
-    wanted = (len(x), 1, *x.shape[-2:])
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"masks must be a tensor (N, 1, H, W), got {type(masks).__name__}")
+    wanted = (x.shape[0], 1, *x.shape[-2:])  # len(x) would fix it for torch.export
     if tuple(masks.shape) != wanted:
         raise ValueError(f"masks must be (N, 1, H, W) at the images' size, {wanted}, got {tuple(masks.shape)}")
     if masks.device.type == "cpu" and not torch.compiler.is_compiling() and masks.numel():

@@ -84,7 +84,8 @@ class ModelRegistry(Registry[nn.Module]):
             One of ``describe(name).presets``; options given beside it win over the preset's, `input_spec` field by
             field.
         **options
-            See ``describe(name).options``. A part is a name, ``{"name": ..., **options}``, or the part itself.
+            See ``describe(name).options``. A part is a name, ``{"name": ..., **options}``, or the part itself. Of a
+            part's options, ``path`` is not recorded: it must be one that None leaves to the weights.
 
         Returns
         -------
@@ -129,7 +130,8 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, InputSpec):
         return value.to_json()
     if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
+        # what a part read from a file is among the weights, and the file may be gone
+        return {str(key): None if key == "path" else _as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_as_json(item) for item in value]
     spec = getattr(value, "registry_spec", None)

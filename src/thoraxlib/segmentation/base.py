@@ -68,17 +68,22 @@ def foreground(logits: Tensor, rule: str = "hard") -> Tensor:
         Of a :class:`Segmenter`; channel 0 is the background.
     rule : {"hard", "soft"}
         "hard": 1 where another class than the background has the largest logit, without gradient. "soft": the
-        probability of that, 1 - softmax(logits)[:, 0], with gradient.
+        probability of the organs, 1 - softmax(logits)[:, 0], with gradient.
 
     Raises
     ------
+    TypeError
+        Logits that are no tensor.
     ValueError
         Another rule, or a single class, for which every mask would be empty.
     """
     if rule not in RULES:
         raise ValueError(f"rule={rule!r}: allowed are 'hard' and 'soft'")
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"a segmenter must give logits (N, M, H, W), got {type(logits).__name__}")
     if logits.ndim != 4 or logits.shape[1] < 2:
         raise ValueError(f"logits must be (N, M, H, W) with the background and organs, got {tuple(logits.shape)}")
     if rule == "hard":
         return (logits.argmax(dim=1, keepdim=True) > 0).to(logits.dtype)
-    return 1 - torch.softmax(logits.float(), dim=1)[:, :1].to(logits.dtype)
+    organs = torch.softmax(logits.float(), dim=1)[:, 1:]
+    return organs.sum(dim=1, keepdim=True).clamp(max=1).to(logits.dtype)

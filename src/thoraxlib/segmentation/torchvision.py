@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
-from thoraxlib.registry import OptionError
 from thoraxlib.segmentation.base import ORGANS, Segmenter
 
 __all__ = ["TorchvisionSegmenter", "TorchvisionSource"]
@@ -32,27 +30,17 @@ class TorchvisionSegmenter(Segmenter):
         Must be 3.
     pretrained : bool
         ImageNet weights for its trunk (downloaded by torchvision).
-    **options
-        Of torchvision's function.
 
     Raises
     ------
     ValueError
         Bad classes, or another number of channels.
-    OptionError
-        An option that torchvision does not accept.
     RuntimeError
         Weights that could not be had.
     """
 
     def __init__(
-        self,
-        torchvision_name: str,
-        *,
-        classes: Sequence[str] = ORGANS,
-        in_chans: int = 3,
-        pretrained: bool = False,
-        **options: Any,
+        self, torchvision_name: str, *, classes: Sequence[str] = ORGANS, in_chans: int = 3, pretrained: bool = False
     ) -> None:
         from torchvision import models
 
@@ -62,10 +50,8 @@ class TorchvisionSegmenter(Segmenter):
         weights = "DEFAULT" if pretrained else None
         try:
             self.net: nn.Module = models.get_model(
-                torchvision_name, weights=None, weights_backbone=weights, num_classes=len(self.classes), **options
+                torchvision_name, weights=None, weights_backbone=weights, num_classes=len(self.classes)
             )
-        except TypeError as error:
-            raise OptionError(f"segmentation: torchvision's {torchvision_name}: {error}") from error
         except OSError as error:
             raise RuntimeError(
                 f"segmentation: weights of {torchvision_name}'s trunk could not be downloaded ({error}); build with "

@@ -21,6 +21,8 @@ _NOISE = (
     ".*smaller than the logging interval.*",
     ".*Checkpoint directory.*exists.*",
     ".*Experiment logs directory.*exists.*",
+    # a frozen segmenter's
+    ".*module.s. in eval mode at the start of training.*",
     # of Lightning's own calls
     ".*isinstance.treespec, LeafSpec.*",
     ".*torch.distributed.nn.functional.all_gather.*is deprecated.*",

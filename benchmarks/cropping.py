@@ -1,0 +1,96 @@
+"""From a feature map to a crop, as a multiple of the public code's way, one by one, and of the forward pass before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from benchmarks.timing import Row, pair
+from thoraxlib import backbones, cropping
+from thoraxlib.cropping import upsample_uint8
+
+BATCH, SIDE = 32, 224
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+
+def threshold(levels: np.ndarray) -> int:
+    """Otsu's level of one picture."""
+    counts = np.bincount(levels.ravel(), minlength=256)
+    below, moment = counts.cumsum(), (counts * np.arange(256)).cumsum()
+    weight = below * (below[-1] - below)
+    score = (moment * below[-1] - moment[-1] * below).astype(np.float64) ** 2 / np.maximum(weight, 1)
+    return int(np.where(weight > 0, score, 0).argmax())
+
+
+def one_by_one(images: Tensor, features: Tensor) -> tuple[Tensor, list[list[int]]]:
+    """What AG-CNN's code does to each image, step by step as it does it; only OpenCV and scikit-image are replaced.
+
+    Labels are SciPy's, components are counted label by label, and the box is what Python's `min` and `max` find among
+    all its pixels.
+    """
+    patches, boxes = [], []
+    for image, feature in zip(images, features, strict=True):
+        heat = feature.numpy().sum(axis=0)
+        heat = heat - heat.min()
+        small = torch.from_numpy((255 * (heat / heat.max())).astype(np.uint8))
+        levels = upsample_uint8(small[None], (SIDE, SIDE))[0].numpy().astype(np.uint8)
+        labels, number = ndimage.label(levels > threshold(levels), np.ones((3, 3)))
+        best, most = 0, 0
+        for label in range(1, number + 1):
+            count = np.sum(labels == label)
+            if count > most:
+                best, most = label, count
+        ys, xs = np.argwhere(labels == best).T
+        box = [min(ys), min(xs), max(ys), max(xs)]
+        mosaic = image.numpy().reshape(SIDE, SIDE, 3)[74:149, 74:149]
+        tile = torch.from_numpy(mosaic.copy()).permute(2, 0, 1)[None]
+        large = torch.nn.functional.interpolate(tile, (SIDE, SIDE), mode="bilinear")[0].permute(1, 2, 0).numpy()
+        grey = (large[box[0] : box[2], box[1] : box[3]] * 256).astype(np.int64).astype(np.uint8)
+        enlarged = Image.fromarray(grey).resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
+        patches.append((torch.from_numpy(np.array(enlarged)).permute(2, 0, 1).float() / 255 - MEAN) / STD)
+        boxes.append([int(side) for side in box])
+    return torch.stack(patches), boxes
+
+
+def blobs(rng: torch.Generator, channels: int) -> Tensor:
+    """Maps (N, channels, 7, 7) with a few hot spots each, as trained networks have them."""
+    place = torch.arange(7.0)
+    y, x, width = (torch.rand(BATCH, 3, 1, generator=rng) * scale + low for scale, low in ((6, 0), (6, 0), (1, 0.6)))
+    down, across = torch.exp(-((place - y) ** 2) / width**2), torch.exp(-((place - x) ** 2) / width**2)
+    spots = torch.einsum("nky,nkx->nyx", down, across)[:, None]
+    return spots * torch.rand(BATCH, channels, 1, 1, generator=rng) + 0.01 * torch.rand(
+        BATCH, channels, 7, 7, generator=rng
+    )
+
+
+@torch.inference_mode()
+def run() -> Iterator[Row]:
+    torch.set_num_threads(1)
+    rng = torch.Generator().manual_seed(0)
+    images = torch.rand(BATCH, 3, SIDE, SIDE, generator=rng) * 4 - 2
+    kinds = {"blobs": blobs(rng, 2048), "noise": torch.rand(BATCH, 2048, 7, 7, generator=rng)}
+    trunk = backbones.build("resnet50").eval()
+    paper, ien001 = cropping.build("fixed"), cropping.build("ien001")
+    same = cropping.build("otsu", statistic="sum", upsampling="uint8")
+    conditions = f"{BATCH} images of {SIDE} px, 2048 channels of 7 x 7, 1 thread"
+    for kind, features in kinds.items():
+        patches, boxes = one_by_one(images, features)
+        found = ien001(images, features)
+        if found.yxyx.tolist() != boxes or not ((found.crop - patches).abs() > 1e-3).float().mean() < 1e-3:
+            raise RuntimeError("the two ways disagree: there is nothing to compare")
+        for name, rule, target in (
+            ("its boxes, clean crop", same, 0.2),
+            ("its boxes and crops (ien001)", ien001, None),
+            ("the paper's (fixed)", paper, 0.2),
+        ):
+            ours, theirs = (lambda r=rule, f=features: r(images, f)), (lambda f=features: one_by_one(images, f))
+            yield Row(f"crop, {kind}: {name}", "public code, one by one", pair(ours, theirs, 7), target, conditions)
+    for name, rule in (("the paper's (fixed)", paper), ("ien001", ien001)):
+        ours = lambda r=rule: r(images, kinds["blobs"])  # noqa: E731
+        ratios = pair(ours, lambda: trunk(images), pairs=5, warmup=1)
+        yield Row(f"crop: {name}", "ResNet-50, forward", ratios, 0.012, conditions)

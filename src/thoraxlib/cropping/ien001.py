@@ -1,0 +1,122 @@
+"""The rule of the public AG-CNN codes, bit for bit: Ien001/AG-CNN and lawAfua/Attention-Guided-CNN-..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thoraxlib.cropping import register
+from thoraxlib.cropping.components import Component
+from thoraxlib.cropping.resample import across, by_parts, down, taps
+from thoraxlib.cropping.rules import OtsuCrop
+
+__all__ = ["Ien001Crop", "tile_crop"]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+@register("ien001")
+@dataclass(kw_only=True, eq=False)
+class Ien001Crop(OtsuCrop):
+    """What Ien001/AG-CNN and its copies cut out: Otsu's level of the channels' sum in 8 bits, and :func:`tile_crop`.
+
+    For their published weights, and for comparison. Boxes are equal to theirs; crops are, but for a few values in
+    ten thousand, which are one grey level off. A component that is one pixel high or wide leaves nothing to cut out, as
+    their box lacks its last row and column: such an image is not valid, where theirs became black.
+
+    Crops have no gradient, being rounded.
+
+    Parameters
+    ----------
+    tau : float, optional
+        A fixed share of the highest level instead of Otsu's, above 0 and below 1; in the code a comment, with 0.7.
+
+    Other Parameters
+    ----------------
+    statistic, upsampling, connectivity, size, on_empty
+        See :class:`CropRule`.
+    """
+
+    statistic: str | Callable[[Tensor], Tensor] = "sum"
+    upsampling: str = "uint8"
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau is not None and not 0 < self.tau < 1:
+            raise ValueError(f"tau={self.tau}: above 0 and below 1, or None for Otsu's level")
+
+    def mask(self, levels: Tensor) -> Tensor:
+        """See :meth:`CropRule.mask`."""
+        return super().mask(levels) if self.tau is None else levels > 255 * self.tau
+
+    def region(self, mask: Tensor) -> Component:
+        """See :meth:`CropRule.region`."""
+        found = super().region(mask)
+        return found._replace(valid=found.valid & (found.box[:, 2:] - found.box[:, :2] > 1).all(dim=1))
+
+    def cut(self, images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`CropRule.cut`."""
+        return tile_crop(images, boxes, size)
+
+    def window(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`CropRule.window`; the two pixels by which the tile is displaced are left out of account."""
+        low, high = boxes[:, :2].float(), boxes[:, 2:].float() - 1
+        margin = torch.tensor([_margin(size[1]), _margin(size[0])], device=boxes.device)
+        side = torch.tensor([size[1], size[0]], device=boxes.device) + 2 * margin
+        edge = (high - low) * margin / side
+        return torch.cat([low + edge, high - edge], dim=1)
+
+
+def _margin(length: int) -> int:
+    """What is cut off at either end: 16 pixels of 256 for 224."""
+    return length // 14
+
+
+@torch.no_grad()
+def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops (N, 3, H', W') of normalised images (N, 3, H, W) as Ien001/AG-CNN makes them, with all that befalls them.
+
+    1. The image's memory, channel by channel, is read as if it were pixel by pixel, and the middle third taken: mostly
+       the green channel, every third pixel of it, all of the field of view.
+    2. That is enlarged to (H, W), and the box cut out, without its last row and column.
+    3. Values times 256 become 8-bit by dropping all but the lowest byte, so that grey levels wrap around.
+    4. The picture is enlarged to 8/7 of `size` by Pillow's bilinear resize, columns first, rounded after each
+       direction; its middle is taken, divided by 255 and normalised again.
+
+    Parameters
+    ----------
+    images : Tensor
+        Floating point, normalised by the mean and deviation of ImageNet.
+    boxes : Tensor
+        int64 (N, 4): x1, y1, x2, y2 with x2 and y2 exclusive, at least two pixels wide and high.
+    size : (int, int)
+        (H', W') of the crops.
+
+    Raises
+    ------
+    ValueError
+        Images of other than three channels, or a single pixel wide or high.
+    """
+    if images.shape[1] != 3 or min(images.shape[2:]) < 2:
+        raise ValueError(
+            f"the crop of 'ien001' needs images (N, 3, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}"
+        )
+    return by_parts(_tile_crop, images, boxes, size)
+
+
+def _tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    n, channels, h, w = images.shape
+    rows, columns = (slice(int(length * 0.334), int(length * 0.667)) for length in (h, w))
+    tile = images.float().reshape(n, h, w, channels)[:, rows, columns].permute(0, 3, 1, 2).contiguous()
+    edges = boxes.new_tensor([[0, 0, tile.shape[3], tile.shape[2]]]).unbind(dim=1)
+    picture = down(across(tile, taps(edges[0], edges[2], w, torch.float32)), taps(edges[1], edges[3], h, torch.float32))
+    grey = picture.mul_(256).int().bitwise_and_(255).float()
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    grey = across(grey, taps(x1, x2 - 1, size[1], torch.float32, _margin(size[1]))).add_(0.5).floor_()
+    grey = down(grey, taps(y1, y2 - 1, size[0], torch.float32, _margin(size[0]))).add_(0.5).floor_()
+    mean, std = (255 * torch.tensor(each, device=images.device)[:, None, None] for each in (_MEAN, _STD))
+    return grey.sub_(mean).div_(std).to(images.dtype)

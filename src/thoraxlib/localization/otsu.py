@@ -1,0 +1,25 @@
+"""The level that parts grey values best."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["otsu"]
+
+
+def otsu(levels: Tensor) -> Tensor:
+    """For each row of grey levels 0 to 255, int64 (P, n), the last level of the lower class, int64 (P,).
+
+    Of the levels that maximise the variance between the two classes it is the first, and 0 for a row of one level
+    (Otsu 1979, IEEE Trans. SMC 9). Sums are whole numbers, so that equal variances are equal: OpenCV's level exactly.
+    """
+    counts = torch.zeros(len(levels), 256, dtype=torch.int64, device=levels.device)
+    counts.scatter_add_(1, levels, levels.new_ones(1).expand_as(levels))
+    level = torch.arange(256, device=levels.device)
+    below, moment = counts.cumsum(dim=1), (counts * level).cumsum(dim=1)
+    number, total = below[:, -1:], moment[:, -1:]
+    weight = (below * (number - below)).double()
+    between = (moment * number - total * below).double().square() / weight.clamp(min=1)
+    best = between.amax(dim=1, keepdim=True)
+    return torch.where(between == best, level, 255).amin(dim=1)  # argmax may give any of equal ones

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+import thoraxlib
+from thoraxlib import graphs, heads, pooling
+from thoraxlib.graphs import Graph, LabelCounts
+from thoraxlib.heads.label_graph import LabelGraphHead
+from thoraxlib.pooling.base import expansion, per_label
+
+LABELS = ("Edema", "Effusion", "Mass", "Nodule")
+MODES = {"no_grad": torch.no_grad, "inference": torch.inference_mode, "grad": nullcontext}
+
+
+def built(**options: Any) -> LabelGraphHead:
+    given = {"in_channels": 6, "num_labels": 4, "labels": LABELS, "hidden": (5,), **options}
+    return heads.build("label_graph", **given).eval()  # type: ignore[return-value]
+
+
+def fresh(head: LabelGraphHead, x: Any) -> Tensor:
+    """The logits without anything kept."""
+    return head.vector(x) @ head.label_classifiers().T
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(3, 6, 4, 5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("convolution", ["dense", "GCNConv", "GATv2Conv"])
+@pytest.mark.parametrize("pool", [name for name in pooling.names() if not per_label(pooling.build(name))])
+def test_kept_classifiers_are_the_computed_ones(mode: str, convolution: str, pool: str, x: Tensor) -> None:
+    head = built(convolution=convolution, pool=pool)
+    with MODES[mode]():
+        expected = fresh(head, x)
+        assert torch.equal(head(x), expected)
+        assert torch.equal(head(x), expected)
+        if expansion(head.pool) == 1:
+            assert head.logit_maps(x).shape == (3, 4, 4, 5)
+    head(x).sum().backward()  # and afterwards, there are gradients
+    assert all(p.grad is not None for p in head.parameters())
+
+
+def test_computed_once(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = built()
+    runs: list[int] = []
+    compute = LabelGraphHead.label_classifiers
+    monkeypatch.setattr(LabelGraphHead, "label_classifiers", lambda self: (runs.append(1), compute(self))[1])
+
+    def run(mode: Callable[[], Any], times: int = 3) -> int:
+        runs.clear()
+        with mode():
+            for _ in range(times):
+                head(x)
+        return len(runs)
+
+    assert run(torch.no_grad) == 1
+    assert run(torch.no_grad) == 0
+    assert run(torch.inference_mode) == 1
+    assert run(nullcontext) == 3  # with gradients, every time
+    head.train()
+    assert run(torch.no_grad) == 3
+
+
+def step(head: LabelGraphHead, **options: Any) -> None:
+    optimiser = torch.optim.Adam(head.parameters(), 0.1, **options)
+    head(torch.randn(2, head.in_features, 3, 3)).sum().backward()
+    optimiser.step()
+
+
+@torch.no_grad()
+def in_place(head: LabelGraphHead) -> None:
+    head.convolutions[0].weight.mul_(2)  # type: ignore[operator]
+
+
+@torch.inference_mode()
+def in_place_without_autograd(head: LabelGraphHead) -> None:
+    head.convolutions[0].weight.mul_(2)  # type: ignore[operator]
+
+
+def by_data(head: LabelGraphHead) -> None:
+    head.convolutions[0].weight.data.mul_(2)  # type: ignore[operator]
+    head.eval()  # PyTorch does not notice the line above; a change of mode is enough
+
+
+def pointed_elsewhere(head: LabelGraphHead) -> None:
+    head.convolutions[0].weight.data = torch.randn(4, 5)
+
+
+def embedding_changes(head: LabelGraphHead) -> None:
+    head.embedding.vectors.mul_(2)  # type: ignore[operator]
+
+
+def graph_changes(head: LabelGraphHead) -> None:
+    head.graph.load_state_dict({"matrix": torch.ones(4, 4)})
+
+
+def loaded(head: LabelGraphHead, **options: Any) -> None:
+    head.load_state_dict(built().state_dict(), **options)
+
+
+def trained(head: LabelGraphHead) -> None:
+    head.train()
+    step(head)
+    head.eval()
+
+
+CHANGES: dict[str, Callable[[LabelGraphHead], object]] = {
+    "optimiser": step,
+    "optimiser foreach": lambda head: step(head, foreach=True),
+    "optimiser fused": lambda head: step(head, fused=True),
+    "in place": in_place,
+    "in place without autograd": in_place_without_autograd,
+    "data": by_data,
+    "data elsewhere": pointed_elsewhere,
+    "embedding": embedding_changes,
+    "graph": graph_changes,
+    "load": loaded,
+    "load, assigned": lambda head: loaded(head, assign=True),
+    "training": trained,
+    "initialised": lambda head: nn.init.normal_(head.convolutions[1].weight),  # type: ignore[arg-type]
+    "double and back": lambda head: (head.double(), in_place(head), head.float()),
+    "new parameter": lambda head: setattr(head.convolutions[0], "weight", nn.Parameter(torch.randn(4, 5))),
+}
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_counts(change: str, mode: str, x: Tensor) -> None:
+    head = built()
+    with MODES[mode]():
+        before = head(x)
+    CHANGES[change](head)
+    with MODES[mode]():
+        assert torch.equal(head(x), fresh(head, x))
+        assert not torch.equal(head(x), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_another_precision(dtype: torch.dtype, x: Tensor) -> None:
+    head = built()
+    expected = head(x)
+    logits = head.to(dtype)(x.to(dtype))
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference"])
+def test_autocast_keeps_its_own(mode: str, x: Tensor) -> None:
+    head = built()
+    half = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    with MODES[mode]():
+        for context, dtype in ((nullcontext, torch.float32), (half, torch.bfloat16), (nullcontext, torch.float32)):
+            with ExitStack() as stack:
+                stack.enter_context(context())
+                logits = head(x)
+                assert logits.dtype == dtype
+                assert torch.equal(logits, torch.nn.functional.linear(head.vector(x), head.label_classifiers()))
+
+
+def test_kept_in_inference_mode_and_trained_after(x: Tensor) -> None:
+    head = built()
+    with torch.inference_mode():
+        head(x)
+    with torch.no_grad():
+        assert not head(x).is_inference()
+    head(x).sum().backward()
+    assert head.convolutions[0].weight.grad is not None
+
+
+def test_built_in_inference_mode(x: Tensor) -> None:
+    """Such tensors have no versions: nothing tells a change."""
+    with torch.inference_mode():
+        head = built()
+        head(x)
+        head.load_state_dict(built().state_dict())
+        assert torch.equal(head(x), fresh(head, x))
+
+
+@torch.no_grad()
+def test_copies_keep_nothing_of_each_other(x: Tensor) -> None:
+    head = built()
+    head(x)
+    file = io.BytesIO()
+    torch.save(head, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(head), torch.load(file, weights_only=False)):
+        assert torch.equal(twin(x), head(x))
+        in_place(twin)
+        assert torch.equal(twin(x), fresh(twin, x))
+        assert not torch.equal(twin(x), head(x))
+
+
+@torch.no_grad()
+def test_weights_lent_for_a_call(x: Tensor) -> None:
+    """Weights that come and go, and may lie where others lay."""
+    head = built(hidden=(1024,))
+    for _ in range(20):
+        weights = {key: torch.randn_like(value) for key, value in head.named_parameters()}
+        logits = functional_call(head, weights, (x,))
+        h = head.embedding() @ weights["convolutions.0.weight"]
+        h = nn.functional.leaky_relu(head.graph.matrix @ h, 0.2)
+        h = head.graph.matrix @ h @ weights["convolutions.1.weight"]
+        torch.testing.assert_close(logits, x.mean((2, 3)) @ h.T, rtol=1e-4, atol=1e-4)
+        del weights
+
+
+@torch.no_grad()
+def test_an_ensemble_under_vmap(x: Tensor) -> None:
+    members = [built() for _ in range(3)]
+    weights = stack_module_state(members)  # type: ignore[arg-type]
+    together = torch.vmap(lambda p, b: functional_call(members[0], (p, b), (x,)))(*weights)
+    for logits, member in zip(together, members, strict=True):
+        torch.testing.assert_close(logits, member(x))
+
+
+def test_meta_device(x: Tensor) -> None:
+    with torch.no_grad():
+        assert built().to("meta")(x.to("meta")).shape == (3, 4)
+
+
+@pytest.mark.parametrize("convolution", ["dense", "GCNConv", "SAGEConv"])
+def test_compiled_and_exported(convolution: str) -> None:
+    model = thoraxlib.build(
+        "vangcn", backbone="resnet10t", convolution=convolution, labels=LABELS, input_spec={"size": 32}
+    ).eval()
+    images = torch.rand(2, 3, 32, 32)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), model(images))
+        next(model.head.parameters()).mul_(2)
+        torch.testing.assert_close(compiled(images), model(images))
+    # a compiled step is followed by eval mode without a compiler
+    optimiser = torch.optim.Adam(model.head.parameters(), 0.1, fused=True)
+    compiled(images).sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), model(images))
+        torch.testing.assert_close(model(images), fresh(model.head, model.forward_features(images)))
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    more = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(program.module()(more), model(more))
+
+
+@pytest.mark.parametrize("act_last", ["gelu", "leaky_relu", "relu", None])
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 3)])
+def test_the_formula(hidden: tuple[int, ...], act_last: str | None) -> None:
+    head = built(in_channels=(6, 8), hidden=hidden, act="gelu", act_last=act_last, bias=True, embeddings="onehot")
+    acts = {"gelu": nn.GELU(), "leaky_relu": nn.LeakyReLU(0.2), "relu": nn.ReLU(), None: nn.Identity()}
+    matrix = graphs.adjacency.label_graph(LABELS, {"name": "mlgcn", "isolated": "ignore"}).normalized()
+    h = torch.eye(4)
+    for number, convolve in enumerate(head.convolutions):
+        last = number == len(hidden)
+        h = acts[act_last if last else "gelu"](matrix @ h @ convolve.weight + convolve.bias)
+    maps = [torch.randn(2, 6, 4, 4), torch.randn(2, 8, 2, 2)]
+    vector = torch.cat([part.mean((2, 3)) for part in maps], dim=1)
+    torch.testing.assert_close(head(maps), vector @ h.T)
+    torch.testing.assert_close(head.logit_maps(maps).mean((2, 3)), head(maps))
+
+
+def test_everything_is_matched_by_name(x: Tensor) -> None:
+    """The same weights give label k the same logit, wherever it stands."""
+    turned = ("Nodule", "Edema", "Mass", "Pleural Effusion")
+    options = {"embeddings": "ppmi", "counts": "nih14"}
+    head, other = built(**options), built(labels=turned, **options)
+    for ours, theirs in zip(head.convolutions, other.convolutions, strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    # PPMI vectors are told up to a rotation
+    at = [3, 0, 2, 1]
+    other.embedding.vectors.copy_(head.embedding()[at])
+    torch.testing.assert_close(other(x), head(x)[:, at])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_labels": 3}, "labels are 4, num_labels=3: they must be as many"),
+        ({"act": "tanh"}, "act='tanh': allowed are 'gelu', 'leaky_relu', 'relu', None"),
+        ({"act_last": "softmax"}, "act_last='softmax'"),
+        ({"normalize": "columns"}, "normalize='columns'"),
+        ({"adjacency": Graph(("Edema", "Mass"), torch.eye(2))}, "the graph has no 'Effusion', 'Nodule'"),
+        ({"counts": LabelCounts.of(torch.ones(1, 2), ["Edema", "Mass"])}, "counts have no 'Effusion', 'Nodule'"),
+        ({"embeddings": graphs.embeddings.Embedding(torch.eye(3))}, r"embeddings must be \(4, F\).*got \(3, 3\)"),
+        ({"pool": "pcam", "in_channels": (3, 3)}, "weighs the places of one map for each label; these are 2 maps"),
+        ({"learn_adjacency": True, "convolution": "GATv2Conv"}, "takes no edge weights, so that learn_adjacency=True"),
+        ({"labels": ("Edema", "Effusion", "Mass", "Fracture")}, "no shipped counts have all of"),
+        ({"labels": ("Edema", "Effusion", "Mass", "Mass")}, "more than once"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        built(**options)
+
+
+def test_labels_by_the_name_of_their_set() -> None:
+    assert built(labels="chexpert5", num_labels=5).label_classifiers().shape == (5, 6)
+
+
+def counted(labels: tuple[str, ...]) -> LabelCounts:
+    targets = (torch.rand(100, len(labels)) < 0.4).float()
+    targets[0] = float("nan")
+    return LabelCounts.of(targets, labels)
+
+
+def vectors_file(folder: Path) -> dict[str, Any]:
+    path = folder / "vectors.txt"
+    path.write_text("".join(f"{label} {' '.join(map(str, torch.randn(7).tolist()))}\n" for label in LABELS))
+    return {"name": "file", "path": path, "dim": 7}
+
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "default": lambda folder: {},
+    "graph": lambda folder: {"adjacency": Graph(LABELS, torch.rand(4, 4))},
+    "graph from a builder": lambda folder: {"adjacency": graphs.adjacency.build("mlgcn", threshold=0.1)},
+    "counts": lambda folder: {"counts": counted(LABELS)},
+    "counts by name": lambda folder: {"counts": "mimic14", "labels": ("Edema", "Effusion", "Fracture")},
+    "counts of the embedding": lambda folder: {"embeddings": {"name": "ppmi", "counts": counted(LABELS)}},
+    "file": lambda folder: {"embeddings": vectors_file(folder)},
+    "file, trained": lambda folder: {"embeddings": {**vectors_file(folder), "learn": True}},
+    "embedding": lambda folder: {"embeddings": graphs.embeddings.Embedding(torch.randn(4, 9))},
+    "embedding from a file": lambda folder: {
+        "embeddings": graphs.embeddings.registry.resolve(vectors_file(folder), labels=LABELS)
+    },
+    "learned": lambda folder: {"embeddings": "learned", "head": {"name": "label_graph", "learn_adjacency": True}},
+    "attention": lambda folder: {"convolution": {"name": "GATv2Conv", "heads": 2, "concat": False}},
+}
+
+
+@pytest.mark.filterwarnings("ignore:threshold=")
+@pytest.mark.parametrize("part", PARTS)
+def test_saved_and_loaded(part: str, tmp_path: Path) -> None:
+    options = {"labels": LABELS, "backbone": "resnet10t", "input_spec": {"size": 32}, **PARTS[part](tmp_path)}
+    model = thoraxlib.build("vangcn", **options).eval()
+    thoraxlib.save_pretrained(model, tmp_path / "saved")
+    (tmp_path / "vectors.txt").unlink(missing_ok=True)
+    torch.manual_seed(1)
+    loaded = thoraxlib.load_pretrained(tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+    assert [key for key, _ in loaded.named_parameters()] == [key for key, _ in model.named_parameters()]
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded(images), model(images))
+    assert loaded(images).std() > 0
+    # a loaded model is saved again
+    thoraxlib.save_pretrained(loaded, tmp_path / "again")
+    assert torch.equal(thoraxlib.load_pretrained(tmp_path / "again")(images), model(images))
