@@ -186,7 +186,7 @@ def _count(chunk: Tensor) -> tuple[Tensor, Tensor]:
         return joint, joint.diagonal()[:, None].expand_as(joint)
     known = ~ones.isnan()
     ones = torch.where(known, ones, 0.0)
-    wrong = (ones.square() != ones).nonzero()
+    wrong = ((ones != 0) & (ones != 1)).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
         raise ValueError(f"targets must be 0, 1 or NaN, got {chunk[row, column].item()} in column {column}")
