@@ -102,8 +102,10 @@ def run() -> Iterator[Row]:
     plain.train()
     theirs = _step(plain, x, targets)
     ours = _step(model, x, targets)
+    with torch.no_grad():
+        same = f"outputs equal to {_difference(model(x), plain(x)):.0e}"
     ours(), theirs()
-    same = f"first gradients equal to {_difference(_gradients(model), _gradients(plain)):.0e}"
+    same += f", first gradients to {_difference(_gradients(model), _gradients(plain)):.0e}"
     yield Row("VAN-B0 training step, AdamW", "plain NCHW", pair(ours, theirs, 7), 1 / 1.5, f"{conditions}; {same}")
     half = _step(model, x, targets, torch.bfloat16)
     yield Row("VAN-B0 training step, bfloat16 autocast", "float32", pair(half, ours, 7), 1.0, conditions)
