@@ -42,3 +42,13 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def repeated(work: Callable[[], object], times: int) -> Callable[[], None]:
+    """`work` several times in a row, where once is too short to be timed."""
+
+    def works() -> None:
+        for _ in range(times):
+            work()
+
+    return works

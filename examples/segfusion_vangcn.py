@@ -32,7 +32,7 @@ from thoraxlib import datasets, graphs, metrics, segmentation, training, viz
 from thoraxlib.images import transform_for
 
 VARIANTS = {"backbone": "van", "segmentation": "segfusion_van", "graph": "vangcn", "both": "segfusion_vangcn"}
-PHANTOM: dict[str, Any] = {"size": 96, "films": 1600, "epochs": 6, "batch_size": 16, "lr": 2e-3, "loss": "bce"}
+PHANTOM: dict[str, Any] = {"size": 64, "films": 1600, "epochs": 5, "batch_size": 16, "lr": 1e-3, "loss": "bce"}
 PHANTOM |= {"variants": list(VARIANTS), "unet_width": 12, "unet_epochs": 4, "unet_films": 600, "unet_lr": 3e-3}
 REAL: dict[str, Any] = {"epochs": 5, "batch_size": 32, "lr": 1e-3, "loss": "batch_focal", "variants": ["both"]}
 REAL |= {"unet_width": 64, "unet_epochs": 500, "unet_films": 0, "unet_lr": 1e-4}

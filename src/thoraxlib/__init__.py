@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from thoraxlib.checkpoints import load_checkpoint
     from thoraxlib.explanation import explain
     from thoraxlib.images import preprocess_for
+    from thoraxlib.inference import optimize_for_inference
     from thoraxlib.input_spec import InputSpec
     from thoraxlib.models import build, describe, names, register
     from thoraxlib.persistence import load_pretrained, save_pretrained
@@ -53,6 +54,7 @@ _FROM = {
     "load_checkpoint": "checkpoints",
     "load_pretrained": "persistence",
     "names": "models",
+    "optimize_for_inference": "inference",
     "preprocess_for": "images",
     "register": "models",
     "save_pretrained": "persistence",
@@ -82,6 +84,7 @@ __all__ = [
     "metrics",
     "models",
     "names",
+    "optimize_for_inference",
     "pooling",
     "preprocess_for",
     "register",

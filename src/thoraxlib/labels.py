@@ -174,12 +174,13 @@ def resolve(labels: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def align(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
-    """For each label of `target`, its index in `source` (by :func:`canonical` name), or None.
+    """For each label of `target`, its index in `source`, by its name or else by :func:`canonical` name, or None.
 
     Examples
     --------
     >>> align(["Effusion", "Hernia"], ["Pleural Effusion", "Edema"])
     [0, None]
     """
+    exact = {label: index for index, label in enumerate(source)}
     where = {canonical(label): index for index, label in enumerate(source)}
-    return [where.get(canonical(label)) for label in target]
+    return [exact.get(label, where.get(canonical(label))) for label in target]

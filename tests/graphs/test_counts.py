@@ -88,6 +88,16 @@ def test_select_by_meaning() -> None:
         nih.select(["Fracture", "Mass", "Device"])
 
 
+def test_two_spellings_of_one_finding_stay_apart() -> None:
+    counts = LabelCounts.of(torch.tensor([[1, 0], [1, 0], [0, 1]]), ["Effusion", "Pleural Effusion"])
+    for labels_of_it in (counts.labels, counts.labels[::-1]):
+        selected = counts.select(labels_of_it)
+        assert dict(zip(selected.labels, selected.positives.tolist(), strict=True)) == {
+            "Effusion": 2,
+            "Pleural Effusion": 1,
+        }
+
+
 @pytest.mark.parametrize("targets", [[[1, 1, 0], [0, 1, 1]], [[1, NAN, 0], [1, 1, NAN]]], ids=["known", "unknown"])
 def test_save_and_load(targets: list[list[float]], tmp_path: Path) -> None:
     counts = LabelCounts.of(torch.tensor(targets), ["Mass", "Nodule", "Épanchement"])

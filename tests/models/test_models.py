@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,10 +18,8 @@ MODELS = thoraxlib.names()
 
 
 @pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> Classifier:
-    segmented = thoraxlib.describe(request.param).options.get("segmenter") is not None
-    options = {"segmenter": {"name": "unet", "width": 4}} if segmented else {}
-    return thoraxlib.build(request.param, **SMALL, **options).eval()  # type: ignore[return-value]
+def model(request: pytest.FixtureRequest, small_parts: Callable[[str], dict[str, Any]]) -> Classifier:
+    return thoraxlib.build(request.param, **SMALL, **small_parts(request.param)).eval()  # type: ignore[return-value]
 
 
 def test_contract(model: Classifier) -> None:

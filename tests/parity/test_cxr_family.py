@@ -104,7 +104,7 @@ def test_label_graph() -> None:
     for form, name in (("gelu", "classifiers"), ("leaky_relu", "classifiers_mlgcn_style")):
         head = nih_head([300, 1024, 256], 0.3, act=form, act_last="gelu" if form == "gelu" else None)
         fill(head, record["state"][1:], 1)
-        assert_matches(head.graph.matrix, out["normalised_adjacency"], 1e-7)
+        assert_matches(head.operator.matrix, out["normalised_adjacency"], 1e-7)
         assert_matches(head.classifier()[0].T, out[name])
     deep = record["five_layer"]
     head = nih_head(deep["config"]["dims"], 0.2, act="leaky_relu", act_last=None)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
+from thoraxlib.blocks.pointwise import channels_together
 from thoraxlib.blocks.van import VANStage
 from thoraxlib.registry import Spec
 
@@ -36,6 +37,7 @@ class InTurn(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
         maps = []
+        x = channels_together(x)
         for name, part in self.named_children():
             x = part(x)
             if name.startswith("norm"):

@@ -70,5 +70,5 @@ def by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> 
     dense = phases.view(n * dilation**2, rows, columns, c).permute(0, 3, 1, 2)
     dense = F.conv2d(dense, weight, bias, padding=weight.shape[-1] // 2, groups=c)
     phases = dense.permute(0, 2, 3, 1).reshape(n, dilation, dilation, rows, columns, c).permute(0, 3, 1, 4, 2, 5)
-    whole = phases.reshape(n, rows * dilation, columns * dilation, c).permute(0, 3, 1, 2)
-    return whole[:, :, :height, :width]
+    whole = phases.reshape(n, rows * dilation, columns * dilation, c)
+    return whole[:, :height, :width].contiguous().permute(0, 3, 1, 2)

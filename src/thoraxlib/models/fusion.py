@@ -69,7 +69,8 @@ class FusionClassifier(Classifier):
     Raises
     ------
     ValueError
-        A hard mask of a segmenter that is to be trained: no gradient would reach it.
+        A segmenter for a fusion without masks; one that is to be trained, and hard or rounded masks, through which no
+        gradient would reach it.
     """
 
     several_maps = True
@@ -89,8 +90,13 @@ class FusionClassifier(Classifier):
         super().__init__(backbone, head, labels=labels, input_spec=input_spec)
         if mask not in RULES:
             raise ValueError(f"mask={mask!r}: allowed are {', '.join(map(repr, RULES))}")
-        if train_segmenter and mask == "hard":
-            raise ValueError("a hard mask has no gradient: train_segmenter=True needs mask='soft'")
+        if segmenter is not None and not fusion.uses_masks:
+            raise ValueError(f"the fusion {type(fusion).__name__} uses no masks: build the model without a segmenter")
+        if train_segmenter and (mask == "hard" or getattr(fusion, "round_masks", False)):
+            raise ValueError(
+                "a hard or rounded mask has no gradient: train_segmenter=True needs mask='soft', and a fusion with "
+                "round_masks=False"
+            )
         self.fusion = fusion
         self.mask, self.train_segmenter = mask, train_segmenter
         self.segmenter = segmenter
@@ -183,7 +189,7 @@ def _check_masks(masks: Tensor, x: Tensor) -> None:
     """Raise unless `masks` fit the images `x`; values are looked at on a CPU only."""
     if not isinstance(masks, Tensor):
         raise TypeError(f"masks must be a tensor (N, 1, H, W), got {type(masks).__name__}")
-    wanted = (len(x), 1, *x.shape[-2:])
+    wanted = (x.shape[0], 1, *x.shape[-2:])  # len(x) would fix it for torch.export
     if tuple(masks.shape) != wanted:
         raise ValueError(f"masks must be (N, 1, H, W) at the images' size, {wanted}, got {tuple(masks.shape)}")
     if masks.device.type == "cpu" and not torch.compiler.is_compiling() and masks.numel():

@@ -1,0 +1,171 @@
+"""Large-kernel attention and VAN-B0 against a plain restatement of the original: ordinary convolutions, NCHW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import thoraxlib
+from benchmarks.timing import Row, pair, repeated
+
+
+class PlainLKA(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.conv_spatial = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv1(self.conv_spatial(self.conv0(x)))
+
+
+class PlainAttention(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj_1 = nn.Conv2d(channels, channels, 1)
+        self.spatial_gating_unit = PlainLKA(channels)
+        self.proj_2 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.proj_2(self.spatial_gating_unit(F.gelu(self.proj_1(x))))
+
+
+class PlainMLP(nn.Module):
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.dwconv = nn.ModuleDict({"dwconv": nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)})
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.dwconv["dwconv"](self.fc1(x))))
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.layer_scale_1 = nn.Parameter(torch.ones(channels))
+        self.layer_scale_2 = nn.Parameter(torch.ones(channels))
+        self.norm1, self.norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.attn = PlainAttention(channels)
+        self.mlp = PlainMLP(channels, channels * ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.layer_scale_1[:, None, None] * self.attn(self.norm1(x))
+        return x + self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x))
+
+
+class PlainVAN(nn.Module):
+    """VAN-B0 with pooling and a linear layer, under the names of the library's."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        widths, depths, ratios = (3, 32, 64, 160, 256), (3, 3, 5, 2), (8, 8, 4, 4)
+        self.backbone, self.head = nn.ModuleDict(), nn.ModuleDict({"fc": nn.Linear(widths[-1], labels)})
+        for stage, (depth, ratio) in enumerate(zip(depths, ratios, strict=True)):
+            before, width = widths[stage : stage + 2]
+            kernel, stride = (3, 2) if stage else (7, 4)
+            embed = nn.Conv2d(before, width, kernel, stride, kernel // 2)
+            self.backbone[f"patch_embed{stage + 1}"] = nn.ModuleDict({"proj": embed, "norm": nn.BatchNorm2d(width)})
+            self.backbone[f"block{stage + 1}"] = nn.Sequential(*(PlainBlock(width, ratio) for _ in range(depth)))
+            self.backbone[f"norm{stage + 1}"] = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in range(1, 5):
+            embed = self.backbone[f"patch_embed{stage}"]
+            x = self.backbone[f"block{stage}"](embed["norm"](embed["proj"](x)))
+            n, c, h, w = x.shape
+            x = self.backbone[f"norm{stage}"](x.flatten(2).transpose(1, 2))
+            x = x.reshape(n, h, w, c).permute(0, 3, 1, 2).contiguous()
+        return self.head["fc"](x.mean(dim=(2, 3)))
+
+
+def run() -> Iterator[Row]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield from _units()
+    model, plain = _models()
+    x, targets = torch.randn(8, 3, 224, 224), torch.rand(8, 14).round()
+    fast = thoraxlib.optimize_for_inference(model)
+    conditions = "224 px, batch 8, 1 thread"
+    plainly = torch.inference_mode()(lambda: plain(x))
+    for name, net in (("as built", model), ("optimize_for_inference", fast)):
+        ours = torch.inference_mode()(lambda net=net: net(x))
+        same = f"outputs equal to {_difference(ours(), plainly()):.0e}"
+        yield Row(f"VAN-B0 inference, {name}", "plain NCHW", pair(ours, plainly), 1 / 1.5, f"{conditions}; {same}")
+
+    model.train()
+    plain.train()
+    theirs = _step(plain, x, targets)
+    ours = _step(model, x, targets)
+    with torch.no_grad():
+        same = f"outputs equal to {_difference(model(x), plain(x)):.0e}"
+    ours(), theirs()
+    same += f", first gradients to {_difference(_gradients(model), _gradients(plain)):.0e}"
+    yield Row("VAN-B0 training step, AdamW", "plain NCHW", pair(ours, theirs, 7), 1 / 1.5, f"{conditions}; {same}")
+    half = _step(model, x, targets, torch.bfloat16)
+    yield Row("VAN-B0 training step, bfloat16 autocast", "float32", pair(half, ours, 7), 1.0, conditions)
+
+    model.eval()
+    for name, net in (("as built", model), ("optimize_for_inference", fast)):
+        ours = torch.inference_mode()(lambda net=net: net(x))
+        half = torch.autocast("cpu", torch.bfloat16)(ours)
+        yield Row(f"VAN-B0 inference, bfloat16 autocast, {name}", "float32", pair(half, ours), 1.0, conditions)
+
+
+def _units() -> Iterator[Row]:
+    """The unit alone, on the maps of VAN-B0's stages."""
+    for channels, side in ((32, 56), (64, 28), (160, 14), (256, 7)):
+        unit, plain = thoraxlib.blocks.build("lka", in_channels=channels), PlainLKA(channels)
+        plain.load_state_dict(unit.state_dict())
+        x = torch.randn(8, channels, side, side)
+        together = x.contiguous(memory_format=torch.channels_last)
+        ours = torch.inference_mode()(lambda unit=unit, x=together: unit(x))
+        theirs = torch.inference_mode()(lambda plain=plain, x=x: plain(x))
+        same = f"outputs equal to {_difference(ours(), theirs()):.0e}"
+        conditions = f"{channels} channels, batch 8, 1 thread; {same}"
+        ratios = pair(repeated(ours, 5), repeated(theirs, 5))
+        target = 1 / 2.5 if side < 28 else None
+        yield Row(f"LKA unit, {side} x {side}", "plain NCHW", ratios, target, conditions)
+
+
+def _models() -> tuple[nn.Module, nn.Module]:
+    """VAN-B0 of the library and the restatement with the same weights, whose norms know their input's statistics."""
+    model = thoraxlib.build("van", labels="nih14")
+    for name, parameter in model.named_parameters():
+        if "layer_scale" in name:
+            nn.init.uniform_(parameter, 0.1, 1)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(8, 3, 224, 224))
+    plain = PlainVAN(14)
+    plain.load_state_dict(model.state_dict())
+    return model.eval(), plain.eval()
+
+
+def _step(model: nn.Module, x: Tensor, targets: Tensor, dtype: torch.dtype | None = None) -> Callable[[], Tensor]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            loss = F.binary_cross_entropy_with_logits(model(x), targets)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def _gradients(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for _, parameter in sorted(model.named_parameters())])
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest, relative to the largest value."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())

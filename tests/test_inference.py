@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+import thoraxlib
+from thoraxlib.blocks.pointwise import MapGELU, PointwiseConv2d
+from thoraxlib.heads.label_graph import LabelGraphHead
+from thoraxlib.heads.linear import LinearHead
+
+OWN = [
+    "van_b0",
+    "vanillanet_5",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "resnet10t",
+    "swin_tiny_patch4_window7_224",
+]
+
+
+def _used(model: nn.Module) -> nn.Module:
+    """`model` as if it was trained: no norm and no layer scale without an effect."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.normal_(tensor, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for name, parameter in model.named_parameters():
+        if "layer_scale" in name:
+            nn.init.uniform_(parameter, 0.1, 1)
+    return model.eval()
+
+
+def _assert_same(fast: nn.Module, model: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        expected = model(x)
+        assert float((fast(x) - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:the organ masks")
+@pytest.mark.parametrize("name", thoraxlib.names())
+def test_every_model(name: str) -> None:
+    segmented = thoraxlib.describe(name).options.get("segmenter") is not None
+    options = {"segmenter": {"name": "unet", "width": 4}} if segmented else {}
+    model = _used(thoraxlib.build(name, backbone="resnet10t", input_spec={"size": 64}, **options))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = thoraxlib.optimize_for_inference(model)
+    _assert_same(fast, model, torch.randn(2, 3, 64, 64))
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in fast.modules())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    assert fast.labels == model.labels
+
+
+@pytest.mark.parametrize("backbone", OWN)
+def test_every_kind_of_backbone(backbone: str) -> None:
+    model = _used(thoraxlib.build("classifier", backbone=backbone, input_spec={"size": 64}).double())
+    _assert_same(thoraxlib.optimize_for_inference(model), model, torch.randn(2, 3, 64, 64, dtype=torch.float64))
+
+
+def test_van_in_single_precision_and_layers() -> None:
+    model = thoraxlib.build("vangcn", input_spec={"size": 64})
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(8, 3, 64, 64))  # what the norms expect
+    fast = thoraxlib.optimize_for_inference(model.eval())
+    assert not any(isinstance(module, (nn.BatchNorm2d, LabelGraphHead)) for module in fast.modules())
+    assert isinstance(fast.head, LinearHead)
+    for size in (1, 8):
+        _assert_same(fast, model, torch.randn(size, 3, 64, 64))
+    cam = thoraxlib.cams.build("gradcam", fast)
+    maps = thoraxlib.cams.build("gradcam", model)(x := torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(cam(x), maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
+
+
+def test_other_libraries_models() -> None:
+    model, x = _used(resnet18()).double(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    fast = thoraxlib.optimize_for_inference(model, x)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    _assert_same(fast, model, x)
+
+
+class Odd(nn.Module):
+    """Norms behind convolutions that may not be folded, and one that may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.seen, self.plain, self.returned = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(6))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.norms[1](self.twice(self.norms[0](self.twice(x)).relu()))  # one convolution, two norms
+        also = self.seen(x)
+        x = self.norms[2](also) + also
+        x = self.norms[3](self.norms[3](x))
+        plain = self.plain(x)
+        returned = self.returned(x)
+        return torch.cat([self.norms[4](plain), self.norms[5](returned)]), returned
+
+
+def test_what_else_is_seen_is_not_folded() -> None:
+    model, x = _used(Odd()), torch.randn(2, 3, 8, 8)
+    fast = thoraxlib.optimize_for_inference(model, (x,))
+    assert [index for index, norm in enumerate(fast.norms) if isinstance(norm, nn.Identity)] == [4]
+    for got, expected in zip(fast(x), model(x), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_masks_as_an_example() -> None:
+    model = thoraxlib.build("segfusion_van", segmenter=None, backbone="resnet10t", input_spec={"size": 64})
+    _used(model)
+    x, masks = torch.randn(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
+    with pytest.raises(ValueError, match="needs organ masks"):
+        thoraxlib.optimize_for_inference(model)
+    fast = thoraxlib.optimize_for_inference(model, (x, masks))
+    torch.testing.assert_close(fast(x, masks), model(x, masks), rtol=1e-4, atol=1e-5)
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x
+
+    def fuse(self) -> nn.Module:
+        return nn.Identity()
+
+
+class Refusing(Doubled):
+    def fuse(self) -> nn.Module:
+        raise ValueError("not now")
+
+
+class WithArguments(Doubled):
+    def fuse(self, maps: Tensor) -> Tensor:  # type: ignore[override]
+        return maps
+
+
+def test_fuse_is_a_convention() -> None:
+    model = nn.Sequential(Doubled(), nn.Sequential(Refusing(), WithArguments())).eval()
+    fast = thoraxlib.optimize_for_inference(model, torch.ones(1))
+    assert fast(torch.ones(1)).tolist() == [4]
+    assert model(torch.ones(1)).tolist() == [8]
+
+
+def test_errors(tmp_path: Path) -> None:
+    model = thoraxlib.build("classifier", backbone="resnet10t", input_spec={"size": 64})
+    with pytest.raises(ValueError, match="eval mode"):
+        thoraxlib.optimize_for_inference(model)
+    model.eval().backbone.train()
+    with pytest.raises(ValueError, match="first backbone"):
+        thoraxlib.optimize_for_inference(model)
+    with pytest.raises(ValueError, match="no input_spec: give an example"):
+        thoraxlib.optimize_for_inference(nn.Conv2d(3, 3, 1).eval())
+    fast = thoraxlib.optimize_for_inference(model.eval())
+    with pytest.raises(TypeError, match="save the model that they come from"):
+        thoraxlib.save_pretrained(fast, tmp_path / "folder")
+    thoraxlib.save_pretrained(model, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("size", [(8, 7, 7), (8, 12, 9), (1, 7, 7), (1, 14, 14), (3, 1, 1), (20, 4, 4), (0, 4, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pointwise_layers(size: tuple[int, int, int], layout: torch.memory_format, threads: int) -> None:
+    torch.manual_seed(0)
+    n, *sides = size
+    ours = nn.Sequential(PointwiseConv2d(6, 10), MapGELU())
+    plain = nn.Sequential(nn.Conv2d(6, 10, 1), nn.GELU())
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(n, 6, *sides).contiguous(memory_format=layout).requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        results = []
+        for net in (ours, plain):
+            out = net(x)
+            gradients = torch.autograd.grad(out.square().sum(), [x, *net.parameters()])
+            results.append([out, *gradients])
+    finally:
+        torch.set_num_threads(before)
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
