@@ -214,6 +214,12 @@ def report(
     return result
 
 
+def cam_of(method: str, model: nn.Module) -> cams.ClassActivationMap:
+    """A heat map by name; ``"gradcam@1"`` is that of the second of several maps."""
+    name, _, stage = method.partition("@")
+    return cams.build(name, model, int(stage) if stage else None)
+
+
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -241,7 +247,7 @@ def peaks(model: nn.Module, test: datasets.ChestDataset, methods: tuple[str, ...
         x = batch["image"]
         # cubic: the peak may lie between the centres of cells
         maps = {
-            method: functional.interpolate(cams.build(method, model)(x), x.shape[-2:], mode="bicubic").cpu()
+            method: functional.interpolate(cam_of(method, model)(x), x.shape[-2:], mode="bicubic").cpu()
             for method in methods
         }
         for column, (method, margin) in columns.items():
@@ -267,7 +273,7 @@ def draw(
     model: nn.Module, data: Mapping[str, datasets.ChestDataset], found: training.Predictions, method: str
 ) -> Image.Image:
     """A picture: for each finding the surest true positive with its boxes, beside its heat map."""
-    transform, cam = transform_for(model.input_spec), cams.build(method, model)
+    transform, cam = transform_for(model.input_spec), cam_of(method, model)
     cells, titles = [], []
     for k in _shown(model.labels, found)[:9]:
         positive = torch.where(found.targets[:, k] == 1, found.probabilities[:, k], torch.tensor(-1.0))

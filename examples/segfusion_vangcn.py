@@ -179,9 +179,12 @@ def train(model: nn.Module, options: argparse.Namespace, data: dict[str, Any]) -
         optimizer=partial(torch.optim.Adam, lr=options.lr),
         scheduler="onecycle" if phantom else "exponential",
     )
-    # films with ready masks alone cannot be explained: a heat map's film has no mask beside it
-    explicable = not model.fusion.uses_masks or model.segmenter is not None if hasattr(model, "fusion") else True
-    return recipe.report(model, options, data, heat_maps=("gradcam",) if explicable else ())
+    heat_maps: tuple[str, ...] = ("gradcam",)
+    if hasattr(model, "fusion"):
+        # the second stage is fine enough to place a finding in a small film; with ready masks alone, there are no heat
+        # maps: their films have no mask beside them
+        heat_maps = ("gradcam@1", "gradcam") if model.segmenter is not None else ()
+    return recipe.report(model, options, data, heat_maps=heat_maps)
 
 
 def ablation(reports: dict[str, metrics.Report]) -> str:
