@@ -181,9 +181,9 @@ def train(model: nn.Module, options: argparse.Namespace, data: dict[str, Any]) -
     )
     heat_maps: tuple[str, ...] = ("gradcam",)
     if hasattr(model, "fusion"):
-        # the second stage is fine enough to place a finding in a small film; with ready masks alone, there are no heat
-        # maps: their films have no mask beside them
-        heat_maps = ("gradcam@1", "gradcam") if model.segmenter is not None else ()
+        # what every stage adds, on the first one's grid; with ready masks alone, there are no heat maps: their films
+        # have no mask beside them
+        heat_maps = ("cam", "gradcam") if model.segmenter is not None else ()
     return recipe.report(model, options, data, heat_maps=heat_maps)
 
 

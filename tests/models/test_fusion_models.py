@@ -331,7 +331,7 @@ def test_heat_maps_of_the_unmasked_map_reach_beyond_the_mask(x: Tensor) -> None:
     assert outside(0) == 0
     assert outside(-1) > 0
     model = built(segmenter=Bright(), labels=["a"], fusion={"name": "seg_pyramid", "norm": "none"})
-    assert model.logit_maps(model.forward_features(half)).shape == (3, 1, 2, 2)
+    assert model.logit_maps(model.forward_features(half)).shape == (3, 1, 32, 32)
 
 
 def test_logit_maps_sum_up_to_the_logits(x: Tensor) -> None:
@@ -340,7 +340,7 @@ def test_logit_maps_sum_up_to_the_logits(x: Tensor) -> None:
         features = model.forward_features(x)
         torch.testing.assert_close(model.logit_maps(features).mean(dim=(2, 3)), model(x), rtol=1e-4, atol=1e-5)
     maps, logits = cams.build("cam", model)(x), model(x)
-    assert maps.shape == (3, len(model.labels), 2, 2)
+    assert maps.shape == (3, len(model.labels), 32, 32)
     assert logits.shape == (3, len(model.labels))
 
 

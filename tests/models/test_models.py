@@ -30,9 +30,10 @@ def test_contract(model: Classifier) -> None:
     everything = model.forward_all(x)
     torch.testing.assert_close(everything.logits, logits)
     features = model.forward_features(x)
-    last = features if isinstance(features, Tensor) else features.maps[-1]
+    # of fused maps, the finest
+    seen = features if isinstance(features, Tensor) else getattr(everything, "fused", features.maps[::-1])[0]
     if hasattr(model.head, "pool") and expansion(model.head.pool) == 1:
-        assert model.logit_maps(features).shape == (2, len(model.labels), *last.shape[2:])
+        assert model.logit_maps(features).shape == (2, len(model.labels), *seen.shape[2:])
     else:
         with pytest.raises(NotImplementedError, match="gradient-based"):
             model.logit_maps(features)

@@ -87,7 +87,8 @@ class LinearClassifier(Head):
     def logit_maps(self, features: Any, *, bias: bool = True) -> Tensor:
         """``W features + b`` at every location, (N, K, h, w); with average pooling its mean is the logit.
 
-        Of several maps, the sum of what each adds, on the last one's grid: finer maps are averaged over its cells.
+        Of several maps, the sum of what each adds, on the grid of the first, the finest: a cell of a coarser map adds
+        the same to all cells in it.
 
         Raises
         ------
@@ -102,9 +103,9 @@ class LinearClassifier(Head):
         weight, constant = self.classifier()
         parts = (features,) if isinstance(features, Tensor) else tuple(features)
         columns = torch.split(weight[:, :, None, None], list(self.channels), dim=1)
-        *finer, total = (F.conv2d(part, of_map) for part, of_map in zip(parts, columns, strict=True))
-        for maps in finer:
-            total = total + F.adaptive_avg_pool2d(maps, (total.shape[-2], total.shape[-1]))
+        total, *coarser = (F.conv2d(part, of_map) for part, of_map in zip(parts, columns, strict=True))
+        for maps in coarser:
+            total = total + F.interpolate(maps, (total.shape[-2], total.shape[-1]), mode="nearest-exact")
         return total if constant is None or not bias else total + constant[:, None, None]
 
 

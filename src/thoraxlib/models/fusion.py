@@ -148,7 +148,7 @@ class FusionClassifier(Classifier):
         return FusionOutput(self.head(_alone(fused)), features.maps, features.masks, fused)
 
     def logit_maps(self, features: FusionFeatures, *, bias: bool = True) -> Tensor:  # type: ignore[override]
-        """Per-location logits (N, K, h, w) on the last map's grid: what every place of every stage adds."""
+        """Per-location logits (N, K, h, w) on the finest map's grid: what every place of every stage adds."""
         return self.head.logit_maps(_alone(self._fused(features)), bias=bias)
 
     def organ_masks(self, x: Tensor) -> Tensor:
