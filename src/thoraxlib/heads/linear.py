@@ -69,7 +69,10 @@ class LinearClassifier(Head):
                 return self.classify(self.pool(features, maps))
             logits: Tensor = self.pool(maps)  # the same, without vectors
             return logits
-        return F.linear(self.dropout(self.vector(features)), *self.classifier())
+        vector = self.vector(features)
+        if self.training:
+            vector = self.dropout(vector)
+        return F.linear(vector, *self.classifier())
 
     def vector(self, features: Features) -> Tensor:
         """The pooled maps side by side, (N, in_features)."""
