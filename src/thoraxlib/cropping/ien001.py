@@ -56,7 +56,8 @@ class Ien001Crop(OtsuCrop):
     def region(self, mask: Tensor) -> Component:
         """See :meth:`CropRule.region`."""
         found = super().region(mask)
-        return found._replace(valid=found.valid & (found.box[:, 2:] - found.box[:, :2] > 1).all(dim=1))
+        valid = found.valid & (found.box[:, 2:] - found.box[:, :2] > 1).all(dim=1)
+        return Component(found.mask, found.box, valid)  # torch 2.6 does not compile _replace
 
     def cut(self, images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """See :meth:`CropRule.cut`."""

@@ -100,7 +100,7 @@ class GeometricConvolution(nn.Module):
         return out.view(*batch, nodes, self.out_channels)
 
 
-_OTHERS = ("CuGraphSAGEConv", "MeshCNNConv")  # one needs a package of its own, the other the edges of a mesh
+_OTHERS = ("CuGraph", "MeshCNN")  # those need a package of their own, this one the edges of a mesh
 
 
 class _Geometric:
@@ -110,7 +110,7 @@ class _Geometric:
         """Classes whose first arguments are the two widths."""
         from torch_geometric.nn import conv
 
-        return [name for name in conv.__all__ if name not in _OTHERS and self._suits(getattr(conv, name))]
+        return [name for name in conv.__all__ if not name.startswith(_OTHERS) and self._suits(getattr(conv, name))]
 
     def find(self, name: str) -> Callable[..., nn.Module] | None:
         """A factory for the layer `name`, or None."""
