@@ -154,6 +154,9 @@ def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, t
     if variant in ("graph", "both"):
         labels = recipe.build("van", options).labels
         parts["counts"] = graphs.LabelCounts.of(train_films.targets, labels)
+        if bool((parts["counts"].positives == 0).any()):
+            print("the training films lack a label: the label graph is counted from shipped statistics")
+            parts["counts"] = graphs.counts.shipped(labels)
         parts["adjacency"] = {"name": "mlgcn", "threshold": options.threshold, "isolated": "ignore"}
         parts["embeddings"] = options.embeddings
     model = recipe.build(VARIANTS[variant], options, **parts)
