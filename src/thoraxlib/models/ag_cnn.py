@@ -164,7 +164,8 @@ class AGCNN(Persistent, nn.Module):
 
     def _fused(self, features: AGCNNFeatures) -> Tensor:
         if self.detach_branches:
-            features = features._replace(maps=[part.detach() for part in features.maps])
+            # torch 2.6 does not compile _replace
+            features = AGCNNFeatures([part.detach() for part in features.maps], features.attention)
         return self.forward_head(features)
 
 

@@ -74,6 +74,8 @@ class FusionClassifier(Classifier):
     """
 
     several_maps = True
+    _mean: Tensor
+    _std: Tensor
 
     def __init__(
         self,
@@ -165,7 +167,7 @@ class FusionClassifier(Classifier):
                 "it with a segmenter (segmenter='unet')"
             )
         with torch.set_grad_enabled(self.train_segmenter and torch.is_grad_enabled()):
-            pixels = x * self.get_buffer("_std") + self.get_buffer("_mean")
+            pixels = x * self._std + self._mean
             masks = foreground(self.segmenter(pixels), self.mask)
         if masks.shape[-2:] != x.shape[-2:]:
             raise ValueError(
