@@ -289,13 +289,11 @@ def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
 
     place = placement(spec, *size)
     seen = cams.upsample(heat[None, None], spec.size)[0, 0]
-    # the input is cut out of the resized film at (top, left), which are negative where it was padded
-    top, left, above, before = max(place.top, 0), max(place.left, 0), max(-place.top, 0), max(-place.left, 0)
-    rows, columns = min(spec.size[0] - above, place.height - top), min(spec.size[1] - before, place.width - left)
+    resized, of_input = place.shared(spec.size)
     values = torch.full((place.height, place.width), float(seen.min()))
     known = torch.zeros(place.height, place.width)
-    values[top : top + rows, left : left + columns] = seen[above : above + rows, before : before + columns]
-    known[top : top + rows, left : left + columns] = 1
+    values[resized] = seen[of_input]
+    known[resized] = 1
     whole = cams.upsample(values[None, None], size)[0, 0]
     known = functional.interpolate(known[None, None], size=size, mode="nearest-exact")[0, 0]
     return torch.where(known > 0, whole, torch.nan)

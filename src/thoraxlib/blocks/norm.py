@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from timm.layers import LayerNorm2d
 from torch import nn
 
 from thoraxlib.blocks import register
@@ -16,5 +15,7 @@ def layer_norm(in_channels: int, *, eps: float = 1e-5) -> nn.Module:
 
     Transformers end in one that their feature maps (timm's ``features_only``) leave out.
     """
+    from timm.layers import LayerNorm2d
+
     norm: nn.Module = LayerNorm2d(in_channels, eps=eps)
     return norm

@@ -26,6 +26,19 @@ class Placement(NamedTuple):
     top: int
     left: int
 
+    def shared(self, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns of what is both in the resized image and in an input of `size`: in the one, in the other.
+
+        >>> Placement(height=4, width=2, top=1, left=-1).shared((2, 4))
+        ((slice(1, 3, None), slice(0, 2, None)), (slice(0, 2, None), slice(1, 3, None)))
+        """
+        resized, seen = [], []
+        for length, start, side in ((self.height, self.top, size[0]), (self.width, self.left, size[1])):
+            count = min(length, start + side) - max(start, 0)
+            resized.append(slice(max(start, 0), max(start, 0) + count))
+            seen.append(slice(max(-start, 0), max(-start, 0) + count))
+        return (resized[0], resized[1]), (seen[0], seen[1])
+
 
 def placement(spec: InputSpec, height: int, width: int) -> Placement:
     """Where an image of `height` x `width` pixels goes in the input that `spec` describes.

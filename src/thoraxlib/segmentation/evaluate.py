@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from thoraxlib.files import replacing
-from thoraxlib.images import placement, transform_for
 from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score, iou_score
@@ -49,13 +47,14 @@ class MaskReport:
 
     def interval(self, values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """95 % interval of the mean of `values` (N,) over resampled films."""
-        known: NDArray[np.float32] = values[~values.isnan()].numpy()
-        if not len(known):
+        from scipy.stats import bootstrap
+
+        known: NDArray[np.float64] = values[~values.isnan()].double().numpy()
+        if len(known) < 2:
             return float("nan"), float("nan")
-        rng = np.random.default_rng(seed)
-        means = known[rng.integers(0, len(known), (resamples, len(known)))].mean(axis=1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(low), float(high)
+        options = {"n_resamples": resamples, "method": "percentile", "random_state": seed}
+        found = bootstrap((known,), np.mean, **options).confidence_interval
+        return float(found.low), float(found.high)
 
     def __str__(self) -> str:
         width = max(len("organ"), *map(len, self.organs))
@@ -108,9 +107,14 @@ def evaluate(
 
 
 def predict_masks(
-    segmenter: Segmenter, dataset: Any, folder: str | os.PathLike[str], *, batch_size: int = 16
+    segmenter: Segmenter,
+    dataset: Any,
+    folder: str | os.PathLike[str],
+    *,
+    batch_size: int = 16,
+    overwrite: bool = False,
 ) -> list[Path]:
-    """Write the segmenter's masks as ``<folder>/<id>.png``, in each film's own size; files that exist are kept.
+    """Write the segmenter's masks as ``<folder>/<id>.png``, in each film's own size.
 
     Grey values are the class numbers. :class:`thoraxlib.datasets.WithOrganMasks` reads them, so that a classifier can
     be trained without running the segmenter in every step.
@@ -125,13 +129,17 @@ def predict_masks(
         Made if needed.
     batch_size : int
         Films at a time.
+    overwrite : bool
+        Write all, after the segmenter has changed; otherwise files that exist are kept, as after an interruption.
     """
-    folder = Path(folder)
+    from PIL import Image
+
     from thoraxlib.datasets.organs import mask_path
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(mask_path(folder, name)) for name in dataset.ids]
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    missing = [index for index, path in enumerate(paths) if overwrite or not path.exists()]
     for batch in _batches(dataset, segmenter, batch_size, missing):
         found = _hard(segmenter, batch["image"]).cpu()
         for mask, name, size in zip(found, batch["id"], batch["film"], strict=True):
@@ -145,6 +153,7 @@ def _batches(
 ) -> Iterator[dict[str, Any]]:
     """Films as the segmenter takes them, with the (height, width) that they had."""
     from thoraxlib.datasets import collate
+    from thoraxlib.images import transform_for
 
     if size < 1:
         raise ValueError(f"batch_size={size}: at least 1 is needed")
@@ -171,9 +180,10 @@ def _hard(segmenter: Segmenter, x: Tensor) -> Tensor:
 
 def _on_film(mask: Tensor, spec: Any, size: tuple[int, int]) -> Tensor:
     """Class numbers (h, w) at the model's size in the film's frame; background where the model saw nothing."""
+    from thoraxlib.images import placement
+
     place = placement(spec, *size)
     whole = torch.zeros(place.height, place.width)
-    top, left, above, before = max(place.top, 0), max(place.left, 0), max(-place.top, 0), max(-place.left, 0)
-    rows, columns = min(spec.size[0] - above, place.height - top), min(spec.size[1] - before, place.width - left)
-    whole[top : top + rows, left : left + columns] = mask[above : above + rows, before : before + columns].float()
+    resized, of_input = place.shared(spec.size)
+    whole[resized] = mask[of_input].float()
     return F.interpolate(whole[None, None], size=size, mode="nearest-exact")[0, 0]
