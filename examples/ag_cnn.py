@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 import thoraxlib
-from thoraxlib import datasets, metrics, training, viz
+from thoraxlib import datasets, localization, metrics, training, viz
 from thoraxlib.images import transform_for
 
 PHANTOM: dict[str, Any] = {"size": 64, "films": 1000, "epochs": [6, 2, 3], "batch_size": 16, "lr": 3e-3, "cache": True}
@@ -201,7 +201,7 @@ def table(reports: list[metrics.Report]) -> str:
 def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
     """For each true box: its film, whether the attended box and a centred one of its size cover it, and their area."""
     rows = []
-    for batch in recipe._boxed(model, test):
+    for batch in recipe.boxed(model, test):
         with torch.inference_mode():
             attended = model.eval().forward_features(batch["image"]).attention.box.cpu().float()
         height, width = batch["image"].shape[-2:]
@@ -210,16 +210,10 @@ def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
         centred = torch.cat([middle - half, middle + half], dim=1)
         area = (4 * half.prod(dim=1)) / (width * height)
         for k, true in enumerate(batch["boxes"]):
-            for box in true.as_subclass(Tensor):
-                inside = [share(box, boxes[k]) >= 0.5 for boxes in (attended, centred)]
+            both = torch.stack([attended[k], centred[k]])
+            for inside in (localization.box_iogt(both, true.as_subclass(Tensor)) >= 0.5).T.tolist():
                 rows.append([float(batch["index"][k]), *map(float, inside), float(area[k])])
     return torch.tensor(rows) if rows else None
-
-
-def share(true: Tensor, box: Tensor) -> float:
-    """How much of a true box's area lies in another."""
-    sides = (torch.minimum(true[2:], box[2:]) - torch.maximum(true[:2], box[:2])).clamp(min=0)
-    return float(sides.prod() / (true[2:] - true[:2]).prod())
 
 
 def told(hits: Tensor) -> str:
@@ -242,7 +236,7 @@ def told(hits: Tensor) -> str:
 
 def draw(model: nn.Module, data: Mapping[str, datasets.ChestDataset], films: int = 4) -> Any:
     """A row for each of some films: with true and attended box, heat, mask, crop."""
-    batch = next(recipe._boxed(model, data["test"]))
+    batch = next(recipe.boxed(model, data["test"]))
     with torch.inference_mode():
         seen = model.eval().forward_features(batch["image"][:films]).attention
     mean, std = (torch.tensor(value)[:, None, None] for value in (model.input_spec.mean, model.input_spec.std))

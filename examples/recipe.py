@@ -142,17 +142,17 @@ def loaders(
     options: argparse.Namespace,
     data: Mapping[str, datasets.ChestDataset],
     augmentation: str | None = None,
+    **settings: Any,
 ) -> training.DataModule:
-    """The films as the model takes them."""
+    """The films as the model takes them; `settings` of the data module win over the flags."""
+    flags = {"batch_size": options.batch_size, "num_workers": options.workers, "cache": options.cache}
     return training.DataModule(
         data["train"],
         data["val"],
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-        cache=options.cache,
         train_transform=transform_for(model.input_spec, train=augmentation),
         eval_transform=transform_for(model.input_spec),
         seed=options.seed,
+        **{**flags, **settings},
     )
 
 
@@ -224,7 +224,7 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _boxed(model: nn.Module, test: datasets.ChestDataset) -> Iterator[dict[str, Any]]:
+def boxed(model: nn.Module, test: datasets.ChestDataset) -> Iterator[dict[str, Any]]:
     """Batches of the films that have boxes, as the model takes them, on its device; with their positions."""
     if not _has_boxes(test):
         return
@@ -243,7 +243,7 @@ def peaks(model: nn.Module, test: datasets.ChestDataset, methods: tuple[str, ...
     columns = {method: (method, 0.0) for method in methods}
     columns[f"{methods[0]} +15/224"] = (methods[0], 15 / 224 * side)
     counts = {column: torch.zeros(2, len(model.labels), dtype=torch.long) for column in columns}
-    for batch in _boxed(model, test):
+    for batch in boxed(model, test):
         x = batch["image"]
         # cubic: the peak may lie between the centres of cells
         maps = {
@@ -323,7 +323,7 @@ def tuned(model: nn.Module, val: datasets.ChestDataset, method: str, name: str, 
     if _has_boxes(val):
         size = tuple(model.input_spec.size)
         maps, found, count = [], [], 0
-        for batch in _boxed(model, val):
+        for batch in boxed(model, val):
             maps.append(cams.build(method, model)(batch["image"]).cpu())
             truth = Boxes.from_lists(batch["boxes"], batch["box_labels"])
             found.append(truth._replace(image=truth.image + count))

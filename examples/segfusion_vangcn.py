@@ -29,7 +29,6 @@ import torch
 from torch import nn
 
 from thoraxlib import datasets, graphs, metrics, segmentation, training, viz
-from thoraxlib.images import transform_for
 
 VARIANTS = {"backbone": "van", "segmentation": "segfusion_van", "graph": "vangcn", "both": "segfusion_vangcn"}
 PHANTOM: dict[str, Any] = {"size": 64, "films": 1600, "epochs": 5, "batch_size": 16, "lr": 1e-3, "loss": "bce"}
@@ -76,7 +75,7 @@ def main(argv: list[str] | None = None) -> float:
     if masked:
         folder = options.masks or options.output / "masks"
         parts = ("train", "val", "test")
-        with_masks = {name: with_organ_masks(data[name], organs, folder / name) for name in parts}
+        with_masks = {name: with_organ_masks(data[name], organs, folder / name, options.restart) for name in parts}
         with_masks["shown"] = data["shown"]
     reports = {}
     for variant in options.variants:
@@ -95,29 +94,14 @@ def train_unet(options: argparse.Namespace) -> segmentation.Segmenter:
     if options.size:
         unet.input_spec = unet.input_spec.updated({"size": [options.size, options.size]})
     films = organ_films(options, min(unet.input_spec.size))
-    loaders = training.DataModule(
-        films["train"],
-        films["val"],
-        batch_size=16,
-        num_workers=options.workers,
-        cache=options.cache,
-        train_transform=transform_for(unet.input_spec),
-        eval_transform=transform_for(unet.input_spec),
-        seed=options.seed,
-        masks=True,
-    )
+    loaders = recipe.loaders(unet, options, films, batch_size=16, masks=True)
     result = training.fit(
         unet,
         loaders,
         output=options.output / "unet",
         epochs=options.unet_epochs,
         optimizer=partial(torch.optim.Adam, lr=options.unet_lr),
-        accelerator=options.device,
-        precision=options.precision,
-        progress=options.progress,
-        resume=not options.restart,
-        seed=options.seed,
-        channels_last=True,
+        **recipe.run_settings(options),
     )
     report = segmentation.evaluate(unet, films["test"])
     print(f"\nUNet, best of epoch {result.epoch + 1}\n{report}")
@@ -139,10 +123,12 @@ def organ_films(options: argparse.Namespace, side: int) -> dict[str, Any]:
     }
 
 
-def with_organ_masks(part: Any, organs: segmentation.Segmenter | None, folder: Path) -> datasets.WithOrganMasks:
-    """The films with masks from files, which the UNet writes unless they are there."""
+def with_organ_masks(
+    part: Any, organs: segmentation.Segmenter | None, folder: Path, anew: bool
+) -> datasets.WithOrganMasks:
+    """The films with masks from files, which the UNet writes unless they are there, or all of them `anew`."""
     if organs is not None:
-        segmentation.predict_masks(organs, part, folder)
+        segmentation.predict_masks(organs, part, folder, overwrite=anew)
     return datasets.WithOrganMasks(part, folder if organs is not None else folder.parent)
 
 
@@ -154,8 +140,8 @@ def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, t
     if variant in ("graph", "both"):
         labels = recipe.build("van", options).labels
         parts["counts"] = graphs.LabelCounts.of(train_films.targets, labels)
-        if bool((parts["counts"].positives == 0).any()):
-            print("the training films lack a label: the label graph is counted from shipped statistics")
+        if parts["counts"].absent:
+            print(f"no training film has {', '.join(parts['counts'].absent)}: the graph is that of shipped counts")
             parts["counts"] = graphs.counts.shipped(labels)
         parts["adjacency"] = {"name": "mlgcn", "threshold": options.threshold, "isolated": "ignore"}
         parts["embeddings"] = options.embeddings

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from thoraxlib.registry import Registry
 
-__all__ = ["align", "build", "canonical", "describe", "names", "register", "registry", "resolve"]
+__all__ = ["align", "build", "canonical", "describe", "names", "positions", "register", "registry", "resolve"]
 
 registry: Registry[tuple[str, ...]] = Registry("labels")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
@@ -184,3 +184,24 @@ def align(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
     exact = {label: index for index, label in enumerate(source)}
     where = {canonical(label): index for index, label in enumerate(source)}
     return [exact.get(label, where.get(canonical(label))) for label in target]
+
+
+def positions(source: Sequence[str], target: Sequence[str], message: str) -> list[int]:
+    """As :func:`align`, where every label must be found; `message` has places for ``{lost}`` and ``{known}`` labels.
+
+    Raises
+    ------
+    ValueError
+        Labels of `target` that `source` lacks.
+
+    Examples
+    --------
+    >>> positions(["Effusion", "Hernia"], ["Edema"], "no {lost} among {known}")
+    Traceback (most recent call last):
+    ValueError: no 'Edema' among Effusion, Hernia
+    """
+    found = align(source, target)
+    lost = [label for label, place in zip(target, found, strict=True) if place is None]
+    if lost:
+        raise ValueError(message.format(lost=", ".join(map(repr, lost)), known=", ".join(source)))
+    return [place for place in found if place is not None]

@@ -175,10 +175,10 @@ def _with_counts(counts: LabelCounts | Sequence[str]) -> LabelCounts:
     """`counts`, or shipped ones for labels, every label with a positive."""
     if not isinstance(counts, LabelCounts):
         counts = label_counts.shipped(tuple(counts))
-    absent = [label for label, n in zip(counts.labels, counts.positives.tolist(), strict=True) if n == 0]
-    if absent:
+    if counts.absent:
+        lost = ", ".join(map(repr, counts.absent))
         raise ValueError(
-            f"no image has {', '.join(map(repr, absent))}, so that nothing is known about its relations: leave the "
-            "label out, or count a larger part of the data"
+            f"no image has {lost}, so that nothing is known about its relations: leave the label out, or count a larger "
+            "part of the data"
         )
     return counts

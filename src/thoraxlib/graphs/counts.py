@@ -149,10 +149,7 @@ class LabelCounts:
             A label that was not counted.
         """
         wanted = label_sets.resolve(labels)
-        places = label_sets.align(self.labels, wanted)
-        lost = [label for label, place in zip(wanted, places, strict=True) if place is None]
-        if lost:
-            raise ValueError(f"counts have no {', '.join(map(repr, lost))}; they have {', '.join(self.labels)}")
+        places = label_sets.positions(self.labels, wanted, "counts have no {lost}; they have {known}")
         at = torch.tensor(places, device="cpu")
         return LabelCounts(wanted, self.joint[at][:, at], self.support[at][:, at])
 
@@ -167,6 +164,11 @@ class LabelCounts:
     def positives(self) -> Tensor:
         """Images that have each label, int64 (K,)."""
         return self.joint.diagonal()
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Labels that no image has."""
+        return tuple(label for label, n in zip(self.labels, self.positives.tolist(), strict=True) if n == 0)
 
     @property
     def registry_spec(self) -> dict[str, Any]:

@@ -106,9 +106,9 @@ def ppmi(
         raise ValueError(f"dim={dim}: from 1 to {len(nodes)}, the number of labels")
     counts = label_counts.shipped(nodes) if counts is None else label_counts.registry.resolve(counts).select(nodes)
     joint = counts.joint.double()
-    if bool((counts.positives == 0).any()):
-        absent = [label for label, n in zip(nodes, counts.positives.tolist(), strict=True) if n == 0]
-        raise ValueError(f"no image has {', '.join(map(repr, absent))}: no embedding can be counted; use 'learned'")
+    if counts.absent:
+        lost = ", ".join(map(repr, counts.absent))
+        raise ValueError(f"no image has {lost}: no embedding can be counted; use 'learned'")
     sums = joint.sum(dim=1)
     information = (joint * joint.sum() / (sums[:, None] * sums)).clamp(min=1).log()
     silent = [label for label, some in zip(nodes, information.any(dim=1).tolist(), strict=True) if not some]

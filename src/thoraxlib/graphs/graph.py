@@ -119,10 +119,7 @@ class Graph:
             A node that the graph lacks.
         """
         wanted = label_sets.resolve(nodes)
-        places = label_sets.align(self.nodes, wanted)
-        lost = [node for node, place in zip(wanted, places, strict=True) if place is None]
-        if lost:
-            raise ValueError(f"the graph has no {', '.join(map(repr, lost))}; its nodes are {', '.join(self.nodes)}")
+        places = label_sets.positions(self.nodes, wanted, "the graph has no {lost}; its nodes are {known}")
         at = torch.tensor(places, device="cpu")
         return Graph(wanted, self.weights[at][:, at])
 
