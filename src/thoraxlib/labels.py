@@ -129,6 +129,40 @@ _add(
     "The same 22 findings in the order in which the original repository lists them.",
 )
 
+_IMAGENOME9 = (
+    "lung opacity",
+    "pleural effusion",
+    "atelectasis",
+    "enlarged cardiac silhouette",
+    "pulmonary edema/hazy opacity",
+    "pneumothorax",
+    "consolidation",
+    "fluid overload/heart failure",
+    "pneumonia",
+)
+_SIDE = (
+    "lung",
+    "apical zone",
+    "upper lung zone",
+    "mid lung zone",
+    "lower lung zone",
+    "hilar structures",
+    "costophrenic angle",
+)
+_add("imagenome9", _IMAGENOME9, "The 9 findings of Chest ImaGenome that AnaXNet tells, in its order.")
+_add(
+    "regions18",
+    (
+        *(f"right {part}" for part in _SIDE),
+        *(f"left {part}" for part in _SIDE),
+        "mediastinum",
+        "upper mediastinum",
+        "cardiac silhouette",
+        "trachea",
+    ),
+    "The 18 anatomical regions of AnaXNet, in its order; right is the patient's right, the picture's left.",
+)
+
 # Spellings that different releases use for one finding; keys are lower-case with spaces.
 _ALIASES = {
     "infiltrate": "infiltration",
@@ -137,6 +171,8 @@ _ALIASES = {
     "pulmonary edema": "edema",
     "pulmonary fibrosis": "fibrosis",
     "normal": "no finding",
+    "enlarged cardiac silhouette": "cardiomegaly",
+    "pulmonary edema/hazy opacity": "edema",
 }
 
 

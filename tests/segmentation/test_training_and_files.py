@@ -111,6 +111,26 @@ def test_training(tmp_path: Path) -> None:
     assert loaded.input_spec == unet.input_spec
 
 
+def test_another_segmenter_or_size_does_not_go_on_from_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    from thoraxlib import training
+
+    def run(width: int, side: int) -> None:
+        unet = segmentation.build("unet", width=width, depth=2)
+        unet.input_spec = unet.input_spec.updated({"size": [side, side]})
+        transform = transform_for(unet.input_spec)
+        films = {"train": phantom(4), "val": phantom(4, 1)}
+        data = training.DataModule(
+            **films, batch_size=4, train_transform=transform, eval_transform=transform, masks=True
+        )
+        training.fit(unet, data, output=tmp_path, epochs=1, accelerator="cpu", progress=False)
+
+    run(2, 64)
+    for other in ((3, 64), (2, 32)):
+        with pytest.raises(ValueError, match="holds a run with other settings .model"):
+            run(*other)
+
+
 def test_masks_as_files(tmp_path: Path) -> None:
     films, unet = phantom(5), small_unet()
     paths = segmentation.predict_masks(unet, films, tmp_path, batch_size=2)

@@ -178,7 +178,7 @@ def _with_counts(counts: LabelCounts | Sequence[str]) -> LabelCounts:
     if counts.absent:
         lost = ", ".join(map(repr, counts.absent))
         raise ValueError(
-            f"no image has {lost}, so that nothing is known about its relations: leave the label out, or count a larger "
-            "part of the data"
+            f"no image has {lost}, so that nothing is known about its relations: leave the label out, or count a "
+            "larger part of the data"
         )
     return counts

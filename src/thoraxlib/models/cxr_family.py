@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from thoraxlib.input_spec import InputSpec
-from thoraxlib.models import register
-from thoraxlib.models.registry import ModelCard, Preset
-from thoraxlib.models.segfusion import large_kernel
+from thoraxlib.models.registry import Preset
+from thoraxlib.models.segfusion import large_kernel, member
 
 _REPOSITORY = (
     "(no paper: QUST-SmartData/CXRClassification has it beside SegFusionVANGCN, Biomedical Signal Processing and "
@@ -18,25 +14,20 @@ _REPOSITORY = (
 )
 
 
-def _member(
+def _rare(
     name: str, summary: str, *notes: str, parity: Mapping[str, str], paper: str = _REPOSITORY, **defaults: Any
 ) -> None:
     """Register a network of the repository: :func:`large_kernel` with other defaults."""
-    card = ModelCard(
-        paper=paper,
-        label_sets=("nih14", "chexpert5", "mimic14"),
-        input_spec=InputSpec(mean=(0.0,), std=(1.0,)),
-        presets={"original": Preset("The published order of the labels.", {"labels": "nih14_alphabetical"})},
-        parity=parity,
-        notes=(*notes, "No results on chest X-rays and no weights trained on them were published."),
-    )
-    factory = partial(large_kernel, **defaults)
-    factory.__doc__ = f"{summary}\n\n{inspect.getdoc(large_kernel)}"
-    factory.__module__ = __name__  # type: ignore[attr-defined]
-    register(name, card=card)(factory)
+    card = {
+        "paper": paper,
+        "presets": {"original": Preset("The published order of the labels.", {"labels": "nih14_alphabetical"})},
+        "parity": parity,
+        "notes": (*notes, "No results on chest X-rays and no weights trained on them were published."),
+    }
+    member(name, large_kernel, summary, card, **defaults)
 
 
-_member(
+_rare(
     "vtnet",
     "VTNet: VAN-B0, whose logits are mixed with those of Query2Label's transformer.",
     "Its VAN has 128 channels, not 160, in stage 3: the ImageNet weights of VAN-B0 do not fit.",
@@ -46,21 +37,21 @@ _member(
     backbone={"name": "van_b0", "widths": (32, 64, 128, 256)},
     head="query_decoder",
 )
-_member(
+_rare(
     "dense_and_van",
     "DenseAndVAN: DenseNet-121, one stage of VAN blocks, average pooling, a linear layer.",
     parity={"cxr_dense_and_van": "logits, DenseNet's map, embedding, blocks and norm of the stage"},
     backbone="densenet121",
     neck="van_stage",
 )
-_member(
+_rare(
     "densevan",
     "DenseVan: dense blocks and VAN blocks at full resolution, average pooling, a linear layer.",
     "Nothing has a stride: about 870 GMAC at 224 x 224. For small images.",
     parity={"cxr_densevan": "logits, convolutions, dense blocks, VAN blocks, norms"},
     backbone="dense_van",
 )
-_member(
+_rare(
     "vanillanet",
     "VanillaNet: convolutions and poolings in a chain, and a classifier of two layers.",
     "backbone 'vanillanet_5' (the default) to 'vanillanet_13', 'vanillanet_13_x1_5', 'vanillanet_13_x1_5_ada_pool'.",

@@ -19,7 +19,7 @@ from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard, Preset
 from thoraxlib.registry import Spec
 
-__all__ = ["label_gcn", "large_kernel"]
+__all__ = ["label_gcn", "large_kernel", "member"]
 
 #: Pixels in [0, 1] as they are, also under ImageNet weights: what the published code feeds.
 _UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}
@@ -170,12 +170,13 @@ def label_gcn(
     )
 
 
-def _member(name: str, base: Callable[..., Classifier], summary: str, card: Mapping[str, Any], **defaults: Any) -> None:
-    """Register a member of the family: `base` with other defaults."""
+def member(name: str, base: Callable[..., Classifier], summary: str, card: Mapping[str, Any], **defaults: Any) -> None:
+    """Register a member of the family: `base` with other defaults; `card` has what is the member's own."""
     factory = partial(base, **defaults)
     factory.__doc__ = f"{summary}\n\n{inspect.getdoc(base)}"
     factory.__module__ = __name__  # type: ignore[attr-defined]
-    register(name, card=ModelCard(paper=_PAPER, label_sets=_LABEL_SETS, input_spec=InputSpec(**_UNIT), **card))(factory)
+    shared = {"paper": _PAPER, "label_sets": _LABEL_SETS, "input_spec": InputSpec(**_UNIT)}
+    register(name, card=ModelCard(**{**shared, **card}))(factory)
 
 
 _NO_WEIGHTS = "No trained weights were published, of classifier or UNet."
@@ -192,7 +193,7 @@ _MEAN_AUC = {
 }
 _SEGMENTED = {"fusion": "seg_pyramid", "segmenter": "unet"}
 
-_member(
+member(
     "segfusion_vangcn",
     label_gcn,
     "The paper's model: VAN-B0, organ masks over its four stages, classifiers from a graph of the labels.",
@@ -218,7 +219,7 @@ _member(
     head=_GELU,
     **_SEGMENTED,
 )
-_member(
+member(
     "segfusion_van",
     large_kernel,
     "SegFusionVANGCN with a linear layer instead of the label graph.",
@@ -229,7 +230,7 @@ _member(
     },
     **_SEGMENTED,
 )
-_member(
+member(
     "segfusion_vanvit",
     large_kernel,
     "SegFusionVAN with a small vision transformer on every stage.",
@@ -241,7 +242,7 @@ _member(
     head="vit_per_stage",
     **_SEGMENTED,
 )
-_member(
+member(
     "seg_vangcn",
     label_gcn,
     "The image times the organ mask, VAN-B0, label graph.",
@@ -254,15 +255,15 @@ _member(
     segmenter="unet",
     head=_GELU,
 )
-_member(
+member(
     "fusion_van",
     large_kernel,
     "VAN-B0 with all four stages pooled, the last one twice; no masks.",
     {"parity": {"cxr_fusionvan": "logits, Grad-CAM"}, "notes": (_NO_WEIGHTS,)},
     fusion={"name": "pyramid", "repeat_last": True},
 )
-_member("van", large_kernel, "VAN-B0, average pooling, a linear layer.", {"parity": {"cxr_van": "logits, stages"}})
-_member(
+member("van", large_kernel, "VAN-B0, average pooling, a linear layer.", {"parity": {"cxr_van": "logits, stages"}})
+member(
     "ms_van",
     large_kernel,
     "VAN-B0 whose large-kernel attention has five branches of different kernels.",
@@ -277,7 +278,7 @@ _member(
     },
     backbone={"name": "van_b0", "gate": "lka_multiscale"},
 )
-_member(
+member(
     "dilation_van",
     large_kernel,
     "VAN-B0 whose large-kernel attention is a sum of dilated kernels.",
@@ -287,7 +288,7 @@ _member(
 _GRAPH_NOTES = (
     "The original pools by 7x7 and so takes 224-pixel images alone; the maximum over the map is the same there.",
 )
-_member(
+member(
     "vangcn",
     label_gcn,
     "VAN-B0, average pooling, label graph with GELUs.",
@@ -297,7 +298,7 @@ _member(
     },
     head=_GELU,
 )
-_member(
+member(
     "gcn_van",
     label_gcn,
     "VAN-B0, maximum pooling, label graph in ML-GCN's form.",
@@ -309,7 +310,7 @@ _member(
     head=_MLGCN,
     pool="max",
 )
-_member(
+member(
     "res_gcn",
     label_gcn,
     "ResNet-101, maximum pooling, label graph: ML-GCN (Chen et al. 2019, arXiv 1904.03582) with other data.",
@@ -323,7 +324,7 @@ _member(
     pool="max",
     adjacency=_SPARSE,
 )
-_member(
+member(
     "dense_gcn",
     label_gcn,
     "DenseNet-201 without its last ReLU, maximum pooling, a label graph of five layers.",
@@ -337,7 +338,7 @@ _member(
     pool="max",
     adjacency=_SPARSE,
 )
-_member(
+member(
     "swin_gcn",
     label_gcn,
     "Swin-L, maximum pooling, label graph.",

@@ -46,8 +46,8 @@ class UNet(Segmenter):
     """UNet (Ronneberger et al. 2015, arXiv 1505.04597): (N, C, H, W) -> (N, M, H, W), any H and W.
 
     With the default width and no norm, the network of SegFusionVANGCN (31.0 million parameters): convolutions keep the
-    size, skips are put behind the enlarged map. It costs forty times as much as a VAN-B0; ``width=16`` is enough for
-    lungs and heart at 224 pixels.
+    size, skips are put behind the enlarged map. It costs forty times as much as a VAN-B0. On the phantom at 64
+    pixels, ``width=12`` with norms reaches a mean Dice of 0.965.
 
     Parameters
     ----------

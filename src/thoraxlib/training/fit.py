@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +27,7 @@ from thoraxlib.training.logs import EpochTable, quiet
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.segmentation import SegmentationTask
-from thoraxlib.training.task import MultiLabelTask, Task, better
+from thoraxlib.training.task import MultiLabelTask, Task
 
 __all__ = ["FitResult", "fit"]
 
@@ -146,19 +145,25 @@ def fit(
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
     make: Callable[..., Task] = task or (SegmentationTask if isinstance(model, Segmenter) else MultiLabelTask)
-    defaults = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
-    loss = defaults["loss"] if loss is None else loss
-    monitor = defaults["monitor"] if monitor is None else monitor
-    mode = mode or better(monitor)
+    training = make(
+        model,
+        loss=loss,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        monitor=monitor,
+        mode=mode,
+        channels_last=channels_last,
+    )
+    monitor, mode = training.monitor, training.mode
     settings = {
-        "model": getattr(model, "config", type(model).__qualname__),
+        "model": _identity(model),
         "labels": list(data.labels),
         "images": {name: [len(part), _digest(part.ids)] for name, part in data.parts.items()},
         "batch_size": data.batch_size,
         "data_seed": data.seed,
         "epochs": epochs,
         "max_steps": max_steps,
-        "loss": loss,
+        "loss": training.loss_spec,
         "optimizer": optimizer,
         "scheduler": scheduler,
         "monitor": [monitor, mode],
@@ -169,15 +174,6 @@ def fit(
         "seed": seed,
     }
     done = _prepare(output, json.loads(json.dumps(settings, default=_plain)), [last, best], resume)
-    training = make(
-        model,
-        loss=loss,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        monitor=monitor,
-        mode=mode,
-        channels_last=channels_last,
-    )
     keep = partial(ModelCheckpoint, dirpath=checkpoints, enable_version_counter=False, auto_insert_metric_name=False)
     of_best = keep(filename="best", monitor=monitor, mode=mode)
     watching: list[Callback] = [
@@ -210,6 +206,14 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return _best(model, trainer, of_best, best, output, monitor)
+
+
+def _identity(model: nn.Module) -> Any:
+    """What a model is, for a resumed run to compare: how it was built, and for which input."""
+    if isinstance(model, Segmenter):
+        spec = getattr(model, "registry_spec", {"name": type(model).__qualname__})
+        return {**spec, "input_spec": model.input_spec.to_json()}
+    return getattr(model, "config", type(model).__qualname__)
 
 
 def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, loggers: Sequence[str]) -> None:

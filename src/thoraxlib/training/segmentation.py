@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from thoraxlib.registry import Spec
 from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score
-from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.task import Task
 
 __all__ = ["SegmentationTask"]
@@ -29,39 +25,20 @@ class SegmentationTask(Task):
     ----------
     model : Segmenter
         With ``classes``.
-    loss : str, mapping or nn.Module
-        From :mod:`thoraxlib.losses`, for masks: "dice_bce", "dice".
     parts : mapping of str to sequence of str
         Which masks make up a class; see :func:`thoraxlib.segmentation.organ_masks`.
-    optimizer, scheduler, monitor, mode, channels_last
-        See :class:`MultiLabelTask`.
+    **settings
+        See :class:`Task`; losses for masks are "dice_bce" and "dice".
     """
 
     model: Segmenter
 
-    def __init__(
-        self,
-        model: Segmenter,
-        *,
-        loss: Spec | nn.Module = "dice_bce",
-        parts: Mapping[str, Sequence[str]] = ORGAN_PARTS,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        scheduler: Schedule = None,
-        monitor: str = "val/dice",
-        mode: str | None = None,
-        channels_last: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            loss=loss,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            monitor=monitor,
-            mode=mode,
-            channels_last=channels_last,
-        )
+    default_loss = "dice_bce"
+    default_monitor = "val/dice"
+
+    def __init__(self, model: Segmenter, *, parts: Mapping[str, Sequence[str]] = ORGAN_PARTS, **settings: Any) -> None:
+        super().__init__(model, **settings)
         self.parts = parts
-        self._scores: list[tuple[Tensor, Tensor]] = []
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits, and the masks of the classes."""
@@ -74,16 +51,14 @@ class SegmentationTask(Task):
         logits, masks = self.outputs(batch)
         found = nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).movedim(-1, 1)
         loss = self.loss(logits.float(), masks).expand(len(logits))
-        self._scores.append((dice_score(found[:, 1:], masks[:, 1:]), loss))
+        self.keep(batch, dice_score(found[:, 1:], masks[:, 1:]), loss)
 
     def on_validation_epoch_end(self) -> None:
         """Mean over the films."""
-        if not self._scores:
+        kept = self.kept()
+        if kept is None:
             return
-        dice, loss = (torch.cat(parts) for parts in zip(*self._scores, strict=True))
-        self._scores.clear()
-        if self.trainer.world_size > 1:
-            dice, loss = (self.all_gather(part).flatten(0, 1) for part in (dice, loss))
+        _, dice, loss = kept
         of_organs = dice.nanmean(dim=0)
         scores = {"val/loss": loss.mean(), "val/dice": of_organs.nanmean()}
         scores |= {f"val/dice_{organ}": of_organs[k] for k, organ in enumerate(self.model.classes[1:])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,21 +38,23 @@ def better(monitor: str) -> str:
 class Task(LightningModule):  # type: ignore[misc]
     """What training has in common, whatever the model's output: a loss, an optimizer, a schedule, a look at the loss.
 
-    Logs ``train/loss``. A subclass says in :meth:`outputs` what goes into the loss, and has the validation.
+    Logs ``train/loss``. A subclass says in :meth:`outputs` what goes into the loss, and has the validation and the
+    defaults.
 
     Parameters
     ----------
     model : nn.Module
         What is trained.
-    loss : str, mapping or nn.Module
-        From :mod:`thoraxlib.losses`. One with a ``fit`` method gets the training targets before the first step.
+    loss : str, mapping or nn.Module, optional
+        From :mod:`thoraxlib.losses`; by default :attr:`default_loss`. One with a ``fit`` method gets the training
+        targets before the first step.
     optimizer : callable, optional
         From parameters to optimizer, e.g. ``partial(torch.optim.SGD, lr=0.1)``; by default AdamW, rate 3e-4, weight
         decay 1e-4.
     scheduler : str, mapping or callable, optional
         See :func:`thoraxlib.training.schedules.schedule`.
-    monitor : str
-        The score that a plateau schedule watches.
+    monitor : str, optional
+        The score that a plateau schedule watches; by default :attr:`default_monitor`.
     mode : {"min", "max"}, optional
         Which end of it is best; by default "min" for losses.
     channels_last : bool
@@ -64,24 +66,30 @@ class Task(LightningModule):  # type: ignore[misc]
         In a step: a loss that is not finite.
     """
 
+    default_loss: ClassVar[Spec]
+    default_monitor: ClassVar[str]
+
     def __init__(
         self,
         model: nn.Module,
         *,
-        loss: Spec | nn.Module,
+        loss: Spec | nn.Module | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         scheduler: Schedule = None,
-        monitor: str,
+        monitor: str | None = None,
         mode: str | None = None,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.loss = losses.registry.resolve(loss)
+        self.loss_spec = self.default_loss if loss is None else loss
+        self.loss = losses.registry.resolve(self.loss_spec)
         self.make_optimizer, self.scheduler = optimizer, scheduler
-        self.monitor, self.mode = monitor, mode or better(monitor)
+        self.monitor = self.default_monitor if monitor is None else monitor
+        self.mode = mode or better(self.monitor)
         self._finite: list[Tensor] = []
+        self._seen: list[tuple[Tensor, ...]] = []
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor:
         """Logits."""
@@ -100,6 +108,22 @@ class Task(LightningModule):  # type: ignore[misc]
     def trained_parameters(self) -> list[Any]:
         """Parameters, or groups of them, as an optimizer takes them."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def keep(self, batch: dict[str, Any], *values: Tensor) -> None:
+        """Keep what a validation batch gave, (N, ...) each, until the epoch's end."""
+        self._seen.append((torch.tensor(batch["index"], device=values[0].device), *values))
+
+    def kept(self) -> tuple[Tensor, ...] | None:
+        """Index and values of the whole validation part, each image once however it was spread over devices."""
+        if not self._seen:
+            return None
+        index, *values = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        if self.trainer.world_size > 1:
+            index, *values = (self.all_gather(part).flatten(0, 1) for part in (index, *values))
+        # shares of one size repeat some images
+        first = np.unique(index.cpu().numpy(), return_index=True)[1]
+        return index[first], *(part[first] for part in values)
 
     def on_fit_start(self) -> None:
         """Give the loss the training targets, where it asks for them."""
@@ -181,27 +205,8 @@ class MultiLabelTask(Task):
         NaN.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        loss: Spec | nn.Module = "bce",
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        scheduler: Schedule = None,
-        monitor: str = "val/auroc",
-        mode: str | None = None,
-        channels_last: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            loss=loss,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            monitor=monitor,
-            mode=mode,
-            channels_last=channels_last,
-        )
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    default_loss = "bce"
+    default_monitor = "val/auroc"
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits and labels (N, K)."""
@@ -218,25 +223,19 @@ class MultiLabelTask(Task):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep logits and labels until the epoch's end."""
-        logits = self._logits(batch).float()
-        self._seen.append((torch.tensor(batch["index"], device=logits.device), logits, batch["labels"]))
+        self.keep(batch, self._logits(batch).float(), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
-        """Score the whole part, each image once however it was spread over devices."""
-        if not self._seen:
+        """Score the whole part."""
+        kept = self.kept()
+        if kept is None:
             return
-        index, logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
-        if self.trainer.world_size > 1:
-            index, logits, labels = (self.all_gather(part).flatten(0, 1) for part in (index, logits, labels))
-        # shares of one size repeat some images
-        first = np.unique(index.cpu().numpy(), return_index=True)[1]
-        logits, labels = logits[first], labels[first]
+        index, logits, labels = kept
         lost = logits.isnan().any(dim=1)
         if bool(lost.any()):
             raise ValueError(
                 f"epoch {self.current_epoch}: the logits of {int(lost.sum())} of {len(lost)} validation images are "
-                f"NaN, first of number {int(index.cpu()[first][lost.cpu()][0])}: the weights have diverged, or the "
+                f"NaN, first of number {int(index[lost][0])}: the weights have diverged, or the "
                 f"precision is too low ({self.trainer.precision})"
             )
         scores = {"val/loss": float(self.loss(logits, labels))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from thoraxlib import labels as label_sets
 from thoraxlib.datasets.phantom.body import Body
 from thoraxlib.datasets.phantom.canvas import Array, Pen, ramp
 
@@ -13,24 +14,8 @@ __all__ = ["MASKS", "REGIONS", "organ_masks", "region_boxes"]
 #: Organs of :func:`organ_masks`, in its order. "right" is the patient's right, the picture's left.
 MASKS = ("right lung", "left lung", "heart", "mediastinum", "trachea", "right clavicle", "left clavicle")
 
-_SIDE = (
-    "lung",
-    "apical zone",
-    "upper lung zone",
-    "mid lung zone",
-    "lower lung zone",
-    "hilar structures",
-    "costophrenic angle",
-)
 #: Regions of :func:`region_boxes`, in its order: that of Chest ImaGenome as AnaXNet uses it (Agu et al., MICCAI 2021).
-REGIONS = (
-    *(f"right {part}" for part in _SIDE),
-    *(f"left {part}" for part in _SIDE),
-    "mediastinum",
-    "upper mediastinum",
-    "cardiac silhouette",
-    "trachea",
-)
+REGIONS = label_sets.build("regions18")
 
 # the zones of a lung, as shares of the height of its box
 _ZONES = ((0.0, 0.16), (0.10, 0.40), (0.40, 0.68), (0.68, 1.0))
