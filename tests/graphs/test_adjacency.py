@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from thoraxlib import graphs
-from thoraxlib.graphs import Graph, LabelCounts
-from thoraxlib.graphs.adjacency import Builder, label_graph
+from thoraxlib.graphs import Graph, LabelCounts, RegionCounts
+from thoraxlib.graphs.adjacency import Builder, label_graph, region_graph
 
 NAMES = ("a", "b", "c", "d")
 WRITTEN = {"given": {"nodes": NAMES, "weights": torch.eye(4).tolist()}}
@@ -24,17 +24,23 @@ def counts_of(seed: int, unknown: float = 0.0) -> LabelCounts:
     return LabelCounts.of(torch.cat([targets, torch.ones(1, 4)]), NAMES)
 
 
+def region_counts_of(seed: int) -> RegionCounts:
+    generator = torch.Generator().manual_seed(seed)
+    targets = (torch.rand(60, 4, 3, generator=generator) < torch.rand(4, 3, generator=generator)).float()
+    return RegionCounts.of(targets, NAMES, ["x", "y", "z"])
+
+
 def built(name: str, **options: Any) -> Builder:
     return graphs.adjacency.build(name, **{**WRITTEN.get(name, {}), **options})
 
 
 @pytest.mark.parametrize("name", graphs.adjacency.names())
 def test_every_builder(name: str) -> None:
-    counts = counts_of(0)
+    counts = region_counts_of(0) if name == "jaccard" else counts_of(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = built(name)(counts)
-    assert graph.nodes == counts.labels
+    assert graph.nodes == NAMES
     assert (graph.weights.diagonal() > 0).all()  # a node hears itself
     assert graph.normalized().isfinite().all()
     # the graph is one of names: another order of the labels moves rows and columns
@@ -152,3 +158,80 @@ def test_label_graph_matches_by_name() -> None:
     assert label_graph(["a", "b"], lambda counts: Graph(counts.labels, torch.ones(2, 2)), counts_of(2)).edges()
     with pytest.raises(ValueError, match="counts have no 'Fracture'"):
         label_graph(["Fracture"], options, "nih14")
+
+
+def by_loops(targets: Tensor, average: str) -> Tensor:
+    """The mean Jaccard index as AnaXNet's code goes about it: pair by pair, finding by finding, by scikit-learn."""
+    from sklearn.metrics import jaccard_score
+
+    regions, findings = targets.shape[1:]
+    result = torch.eye(regions, dtype=torch.float64)
+    for a in range(regions):
+        for b in range(regions):
+            some = (targets[:, a] == 1).any(dim=1) | (targets[:, b] == 1).any(dim=1)
+            pairs = [(targets[some, a, f].int().numpy(), targets[some, b, f].int().numpy()) for f in range(findings)]
+            if average == "macro":
+                values = [jaccard_score(x, y, average="macro") for x, y in pairs if len(x)]
+            else:
+                values = [jaccard_score(x, y) for x, y in pairs if x.any() or y.any()]
+            if a != b and values:
+                result[a, b] = sum(values) / len(values)
+    return result
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["macro", "positive"]), st.integers(1, 30))
+@settings(deadline=None, max_examples=25)
+def test_jaccard_by_scikit_learn(seed: int, average: str, images: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    targets = (torch.rand(images, 4, 3, generator=generator) < 0.6 * torch.rand(4, 3, generator=generator)).float()
+    counts = RegionCounts.of(targets, NAMES, ["x", "y", "z"])
+    torch.testing.assert_close(counts.jaccard(average=average), by_loops(targets, average), rtol=0, atol=1e-12)
+
+
+def test_jaccard_options() -> None:
+    counts = region_counts_of(3)
+    alike = counts.jaccard()
+    assert torch.equal(built("jaccard")(counts).weights, (alike > 0.5).float())
+    weighted = built("jaccard", weighted=True, threshold=0.2)(counts).weights
+    torch.testing.assert_close(weighted, torch.where(alike > 0.2, alike, 0.0).float())
+    # a finding that nobody has makes all regions alike, unless it is left out
+    targets = torch.zeros(4, 2, 2)
+    targets[:2, 0, 0] = targets[2:, 1, 0] = 1
+    counts = RegionCounts.of(targets, ["a", "b"], ["x", "never"])
+    assert counts.jaccard()[0, 1] == 0.5
+    assert counts.jaccard(skip_absent=True)[0, 1] == 0
+    assert built("jaccard")(counts).edges() == []
+    assert len(built("jaccard", threshold=0.4)(counts).edges()) == 2
+
+
+def test_findings_graph_with_a_label_that_never_occurs() -> None:
+    counts = LabelCounts.of(torch.tensor([[1, 1, 0], [1, 0, 0]]), ["a", "b", "never"])
+    with pytest.raises(ValueError, match="no image has 'never'"):
+        built("conditional")(counts)
+    weights = built("conditional", absent="ignore")(counts).weights
+    assert weights.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_region_graph() -> None:
+    counts = region_counts_of(1)
+    graph = region_graph(["c", "a"], "jaccard", counts)
+    assert torch.equal(graph.weights, built("jaccard")(counts).select(["c", "a"]).weights)
+    assert region_graph(["c", "a"], graph).nodes == ("c", "a")
+    assert region_graph(["left lung"], "identity").weights.tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: built("jaccard")(counts_of(0)), TypeError, "wants RegionCounts, got LabelCounts"),
+        (lambda: built("conditional")(region_counts_of(0)), TypeError, "wants LabelCounts, got RegionCounts"),
+        (lambda: built("jaccard", threshold=1), ValueError, "threshold=1: from 0 to below 1"),
+        (lambda: built("jaccard", average="micro"), ValueError, "average='micro'"),
+        (lambda: built("conditional", absent="drop"), ValueError, "absent='drop'"),
+        (lambda: built("jaccard")(["spleen"]), ValueError, r"no shipped counts have all of \['spleen'\]"),
+        (lambda: region_graph(["spleen"], "jaccard", region_counts_of(0)), ValueError, "counts have no 'spleen'"),
+    ],
+)
+def test_region_graphs_that_cannot_be(call: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call()

@@ -79,6 +79,10 @@ def test_save_and_load(name: str, tmp_path: Path) -> None:
         ("a.npz", "no archive"),
         ("a.npz", ""),
         ("a.npz", "PK\x03\x04 cut off"),
+        ("a.csv", ""),
+        ("a.csv", "a\tb\n1.0\t0.0\n"),
+        ("a.csv", "a\tb\n1.0\t0.0\n0.0\tone\n"),
+        ("a.csv", "a\tb\n1.0\t0.0\n0.0\n"),
     ],
 )
 def test_files_without_a_graph(name: str, content: str, tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_archives_of_something_else(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", nodes=np.array(["a"]))
     with pytest.raises(ValueError, match="holds no graph.*weights"):
         Graph.load(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"must end in \.json or \.npz, got 'graph\.pkl'"):
+    with pytest.raises(ValueError, match=r"must end in \.json, \.npz or \.csv, got 'graph\.pkl'"):
         random_graph(0).save(tmp_path / "graph.pkl")
     assert not (tmp_path / "graph.pkl").exists()
     with pytest.raises(FileNotFoundError):

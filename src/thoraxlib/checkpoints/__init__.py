@@ -8,6 +8,7 @@ registry: Registry[Layout] = Registry(
     modules=[
         "thoraxlib.checkpoints.native",
         "thoraxlib.checkpoints.ag_cnn",
+        "thoraxlib.checkpoints.anaxnet",
         "thoraxlib.checkpoints.chexnet",
         "thoraxlib.checkpoints.cxr_family",
         "thoraxlib.checkpoints.padchest_seed",

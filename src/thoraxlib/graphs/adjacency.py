@@ -1,4 +1,4 @@
-"""Adjacency builders: label counts -> graph."""
+"""Adjacency builders: counts of labels, or of findings in regions -> graph."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import torch
 
 from thoraxlib import labels as label_sets
 from thoraxlib.graphs import counts as label_counts
+from thoraxlib.graphs import region_counts
 from thoraxlib.graphs.counts import LabelCounts
 from thoraxlib.graphs.graph import Graph
+from thoraxlib.graphs.region_counts import RegionCounts
 from thoraxlib.registry import Registry, Spec
 
-__all__ = ["Builder", "build", "describe", "label_graph", "names", "register", "registry"]
+__all__ = ["Builder", "Counts", "build", "describe", "label_graph", "names", "region_graph", "register", "registry"]
 
-#: From counts, or the labels alone for a builder that needs no counts, to a graph on these labels.
-Builder = Callable[[LabelCounts | Sequence[str]], Graph]
+#: What a graph is made from: counts, or the nodes' names alone, for which shipped counts are looked up if needed.
+Counts = LabelCounts | RegionCounts | Sequence[str]
+#: From counts to a graph on their labels or regions.
+Builder = Callable[[Counts], Graph]
 
 registry: Registry[Builder] = Registry("adjacency")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
@@ -62,7 +66,7 @@ class MLGCN:
             raise ValueError(f"isolated={isolated!r}: allowed are {', '.join(map(repr, _ISOLATED))}")
         self.threshold, self.p, self.divide, self.isolated = threshold, p, divide, isolated
 
-    def __call__(self, counts: LabelCounts | Sequence[str]) -> Graph:
+    def __call__(self, counts: Counts) -> Graph:
         """The graph of `counts`."""
         counts = _with_counts(counts)
         implied = (counts.conditional() >= self.threshold).double().fill_diagonal_(0)
@@ -85,32 +89,75 @@ class MLGCN:
 class Conditional:
     """An edge i -> j where P(j | i) exceeds a threshold, and a loop at every node.
 
+    AnaXNet's findings graph, of the labels of all regions, with ``absent="ignore"``.
+
     Parameters
     ----------
     threshold : float
         In [0, 1]: P must be larger.
     weighted : bool
         The edge weighs P(j | i) instead of 1.
+    absent : {"error", "ignore"}
+        What to do about a label that never occurs; with "ignore" it has no edge, not even the loop.
     """
 
-    def __init__(self, *, threshold: float = 0.4, weighted: bool = False) -> None:
+    def __init__(self, *, threshold: float = 0.4, weighted: bool = False, absent: str = "error") -> None:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold}: from 0 to 1")
-        self.threshold, self.weighted = threshold, weighted
+        if absent not in ("error", "ignore"):
+            raise ValueError(f"absent={absent!r}: allowed are 'error' and 'ignore'")
+        self.threshold, self.weighted, self.absent = threshold, weighted, absent
 
-    def __call__(self, counts: LabelCounts | Sequence[str]) -> Graph:
+    def __call__(self, counts: Counts) -> Graph:
         """The graph of `counts`."""
-        counts = _with_counts(counts)
+        counts = _with_counts(counts, absent=self.absent)
         chance = counts.conditional()
         weights = torch.where(chance > self.threshold, chance if self.weighted else 1.0, 0.0)
-        return Graph(counts.labels, weights.fill_diagonal_(1))
+        weights.diagonal().copy_(counts.positives > 0)
+        return Graph(counts.labels, weights)
+
+
+@register("jaccard")
+class Jaccard:
+    """An edge between regions whose findings are alike (AnaXNet, Agu et al. 2021), and a loop at every node.
+
+    Takes counts of findings in regions; from names alone, shipped ones. Where two regions are not seen with any
+    finding, there is no edge.
+
+    Parameters
+    ----------
+    threshold : float
+        In [0, 1): the mean Jaccard index must be larger.
+    weighted : bool
+        The edge weighs the mean index instead of 1.
+    average, skip_absent
+        See :meth:`thoraxlib.graphs.RegionCounts.jaccard`.
+    """
+
+    def __init__(
+        self, *, threshold: float = 0.5, weighted: bool = False, average: str = "macro", skip_absent: bool = False
+    ) -> None:
+        if not 0 <= threshold < 1:
+            raise ValueError(f"threshold={threshold}: from 0 to below 1")
+        if average not in ("macro", "positive"):
+            raise ValueError(f"average={average!r}: allowed are 'macro' and 'positive'")
+        self.threshold, self.weighted, self.average, self.skip_absent = threshold, weighted, average, skip_absent
+
+    def __call__(self, counts: Counts) -> Graph:
+        """The graph of `counts`."""
+        if isinstance(counts, LabelCounts):
+            raise TypeError("this builder relates regions: it wants RegionCounts, got LabelCounts")
+        if not isinstance(counts, RegionCounts):
+            counts = region_counts.shipped(tuple(counts))
+        alike = counts.jaccard(average=self.average, skip_absent=self.skip_absent)
+        return Graph(counts.regions, torch.where(alike > self.threshold, alike if self.weighted else 1.0, 0.0))
 
 
 @register("identity")
 class Identity:
     """No edge but the loop at every node: the ablation of a label graph. Needs no counts."""
 
-    def __call__(self, labels: LabelCounts | Sequence[str]) -> Graph:
+    def __call__(self, labels: Counts) -> Graph:
         """The graph on `labels`."""
         nodes = _names(labels)
         return Graph(nodes, torch.eye(len(nodes), device="cpu"))
@@ -120,7 +167,7 @@ class Identity:
 class Full:
     """Every node linked to every other and itself, with weight 1. Needs no counts."""
 
-    def __call__(self, labels: LabelCounts | Sequence[str]) -> Graph:
+    def __call__(self, labels: Counts) -> Graph:
         """The graph on `labels`."""
         nodes = _names(labels)
         return Graph(nodes, torch.ones(len(nodes), len(nodes), device="cpu"))
@@ -141,7 +188,7 @@ class Given:
     def __init__(self, *, nodes: Sequence[str], weights: Sequence[Sequence[float]]) -> None:
         self.graph = Graph(tuple(nodes), torch.tensor(weights, device="cpu"))
 
-    def __call__(self, labels: LabelCounts | Sequence[str]) -> Graph:
+    def __call__(self, labels: Counts) -> Graph:
         """Its part on `labels`."""
         return self.graph.select(_names(labels))
 
@@ -167,15 +214,40 @@ def label_graph(
     return builder(nodes if counts is None else label_counts.registry.resolve(counts).select(nodes))
 
 
-def _names(labels: LabelCounts | Sequence[str]) -> tuple[str, ...]:
-    return labels.labels if isinstance(labels, LabelCounts) else label_sets.resolve(tuple(labels))
+def region_graph(
+    regions: str | Sequence[str], adjacency: Spec | Graph | Builder, counts: Spec | RegionCounts | None = None
+) -> Graph:
+    """The graph on `regions` that `adjacency` makes of `counts`.
+
+    Parameters
+    ----------
+    regions : str or sequence of str
+        The nodes, in this order.
+    adjacency : str, mapping, builder or Graph
+        From this registry; or ready, matched by name.
+    counts : str, mapping or RegionCounts, optional
+        From :mod:`thoraxlib.graphs.region_counts`, matched by name; by default shipped ones that have all regions.
+    """
+    nodes = label_sets.resolve(regions)
+    if isinstance(adjacency, Graph):
+        return adjacency.select(nodes)
+    builder = registry.resolve(adjacency)
+    return builder(nodes if counts is None else region_counts.registry.resolve(counts).select(nodes))
 
 
-def _with_counts(counts: LabelCounts | Sequence[str]) -> LabelCounts:
-    """`counts`, or shipped ones for labels, every label with a positive."""
+def _names(labels: Counts) -> tuple[str, ...]:
+    if isinstance(labels, LabelCounts):
+        return labels.labels
+    return labels.regions if isinstance(labels, RegionCounts) else label_sets.resolve(tuple(labels))
+
+
+def _with_counts(counts: Counts, absent: str = "error") -> LabelCounts:
+    """`counts`, or shipped ones for labels; without `absent`, every label with a positive."""
+    if isinstance(counts, RegionCounts):
+        raise TypeError("this builder relates labels: it wants LabelCounts, got RegionCounts")
     if not isinstance(counts, LabelCounts):
         counts = label_counts.shipped(tuple(counts))
-    if counts.absent:
+    if counts.absent and absent == "error":
         lost = ", ".join(map(repr, counts.absent))
         raise ValueError(
             f"no image has {lost}, so that nothing is known about its relations: leave the label out, or count a "

@@ -124,7 +124,9 @@ class Graph:
         return Graph(wanted, self.weights[at][:, at])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the graph as JSON (``.json``) or NumPy archive (``.npz``).
+        """Write the graph as JSON (``.json``), NumPy archive (``.npz``) or table (``.csv``).
+
+        The table is AnaXNet's: columns apart by tabs, a line of names, then a line of weights for each node.
 
         Raises
         ------
@@ -132,18 +134,21 @@ class Graph:
             Another ending.
         """
         path = Path(path)
-        if path.suffix not in (".json", ".npz"):
-            raise ValueError(f"path must end in .json or .npz, got {path.name!r}")
+        if path.suffix not in (".json", ".npz", ".csv"):
+            raise ValueError(f"path must end in .json, .npz or .csv, got {path.name!r}")
         with replacing(path) as scratch:
             if path.suffix == ".json":
                 scratch.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
+            elif path.suffix == ".csv":
+                lines = [self.nodes, *(map(str, row) for row in self.weights.tolist())]
+                scratch.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
             else:
                 with scratch.open("wb") as file:
                     np.savez(file, nodes=np.array(self.nodes), weights=self.weights.numpy())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Graph:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save`, or AnaXNet's code, wrote.
 
         Raises
         ------
@@ -155,6 +160,9 @@ class Graph:
             if path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as content:
                     return cls(tuple(content["nodes"].tolist()), torch.from_numpy(content["weights"]))
+            if path.suffix == ".csv":
+                names, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+                return cls(tuple(names), torch.tensor([[float(value) for value in row] for row in rows], device="cpu"))
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(tuple(content["nodes"]), torch.tensor(content["weights"], device="cpu"))
         except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:

@@ -1,0 +1,249 @@
+"""How often findings occur in anatomical regions, in each and in two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thoraxlib import labels as label_sets
+from thoraxlib.files import replacing
+from thoraxlib.registry import Registry
+
+__all__ = ["RegionCounts", "build", "describe", "names", "register", "registry", "shipped"]
+
+_CHUNK = 4096  # images for each product: fits a cache, and its float32 sums are exact
+_FIELDS = ("both", "either", "usable")
+
+
+@dataclass(frozen=True, eq=False)
+class RegionCounts:
+    """Counts of K findings in pairs of R regions, from which a region graph is made.
+
+    Attributes
+    ----------
+    regions, labels : tuple of str
+        R and K names.
+    both : Tensor
+        int64 (K, R, R): images in which regions a and b both show finding k.
+    either : Tensor
+        int64 (K, R, R): images in which a or b shows it, and it is known in both.
+    usable : Tensor
+        int64 (K, R, R): images in which a or b shows any finding, and finding k is known in both.
+
+    Raises
+    ------
+    ValueError
+        Counts that are no integers (K, R, R), or that do not satisfy 0 <= both <= either <= usable.
+
+    Examples
+    --------
+    >>> targets = torch.tensor([[[1.0], [1.0]], [[1.0], [0.0]]])  # two images, two regions, one finding
+    >>> RegionCounts.of(targets, ["left lung", "right lung"], ["Edema"]).jaccard()
+    tensor([[1.0000, 0.5000],
+            [0.5000, 1.0000]], dtype=torch.float64)
+    """
+
+    regions: tuple[str, ...]
+    labels: tuple[str, ...]
+    both: Tensor
+    either: Tensor
+    usable: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "regions", label_sets.resolve(tuple(self.regions)))
+        object.__setattr__(self, "labels", label_sets.resolve(tuple(self.labels)))
+        shape = (len(self.labels), len(self.regions), len(self.regions))
+        for name in _FIELDS:
+            value = torch.as_tensor(getattr(self, name)).cpu()
+            object.__setattr__(self, name, value)
+            if value.shape != shape or value.is_floating_point():
+                raise ValueError(f"{name} must be integers {shape}, got {value.dtype} {tuple(value.shape)}")
+        if not bool(((self.both >= 0) & (self.both <= self.either) & (self.either <= self.usable)).all()):
+            raise ValueError("counts must satisfy 0 <= both <= either <= usable for each finding and pair of regions")
+
+    @classmethod
+    def of(
+        cls, targets: Any, regions: str | Sequence[str], labels: str | Sequence[str], *, complete: bool = True
+    ) -> RegionCounts:
+        """Counts of region labels, chunk by chunk in constant extra memory.
+
+        Parameters
+        ----------
+        targets : Tensor, array, or an iterable of them
+            (N, R, K) with 1, 0, and NaN for unknown, of any number type; a region that an image lacks is NaN in all
+            findings. Or chunks of it, which are added up.
+        regions, labels : str or sequence of str
+            What rows and columns mean.
+        complete : bool
+            Count images that have all regions only, as AnaXNet does.
+
+        Raises
+        ------
+        ValueError
+            Another shape, or values other than 0, 1 and NaN.
+        """
+        rows, columns = label_sets.resolve(regions), label_sets.resolve(labels)
+        sums = torch.zeros(3, len(columns), len(rows), len(rows), dtype=torch.int64, device="cpu")
+        parts: Iterable[Any] = [targets] if hasattr(targets, "ndim") else targets
+        for part in parts:
+            values = part if isinstance(part, Tensor) else np.asarray(part)
+            if values.ndim != 3 or tuple(values.shape[1:]) != (len(rows), len(columns)):
+                raise ValueError(
+                    f"targets must be (N, {len(rows)}, {len(columns)}): images, regions, findings; "
+                    f"got shape {tuple(values.shape)}"
+                )
+            for start in range(0, len(values), _CHUNK):
+                chunk = values[start : start + _CHUNK]
+                # a copy, as an array may be read-only or backwards
+                sums += _count(chunk.cpu() if isinstance(chunk, Tensor) else torch.from_numpy(chunk.copy()), complete)
+        return cls(rows, columns, *sums)
+
+    def jaccard(self, *, average: str = "macro", skip_absent: bool = False) -> Tensor:
+        """How alike two regions' findings are, float64 (R, R) in [0, 1].
+
+        For each finding the Jaccard index of the two regions over the usable images; then the mean over findings.
+
+        Parameters
+        ----------
+        average : {"macro", "positive"}
+            "macro": the mean of the index of presence and that of absence, each where it is defined (scikit-learn's
+            macro average, which AnaXNet's code has). "positive": of presence alone, over the findings that occur in
+            one of the two regions.
+        skip_absent : bool
+            With "macro", leave out findings that occur in neither region; otherwise they count as wholly alike.
+
+        Raises
+        ------
+        ValueError
+            Another average.
+        """
+        if average not in ("macro", "positive"):
+            raise ValueError(f"average={average!r}: allowed are 'macro' and 'positive'")
+        occurs, differs = self.either > 0, self.usable > self.both
+        present = torch.where(occurs, self.both.double() / self.either.clamp(min=1), 0.0)
+        if average == "positive":
+            return _mean(present, occurs)
+        absent = (self.usable - self.either).double() / (self.usable - self.both).clamp(min=1)
+        of_finding = (present + torch.where(differs, absent, 0.0)) / (occurs.double() + differs).clamp(min=1)
+        return _mean(of_finding, occurs if skip_absent else self.usable > 0)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RegionCounts:
+        """Counts from the JSON file that :meth:`save` writes.
+
+        Raises
+        ------
+        ValueError
+            No such content, or counts that cannot be.
+        """
+        try:
+            return given(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no region counts ('regions', 'labels', ...): {error!r}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the counts as JSON."""
+        with replacing(Path(path)) as scratch:
+            scratch.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
+
+    def select(self, regions: str | Sequence[str]) -> RegionCounts:
+        """The counts of `regions`, in their order, found by name.
+
+        Raises
+        ------
+        ValueError
+            A region that was not counted.
+        """
+        wanted = label_sets.resolve(regions)
+        at = torch.tensor(label_sets.positions(self.regions, wanted, "counts have no {lost}; they have {known}"))
+        return RegionCounts(wanted, self.labels, *(getattr(self, name)[:, at][:, :, at] for name in _FIELDS))
+
+    @property
+    def registry_spec(self) -> dict[str, Any]:
+        """How a model records these counts: they are rebuilt from its config."""
+        return {"name": "given", **self._to_json()}
+
+    def _to_json(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name).tolist() for name in _FIELDS}
+        return {"regions": list(self.regions), "labels": list(self.labels), **fields}
+
+    def __repr__(self) -> str:
+        return f"RegionCounts({len(self.regions)} regions, {len(self.labels)} findings)"
+
+
+def _count(chunk: Tensor, complete: bool) -> Tensor:
+    """Both, either and usable (3, K, R, R) of a chunk (n, R, K)."""
+    values = chunk.float().permute(2, 0, 1)
+    known = ~values.isnan()
+    ones = torch.where(known, values, 0.0)
+    wrong = ((ones != 0) & (ones != 1)).nonzero()
+    if len(wrong):
+        k, image, region = wrong[0].tolist()
+        raise ValueError(f"targets must be 0, 1 or NaN, got {values[k, image, region].item()} at {[image, region, k]}")
+    if complete:
+        whole = known.any(dim=0).all(dim=1)
+        ones, known = ones[:, whole], known[:, whole]
+    some = ones.amax(dim=0, keepdim=True)
+    # a product over the images for each finding: of what is positive, and of the regions with any finding
+    of_known = known.float()
+    both = ones.mT @ ones
+    positive, active = ones.mT @ of_known, (some * of_known).mT @ of_known
+    usable = active + active.mT - (some * of_known).mT @ (some * of_known)
+    return torch.stack([both, positive + positive.mT - both, usable]).long()
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """Over the first dimension, of those that count; 0 where none does, and 1 on the diagonal."""
+    mean = torch.where(where, values, 0.0).sum(dim=0) / where.sum(dim=0).clamp(min=1)
+    return mean.fill_diagonal_(1)
+
+
+registry: Registry[RegionCounts] = Registry("region_counts")
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+
+@register("given")
+def given(*, regions: Sequence[str], labels: Sequence[str], both: Any, either: Any, usable: Any) -> RegionCounts:
+    """Counts written out; see :class:`RegionCounts`."""
+    tables = (torch.tensor(values, device="cpu") for values in (both, either, usable))
+    return RegionCounts(tuple(regions), tuple(labels), *tables)
+
+
+@register("phantom_regions18")
+@cache
+def phantom_regions18() -> RegionCounts:
+    """The 18 regions of AnaXNet in films of ``datasets.build("phantom")``: a stand-in that needs no data, not anatomy.
+
+    Made by ``python -m thoraxlib.graphs.phantom_counts``; for a model of patients, count their labels.
+    """
+    text = resources.files("thoraxlib.graphs").joinpath("data/phantom_regions18.json").read_text(encoding="utf-8")
+    return given(**json.loads(text))
+
+
+def shipped(regions: str | Sequence[str]) -> RegionCounts:
+    """Shipped counts of `regions`, in their order.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    wanted = label_sets.resolve(regions)
+    counts = build("phantom_regions18")
+    if None in label_sets.align(counts.regions, wanted):
+        raise ValueError(
+            f"no shipped counts have all of {list(wanted)}: count your own, "
+            "counts=thoraxlib.graphs.RegionCounts.of(targets, regions, labels), or do without: adjacency='identity' "
+            "or 'full'"
+        )
+    return counts.select(wanted)

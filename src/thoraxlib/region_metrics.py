@@ -1,0 +1,194 @@
+"""Scores of findings in anatomical regions: every finding in every region, and what they come to.
+
+Targets are (N, R, K): 1, 0, or NaN for unknown or absent; scores are (N, R, K), probabilities or logits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from thoraxlib import labels as label_sets
+from thoraxlib.arrays import Floats, array
+from thoraxlib.files import replacing
+from thoraxlib.heads.regions import image_level
+from thoraxlib.metrics import Report, auroc, evaluate
+
+__all__ = ["RegionReport", "evaluate_regions", "image_targets"]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionReport:
+    """Scores of K findings in R regions; ``str(report)`` is a table of the findings.
+
+    Attributes
+    ----------
+    labels, regions : tuple of str
+        K and R names.
+    auroc : ndarray
+        float64 (K, R): of each finding in each region; NaN without both classes.
+    positives : ndarray
+        int64 (K, R).
+    minimum : int
+        Positives, and negatives, that a region needs to count in :attr:`per_finding`.
+    pooled : Report
+        Every region of every image as a case of its own, with intervals.
+    images : Report
+        Images: positive if a region is, scored by the highest of their regions.
+    """
+
+    labels: tuple[str, ...]
+    regions: tuple[str, ...]
+    auroc: Floats
+    positives: np.ndarray
+    minimum: int
+    pooled: Report
+    images: Report
+    _enough: np.ndarray
+
+    @property
+    def per_finding(self) -> Floats:
+        """AUROC of each finding, float64 (K,): the mean over its regions, as AnaXNet reports it.
+
+        A region with two positives weighs as much as one with 20,000, unless ``minimum`` leaves it out.
+        """
+        values = np.where(self._enough, self.auroc, np.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a finding that no region has
+            return np.nanmean(values, axis=1)
+
+    @property
+    def mean(self) -> float:
+        """The mean of :attr:`per_finding`."""
+        values = self.per_finding
+        return float(np.nanmean(values)) if not np.isnan(values).all() else np.nan
+
+    def _cells(self) -> list[list[str]]:
+        percent = f"{100 * self.pooled.level:g} %"
+        cells = [["finding", "positive", "regions", "AUROC", "pooled", percent, "image", percent]]
+        rows = zip((*self.pooled.rows, self.pooled.mean), (*self.images.rows, self.images.mean), strict=True)
+        means = [*self.per_finding, self.mean]
+        counted = [*self._enough.sum(axis=1).tolist(), int(self._enough.sum())]
+        for (pooled, image), value, regions in zip(rows, means, counted, strict=True):
+            line = [pooled.label, str(pooled.positives), str(regions), _number(value)]
+            for row in (pooled, image):
+                line += [_number(row.auroc), f"{_number(row.auroc_low)} - {_number(row.auroc_high)}"]
+            cells.append(line)
+        return cells
+
+    def __str__(self) -> str:
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if k else cell.ljust(width)
+                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in cells
+        )
+
+    def to_markdown(self) -> str:
+        """A Markdown table of the findings."""
+        heading, *body = self._cells()
+        rule = ["---"] + ["---:"] * (len(heading) - 1)
+        return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *body)) + "\n"
+
+    def to_csv(self) -> str:
+        """AUROC and positives of every finding in every region, a line each; NaN is empty."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["finding", "region", "positives", "auroc"])
+        for k, label in enumerate(self.labels):
+            for r, region in enumerate(self.regions):
+                value = self.auroc[k, r]
+                writer.writerow([label, region, int(self.positives[k, r]), "" if np.isnan(value) else float(value)])
+        return text.getvalue()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``regions.csv``, ``regions.md`` and ``regions.txt`` into `folder`, which is made if need be."""
+        texts = {"regions.csv": self.to_csv(), "regions.md": self.to_markdown(), "regions.txt": f"{self}\n"}
+        for name, text in texts.items():
+            with replacing(Path(folder) / name) as scratch:
+                scratch.write_text(text, encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+def image_targets(targets: torch.Tensor) -> torch.Tensor:
+    """Labels (N, K) of images from those of their regions (N, R, K): the highest that is known, NaN where none is."""
+    highest = torch.where(targets.isnan(), -torch.inf, targets).amax(dim=1)
+    return torch.where(highest == -torch.inf, torch.nan, highest)
+
+
+def evaluate_regions(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    *,
+    regions: str | Sequence[str],
+    labels: str | Sequence[str],
+    present: ArrayLike | None = None,
+    minimum: int = 1,
+    patient_ids: Sequence[str] | None = None,
+    reference: Mapping[str, float] | None = None,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> RegionReport:
+    """AUROC of every finding in every region, over all regions, and of images.
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, R, K); see the module. Scores of absent regions may be anything.
+    regions, labels : str or sequence of str
+        R and K names.
+    present : array_like, optional
+        bool (N, R): the regions that were found; others are not scored. By default all.
+    minimum : int
+        See :class:`RegionReport`.
+    patient_ids : sequence of str, optional
+        For each image; whole patients are resampled for the intervals.
+    reference : mapping of str to float, optional
+        AUROC of each finding elsewhere, beside the images'.
+    n_bootstrap, level, seed
+        See :func:`thoraxlib.metrics.bootstrap`.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, or what :func:`thoraxlib.metrics.auroc` refuses.
+    """
+    places, findings = label_sets.resolve(regions), label_sets.resolve(labels)
+    y, s = torch.from_numpy(array(targets).copy()), torch.from_numpy(array(scores).copy())
+    shape = (len(places), len(findings))
+    if y.ndim != 3 or tuple(y.shape[1:]) != shape or s.shape != y.shape:
+        raise ValueError(
+            f"targets and scores must be (N, {shape[0]}, {shape[1]}), got {tuple(y.shape)}, {tuple(s.shape)}"
+        )
+    if minimum < 1:
+        raise ValueError(f"minimum={minimum}: at least 1")
+    there = torch.ones(y.shape[:2], dtype=torch.bool) if present is None else torch.as_tensor(np.asarray(present))
+    if there.dtype != torch.bool or there.shape != y.shape[:2]:
+        raise ValueError(f"present must be bool {tuple(y.shape[:2])}, got {there.dtype} {tuple(there.shape)}")
+    y, s = torch.where(there[..., None], y, torch.nan), torch.where(there[..., None], s, 0.0)
+    options = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed}
+    every = None if patient_ids is None else [patient for patient in patient_ids for _ in places]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # most regions never show most findings
+        areas = auroc(y.flatten(1), s.flatten(1)).reshape(shape).T
+        pooled = evaluate(y.flatten(0, 1), s.flatten(0, 1), findings, patient_ids=every, **options)
+        highest = image_level(s, there).nan_to_num(0.0)
+        images = evaluate(image_targets(y), highest, findings, patient_ids=patient_ids, reference=reference, **options)
+    ones, zeros = ((y == value).sum(dim=0).T.numpy() for value in (1, 0))
+    return RegionReport(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))
