@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -41,8 +41,11 @@ class Finding:
         x1, y1, x2, y2 in the file's pixels, the highest score first.
     scores : tuple of float
         Of the boxes: the probability times the mean of the stretched map in it.
+        Where the boxes are anatomical regions, the finding's probability in each.
     map : Tensor
         float32 (H, W): the heat map in the film's own frame; what the model did not see is NaN.
+    regions : tuple of str
+        Names of the boxes, where they are anatomical regions; otherwise empty.
     """
 
     label: str
@@ -50,9 +53,12 @@ class Finding:
     boxes: tuple[tuple[float, float, float, float], ...]
     scores: tuple[float, ...]
     map: Tensor
+    regions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        places = "; ".join(" ".join(f"{value:.0f}" for value in box) for box in self.boxes)
+        names = [f"{region} " for region in self.regions] or [""] * len(self.boxes)
+        corners = [" ".join(f"{value:.0f}" for value in box) for box in self.boxes]
+        places = "; ".join(name + box for name, box in zip(names, corners, strict=True))
         return f"{self.label:<28}{self.probability:>7.3f}  {places}"
 
 
@@ -67,7 +73,7 @@ class Explanation:
     image : Tensor
         uint8, or floating point in [0, 1]: (1, H, W), the film as it was read.
     probabilities : Mapping[str, float]
-        Of every label.
+        Of every label; NaN where it could not be assessed, as no anatomical region was found.
     findings : tuple of Finding
         Labels above their threshold, the likeliest first.
     method, rule : str
@@ -93,8 +99,13 @@ class Explanation:
         ]
         lines += [str(finding) for finding in self.findings]
         if not self.findings:
-            label, probability = max(self.probabilities.items(), key=lambda item: item[1])
-            lines.append(f"nothing above its threshold; highest: {label} {probability:.3f}")
+            known = {label: value for label, value in self.probabilities.items() if value == value}
+            highest = max(known, key=known.__getitem__, default=None)
+            lines.append(
+                "no region found: not assessed"
+                if highest is None
+                else f"nothing above its threshold; highest: {highest} {known[highest]:.3f}"
+            )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -104,13 +115,14 @@ class Explanation:
             "size": list(self.size),
             "method": self.method,
             "rule": self.rule,
-            "probabilities": dict(self.probabilities),
+            "probabilities": {label: value if value == value else None for label, value in self.probabilities.items()},
             "findings": [
                 {
                     "label": finding.label,
                     "probability": finding.probability,
                     "boxes": [list(box) for box in finding.boxes],
                     "scores": list(finding.scores),
+                    **({"regions": list(finding.regions)} if finding.regions else {}),
                 }
                 for finding in self.findings
             ],
@@ -139,7 +151,9 @@ class Explanation:
             cell = viz.overlay(film, finding.map.nan_to_num(lowest))
             cell = viz.draw_boxes(cell, true.get(finding.label, []), truth=True)
             boxes = torch.tensor(finding.boxes).reshape(-1, 4) * scale
-            cells.append(viz.draw_boxes(cell, boxes, [f"{score:.2f}" for score in finding.scores]))
+            names = [f"{region} " for region in finding.regions] or [""] * len(boxes)
+            texts = [f"{name}{score:.2f}" for name, score in zip(names, finding.scores, strict=True)]
+            cells.append(viz.draw_boxes(cell, boxes, texts))
             titles.append(f"{finding.label} {finding.probability:.2f}")
         return viz.panel(cells, titles, columns=min(len(cells), 3), side=side, legend=truth is not None)
 
@@ -172,10 +186,12 @@ def explain(
         Files, Pillow images, arrays or tensors, as :func:`thoraxlib.preprocess_for` takes them.
     method : str or mapping, optional
         From :mod:`thoraxlib.cams`; default "pcam" for PCAM pooling, "cam" where the head has per-location logits,
-        "gradcam" elsewhere.
+        "gradcam" elsewhere. For a model of anatomical regions, "regions": the heat map is a finding's probability in
+        each region, the highest where regions overlap.
     rule : str, mapping or callable, optional
         From :mod:`thoraxlib.localization`; default, at most three boxes of what is above half of "pcam"'s probability,
-        or above 180 of 255 of another map.
+        or above 180 of 255 of another map. For a model of anatomical regions, "all" those in which the probability is
+        above the threshold, or "specific": without those that hold a smaller such region.
     threshold : float, sequence of float or mapping of str to float
         Above which probability a label is a finding: one for all, K in the model's order, or by name (0.5 for the
         others). :func:`thoraxlib.metrics.best_thresholds` chooses them.
@@ -220,67 +236,117 @@ def explain_each(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
     limits = _thresholds(threshold, tuple(model.labels))
-    if method is None:
-        method = _default_method(model)
-    name, options = cams.registry.split_spec(method)
-    cam = cams.build(name, model, **options)
-    if rule is None:
-        rule = {"name": "level", "keep": 3} if name == "pcam" else {"name": "threshold", "levels": (180,), "keep": 3}
-    boxes_of = localization.registry.resolve(rule)
-    if not callable(boxes_of):
-        raise TypeError(f"rule={rule!r}: a name, a mapping or a callable is needed")
-    by = rule if isinstance(rule, str) else str(rule["name"]) if isinstance(rule, Mapping) else type(rule).__name__
-    return _explanations(model, _listed(images), cam, name, boxes_of, by, limits, batch_size)
+    look: Look
+    if hasattr(model, "region_names"):
+        from thoraxlib.region_explanation import ByRegions
+
+        look = ByRegions(model, method, rule)
+    else:
+        look = ByMaps(model, method, rule)
+    return _explanations(model, _listed(images), look, limits, batch_size)
+
+
+class Seen(NamedTuple):
+    """What a model sees in a batch of N films.
+
+    Attributes
+    ----------
+    probabilities : Tensor
+        (N, K).
+    image, label : Tensor
+        int64 (M,): of each finding, a label above its threshold.
+    maps : Tensor
+        (M, h, w): of each finding.
+    boxes : Boxes
+        In pixels of the input; ``image`` is the position among the findings, ``label`` that in the look's `regions`.
+    """
+
+    probabilities: Tensor
+    image: Tensor
+    label: Tensor
+    maps: Tensor
+    boxes: Boxes
+
+
+class Look(Protocol):
+    """A way to see findings: ``look(x, limits)`` of a batch (N, C, h, w) and thresholds (K,), on the CPU."""
+
+    method: str
+    rule: str
+    regions: tuple[str, ...]
+
+    def __call__(self, x: Tensor, limits: Tensor) -> Seen:
+        """What is seen."""
+        ...
+
+
+class ByMaps:
+    """Findings on heat maps, and boxes by a rule."""
+
+    regions: tuple[str, ...] = ()
+
+    def __init__(self, model: Any, method: Spec | None, rule: Spec | Any | None) -> None:
+        self.method, options = cams.registry.split_spec(_default_method(model) if method is None else method)
+        self.cam = cams.build(self.method, model, **options)
+        if rule is None:
+            level = {"name": "level", "keep": 3}
+            rule = level if self.method == "pcam" else {"name": "threshold", "levels": (180,), "keep": 3}
+        self.boxes_of = localization.registry.resolve(rule)
+        if not callable(self.boxes_of):
+            raise TypeError(f"rule={rule!r}: a name, a mapping or a callable is needed")
+        named = rule["name"] if isinstance(rule, Mapping) else rule
+        self.rule = named if isinstance(named, str) else type(rule).__name__
+        self.size = model.input_spec.size
+
+    def __call__(self, x: Tensor, limits: Tensor) -> Seen:
+        """What is seen."""
+        logits, maps = (each.cpu() for each in self.cam.with_logits(x))
+        probabilities = logits.sigmoid()
+        image, label = (probabilities > limits).nonzero(as_tuple=True)
+        chosen = maps[image, label]
+        boxes: Boxes = self.boxes_of(chosen[:, None], self.size, probabilities[image, label][:, None])
+        return Seen(probabilities, image, label, chosen, boxes)
 
 
 def _explanations(
-    model: Any,
-    images: Iterable[Any],
-    cam: cams.ClassActivationMap,
-    method: str,
-    rule: Any,
-    by: str,
-    limits: Tensor,
-    batch_size: int,
+    model: Any, images: Iterable[Any], look: Look, limits: Tensor, batch_size: int
 ) -> Iterator[Explanation]:
     preprocess, device = preprocess_for(model), next(model.parameters()).device
     names, position, sources = _Names(), 0, iter(images)
     while batch := list(islice(sources, batch_size)):
         films = [read(source) for source in batch]
         x = torch.stack([preprocess.transform(film).as_subclass(Tensor) for film in films]).to(device)
-        logits, maps = (each.cpu() for each in cam.with_logits(x))
-        probabilities = logits.sigmoid()
-        image, label = (probabilities > limits).nonzero(as_tuple=True)
-        chosen = maps[image, label]
+        seen = look(x, limits)
         sizes = [(int(film.shape[-2]), int(film.shape[-1])) for film in films]
-        found: Boxes = rule(chosen[:, None], model.input_spec.size, probabilities[image, label][:, None])
-        found = to_original(found, model.input_spec, [sizes[n] for n in image.tolist()])
+        found = to_original(seen.boxes, model.input_spec, [sizes[n] for n in seen.image.tolist()])
         for n, film in enumerate(films):
-            here = (image == n).nonzero().flatten().tolist()
+            here = (seen.image == n).nonzero().flatten().tolist()
             findings = [
                 _finding(
-                    model.labels[int(label[m])],
-                    float(probabilities[n, label[m]]),
+                    model.labels[int(seen.label[m])],
+                    float(seen.probabilities[n, seen.label[m]]),
                     found.where(found.image == m),
-                    _to_film(chosen[m], model.input_spec, sizes[n]),
+                    _to_film(seen.maps[m], model.input_spec, sizes[n]),
+                    look.regions,
                 )
                 for m in here
             ]
             yield Explanation(
                 name=names.of(batch[n], position + n),
                 image=film.as_subclass(Tensor),
-                probabilities=dict(zip(model.labels, probabilities[n].tolist(), strict=True)),
+                probabilities=dict(zip(model.labels, seen.probabilities[n].tolist(), strict=True)),
                 findings=tuple(sorted(findings, key=lambda finding: -finding.probability)),
-                method=method,
-                rule=by,
+                method=look.method,
+                rule=look.rule,
             )
         position += len(batch)
 
 
-def _finding(label: str, probability: float, boxes: Boxes, heat: Tensor) -> Finding:
-    order = boxes.score.argsort(descending=True)
-    corners = tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy[order].tolist())
-    return Finding(label, probability, corners, tuple(boxes.score[order].tolist()), heat)
+def _finding(label: str, probability: float, boxes: Boxes, heat: Tensor, regions: tuple[str, ...]) -> Finding:
+    boxes = boxes.where(boxes.score.argsort(descending=True))
+    corners = tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist())
+    names = tuple(regions[r] for r in boxes.label.tolist()) if regions else ()
+    return Finding(label, probability, corners, tuple(boxes.score.tolist()), heat, names)
 
 
 def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:

@@ -166,9 +166,5 @@ def _config_of(model: Any) -> dict[str, Any]:
             f"cannot save {config['name']!r}: {listed}. Register the part in its room (for instance "
             "@thoraxlib.backbones.register(...)) and pass it by name, so that the saved model can be built again"
         )
-    return {
-        "thoraxlib_version": __version__,
-        **config,
-        "labels": list(model.labels),
-        "input_spec": model.input_spec.to_json(),
-    }
+    spec = {"input_spec": model.input_spec.to_json()} if model.input_spec is not None else {}
+    return {"thoraxlib_version": __version__, **config, "labels": list(model.labels), **spec}

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ class RegionReport:
         values = np.where(self._enough, self.auroc, np.nan)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a finding that no region has
-            return np.nanmean(values, axis=1)
+            means: Floats = np.nanmean(values, axis=1)
+        return means
 
     @property
     def mean(self) -> float:
@@ -182,13 +184,13 @@ def evaluate_regions(
     if there.dtype != torch.bool or there.shape != y.shape[:2]:
         raise ValueError(f"present must be bool {tuple(y.shape[:2])}, got {there.dtype} {tuple(there.shape)}")
     y, s = torch.where(there[..., None], y, torch.nan), torch.where(there[..., None], s, 0.0)
-    options = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed}
+    scored = partial(evaluate, labels=findings, n_bootstrap=n_bootstrap, level=level, seed=seed)
     every = None if patient_ids is None else [patient for patient in patient_ids for _ in places]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # most regions never show most findings
         areas = auroc(y.flatten(1), s.flatten(1)).reshape(shape).T
-        pooled = evaluate(y.flatten(0, 1), s.flatten(0, 1), findings, patient_ids=every, **options)
+        pooled = scored(y.flatten(0, 1), s.flatten(0, 1), patient_ids=every)
         highest = image_level(s, there).nan_to_num(0.0)
-        images = evaluate(image_targets(y), highest, findings, patient_ids=patient_ids, reference=reference, **options)
+        images = scored(image_targets(y), highest, patient_ids=patient_ids, reference=reference)
     ones, zeros = ((y == value).sum(dim=0).T.numpy() for value in (1, 0))
     return RegionReport(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))

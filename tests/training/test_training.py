@@ -349,9 +349,9 @@ def test_errors_of_a_run(tmp_path: Path) -> None:
         sample = to_float(sample)
         return {**sample, "image": sample["image"] + (float("nan") if sample["id"] == "0-7.png" else 0.0)}
 
-    with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite pixels"):
+    with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite values"):
         training.fit(Net(), module(train_transform=holes), output=tmp_path / "c", **FAST)
-    with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite pixels"):
+    with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite values"):
         training.predict(Net(), Films(10), transform=holes, progress=False)
     with pytest.raises(ValueError, match="epoch 0, batch 1: .*diverged"):
         training.fit(Net(), module(), output=tmp_path / "d", **{**FAST, "optimizer": partial(torch.optim.SGD, lr=1e30)})

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +50,8 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         except SafetensorError as error:
             raise ValueError(f"{path}: no readable safetensors file ({error})") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
         if tarfile.is_tarfile(path):
             raise ValueError(f"{path}: this is an archive; unpack it and give the file inside") from error
@@ -68,6 +70,14 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         return state_dict_of(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a file needs to hold scores as NumPy's numbers beside the weights (AnaXNet's do): plain data, no code."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)}
+    # the name in files of NumPy 1, and of NumPy 2
+    return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, *kinds]
 
 
 def read_ag_cnn(

@@ -225,9 +225,10 @@ def anaxnet(
     finder = None if detector is None else detection.registry.resolve(detector, regions=places)
     if finder is not None and tuple(finder.region_names) != places:
         raise ValueError(f"the detector finds {list(finder.region_names)}, the model has regions={list(places)}")
-    width = in_features or getattr(finder, "feature_dim", 1024)
-    if finder is not None and width != finder.feature_dim:
-        raise ValueError(f"in_features={in_features}, but the detector's features are {finder.feature_dim} wide")
+    found: int = getattr(finder, "feature_dim", in_features or 1024)
+    width = found if in_features is None else in_features
+    if width != found:
+        raise ValueError(f"in_features={in_features}, but the detector's features are {found} wide")
     graph = {key: value for key, value in (("adjacency", adjacency), ("counts", counts)) if value is not None}
     if isinstance(head, (str, Mapping)):
         kind, _ = region_heads.registry.split_spec(head)

@@ -12,6 +12,7 @@ from thoraxlib.training.ag_cnn import ag_cnn_stages
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
 from thoraxlib.training.predict import Predictions, predict
+from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.stages import Stage, fit_stages
 from thoraxlib.training.task import MultiLabelTask, Task
@@ -21,6 +22,7 @@ __all__ = [
     "FitResult",
     "MultiLabelTask",
     "Predictions",
+    "RegionTask",
     "SegmentationTask",
     "Stage",
     "Task",

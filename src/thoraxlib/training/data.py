@@ -18,15 +18,16 @@ from thoraxlib.datasets import ChestDataset, collate
 __all__ = ["DataModule", "Samples"]
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
-_KEPT = ("image", "labels", "id", "organ_mask")
+_KEPT = ("image", "organ_mask", "features", "present", "region_labels", "labels", "id")
 _PIXELS = {"image", "organ_mask", "masks"}
 
 
 class Samples(Dataset[dict[str, Any]]):
     """What training and prediction read of a data set: ``image``, ``labels``, ``id``, and the ``index``.
 
-    Also ``organ_mask`` (uint8 (1, H, W)), where samples have one (:class:`thoraxlib.datasets.WithOrganMasks`), and
-    ``masks``, where they are asked for.
+    Also ``organ_mask`` (uint8 (1, H, W)), where samples have one (:class:`thoraxlib.datasets.WithOrganMasks`);
+    ``region_labels`` and ``present``, and ``features`` instead of an image, where samples are of anatomical regions;
+    and ``masks``, where they are asked for.
 
     Parameters
     ----------
@@ -93,8 +94,9 @@ class Samples(Dataset[dict[str, Any]]):
             sample = self._transformed(self._read(index))
         finally:
             generator.set_state(before)
-        if sample["image"].is_floating_point() and not bool(sample["image"].isfinite().all()):
-            raise ValueError(f"{sample['id']}: NaN or infinite pixels")
+        values = sample["features" if "features" in sample else "image"]
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise ValueError(f"{sample['id']}: NaN or infinite values")
         return {**{name: sample[name] for name in self.kept if name in sample}, "index": index}
 
     def _transformed(self, sample: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.logs import EpochTable, quiet
+from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.segmentation import SegmentationTask
@@ -104,8 +105,8 @@ def fit(
     epochs, max_steps : int
         Passes over the data; and optimizer steps at most (-1: no such bound).
     task : callable, optional
-        What is trained for what: a subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters and
-        :class:`MultiLabelTask` for everything else.
+        What is trained for what: a subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters,
+        :class:`RegionTask` for models with ``region_names``, and :class:`MultiLabelTask` for everything else.
     loss, optimizer, scheduler, monitor, mode, channels_last
         See the task, which has defaults for those not given. The epoch with the best `monitor` is kept:
         ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, or what a callback logs.
@@ -144,8 +145,7 @@ def fit(
     output = Path(output)
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
-    make: Callable[..., Task] = task or (SegmentationTask if isinstance(model, Segmenter) else MultiLabelTask)
-    training = make(
+    training = (task or _task_for(model))(
         model,
         loss=loss,
         optimizer=optimizer,
@@ -206,6 +206,12 @@ def fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return _best(model, trainer, of_best, best, output, monitor)
+
+
+def _task_for(model: nn.Module) -> Callable[..., Task]:
+    if isinstance(model, Segmenter):
+        return SegmentationTask
+    return RegionTask if hasattr(model, "region_names") else MultiLabelTask
 
 
 def _identity(model: nn.Module) -> Any:

@@ -23,9 +23,9 @@ class Predictions(NamedTuple):
     Attributes
     ----------
     probabilities, logits : Tensor
-        float32 (N, K).
+        float32 (N, K); of a model of regions (N, R, K).
     targets : Tensor
-        float32 (N, K): 1, 0, or NaN.
+        float32, of that shape: 1, 0, or NaN.
     ids : list of str
         N.
     labels : tuple of str
@@ -55,7 +55,7 @@ def predict(
     Parameters
     ----------
     model : nn.Module
-        Returns logits (N, K). Its mode and device are given back as they were.
+        Returns logits. Its mode and device are given back as they were.
     dataset : ChestDataset
         The films.
     transform : callable, optional
@@ -98,4 +98,5 @@ def predict(
     finally:
         model.to(home).train(training)
     logits = torch.cat(parts)
-    return Predictions(logits.sigmoid(), logits, dataset.targets.clone(), list(dataset.ids), labels)
+    targets = dataset.targets if logits.ndim == 2 else dataset.region_targets  # type: ignore[attr-defined]
+    return Predictions(logits.sigmoid(), logits, targets.clone(), list(dataset.ids), labels)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thoraxlib import losses, metrics
+from thoraxlib.arrays import Floats
 from thoraxlib.registry import Spec
 from thoraxlib.training.schedules import Schedule, schedule
 
@@ -24,10 +25,21 @@ LOOK_ELSEWHERE = 50
 
 
 def model_inputs(batch: dict[str, Any]) -> tuple[Tensor, ...]:
-    """What of a batch goes into the model: the images, and organ masks where the data set has them."""
+    """What of a batch goes into the model: features of regions and which are present; or images, and organ masks."""
+    if "features" in batch:
+        return batch["features"], batch["present"]
     if "organ_mask" in batch:
         return batch["image"], batch["organ_mask"].to(batch["image"].dtype)
     return (batch["image"],)
+
+
+def check_labels(logits: Tensor, labels: Tensor) -> None:
+    """Raise unless there is a label for every logit."""
+    if logits.shape != labels.shape:
+        raise ValueError(
+            f"the labels are {tuple(labels.shape)}, the model's logits {tuple(logits.shape)}: a data set "
+            "for this model has its labels (datasets take labels=model.labels)"
+        )
 
 
 def better(monitor: str) -> str:
@@ -93,7 +105,7 @@ class Task(LightningModule):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.model(x.to(memory_format=self.memory_format), *more)
+        logits: Tensor = self.model(x.to(memory_format=self.memory_format) if x.ndim == 4 else x, *more)
         return logits
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -104,6 +116,11 @@ class Task(LightningModule):  # type: ignore[misc]
         """What is minimised."""
         loss: Tensor = self.loss(*self.outputs(batch))
         return loss
+
+    def training_targets(self) -> Tensor | None:
+        """What a loss with a ``fit`` method gets before the first step."""
+        targets: Tensor | None = getattr(self.trainer.datamodule, "targets", None)
+        return targets
 
     def trained_parameters(self) -> list[Any]:
         """Parameters, or groups of them, as an optimizer takes them."""
@@ -127,7 +144,7 @@ class Task(LightningModule):  # type: ignore[misc]
 
     def on_fit_start(self) -> None:
         """Give the loss the training targets, where it asks for them."""
-        targets = getattr(self.trainer.datamodule, "targets", None)
+        targets = self.training_targets()
         count = getattr(self.loss, "fit", None)
         if callable(count) and targets is not None:
             count(targets)
@@ -146,7 +163,7 @@ class Task(LightningModule):  # type: ignore[misc]
             on_step=False,
             on_epoch=True,
             sync_dist=True,
-            batch_size=len(batch["image"]),
+            batch_size=len(batch["id"]),
         )
         return loss
 
@@ -158,9 +175,10 @@ class Task(LightningModule):  # type: ignore[misc]
             return
         first = batch_idx - len(finite) + 1 + finite.index(False)
         where = f"epoch {self.current_epoch}, batch {first}: the loss is not finite"
-        bad = [name for name, x in zip(batch["id"], batch["image"], strict=True) if not bool(x.isfinite().all())]
+        inputs = model_inputs(batch)[0]
+        bad = [name for name, x in zip(batch["id"], inputs, strict=True) if not bool(x.isfinite().all())]
         if first == batch_idx and bad:
-            raise ValueError(f"{where}: NaN or infinite pixels in {', '.join(bad)}")
+            raise ValueError(f"{where}: NaN or infinite values in {', '.join(bad)}")
         raise ValueError(
             f"{where}: the weights have diverged or the precision is too low (learning rate "
             f"{self.trainer.optimizers[0].param_groups[0]['lr']:.3g}, {self.trainer.precision})"
@@ -210,20 +228,18 @@ class MultiLabelTask(Task):
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits and labels (N, K)."""
-        return self._logits(batch), batch["labels"]
-
-    def _logits(self, batch: dict[str, Any]) -> Tensor:
         logits: Tensor = self(*model_inputs(batch))
-        if logits.shape != batch["labels"].shape:
-            raise ValueError(
-                f"the labels are {tuple(batch['labels'].shape)}, the model's logits {tuple(logits.shape)}: a data set "
-                "for this model has its labels (datasets take labels=model.labels)"
-            )
-        return logits
+        check_labels(logits, batch["labels"])
+        return logits, batch["labels"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep logits and labels until the epoch's end."""
-        self.keep(batch, self._logits(batch).float(), batch["labels"])
+        logits, labels = self.outputs(batch)
+        self.keep(batch, logits.float(), labels)
+
+    def mean(self, values: Floats) -> float:
+        """The mean over labels of their scores; NaN if none has one."""
+        return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole part."""
@@ -231,7 +247,7 @@ class MultiLabelTask(Task):
         if kept is None:
             return
         index, logits, labels = kept
-        lost = logits.isnan().any(dim=1)
+        lost = logits.flatten(1).isnan().any(dim=1)
         if bool(lost.any()):
             raise ValueError(
                 f"epoch {self.current_epoch}: the logits of {int(lost.sum())} of {len(lost)} validation images are "
@@ -239,11 +255,9 @@ class MultiLabelTask(Task):
                 f"precision is too low ({self.trainer.precision})"
             )
         scores = {"val/loss": float(self.loss(logits, labels))}
+        columns, shown = labels.flatten(1).cpu(), logits.flatten(1).nan_to_num().cpu()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # small parts lack rare findings, epoch after epoch
             for name, metric in (("auroc", metrics.auroc), ("average_precision", metrics.average_precision)):
-                values = metric(labels.cpu(), logits.nan_to_num().cpu())
-                scores[f"val/{name}"] = (
-                    float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
-                )
+                scores[f"val/{name}"] = self.mean(metric(columns, shown).reshape(labels.shape[1:]))
         self.log_dict(scores, prog_bar=True, sync_dist=True)  # alike everywhere; Lightning asks for it all the same

@@ -1,0 +1,52 @@
+"""Training a model of findings in anatomical regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thoraxlib.arrays import Floats
+from thoraxlib.training.task import MultiLabelTask, check_labels, model_inputs
+
+__all__ = ["RegionTask"]
+
+
+class RegionTask(MultiLabelTask):
+    """Trains a model -> logits (N, R, K), on labels of regions: 1, 0 and NaN.
+
+    Batches have ``region_labels`` (N, R, K), and either ``features`` (N, R, D) with ``present`` (N, R), as a
+    :class:`thoraxlib.detection.FeatureStore` gives them, or an ``image``, for a model with a detector. Absent regions
+    have no part in loss and scores, unless the head treats them like any (``missing="zeros"``).
+
+    Logs ``train/loss``, ``val/loss``, ``val/auroc`` and ``val/average_precision``; the latter are means over findings
+    of the means over the regions that have both classes, as AnaXNet selects.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With ``forward_all``, such as :class:`thoraxlib.models.anaxnet.AnaXNet`.
+    loss, optimizer, scheduler, monitor, mode, channels_last
+        See :class:`~thoraxlib.training.task.Task`.
+    """
+
+    def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits and labels (N, R, K), NaN in absent regions."""
+        output = self.model.forward_all(*model_inputs(batch))  # type: ignore[operator]
+        logits, labels = output.logits, batch["region_labels"]
+        check_labels(logits, labels)
+        if getattr(self.model.head, "missing", "mask") == "mask":
+            labels = torch.where(output.regions.present[..., None], labels, torch.nan)
+        return logits, labels
+
+    def training_targets(self) -> Tensor | None:
+        """Labels of all regions of the training images, (N * R, K), where they are known beforehand."""
+        targets: Tensor | None = getattr(self.trainer.datamodule.parts["train"], "region_targets", None)
+        return None if targets is None else targets.flatten(0, 1)
+
+    def mean(self, values: Floats) -> float:
+        """Of (R, K): the mean over findings of the means over regions; NaN if none has a score."""
+        scored = values[:, ~np.isnan(values).all(axis=0)]
+        return float(np.nanmean(scored, axis=0).mean()) if scored.size else np.nan
