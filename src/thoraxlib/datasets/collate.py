@@ -35,7 +35,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     -------
     dict
         ``image`` (N, C, H, W), ``labels`` (N, K), ``regions`` (N, R, 4), ``present`` (N, R), ``region_labels``
-        (N, R, K), ``masks`` (N, M, H, W), ``features`` (N, R, D), ``scores`` (N, R), as plain tensors; ``boxes``, ``box_labels``, ``id``: lists of length N.
+        (N, R, K), ``masks`` (N, M, H, W), ``features`` (N, R, D), ``scores`` (N, R), as plain tensors;
+        ``boxes``, ``box_labels``, ``id``: lists of length N.
 
     Raises
     ------

@@ -189,10 +189,10 @@ class _LostBoxes(nn.Module):
 
 
 def _some_left(sample: dict[str, Any], key: str) -> Tensor:
-    """bool (B,): which boxes of ``sample[key]`` have a pixel or more; of none if there are no boxes."""
+    """Which boxes of ``sample[key]`` have a pixel or more, (B,); an empty tensor if there are none."""
     if key not in sample:
         return torch.ones(0, dtype=torch.bool)
-    boxes = sample[key].as_subclass(Tensor)
+    boxes: Tensor = sample[key].as_subclass(Tensor)
     return (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
 
 
