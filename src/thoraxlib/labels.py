@@ -9,7 +9,18 @@ from collections.abc import Sequence
 
 from thoraxlib.registry import Registry
 
-__all__ = ["align", "build", "canonical", "describe", "names", "positions", "register", "registry", "resolve"]
+__all__ = [
+    "align",
+    "build",
+    "canonical",
+    "describe",
+    "mirrored",
+    "names",
+    "positions",
+    "register",
+    "registry",
+    "resolve",
+]
 
 registry: Registry[tuple[str, ...]] = Registry("labels")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
@@ -150,17 +161,74 @@ _SIDE = (
     "costophrenic angle",
 )
 _add("imagenome9", _IMAGENOME9, "The 9 findings of Chest ImaGenome that AnaXNet tells, in its order.")
+_REGIONS18 = (
+    *(f"right {part}" for part in _SIDE),
+    *(f"left {part}" for part in _SIDE),
+    "mediastinum",
+    "upper mediastinum",
+    "cardiac silhouette",
+    "trachea",
+)
+_LUNG8 = (
+    "lung",
+    "upper lung zone",
+    "mid lung zone",
+    "lower lung zone",
+    "hilar structures",
+    "apical zone",
+    "costophrenic angle",
+    "hemidiaphragm",
+)
 _add(
     "regions18",
+    _REGIONS18,
+    "The 18 anatomical regions of AnaXNet, in its order; right is the patient's right, the picture's left.",
+)
+_add(
+    "regions29",
     (
-        *(f"right {part}" for part in _SIDE),
-        *(f"left {part}" for part in _SIDE),
+        *(f"right {part}" for part in _LUNG8),
+        *(f"left {part}" for part in _LUNG8),
+        "trachea",
+        "spine",
+        "right clavicle",
+        "left clavicle",
+        "aortic arch",
         "mediastinum",
         "upper mediastinum",
+        "svc",
         "cardiac silhouette",
-        "trachea",
+        "cavoatrial junction",
+        "right atrium",
+        "carina",
+        "abdomen",
     ),
-    "The 18 anatomical regions of AnaXNet, in its order; right is the patient's right, the picture's left.",
+    "The 29 regions of Chest ImaGenome's description, in the order of RGRG (Tanida et al., CVPR 2023).",
+)
+_add(
+    "regions36",
+    (
+        *_REGIONS18,
+        "right cardiophrenic angle",
+        "right hemidiaphragm",
+        "left cardiophrenic angle",
+        "left hemidiaphragm",
+        "spine",
+        "right clavicle",
+        "left clavicle",
+        "aortic arch",
+        "svc",
+        "left cardiac silhouette",
+        "right cardiac silhouette",
+        "cavoatrial junction",
+        "right atrium",
+        "descending aorta",
+        "carina",
+        "left upper abdomen",
+        "right upper abdomen",
+        "abdomen",
+    ),
+    "Every region that Chest ImaGenome has boxes of: the 18 of AnaXNet, then the others.",
 )
 
 # Spellings that different releases use for one finding; keys are lower-case with spaces.
@@ -241,3 +309,23 @@ def positions(source: Sequence[str], target: Sequence[str], message: str) -> lis
     if lost:
         raise ValueError(message.format(lost=", ".join(map(repr, lost)), known=", ".join(source)))
     return [place for place in found if place is not None]
+
+
+def mirrored(names: Sequence[str]) -> list[int | None]:
+    """For each region, which one is in its place after the picture is mirrored.
+
+    That of the other side, where a name begins with "right" or "left"; None where the other side is not among `names`;
+    itself for regions without a side.
+
+    Examples
+    --------
+    >>> mirrored(["right lung", "left lung", "trachea", "right atrium"])
+    [1, 0, 2, None]
+    """
+    place = {name: index for index, name in enumerate(names)}
+    other = {"right": "left", "left": "right"}
+    result: list[int | None] = []
+    for index, name in enumerate(names):
+        side, _, part = name.partition(" ")
+        result.append(place.get(f"{other[side]} {part}") if side in other else index)
+    return result

@@ -5,13 +5,18 @@ weights, splits and statistics need no image to be decoded.
 """
 
 from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.coco import save_coco, to_coco, to_detectron2
 from thoraxlib.datasets.collate import collate
 from thoraxlib.datasets.organs import WithOrganMasks
+from thoraxlib.datasets.region_statistics import RegionStatistics, region_statistics
+from thoraxlib.datasets.regions import RegionTable, read_regions
 from thoraxlib.datasets.splits import Subset, oversample, split_by_patient, split_patients
 from thoraxlib.registry import Registry
 
 __all__ = [
     "ChestDataset",
+    "RegionStatistics",
+    "RegionTable",
     "Subset",
     "WithOrganMasks",
     "build",
@@ -19,10 +24,15 @@ __all__ = [
     "describe",
     "names",
     "oversample",
+    "read_regions",
+    "region_statistics",
     "register",
     "registry",
+    "save_coco",
     "split_by_patient",
     "split_patients",
+    "to_coco",
+    "to_detectron2",
 ]
 
 registry: Registry[ChestDataset] = Registry("datasets", modules=["thoraxlib.datasets.entries"])

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["SUFFIXES", "check_root", "existing", "find_file", "index_images", "index_tree"]
+__all__ = [
+    "SUFFIXES",
+    "check_root",
+    "existing",
+    "find_file",
+    "image_size",
+    "index_images",
+    "index_named",
+    "index_tree",
+    "progress_bar",
+]
+
+T = TypeVar("T")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 _ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
@@ -80,14 +94,34 @@ def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
     tops = sorted(tops)
     for top in tops:
         for folder, _, files in os.walk(root / top):
-            below = Path(folder).relative_to(root).as_posix()
+            below = Path(folder).relative_to(root)
             for name in files:
                 if name.lower().endswith(SUFFIXES):
-                    found[f"{below}/{name}"] = Path(folder, name)
+                    found[(below / name).as_posix()] = Path(folder, name)
     if not found:
         first = ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "")
         raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {first} of {root}")
     return found
+
+
+def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Name -> path of the image files below `root` that a table may mean: paths below it, or bare names at any depth.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no image.
+    ValueError
+        A name that points out of `root`.
+    """
+    tops: set[str] = set()
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"{name!r} is no path below {root}")
+        tops.add(name.rpartition("/")[0])
+    if tops <= {""}:
+        return index_images(root.parent, glob.escape(root.name))
+    return index_tree(root, tops)
 
 
 def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path) -> list[int]:
@@ -140,3 +174,31 @@ def _complete(path: Path | None) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 64))  # some writers pad after the end mark
         return size > 0 and end in file.read()
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of an image file, from its header where Pillow knows it.
+
+    Raises
+    ------
+    ValueError
+        The file is no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    from thoraxlib.images import read
+
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except UnidentifiedImageError:
+        height, width = read(path).shape[-2:]  # DICOM; read says what else is wrong
+        return int(height), int(width)
+
+
+def progress_bar(items: Collection[T], what: str, *, shown: bool = True) -> Iterable[T]:
+    """`items`, with a bar on standard error if that is a terminal and `shown`."""
+    from tqdm import tqdm
+
+    bar: Iterable[T] = tqdm(items, desc=what, disable=None if shown else True)
+    return bar

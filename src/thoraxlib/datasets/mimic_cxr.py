@@ -17,7 +17,7 @@ from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
 
-__all__ = ["MIMICCXR"]
+__all__ = ["MIMICCXR", "film_file", "find_table", "in_split"]
 
 _FINDINGS = label_sets.build("mimic14")
 _SPLITS = {"train": "train", "val": "validate", "validate": "validate", "test": "test"}
@@ -93,15 +93,18 @@ class MIMICCXR(Films):
         self.transform = transform
         if split not in (*_SPLITS, "all"):
             raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, (*_SPLITS, 'all')))}")
-        metadata = Table(_table(self.root, "metadata"))
+        metadata = Table(find_table(self.root, "metadata"))
         films = metadata.column("dicom_id")
         metadata.check_unique(films)
         patients, studies, positions = (metadata.column(name) for name in ("subject_id", "study_id", "ViewPosition"))
-        mined = Table(_table(self.root, "chexpert"))
+        mined = Table(find_table(self.root, "chexpert"))
         targets = mined_targets(mined, self.labels, uncertain, blank, seed, findings=_FINDINGS, source="MIMIC-CXR-JPG")
 
-        rows = np.flatnonzero(_in_split(self.root, split, films) & _of_views(metadata, positions, views))
-        names = {row: _file(metadata, row, patients[row], studies[row], films[row]) for row in rows.tolist()}
+        rows = np.flatnonzero(in_split(self.root, split, films) & _of_views(metadata, positions, views))
+        names = {
+            row: film_file(patients[row], studies[row], films[row], metadata.where(row)) + ".jpg"
+            for row in rows.tolist()
+        }
         files = index_tree(self.root, {name.rpartition("/s")[0] for name in names.values()}) if names else {}
         rows = rows[existing(list(names.values()), files, missing, self.root)]
         if not len(rows):
@@ -116,21 +119,40 @@ class MIMICCXR(Films):
         self._paths = [files[names[row]] for row in rows.tolist()]
 
 
-def _table(root: Path, name: str) -> Path:
+def find_table(root: Path, name: str) -> Path:
+    """The release's table `name`: "metadata", "split" or "chexpert", packed or not."""
     return find_file(root, f"mimic-cxr-*-{name}.csv", f"mimic-cxr-*-{name}.csv.gz")
 
 
-def _file(table: Table, row: int, patient: str, study: str, film: str) -> str:
-    """Where the release keeps a film."""
+def film_file(patient: str, study: str, film: str, where: str) -> str:
+    """Where the release keeps a film, without the extension; `where` tells in messages what named it.
+
+    >>> film_file("10000032", "50414267", "02aa804e", "metadata.csv:2")
+    'files/p10/p10000032/s50414267/02aa804e'
+
+    Raises
+    ------
+    ValueError
+        A patient or study that is no number.
+    """
     if not (patient.isdecimal() and study.isdecimal()):
-        raise ValueError(f"{table.where(row)}: subject_id and study_id must be numbers, got {patient!r} and {study!r}")
-    return f"files/p{patient[:2]}/p{patient}/s{study}/{film}.jpg"
+        raise ValueError(f"{where}: subject_id and study_id must be numbers, got {patient!r} and {study!r}")
+    return f"files/p{patient[:2]}/p{patient}/s{study}/{film}"
 
 
-def _in_split(root: Path, split: str, films: list[str]) -> NDArray[np.bool_]:
+def in_split(root: Path, split: str, films: list[str]) -> NDArray[np.bool_]:
+    """Which films are in a part of the official split: "train", "val" (or "validate"), "test" or "all".
+
+    Raises
+    ------
+    FileNotFoundError
+        No split table in `root`.
+    ValueError
+        Films that it lacks.
+    """
     if split == "all":
         return np.ones(len(films), dtype=bool)
-    table = Table(_table(root, "split"))
+    table = Table(find_table(root, "split"))
     parts = dict(zip(table.column("dicom_id"), table.column("split"), strict=True))
     lacking = [film for film in films if film not in parts]
     if lacking:

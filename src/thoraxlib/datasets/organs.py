@@ -25,6 +25,16 @@ def mask_path(folder: str | os.PathLike[str], name: str) -> str:
     return os.path.join(folder, f"{stem if ending.lower() in _ENDINGS else flat}.png")
 
 
+_PASSED_ON = (
+    "boxed",
+    "study_ids",
+    "views",
+    "mask_names",
+    "transform",
+    "region_names",
+    "region_targets",
+    "region_present",
+)
 _ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 
@@ -76,6 +86,6 @@ class WithOrganMasks(Dataset[dict[str, Any]]):
         return {**sample, "organ_mask": tv_tensors.Mask(mask)}
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("boxed", "study_ids", "views", "mask_names", "transform"):
+        if name in _PASSED_ON:
             return getattr(self.dataset, name)
         raise AttributeError(name)

@@ -19,6 +19,8 @@ class Table:
     path : Path
         UTF-8, with a header; a row may have more fields than the header (some releases' headers hold commas). Packed by
         gzip where it ends in ``.gz``.
+    delimiter : str
+        Between the fields.
 
     Raises
     ------
@@ -26,11 +28,11 @@ class Table:
         No header, no row, a row that is too short, or not text.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, delimiter: str = ",") -> None:
         self.path = path
         try:
             with _open(path) as file:
-                reader = csv.reader(file)
+                reader = csv.reader(file, delimiter=delimiter)
                 self.columns = [name.strip() for name in next(reader, [])]
                 self.rows: list[list[str]] = []
                 self.lines: list[int] = []

@@ -6,6 +6,7 @@ model's: it is a factory ``(input_spec: InputSpec, **options) -> transform``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from thoraxlib.images.mirror import Mirror
 from thoraxlib.images.resize import Resize
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Registry
@@ -38,18 +40,19 @@ def none(*, input_spec: InputSpec) -> nn.Module:
 
 @register("chexnet")
 @register("jrzech")
-def flip(*, input_spec: InputSpec, p: float = 0.5) -> nn.Module:
+def flip(*, input_spec: InputSpec, p: float = 0.5, region_names: Sequence[str] | None = None) -> nn.Module:
     """Resize, then mirror left and right with probability p: the CheXNet paper and jrzech/reproduce-chexnet.
 
-    Mirroring swaps the patient's sides: labels, regions and masks that name a side keep their old name.
+    Mirroring swaps the patient's sides. Samples with ``regions`` need `region_names`, and their rows are exchanged
+    (:class:`~thoraxlib.images.mirror.Mirror`); labels and masks that name a side keep their old name.
     """
-    return _chain(Resize(input_spec), v2.RandomHorizontalFlip(p))
+    return _chain(Resize(input_spec), Mirror(p, region_names))
 
 
 @register("x_ray")
-def x_ray(*, input_spec: InputSpec, p: float = 0.5) -> nn.Module:
+def x_ray(*, input_spec: InputSpec, p: float = 0.5, region_names: Sequence[str] | None = None) -> nn.Module:
     """As "chexnet": alinstein/X_RAY's colour jitter has strengths of 0."""
-    return flip(input_spec=input_spec, p=p)
+    return flip(input_spec=input_spec, p=p, region_names=region_names)
 
 
 @register("jfhealthcare")
@@ -119,12 +122,18 @@ def cxr_lka(
 
 @register("zoogzog")
 @register("ag_cnn")
-def zoogzog(*, input_spec: InputSpec, scale: tuple[float, float] = (0.08, 1.0), p: float = 0.5) -> nn.Module:
+def zoogzog(
+    *,
+    input_spec: InputSpec,
+    scale: tuple[float, float] = (0.08, 1.0),
+    p: float = 0.5,
+    region_names: Sequence[str] | None = None,
+) -> nn.Module:
     """Random crop of a share `scale` of the area, resized, then mirrored with probability p: zoogzog/chexnet.
 
-    And the AG-CNN paper, which resizes to 256 x 256 before.
+    And the AG-CNN paper, which resizes to 256 x 256 before. `region_names` as in "chexnet".
     """
-    return _chain(v2.RandomResizedCrop(input_spec.size, tuple(scale), antialias=True), v2.RandomHorizontalFlip(p))
+    return _chain(v2.RandomResizedCrop(input_spec.size, tuple(scale), antialias=True), Mirror(p, region_names))
 
 
 @register("seed")

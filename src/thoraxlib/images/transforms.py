@@ -31,7 +31,8 @@ def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> 
 
     Resize (in the image's own depth: bilinear, antialiased, equal to Pillow within one grey level), scale to [0, 1],
     repeat grey to the model's channels, subtract mean, divide by std. Boxes, regions and masks of a sample follow;
-    boxes of which less than one pixel is left are dropped together with their label, lost regions become empty boxes.
+    boxes of which less than one pixel is left are dropped together with their label, such regions become empty boxes
+    0 0 0 0, not ``present`` and with NaN for their ``region_labels``.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> 
         [
             _Check(spec.channels),
             geometry,
-            _DropLostBoxes(),
+            _LostBoxes(),
             v2.ToDtype(torch.float32, scale=True),
             _Repeat(spec.channels),
             v2.Normalize(list(spec.mean), list(spec.std)),
@@ -160,21 +161,39 @@ class _Check(v2.Transform):  # type: ignore[misc]
         return tv_tensors.wrap(scaled(inpt.as_subclass(Tensor)), like=inpt)
 
 
-class _DropLostBoxes(nn.Module):
-    """Drop boxes that a crop left less than a pixel of, with their entries of ``box_labels``."""
+class _LostBoxes(nn.Module):
+    """What becomes of boxes that a crop left less than a pixel of.
+
+    ``boxes`` are dropped, with their entries of ``box_labels``; ``regions`` keep their row, as the empty box 0 0 0 0,
+    not ``present`` and with ``region_labels`` of NaN.
+    """
 
     def forward(self, sample: Any) -> Any:
-        if not isinstance(sample, dict) or "boxes" not in sample:
+        if not isinstance(sample, dict):
             return sample
-        boxes = sample["boxes"]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        kept = (sides >= 1).all(dim=1)
-        if kept.all():
-            return sample
-        sample = {**sample, "boxes": tv_tensors.wrap(boxes[kept], like=boxes)}
-        if "box_labels" in sample:
-            sample["box_labels"] = sample["box_labels"][kept]
-        return sample
+        changed: dict[str, Any] = {}
+        kept = _some_left(sample, "boxes")
+        if not kept.all():
+            changed["boxes"] = tv_tensors.wrap(sample["boxes"][kept], like=sample["boxes"])
+            if "box_labels" in sample:
+                changed["box_labels"] = sample["box_labels"][kept]
+        seen = _some_left(sample, "regions")
+        if not seen.all():
+            empty = sample["regions"].as_subclass(Tensor) * seen[:, None]
+            changed["regions"] = tv_tensors.wrap(empty, like=sample["regions"])
+            if "present" in sample:
+                changed["present"] = sample["present"] & seen
+            if "region_labels" in sample:
+                changed["region_labels"] = sample["region_labels"].where(seen[:, None], torch.nan)
+        return {**sample, **changed} if changed else sample
+
+
+def _some_left(sample: dict[str, Any], key: str) -> Tensor:
+    """Which boxes of ``sample[key]`` have a pixel or more, (B,); an empty tensor if there are none."""
+    if key not in sample:
+        return torch.ones(0, dtype=torch.bool)
+    boxes: Tensor = sample[key].as_subclass(Tensor)
+    return (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
 
 
 class _Repeat(v2.Transform):  # type: ignore[misc]

@@ -27,12 +27,15 @@ class CocoBoxes(NamedTuple):
         Names of categories, and of image files.
     sizes : tuple of (int, int)
         (H, W) of each image.
+    content : dict
+        The file as it is, for what else it says.
     """
 
     boxes: Boxes
     labels: tuple[str, ...]
     ids: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
+    content: dict[str, Any]
 
 
 def to_coco(
@@ -137,4 +140,4 @@ def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
     boxes = Boxes(
         torch.cat([corner, corner + side], dim=1).float(), table[:, 4].long(), table[:, 5].long(), table[:, 6].float()
     )
-    return CocoBoxes(boxes, labels, ids, sizes)
+    return CocoBoxes(boxes, labels, ids, sizes, content)

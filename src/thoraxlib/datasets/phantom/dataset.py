@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
@@ -17,6 +18,7 @@ from thoraxlib.datasets.phantom.canvas import Canvas
 from thoraxlib.datasets.phantom.film import develop
 from thoraxlib.datasets.phantom.findings import FOCAL, SIGNS, Box
 from thoraxlib.datasets.phantom.labels import FINDINGS, LABELS, draw_findings, draw_patients, draw_views
+from thoraxlib.datasets.phantom.places import region_findings
 from thoraxlib.datasets.phantom.regions import MASKS, REGIONS, organ_masks, region_boxes
 
 __all__ = ["Phantom"]
@@ -64,7 +66,10 @@ class Phantom(Dataset[dict[str, Any]]):
     mask_names : tuple of str
         Organs of ``masks``, uint8 (7, H, W).
     region_names : tuple of str
-        The 18 regions of ``regions``, in Chest ImaGenome's order.
+        The 18 regions of ``regions``, in Chest ImaGenome's order as AnaXNet has it. ``present`` (bool (18,)) says which
+        are in the picture, ``region_labels`` (float32 (18, K)) which findings each shows, by the rules of
+        :func:`~thoraxlib.datasets.phantom.places.region_findings`; NaN for labels that are no NIH finding, "No Finding"
+        and "Abnormal" among them. They follow from the drawing, so they are not known beforehand.
     focal : tuple of str
         Findings that come with ``boxes`` (one or several); the others are diffuse. Where a film is cut off so that
         nothing of a finding is in the picture, the box is lacking too.
@@ -80,6 +85,8 @@ class Phantom(Dataset[dict[str, Any]]):
     >>> sample = build("phantom", size=64, length=4)[0]
     >>> {key: tuple(sample[key].shape) for key in ("image", "labels", "regions", "masks")}
     {'image': (1, 64, 64), 'labels': (14,), 'regions': (18, 4), 'masks': (7, 64, 64)}
+    >>> sample["present"].shape, sample["region_labels"].shape
+    (torch.Size([18]), torch.Size([18, 14]))
 
     References
     ----------
@@ -123,13 +130,12 @@ class Phantom(Dataset[dict[str, Any]]):
         self.ids = [f"phantom-{seed}-{index:06d}" for index in range(length)]
         self.patient_ids = [f"phantom-{seed}-p{patient:06d}" for patient in self._patients.tolist()]
         some = self._findings.any(axis=1, keepdims=True)
-        known = dict(zip((*LABELS, "Abnormal"), np.concatenate([self._findings, ~some, some], axis=1).T, strict=True))
-        shown = [k for k, name in enumerate(FINDINGS) if name in FOCAL and name in self.labels]
-        self.boxed = torch.from_numpy(self._findings[:, shown].any(axis=1))
-        nothing = np.full(length, np.nan)
-        self.targets = torch.from_numpy(
-            np.stack([known.get(name, nothing) for name in self.labels], axis=1).astype(np.float32)
+        known = np.concatenate([self._findings, ~some, some], axis=1).astype(np.float32)
+        self._asked = label_sets.align((*LABELS, "Abnormal"), self.labels)
+        self.boxed = torch.from_numpy(
+            self._findings[:, [k for k, name in enumerate(FINDINGS) if name in FOCAL and k in self._asked]].any(axis=1)
         )
+        self.targets = torch.from_numpy(_columns(known, self._asked))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -142,17 +148,23 @@ class Phantom(Dataset[dict[str, Any]]):
         present = [name for name, has in zip(FINDINGS, self._findings[index], strict=True) if has]
         signs = [(name, SIGNS[name](_stream(self.seed, 5, index, FINDINGS.index(name)), thorax)) for name in present]
         body = Body(thorax, Canvas(self.size, self.size, thorax))
-        boxes = [(name, box) for name, sign in signs for box in sign.draw(body)]
-        return self._sample(index, body, boxes, rng)
+        shown = [(name, sign.draw(body)) for name, sign in signs]
+        return self._sample(index, body, shown, rng)
 
-    def _sample(self, index: int, body: Body, found: list[tuple[str, Box]], rng: np.random.Generator) -> dict[str, Any]:
-        asked = [(self.labels.index(name), box) for name, box in found if name in self.labels]
+    def _sample(
+        self, index: int, body: Body, shown: list[tuple[str, list[Box]]], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        found = [(FINDINGS.index(name), box) for name, boxes in shown for box in boxes]
+        asked = [(self._asked.index(k), box) for k, box in found if k in self._asked]
+        regions = region_boxes(body)
         sample: dict[str, Any] = {
             "image": tv_tensors.Image(torch.from_numpy(develop(body, rng))[None]),
             "labels": self.targets[index].clone(),
             "boxes": self._boxes(torch.tensor([box for _, box in asked], dtype=torch.float32).reshape(-1, 4)),
             "box_labels": torch.tensor([label for label, _ in asked], dtype=torch.long),
-            "regions": self._boxes(torch.from_numpy(region_boxes(body))),
+            "regions": self._boxes(torch.from_numpy(regions)),
+            "present": torch.from_numpy((regions[:, 2:] > regions[:, :2]).all(axis=1)),
+            "region_labels": torch.from_numpy(_columns(region_findings(shown, regions), self._asked)),
             "id": self.ids[index],
         }
         if self.masks:
@@ -162,6 +174,13 @@ class Phantom(Dataset[dict[str, Any]]):
     def _boxes(self, xyxy: torch.Tensor) -> tv_tensors.BoundingBoxes:
         side = (self.size, self.size)
         return tv_tensors.BoundingBoxes(xyxy, format="XYXY", canvas_size=side)  # type: ignore[call-overload, no-any-return]
+
+
+def _columns(known: NDArray[np.float32], asked: list[int | None]) -> NDArray[np.float32]:
+    """The columns that are asked for; NaN for those beyond `known`."""
+    unknown = np.full((len(known), 1), np.nan, np.float32)
+    width = known.shape[1]
+    return np.concatenate([known, unknown], axis=1)[:, [width if k is None else min(k, width) for k in asked]]
 
 
 def _stream(*keys: int) -> np.random.Generator:

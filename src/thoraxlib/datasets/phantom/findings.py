@@ -20,12 +20,15 @@ __all__ = ["FOCAL", "SIGNS", "Box", "Finding"]
 Box = tuple[float, float, float, float]
 Window = tuple[slice, slice]
 _WHOLE: Window = (slice(None), slice(None))
+_ZONES = ("apical zone", "upper lung zone", "mid lung zone", "lower lung zone")
+_PLEURA = ("lung", *_ZONES, "costophrenic angle")
 
 
 class Finding(abc.ABC):
-    """One finding on one film; `focal` where it has a place."""
+    """One finding on one film; `focal` where it has a place, `parts` are the regions, of both sides, it can be in."""
 
     focal: ClassVar[bool] = True
+    parts: ClassVar[tuple[str, ...]] = (*_PLEURA, "hilar structures")
 
     def __init__(self, rng: np.random.Generator, thorax: Thorax) -> None:
         self.rng = rng
@@ -59,6 +62,8 @@ def bounds(shown: Array, window: Window = _WHOLE, level: float = 0.3) -> list[Bo
 class Cardiomegaly(Finding):
     """A heart wider than half the thorax."""
 
+    parts = ("cardiac silhouette",)
+
     def shape(self, thorax: Thorax) -> None:
         thorax.ctr = self.rng.uniform(0.56, 0.68)
         thorax.heart_right = self.rng.uniform(0.29, 0.36)
@@ -71,6 +76,7 @@ class Emphysema(Finding):
     """Large dark lungs, low flat diaphragms, a narrow heart, few vessels."""
 
     focal = False
+    parts = ("lung", *_ZONES)
 
     def shape(self, thorax: Thorax) -> None:
         much = self.rng.uniform(0.7, 1.2)
@@ -96,6 +102,8 @@ class Emphysema(Finding):
 
 class Effusion(Finding):
     """Fluid that fills the costophrenic angle and climbs the chest wall as a meniscus."""
+
+    parts = _PLEURA
 
     def shape(self, thorax: Thorax) -> None:
         self.sides = [self.side] if self.rng.random() < 0.7 else [0, 1]
@@ -205,6 +213,7 @@ class Edema(Finding):
     """Haze spreading like wings from both hila, broad vessels, septal lines at the bases."""
 
     focal = False
+    parts = ("lung", *_ZONES[1:], "hilar structures")
 
     def shape(self, thorax: Thorax) -> None:
         thorax.vessel_gain = [gain * 1.5 for gain in thorax.vessel_gain]
@@ -232,6 +241,7 @@ class Fibrosis(Finding):
     """A network of lines at the bases and under the pleura; the lungs shrink."""
 
     focal = False
+    parts = ("lung", *_ZONES[2:], "costophrenic angle")
 
     def shape(self, thorax: Thorax) -> None:
         rise = self.rng.uniform(0.03, 0.09)
@@ -287,6 +297,8 @@ def _ball(body: Body, x: float, y: float, rx: float, ry: float, turn: float) -> 
 class Pneumothorax(Finding):
     """Air between wall and lung: a thin pleural line, beyond it darkness without vessels."""
 
+    parts = _PLEURA
+
     def shape(self, thorax: Thorax) -> None:
         self.gap = self.rng.uniform(0.12, 0.24)
         self.end = self.rng.uniform(0.75, 1.1)
@@ -309,6 +321,8 @@ class Pneumothorax(Finding):
 class PleuralThickening(Finding):
     """A band of soft tissue along the chest wall or over the apex."""
 
+    parts = _PLEURA
+
     def shape(self, thorax: Thorax) -> None:
         u = self.rng.uniform
         self.top = u(-0.05, 0.45)
@@ -326,6 +340,8 @@ class PleuralThickening(Finding):
 
 class Hernia(Finding):
     """The stomach behind the heart: a round shadow with a rim, air above a level of fluid."""
+
+    parts = ("mediastinum",)
 
     def shape(self, thorax: Thorax) -> None:
         self.x = self.rng.uniform(-0.04, 0.12)

@@ -39,7 +39,7 @@ def _mediastinum(body: Body) -> Array:
 
 
 def region_boxes(body: Body) -> NDArray[np.float32]:
-    """float32 (18, 4), x1 y1 x2 y2 in pixels within the film: :data:`REGIONS`."""
+    """float32 (18, 4), x1 y1 x2 y2 in pixels within the film: :data:`REGIONS`; 0 0 0 0 for one that is beside it."""
     boxes = [box for side in (0, 1) for box in _lung_boxes(body, side)]
     t = body.thorax
     right, left = t.heart_half_widths()
@@ -49,7 +49,9 @@ def region_boxes(body: Body) -> NDArray[np.float32]:
     boxes.append(body.box([(-t.waist + t.shift, t.apex), (edge + t.shift, t.heart_top)]))
     boxes.append(body.heart_box())
     boxes.append(body.box([(t.shift * 0.8 - 0.035, t.apex - 0.25), (t.shift * 0.8 + 0.06, -0.27)]))
-    return np.array(boxes, np.float32)
+    found = np.array(boxes, np.float32)
+    found[(found[:, 2:] <= found[:, :2]).any(axis=1)] = 0
+    return found
 
 
 def _lung_boxes(body: Body, side: int) -> list[tuple[float, float, float, float]]:

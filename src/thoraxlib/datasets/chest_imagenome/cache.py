@@ -1,0 +1,99 @@
+"""Parsed scene graphs in one file, so that 240,000 JSON files are read once."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thoraxlib.datasets.chest_imagenome.annotations import Annotations
+from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles, parse
+from thoraxlib.files import replacing
+
+__all__ = ["cache_path", "parsed"]
+
+_VERSION = "1"  # of the tables: raise it when what is read of a scene graph changes
+_NAME = "thoraxlib_scene_graphs.safetensors"
+
+
+def cache_path(source: Path, folder: str | os.PathLike[str] | None) -> Path:
+    """Where the tables of `source` are kept: in `folder`, or else beside an archive or in a folder of files."""
+    beside = source if source.is_dir() else source.parent
+    return (beside if folder is None else Path(folder)) / _NAME
+
+
+def parsed(
+    files: SceneGraphFiles, folder: str | os.PathLike[str] | Literal[False] | None, *, progress: bool
+) -> Annotations:
+    """The tables of some scene graphs: from the cache if it is of these very files, else read and kept.
+
+    Parameters
+    ----------
+    files : SceneGraphFiles
+        What is to be read.
+    folder : path, False or None
+        Of the cache; None for :func:`cache_path`'s default, False for no cache.
+    progress : bool
+        Show a progress bar while reading, on a terminal.
+
+    Warns
+    -----
+    UserWarning
+        The cache cannot be written.
+    """
+    if folder is False:
+        return parse(files, progress=progress)
+    path = cache_path(files.path, folder)
+    mark = {"version": _VERSION, "fingerprint": files.fingerprint()}
+    known = _load(path, mark)
+    if known is not None:
+        return known
+    annotations = parse(files, progress=progress)
+    try:
+        _save(path, annotations, mark)
+    except OSError as error:
+        warnings.warn(
+            f"{path} cannot be written ({error}), so the scene graphs will be read again next time; give a folder "
+            "that can be written as cache",
+            stacklevel=4,
+        )
+    return annotations
+
+
+def _save(path: Path, annotations: Annotations, mark: dict[str, str]) -> None:
+    from safetensors.numpy import save_file
+
+    with replacing(path) as scratch:
+        save_file(
+            {
+                name: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else _packed(value)
+                for name, value in annotations._asdict().items()
+            },
+            scratch,
+            metadata=mark,
+        )
+
+
+def _load(path: Path, mark: dict[str, str]) -> Annotations | None:
+    """None where there is no such file, or it is damaged, or of other files."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if file.metadata() != mark:
+                return None
+            columns = {name: file.get_tensor(name) for name in Annotations._fields}
+    except (OSError, SafetensorError):
+        return None
+    for name in ("ids", "patients", "studies", "views", "regions", "findings"):
+        columns[name] = json.loads(columns[name].tobytes())
+    return Annotations(**columns)._replace(regions=tuple(columns["regions"]), findings=tuple(columns["findings"]))
+
+
+def _packed(names: list[str] | tuple[str, ...]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(names).encode(), np.uint8)

@@ -1,0 +1,91 @@
+"""How often regions are there, and findings in them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.regions import read_regions
+
+__all__ = ["RegionStatistics", "region_statistics"]
+
+
+class RegionStatistics(NamedTuple):
+    """Counts of a data set with R regions and K labels; ``print`` it.
+
+    Attributes
+    ----------
+    region_names, labels : tuple of str
+        R and K names.
+    images, complete : int
+        All images, and those with every region.
+    present : Tensor
+        int64 (R,): images that have a region.
+    positives, known : Tensor
+        int64 (R, K): present regions with a finding, and those where it is known to be there or not.
+    """
+
+    region_names: tuple[str, ...]
+    labels: tuple[str, ...]
+    images: int
+    complete: int
+    present: Tensor
+    positives: Tensor
+    known: Tensor
+
+    @property
+    def by_label(self) -> Tensor:
+        """Positives of each finding in all regions, int64 (K,)."""
+        return self.positives.sum(dim=0)
+
+    @property
+    def by_region(self) -> Tensor:
+        """Positives of each region, all findings together, int64 (R,)."""
+        return self.positives.sum(dim=1)
+
+    def __str__(self) -> str:
+        head = max(map(len, (*self.region_names, "all regions")))
+        width = [max(len(label), 7) for label in self.labels]
+
+        def line(name: str, present: str, cells: list[str]) -> str:
+            columns = "".join(f"{cell:>{w + 2}}" for cell, w in zip(cells, width, strict=True))
+            return f"{name:<{head}}{present:>9}{columns}"
+
+        rows = zip(self.region_names, self.present.tolist(), self.positives.tolist(), strict=True)
+        return "\n".join(
+            [
+                f"{self.images} images, {self.complete} with all {len(self.region_names)} regions; positives:",
+                line("", "present", list(self.labels)),
+                *(line(name, str(present), [str(count) for count in counts]) for name, present, counts in rows),
+                line("all regions", str(int(self.present.sum())), [str(count) for count in self.by_label.tolist()]),
+            ]
+        )
+
+
+def region_statistics(dataset: ChestDataset, *, progress: bool = True) -> RegionStatistics:
+    """Count regions and their findings.
+
+    Parameters
+    ----------
+    dataset : ChestDataset
+        With regions; see :func:`~thoraxlib.datasets.read_regions`.
+    progress : bool
+        Show a progress bar where images must be made, on a terminal.
+
+    Raises
+    ------
+    ValueError
+        The data set has no regions.
+    """
+    table = read_regions(dataset, progress=progress)
+    return RegionStatistics(
+        table.region_names,
+        table.labels,
+        len(table.present),
+        int(table.present.all(dim=1).sum()),
+        table.present.sum(dim=0),
+        (table.targets == 1).sum(dim=0),
+        (~table.targets.isnan()).sum(dim=0),
+    )
