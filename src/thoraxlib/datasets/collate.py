@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["collate"]
 
-_STACKED = ("image", "labels", "regions", "masks", "organ_mask")
+_STACKED = ("image", "labels", "regions", "present", "region_labels", "masks", "organ_mask")
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -24,7 +24,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``image`` (N, C, H, W), ``labels`` (N, K), ``regions`` (N, R, 4), ``masks`` (N, M, H, W), as plain tensors;
+        ``image`` (N, C, H, W), ``labels`` (N, K), ``regions`` (N, R, 4), ``present`` (N, R), ``region_labels``
+        (N, R, K), ``masks`` (N, M, H, W), as plain tensors;
         ``boxes``, ``box_labels``, ``id``: lists of length N.
 
     Raises

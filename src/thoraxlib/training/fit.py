@@ -18,11 +18,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 
+from thoraxlib.detection import RegionDetector
 from thoraxlib.files import replacing
 from thoraxlib.persistence import Persistent, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
+from thoraxlib.training.detection import DetectionTask
 from thoraxlib.training.logs import EpochTable, quiet
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles
 from thoraxlib.training.schedules import Schedule
@@ -104,11 +106,11 @@ def fit(
     epochs, max_steps : int
         Passes over the data; and optimizer steps at most (-1: no such bound).
     task : callable, optional
-        What is trained for what: a subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters and
-        :class:`MultiLabelTask` for everything else.
+        What is trained for what: a subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters,
+        :class:`DetectionTask` for detectors of regions, and :class:`MultiLabelTask` for everything else.
     loss, optimizer, scheduler, monitor, mode, channels_last
         See the task, which has defaults for those not given. The epoch with the best `monitor` is kept:
-        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, or what a callback logs.
+        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, ``"val/iou"``, or what a callback logs.
     patience : int, optional
         Stop after so many epochs without gain in `monitor`.
     accumulate : int
@@ -144,7 +146,7 @@ def fit(
     output = Path(output)
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
-    make: Callable[..., Task] = task or (SegmentationTask if isinstance(model, Segmenter) else MultiLabelTask)
+    make: Callable[..., Task] = task or _task_of(model)
     training = make(
         model,
         loss=loss,
@@ -208,9 +210,15 @@ def fit(
     return _best(model, trainer, of_best, best, output, monitor)
 
 
+def _task_of(model: nn.Module) -> type[Task]:
+    if isinstance(model, RegionDetector):
+        return DetectionTask
+    return SegmentationTask if isinstance(model, Segmenter) else MultiLabelTask
+
+
 def _identity(model: nn.Module) -> Any:
     """What a model is, for a resumed run to compare: how it was built, and for which input."""
-    if isinstance(model, Segmenter):
+    if isinstance(model, (Segmenter, RegionDetector)):
         spec = getattr(model, "registry_spec", {"name": type(model).__qualname__})
         return {**spec, "input_spec": model.input_spec.to_json()}
     return getattr(model, "config", type(model).__qualname__)
