@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         checkpoints,
         cropping,
         datasets,
+        detection,
         fusion,
         graphs,
         heads,
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
     from thoraxlib.persistence import load_pretrained, save_pretrained
 
 _ROOMS = (
-    *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "fusion", "graphs", "heads", "images"),
-    *("labels", "localization", "losses", "metrics", "models", "pooling", "segmentation", "training", "viz"),
+    *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs", "heads"),
+    *("images", "labels", "localization", "losses", "metrics", "models", "pooling", "segmentation", "training", "viz"),
 )
 _FROM = {
     "InputSpec": "input_spec",
@@ -71,6 +72,7 @@ __all__ = [
     "cropping",
     "datasets",
     "describe",
+    "detection",
     "explain",
     "fusion",
     "graphs",

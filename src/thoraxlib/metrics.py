@@ -12,7 +12,7 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,7 +153,7 @@ def bootstrap(
         An argument out of its range.
     """
     y, s = checked(targets, scores)
-    return _percentiles(_resampled(y, s, metric, n, level, seed, patient_ids), level)
+    return percentiles(_resampled(y, s, metric, n, level, seed, patient_ids), level)
 
 
 def bootstrap_difference(
@@ -190,7 +190,7 @@ def bootstrap_difference(
     """
     (y, s), (_, o) = checked(targets, scores), checked(targets, others)
     ours, theirs = (_resampled(y, each, metric, n, level, seed, patient_ids) for each in (s, o))
-    return _percentiles(ours - theirs, level)
+    return percentiles(ours - theirs, level)
 
 
 def _resampled(
@@ -199,24 +199,34 @@ def _resampled(
     """The score of each of n resamples, (n, K); the same resamples for the same seed and patients."""
     if metric not in _WEIGHTED:
         raise ValueError(f"metric={metric!r}: allowed are {', '.join(map(repr, _WEIGHTED))}")
-    if n < 1 or not 0 < level < 1:
-        raise ValueError(f"n={n}, level={level}: at least 1 resample, and a level between 0 and 1")
-    groups = np.arange(len(y)) if patient_ids is None else np.unique(np.asarray(patient_ids), return_inverse=True)[1]
-    if len(groups) != len(y):
-        raise ValueError(f"patient_ids has {len(groups)} entries, targets have {len(y)} rows")
-    rng = np.random.default_rng(seed)
-    count = int(groups.max()) + 1
-    chunk = max(1, 4_000_000 // len(y))
     values = []
-    for start in range(0, n, chunk):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n - start))
-        weights = drawn[:, groups].astype(np.float64)
+    for weights in resampled_weights(len(y), n=n, level=level, seed=seed, patient_ids=patient_ids):
         columns = [_WEIGHTED[metric](y[:, k], s[:, k], weights) for k in range(y.shape[1])]
         values.append(np.stack(columns, axis=1))
     return np.concatenate(values)
 
 
-def _percentiles(resampled: Floats, level: float) -> Interval:
+def resampled_weights(
+    images: int, *, n: int, level: float, seed: int, patient_ids: Sequence[str] | None
+) -> Iterator[Floats]:
+    """How often each image is in each of n resamples of the patients, or without them of the images: parts of (n, N).
+
+    Parameters and errors: see :func:`bootstrap`.
+    """
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"n={n}, level={level}: at least 1 resample, and a level between 0 and 1")
+    groups = np.arange(images) if patient_ids is None else np.unique(np.asarray(patient_ids), return_inverse=True)[1]
+    if len(groups) != images:
+        raise ValueError(f"patient_ids has {len(groups)} entries, targets have {images} rows")
+    rng = np.random.default_rng(seed)
+    count = int(groups.max()) + 1
+    chunk = max(1, 4_000_000 // images)
+    for start in range(0, n, chunk):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n - start))
+        yield drawn[:, groups].astype(np.float64)
+
+
+def percentiles(resampled: Floats, level: float) -> Interval:
     """The interval of scores (n, K)."""
     ends = ((1 - level) / 2, (1 + level) / 2)
     scored = ~np.isnan(resampled).all(axis=0)

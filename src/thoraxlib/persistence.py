@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
+
+from thoraxlib.registry import as_json, without_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from typing_extensions import Self
 
-__all__ = ["Persistent", "load_pretrained", "save_pretrained"]
+__all__ = ["Persistent", "fingerprint", "load_pretrained", "save_pretrained", "weights_digest"]
 
 _CONFIG = "config.json"
+_ROOMS = ("detection", "segmentation")  # of parts that are saved by themselves
+_BY_NAME = (
+    "Register the part in its room (for instance @thoraxlib.backbones.register(...)) and pass it by name, so that the "
+    "saved model can be built again"
+)
 _WEIGHTS = "model.safetensors"
 
 
@@ -59,14 +69,14 @@ class Persistent(
     ) -> Self:
         from safetensors.torch import load_file
 
-        from thoraxlib import labels, models, segmentation
+        from thoraxlib import labels, models
 
         if config is None:
             raise FileNotFoundError(f"{model_id}: no readable {_CONFIG}; is this a folder that save_pretrained wrote?")
         model: Any
-        if config.get("room") == "segmentation":
-            options = {key: value for key, value in config["options"].items() if key != "pretrained"}
-            model = segmentation.build(config["name"], **options)
+        if config.get("room") in _ROOMS:
+            room = importlib.import_module(f"thoraxlib.{config['room']}")
+            model = room.build(config["name"], **without_pretrained(config["options"]))
         else:
             model = models.registry.rebuild(config)
         if "labels" in config:
@@ -137,6 +147,27 @@ def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
     return model
 
 
+def weights_digest(model: nn.Module) -> str:
+    """Of all weights and buffers."""
+    whole = hashlib.sha256()
+    for value in model.state_dict().values():
+        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()[:16]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Of what a model is: its weights and how it is built, the same for its saved and loaded copy on any device.
+
+    Of how a model is built that cannot be saved, only its class is known.
+    """
+    try:
+        config = {key: value for key, value in _config_of(model).items() if key != "thoraxlib_version"}
+    except TypeError:
+        config = {"class": type(model).__qualname__}
+    written = json.dumps(without_pretrained(config), sort_keys=True) + weights_digest(model)
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
+
+
 def _with_shared(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """`state`, in which weights that two parts of `model` share are once, with both of their names."""
     own = model.state_dict()
@@ -150,10 +181,13 @@ def _config_of(model: Any) -> dict[str, Any]:
 
     config = getattr(model, "config", None)
     part = getattr(model, "registry_spec", None)
-    if config is None and part is not None:  # a segmenter
-        options = {key: list(value) if isinstance(value, tuple) else value for key, value in part.items()}
+    if config is None and part is not None:  # a segmenter, a detector of regions
+        try:
+            options = as_json(part)
+        except TypeError as error:
+            raise TypeError(f"cannot save {part['name']!r}, which has {error}: {_BY_NAME}") from error
         name = options.pop("name")
-        spec = {"room": "segmentation", "name": name, "options": options, "input_spec": model.input_spec.to_json()}
+        spec = {"room": model.room, "name": name, "options": options, "input_spec": model.input_spec.to_json()}
         return {"thoraxlib_version": __version__, **spec}
     if config is None:
         raise TypeError(
@@ -163,8 +197,7 @@ def _config_of(model: Any) -> dict[str, Any]:
     if model.unrecorded:
         listed = "; ".join(f"{option}: {why}" for option, why in model.unrecorded.items())
         raise TypeError(
-            f"cannot save {config['name']!r}: {listed}. Register the part in its room (for instance "
-            "@thoraxlib.backbones.register(...)) and pass it by name, so that the saved model can be built again"
+            f"cannot save {config['name']!r}: {listed}. {_BY_NAME}"
         )
     spec = {"input_spec": model.input_spec.to_json()} if model.input_spec is not None else {}
     return {"thoraxlib_version": __version__, **config, "labels": list(model.labels), **spec}

@@ -21,6 +21,8 @@ from importlib import metadata
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from thoraxlib.input_spec import InputSpec
+
 __all__ = [
     "Card",
     "DuplicateNameError",
@@ -30,6 +32,8 @@ __all__ = [
     "Source",
     "Spec",
     "UnknownNameError",
+    "as_json",
+    "without_pretrained",
 ]
 
 T = TypeVar("T")
@@ -338,3 +342,27 @@ def _quote(names: Iterable[str]) -> str:
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """Sort key that compares runs of digits as numbers."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def as_json(value: Any) -> Any:
+    """`value` as plain JSON: parts that a registry built as their spec, input specs as mappings."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, InputSpec):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        # what a part read from a file is among the weights, and the file may be gone
+        return {str(key): None if key == "path" else as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    spec = getattr(value, "registry_spec", None)
+    if spec is not None:
+        return as_json(spec)
+    raise TypeError(f"a ready {type(value).__name__} that no registry built")
+
+
+def without_pretrained(value: Any) -> Any:
+    """A recorded spec for building what is to get its own weights next."""
+    if isinstance(value, Mapping):
+        return {key: without_pretrained(item) for key, item in value.items() if key != "pretrained"}
+    return value

@@ -261,7 +261,7 @@ def test_a_checkpoint_whose_graph_is_none(tmp_path: Path) -> None:
 class Stored(torch.utils.data.Dataset[dict[str, Any]]):
     """Features in which finding k of a region is a sum of its own vector and, for the last, of another region's."""
 
-    labels, region_names = FINDINGS, NAMES
+    labels, region_names, feature_dim = FINDINGS, NAMES, 8
 
     def __init__(self, images: int, seed: int) -> None:
         x, self.region_present = inputs(images, seed)

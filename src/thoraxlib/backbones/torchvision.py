@@ -12,7 +12,7 @@ from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
 from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["alexnet", "googlenet"]
+__all__ = ["adapt_first_conv", "alexnet", "googlenet"]
 
 
 class _Tapped(Backbone):
@@ -75,7 +75,7 @@ def alexnet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
     from torchvision import models
 
     net = _create("alexnet", models.alexnet, models.AlexNet_Weights.IMAGENET1K_V1 if pretrained else None)
-    _adapt_first_conv(net.features, "0", in_chans)
+    adapt_first_conv(net.features, "0", in_chans)
     taps = {"features.1": (64, 4), "features.4": (192, 8), "features.11": (256, 16), "features.12": (256, 32)}
     return _Tapped(((f"features.{i}", module) for i, module in net.features.named_children()), taps, in_chans)
 
@@ -91,7 +91,7 @@ def googlenet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
     net = _create(
         "googlenet", models.googlenet, weights, **({} if pretrained else {"init_weights": True, "aux_logits": False})
     )
-    _adapt_first_conv(net.conv1, "conv", in_chans)
+    adapt_first_conv(net.conv1, "conv", in_chans)
     taps = {
         "conv1": (64, 2),
         "conv3": (192, 4),
@@ -117,7 +117,7 @@ def _create(name: str, factory: Any, weights: Any, **options: Any) -> Any:
         ) from error
 
 
-def _adapt_first_conv(parent: nn.Module, name: str, in_chans: int) -> None:
+def adapt_first_conv(parent: nn.Module, name: str, in_chans: int) -> None:
     """Give the first convolution `in_chans` inputs, its weights adapted by timm's rule."""
     from timm.models import adapt_input_conv
 

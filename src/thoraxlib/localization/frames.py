@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.boxes import Boxes, area
 
-__all__ = ["to_original"]
+__all__ = ["in_originals", "to_original"]
 
 
 def to_original(boxes: Boxes, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Boxes:
@@ -37,16 +38,20 @@ def to_original(boxes: Boxes, spec: InputSpec, sizes: Sequence[tuple[int, int]])
     >>> to_original(boxes, InputSpec(size=224), [(1000, 2000)]).xyxy.tolist()
     [[0.0, 0.0, 1000.0, 1000.0]]
     """
-    from thoraxlib.images import placement
-
     if len(boxes.image) and int(boxes.image.max()) >= len(sizes):
         raise ValueError(f"a box belongs to image {int(boxes.image.max())}, and sizes has {len(sizes)}")
     if not sizes:
         return boxes
+    xyxy = in_originals(boxes.xyxy, boxes.image, spec, sizes)
+    return boxes._replace(xyxy=xyxy).where(area(xyxy) > 0)
+
+
+def in_originals(xyxy: Tensor, image: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Boxes (M, 4) of the images (M,), as :func:`to_original` has them; what lay wholly in padding has no area."""
+    from thoraxlib.images import placement
+
     places = [placement(spec, height, width) for height, width in sizes]
     corner = torch.tensor([[place.left, place.top] * 2 for place in places], dtype=torch.float32)
     scale = torch.tensor([[w / place.width, h / place.height] * 2 for place, (h, w) in zip(places, sizes, strict=True)])
     limit = torch.tensor([[w, h] * 2 for h, w in sizes], dtype=torch.float32)
-    xyxy = ((boxes.xyxy + corner[boxes.image]) * scale[boxes.image]).clamp(min=0)
-    xyxy = torch.minimum(xyxy, limit[boxes.image])
-    return boxes._replace(xyxy=xyxy).where(area(xyxy) > 0)
+    return torch.minimum(((xyxy + corner[image]) * scale[image]).clamp(min=0), limit[image])

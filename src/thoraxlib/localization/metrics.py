@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thoraxlib.localization.boxes import Boxes, area, check_boxes, check_inside
 
-__all__ = ["acc_afp", "box_iobb", "box_iogt", "box_iou", "hits", "pointing_game"]
+__all__ = ["acc_afp", "box_iobb", "box_iogt", "box_iou", "hits", "paired_iou", "pointing_game"]
 
 
 def _shared(a: Tensor, b: Tensor) -> Tensor:
@@ -18,7 +18,8 @@ def _shared(a: Tensor, b: Tensor) -> Tensor:
     return area(torch.cat([low, high], dim=-1))
 
 
-def _iou(a: Tensor, b: Tensor) -> Tensor:
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union, (...), of boxes (..., 4), pair by pair; 0 where both are empty."""
     shared = _shared(a, b)
     union = area(a) + area(b) - shared
     return torch.where(union > 0, shared / union, 0.0)
@@ -33,12 +34,12 @@ def _iogt(detected: Tensor, truth: Tensor) -> Tensor:
     return _iobb(truth, detected)
 
 
-_CRITERIA = {"iou": _iou, "iobb": _iobb, "iogt": _iogt}
+_CRITERIA = {"iou": paired_iou, "iobb": _iobb, "iogt": _iogt}
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union, (M, N), of boxes (M, 4) and (N, 4), x1 y1 x2 y2; 0 where both are empty."""
-    return _iou(a[:, None], b)
+    return paired_iou(a[:, None], b)
 
 
 def box_iobb(detected: Tensor, truth: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.registry import Card, OptionError, Registry, UnknownNameError
+from thoraxlib.registry import Card, OptionError, Registry, UnknownNameError, as_json, without_pretrained
 
 __all__ = ["ModelCard", "ModelRegistry", "Preset"]
 
@@ -109,7 +109,7 @@ class ModelRegistry(Registry[nn.Module]):
         recorded, unknown = {}, {}
         for key, value in options.items():
             try:
-                recorded[key] = _as_json(value)
+                recorded[key] = as_json(value)
             except TypeError as error:
                 unknown[key] = str(error)
         model.config = cast("Any", {"name": name, "options": recorded})
@@ -120,27 +120,4 @@ class ModelRegistry(Registry[nn.Module]):
         """The model of a recorded ``model.config``, without pretrained weights (its own are to be loaded next)."""
         if not isinstance(config.get("name"), str) or not isinstance(config.get("options"), Mapping):
             raise OptionError(f"models: a config needs 'name' (str) and 'options' (mapping), got {dict(config)!r}")
-        return self.build(config["name"], **_without_pretrained(config["options"]))
-
-
-def _as_json(value: Any) -> Any:
-    """`value` as plain JSON: parts that a registry built as their spec, input specs as mappings."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, InputSpec):
-        return value.to_json()
-    if isinstance(value, Mapping):
-        # what a part read from a file is among the weights, and the file may be gone
-        return {str(key): None if key == "path" else _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    spec = getattr(value, "registry_spec", None)
-    if spec is not None:
-        return _as_json(spec)
-    raise TypeError(f"a ready {type(value).__name__} that no registry built")
-
-
-def _without_pretrained(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_pretrained(item) for key, item in value.items() if key != "pretrained"}
-    return value
+        return self.build(config["name"], **without_pretrained(config["options"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class Segmenter(Persistent, nn.Module):
         For which input it was made: pixels in [0, 1], 224 x 224 unless set otherwise.
     """
 
+    room: ClassVar[str] = "segmentation"
     classes: tuple[str, ...]
     in_chans: int
     input_spec: InputSpec

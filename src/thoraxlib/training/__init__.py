@@ -10,6 +10,7 @@ except ImportError as error:
 
 from thoraxlib.training.ag_cnn import ag_cnn_stages
 from thoraxlib.training.data import DataModule
+from thoraxlib.training.detection import ANAXNET_DETECTOR, DetectionTask
 from thoraxlib.training.fit import FitResult, fit
 from thoraxlib.training.predict import Predictions, predict
 from thoraxlib.training.regions import RegionTask
@@ -18,7 +19,9 @@ from thoraxlib.training.stages import Stage, fit_stages
 from thoraxlib.training.task import MultiLabelTask, Task
 
 __all__ = [
+    "ANAXNET_DETECTOR",
     "DataModule",
+    "DetectionTask",
     "FitResult",
     "MultiLabelTask",
     "Predictions",

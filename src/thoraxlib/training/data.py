@@ -18,29 +18,30 @@ from thoraxlib.datasets import ChestDataset, collate
 __all__ = ["DataModule", "Samples"]
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
-_KEPT = ("image", "organ_mask", "features", "present", "region_labels", "labels", "id")
-_PIXELS = {"image", "organ_mask", "masks"}
+_KEPT = ("image", "organ_mask", "features", "labels", "id")
+_REGIONS = ("regions", "present", "region_labels")
+_CACHED = {"image", "organ_mask", "masks", *_REGIONS}
 
 
 class Samples(Dataset[dict[str, Any]]):
     """What training and prediction read of a data set: ``image``, ``labels``, ``id``, and the ``index``.
 
     Also ``organ_mask`` (uint8 (1, H, W)), where samples have one (:class:`thoraxlib.datasets.WithOrganMasks`);
-    ``region_labels`` and ``present``, and ``features`` instead of an image, where samples are of anatomical regions;
-    and ``masks``, where they are asked for.
+    ``masks``, and ``regions``, ``present`` and ``region_labels``, where they are asked for; and ``features`` with those
+    three instead of an image, of a :class:`thoraxlib.detection.FeatureStore`.
 
     Parameters
     ----------
     dataset : ChestDataset
         The films.
     transform : callable, optional
-        From sample to sample, on top of the data set's own. It sees neither boxes nor masks.
+        From sample to sample, on top of the data set's own. It sees no boxes, and masks and regions if asked for.
     cache : bool
         Keep the data set's images, as they come from it, in memory: they must be of one size and type.
     seed : int
         Random transforms are a function of this, the epoch and the index alone.
-    masks : bool
-        Read ``masks`` as well.
+    masks, regions : bool
+        Read ``masks`` as well; ``regions`` and, where samples have them, ``present`` and ``region_labels``.
 
     Raises
     ------
@@ -56,11 +57,13 @@ class Samples(Dataset[dict[str, Any]]):
         cache: bool = False,
         seed: int = 0,
         masks: bool = False,
+        regions: bool = False,
     ) -> None:
         if not len(dataset):
             raise ValueError("the data set holds no image")
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        self.kept = (*_KEPT, "masks") if masks else _KEPT
+        regions = regions or hasattr(dataset, "feature_dim")
+        self.kept = (*_KEPT, *(("masks",) if masks else ()), *(_REGIONS if regions else ()))
         self._cached: dict[str, Tensor] = {}
         if cache:
             self._fill()
@@ -68,17 +71,17 @@ class Samples(Dataset[dict[str, Any]]):
     def _fill(self) -> None:
         for index in range(len(self)):
             sample = self.dataset[index]
-            for key in _PIXELS & sample.keys() & set(self.kept):
-                pixels = sample[key].as_subclass(Tensor)
+            for key in _CACHED & sample.keys() & set(self.kept):
+                value = sample[key].as_subclass(Tensor)
                 if key not in self._cached:
-                    self._cached[key] = pixels.new_empty((len(self), *pixels.shape))
+                    self._cached[key] = value.new_empty((len(self), *value.shape))
                 kept = self._cached[key]
-                if pixels.shape != kept.shape[1:] or pixels.dtype != kept.dtype:
+                if value.shape != kept.shape[1:] or value.dtype != kept.dtype:
                     raise ValueError(
-                        f"cache=True needs images of one size and type: {sample['id']} is {tuple(pixels.shape)} "
-                        f"{pixels.dtype}, those before it {tuple(kept.shape[1:])} {kept.dtype}"
+                        f"cache=True needs images of one size and type: {sample['id']} is {tuple(value.shape)} "
+                        f"{value.dtype}, those before it {tuple(kept.shape[1:])} {kept.dtype}"
                     )
-                kept[index] = pixels
+                kept[index] = value
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -109,13 +112,19 @@ class Samples(Dataset[dict[str, Any]]):
 
     def _read(self, index: int) -> dict[str, Any]:
         if self._cached:
-            pixels = {
-                key: (tv_tensors.Image if key == "image" else tv_tensors.Mask)(kept[index])
-                for key, kept in self._cached.items()
-            }
-            return {**pixels, "labels": self.dataset.targets[index], "id": self.dataset.ids[index]}
+            cached = {key: _typed(key, kept[index], self._cached["image"]) for key, kept in self._cached.items()}
+            return {**cached, "labels": self.dataset.targets[index], "id": self.dataset.ids[index]}
         sample = self.dataset[index]
         return {name: sample[name] for name in self.kept if name in sample}
+
+
+def _typed(key: str, value: Tensor, images: Tensor) -> Any:
+    """A cached value as a data set gives it, for transforms to know what it is."""
+    if key == "regions":
+        return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=tuple(images.shape[-2:]))  # type: ignore[call-overload]
+    if key in ("present", "region_labels"):
+        return value
+    return (tv_tensors.Image if key == "image" else tv_tensors.Mask)(value)
 
 
 class _Order(DistributedSampler[Any]):
@@ -149,8 +158,8 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
         From sample to sample, such as :func:`thoraxlib.images.transform_for` gives.
     seed : int
         Of the order and of random transforms.
-    masks : bool
-        Samples have their ``masks``, for training a segmenter.
+    masks, regions : bool
+        Samples have their ``masks``, for training a segmenter; their ``regions`` and ``present``, for a detector.
 
     Raises
     ------
@@ -176,6 +185,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
         eval_transform: Transform | None = None,
         seed: int = 0,
         masks: bool = False,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -198,7 +208,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
                 )
         self.parts: dict[str, ChestDataset] = parts
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
-        self.masks = masks
+        self.masks, self.regions = masks, regions
         self.transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
         self._samples: dict[str, Samples] = {}
 
@@ -220,6 +230,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
                 cache=self.cache and part != "test",
                 seed=self.seed,
                 masks=self.masks,
+                regions=self.regions,
             )
         samples, training = self._samples[part], part == "train"
         trainer = self.trainer

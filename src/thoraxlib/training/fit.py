@@ -18,11 +18,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 
+from thoraxlib.detection import RegionDetector
 from thoraxlib.files import replacing
 from thoraxlib.persistence import Persistent, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
+from thoraxlib.training.detection import DetectionTask
 from thoraxlib.training.logs import EpochTable, quiet
 from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles
@@ -106,10 +108,11 @@ def fit(
         Passes over the data; and optimizer steps at most (-1: no such bound).
     task : callable, optional
         What is trained for what: a subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters,
-        :class:`RegionTask` for models with ``region_names``, and :class:`MultiLabelTask` for everything else.
+        :class:`DetectionTask` for detectors of regions, :class:`RegionTask` for other models with ``region_names``, and
+        :class:`MultiLabelTask` for everything else.
     loss, optimizer, scheduler, monitor, mode, channels_last
         See the task, which has defaults for those not given. The epoch with the best `monitor` is kept:
-        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, or what a callback logs.
+        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, ``"val/iou"``, or what a callback logs.
     patience : int, optional
         Stop after so many epochs without gain in `monitor`.
     accumulate : int
@@ -145,7 +148,7 @@ def fit(
     output = Path(output)
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
-    training = (task or _task_for(model))(
+    training = (task or _task_of(model))(
         model,
         loss=loss,
         optimizer=optimizer,
@@ -208,15 +211,17 @@ def fit(
     return _best(model, trainer, of_best, best, output, monitor)
 
 
-def _task_for(model: nn.Module) -> Callable[..., Task]:
+def _task_of(model: nn.Module) -> type[Task]:
     if isinstance(model, Segmenter):
         return SegmentationTask
+    if isinstance(model, RegionDetector):
+        return DetectionTask
     return RegionTask if hasattr(model, "region_names") else MultiLabelTask
 
 
 def _identity(model: nn.Module) -> Any:
     """What a model is, for a resumed run to compare: how it was built, and for which input."""
-    if isinstance(model, Segmenter):
+    if isinstance(model, (Segmenter, RegionDetector)):
         spec = getattr(model, "registry_spec", {"name": type(model).__qualname__})
         return {**spec, "input_spec": model.input_spec.to_json()}
     return getattr(model, "config", type(model).__qualname__)

@@ -6,12 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 __all__ = ["NAMES", "Schedule", "schedule"]
 
 Schedule = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
-NAMES = ("onecycle", "cosine", "plateau", "multistep", "exponential")
+NAMES = ("onecycle", "cosine", "plateau", "multistep", "exponential", "warmup")
 
 
 def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, mode: str) -> dict[str, Any] | None:
@@ -23,7 +30,8 @@ def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, 
         ``"onecycle"`` and ``"cosine"`` run over all steps; ``"plateau"`` divides the rate by 10 after an epoch without
         gain in `monitor`; ``"multistep"`` divides it by 10 when as many epochs are over as its ``milestones`` say
         (jfhealthcare/Chexpert: [2]; alinstein/X_RAY's 4, 8, 12 count from 1: [3, 7, 11]); ``"exponential"`` takes it
-        times 0.9 after each epoch; a mapping ``{"name": ..., **options}`` sets options of torch's scheduler; a callable
+        times 0.9 after each epoch; ``"warmup"`` rises from a thousandth of it over 1,000 steps and then stays (AnaXNet's
+        detector; LinearLR's ``start_factor`` and ``total_iters``); a mapping ``{"name": ..., **options}`` sets options of torch's scheduler; a callable
         makes one of the optimizer, stepped after each epoch.
     optimizer : Optimizer
         Its rates are the highest ones.
@@ -55,4 +63,7 @@ def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, 
         return {"scheduler": MultiStepLR(optimizer, **{"milestones": [], **options}), "interval": "epoch"}
     if name == "exponential":
         return {"scheduler": ExponentialLR(optimizer, **{"gamma": 0.9, **options}), "interval": "epoch"}
+    if name == "warmup":
+        rising = LinearLR(optimizer, **{"start_factor": 1e-3, "total_iters": 1000, **options})
+        return {"scheduler": rising, "interval": "step"}
     raise ValueError(f"scheduler={name!r}: allowed are {', '.join(map(repr, NAMES))}, a callable, or None")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thoraxlib.persistence import Persistent, save_pretrained
+from thoraxlib.persistence import Persistent, save_pretrained, weights_digest
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
@@ -172,7 +171,7 @@ class _Staged(nn.Module):
             "output": stage.output,
             "losses": dict(stage.losses),
             "rates": dict(stage.rates),
-            "start": None if first else _digest(model),
+            "start": None if first else weights_digest(model),
         }
         self.train()
 
@@ -229,11 +228,3 @@ class _StageTask(MultiLabelTask):
                 raise ValueError(
                     f"stage {self.model.stage.name!r} trains {name!r}, but no gradient of its loss gets there"
                 )
-
-
-def _digest(model: nn.Module) -> str:
-    """Of all weights."""
-    whole = hashlib.sha256()
-    for value in model.state_dict().values():
-        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return whole.hexdigest()[:16]

@@ -96,7 +96,7 @@ class Task(LightningModule):  # type: ignore[misc]
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.loss_spec = self.default_loss if loss is None else loss
-        self.loss = losses.registry.resolve(self.loss_spec)
+        self.loss = self.make_loss(self.loss_spec)
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.monitor = self.default_monitor if monitor is None else monitor
         self.mode = mode or better(self.monitor)
@@ -107,6 +107,10 @@ class Task(LightningModule):  # type: ignore[misc]
         """Logits."""
         logits: Tensor = self.model(x.to(memory_format=self.memory_format) if x.ndim == 4 else x, *more)
         return logits
+
+    def make_loss(self, spec: Any) -> Any:
+        """The loss of its spec."""
+        return losses.registry.resolve(spec)
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits and targets of a batch, as the loss takes them."""

@@ -1,0 +1,24 @@
+"""Anatomical regions: image -> a box and a feature vector for each region."""
+
+from thoraxlib.detection.base import RegionDetector, Regions
+from thoraxlib.registry import Registry
+
+__all__ = [
+    "RegionDetector",
+    "RegionReport",
+    "Regions",
+    "average_precision",
+    "build",
+    "describe",
+    "evaluate",
+    "names",
+    "register",
+    "registry",
+]
+
+registry: Registry[RegionDetector] = Registry(
+    "detection", modules=[f"thoraxlib.detection.{name}" for name in ("torchvision", "pyramid", "template")]
+)
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+from thoraxlib.detection.evaluate import RegionReport, average_precision, evaluate  # noqa: E402  (use the room)

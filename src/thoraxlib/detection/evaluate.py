@@ -1,0 +1,215 @@
+"""How well a detector finds the regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thoraxlib.arrays import Floats, array
+from thoraxlib.detection.base import RegionDetector
+from thoraxlib.detection.reading import batches, evaluating, in_film
+from thoraxlib.localization.metrics import paired_iou
+from thoraxlib.metrics import Interval, percentiles, resampled_weights
+
+__all__ = ["RegionReport", "average_precision", "evaluate"]
+
+_HIT = 0.5
+_RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class RegionReport:
+    """The best box of every region on every film beside the true one; ``print`` it.
+
+    Attributes
+    ----------
+    region_names : tuple of str
+        R names.
+    iou : Tensor
+        float32 (N, R): of the best box, whatever its score, and the true one; NaN where the region is not in the film.
+    scores : Tensor
+        float32 (N, R): of the best box.
+    found : Tensor
+        bool (N, R): the score is above the detector's threshold.
+    ids, patient_ids : list of str
+        The films.
+    """
+
+    region_names: tuple[str, ...]
+    iou: Tensor
+    scores: Tensor
+    found: Tensor
+    ids: list[str]
+    patient_ids: list[str]
+
+    @property
+    def present(self) -> Tensor:
+        """bool (N, R): where there is a true box."""
+        return ~self.iou.isnan()
+
+    def mean_iou(self) -> Tensor:
+        """Of each region over the films that show it, (R,); NaN for a region that none does."""
+        return self.iou.nanmean(dim=0)
+
+    def detection_rate(self) -> Tensor:
+        """Share of the films showing a region in which it is found, (R,)."""
+        return (self.found & self.present).sum(dim=0) / self.present.sum(dim=0)
+
+    def false_rate(self) -> Tensor:
+        """Share of the films without a region in which it is found all the same, (R,)."""
+        return (self.found & ~self.present).sum(dim=0) / (~self.present).sum(dim=0)
+
+    def ap50(self) -> Tensor:
+        """Average precision of each region at an IoU of 0.5, (R,); see :func:`average_precision`."""
+        return average_precision(self.iou, self.scores)
+
+    def map50(self) -> float:
+        """Mean over the regions that any film shows."""
+        return float(self.ap50().nanmean())
+
+    def interval(self, score: str = "iou", *, n: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+        """Percentile intervals of each region's score, and of their mean, over resampled patients.
+
+        Parameters
+        ----------
+        score : {"iou", "ap50", "detection_rate"}
+            Which score.
+        n, level, seed
+            See :func:`thoraxlib.metrics.bootstrap`.
+
+        Raises
+        ------
+        ValueError
+            Another score, or numbers out of range.
+        """
+        if score not in ("iou", "ap50", "detection_rate"):
+            raise ValueError(f"score={score!r}: allowed are 'iou', 'ap50' and 'detection_rate'")
+        present, parts = array(self.present), []
+        values = array(self.iou.nan_to_num()) if score == "iou" else array(self.found & self.present)
+        for weights in resampled_weights(len(self.ids), n=n, level=level, seed=seed, patient_ids=self.patient_ids):
+            if score == "ap50":
+                parts.append(np.stack(list(_weighted(self.iou, self.scores, weights)), axis=1))
+            else:
+                with np.errstate(invalid="ignore"):
+                    parts.append(weights @ values / (weights @ present))
+        return percentiles(np.concatenate(parts), level)
+
+    def __str__(self) -> str:
+        of_iou, of_ap = self.interval("iou"), self.interval("ap50")
+        columns = [self.mean_iou().tolist(), of_iou.low.tolist(), of_iou.high.tolist()]
+        columns += [self.ap50().tolist(), of_ap.low.tolist(), of_ap.high.tolist(), self.detection_rate().tolist()]
+        width = max(len("region"), *map(len, self.region_names))
+        lines = [f"{'region':<{width}}  films  {'IoU (95 %)':>22}  {'AP@0.5 (95 %)':>22}  found"]
+        for name, films, iou, low, high, ap, ap_low, ap_high, rate in zip(
+            self.region_names, self.present.sum(dim=0).tolist(), *columns, strict=True
+        ):
+            shown = f"{_range(iou, low, high):>22}  {_range(ap, ap_low, ap_high):>22}"
+            lines.append(f"{name:<{width}}  {films:>5}  {shown}  {rate:>5.3f}")
+        means = (float(self.mean_iou().nanmean()), of_iou.macro_low, of_iou.macro_high)
+        of_means = (self.map50(), of_ap.macro_low, of_ap.macro_high)
+        shown = f"{_range(*means):>22}  {_range(*of_means):>22}"
+        lines.append(f"{'mean':<{width}}  {len(self.ids):>5}  {shown}  {float(self.detection_rate().nanmean()):>5.3f}")
+        return "\n".join(lines)
+
+
+def evaluate(
+    detector: RegionDetector, dataset: Any, *, batch_size: int = 16, num_workers: int = 0, progress: bool = False
+) -> RegionReport:
+    """Compare a detector's regions with the true ones, in the films' own pixels.
+
+    Parameters
+    ----------
+    detector : RegionDetector
+        Runs where it is, in eval mode.
+    dataset : dataset
+        Samples have ``regions``; the data set has the detector's ``region_names``.
+    batch_size, num_workers : int
+        Films at a time, and processes that read them.
+    progress : bool
+        Show a bar.
+
+    Raises
+    ------
+    ValueError
+        No films, films without regions, or other regions.
+    """
+    from tqdm.auto import tqdm
+
+    iou, scores, found, ids = [], [], [], []
+    with evaluating(detector) as device, tqdm(total=len(dataset), desc="evaluate", disable=not progress) as bar:
+        for films in batches(detector, dataset, batch_size=batch_size, num_workers=num_workers, truth=True):
+            regions = detector(films.x.to(device))
+            boxes = in_film(regions.boxes.cpu(), detector.input_spec, films.sizes)
+            iou.append(torch.where(films.present, paired_iou(boxes, films.boxes), torch.nan))
+            scores.append(regions.scores.float().cpu())
+            found.append(regions.present.cpu())
+            ids += films.ids
+            bar.update(len(films.ids))
+    table = (torch.cat(part) for part in (iou, scores, found))
+    return RegionReport(detector.region_names, *table, ids, list(dataset.patient_ids))
+
+
+def average_precision(iou: Tensor, scores: Tensor) -> Tensor:
+    """COCO's average precision at an IoU of 0.5 of each region, float64 (R,), with one box for each region and film.
+
+    The films are ordered by score; a box is right if its IoU is at least 0.5, and wrong where there is none to find.
+    Precision is the highest at this or a higher recall, averaged over 101 recalls from 0 to 1.
+
+    Parameters
+    ----------
+    iou : Tensor
+        (N, R): NaN where there is no true box.
+    scores : Tensor
+        (N, R).
+
+    Returns
+    -------
+    Tensor
+        0 to 1; NaN for a region without a true box.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, no film, or scores that are not finite.
+
+    Examples
+    --------
+    >>> nan = float("nan")
+    >>> iou = torch.tensor([[0.8, nan], [0.3, nan], [nan, nan]])
+    >>> average_precision(iou, torch.tensor([[0.9, 0.1], [0.6, 0.1], [0.2, 0.1]]))
+    tensor([0.5050,    nan], dtype=torch.float64)
+    """
+    if iou.ndim != 2 or iou.shape != scores.shape or not len(iou) or not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"iou and scores must both be (N, R), N > 0, the scores finite; got {tuple(iou.shape)} and "
+            f"{tuple(scores.shape)}"
+        )
+    return torch.tensor([float(value[0]) for value in _weighted(iou, scores, np.ones((1, len(iou))))]).double()
+
+
+def _weighted(iou: Tensor, scores: Tensor, weights: Floats) -> Iterator[Floats]:
+    """The same for films counted so often as each row of `weights` (B, N) says: for each region (B,)."""
+    for overlap, score in zip(array(iou).T, array(scores).T, strict=True):
+        order = np.argsort(-score, kind="stable")
+        counted, hit = weights[:, order], overlap[order] >= _HIT  # NaN is no hit
+        right = np.cumsum(counted * hit, axis=1)
+        precision = right / np.maximum(np.cumsum(counted, axis=1), 1e-12)
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        total = weights @ ~np.isnan(overlap)
+        recall = right / np.maximum(total, 1e-12)[:, None]
+        yield np.where(total > 0, _at_recalls(recall, precision), np.nan)
+
+
+def _at_recalls(recall: Floats, precision: Floats) -> Floats:
+    """Mean precision at 101 recalls, of curves (B, N); 0 beyond the last recall."""
+    ended = np.pad(precision, ((0, 0), (0, 1)))
+    return np.array([p[np.searchsorted(r, _RECALLS)].mean() for r, p in zip(recall, ended, strict=True)])
+
+
+def _range(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"

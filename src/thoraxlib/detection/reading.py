@@ -1,0 +1,171 @@
+"""The films of a data set as a detector takes them, with what is known about their regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from thoraxlib.detection.base import RegionDetector
+from thoraxlib.images import transform_for
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.localization.frames import in_originals
+
+__all__ = ["Films", "batches", "check_regions", "evaluating", "in_film"]
+
+
+class Films(NamedTuple):
+    """N films, on the CPU; what a data set does not know is NaN, empty or not present.
+
+    Attributes
+    ----------
+    index : list of int
+        Positions in the data set.
+    x : Tensor
+        (N, C, h, w): the detector's input.
+    sizes : list of (int, int)
+        (H, W) of the films.
+    boxes, present : Tensor
+        True regions in pixels of the films, (N, R, 4), and whether they are there, bool (N, R).
+    seen, seen_present : Tensor
+        The same in pixels of `x`.
+    labels, region_labels : Tensor
+        (N, K) and (N, R, K).
+    ids : list of str
+        N.
+    """
+
+    index: list[int]
+    x: Tensor
+    sizes: list[tuple[int, int]]
+    boxes: Tensor
+    present: Tensor
+    seen: Tensor
+    seen_present: Tensor
+    labels: Tensor
+    region_labels: Tensor
+    ids: list[str]
+
+
+def check_regions(detector: RegionDetector, dataset: Any) -> None:
+    """Raise a ValueError where a data set has no regions, or others than the detector."""
+    names = getattr(dataset, "region_names", None)
+    if names is None:
+        raise ValueError(f"{type(dataset).__name__} has no region_names: boxes of regions are needed")
+    if tuple(names) != detector.region_names:
+        raise ValueError(
+            f"the data set's regions {tuple(names)} are not the detector's {detector.region_names}: build one with "
+            "regions= of the other"
+        )
+
+
+def batches(
+    detector: RegionDetector,
+    dataset: Any,
+    *,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    truth: bool = False,
+    order: Iterable[Sequence[int]] | None = None,
+) -> Iterator[Films]:
+    """The films, a batch at a time.
+
+    Parameters
+    ----------
+    detector : RegionDetector
+        Its ``input_spec`` and ``region_names`` are used.
+    dataset : dataset
+        Samples have ``image`` and ``id``; it has no transform of its own.
+    batch_size, num_workers : int
+        Films at a time, and processes that read them.
+    truth : bool
+        Regions are needed.
+    order : iterable of sequence of int, optional
+        The films of each batch; by default all in turn.
+
+    Raises
+    ------
+    ValueError
+        No films; numbers out of range; with `truth`, a data set without the detector's regions.
+    """
+    if not len(dataset):
+        raise ValueError("the data set holds no film")
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed")
+    if truth:
+        check_regions(detector, dataset)
+    if order is None:
+        order = torch.arange(len(dataset)).split(batch_size)
+    loader: DataLoader[Any] = DataLoader(
+        _Read(detector, dataset, truth),
+        batch_sampler=[list(map(int, part)) for part in order],  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=_joined,
+    )
+    yield from loader
+
+
+def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Boxes (N, R, 4) in pixels of the input, in those of the films; no area where they lay in padding."""
+    image = torch.arange(len(boxes)).repeat_interleave(boxes.shape[1])
+    return in_originals(boxes.flatten(0, 1).float(), image, spec, sizes).view(boxes.shape)
+
+
+@contextmanager
+def evaluating(detector: RegionDetector) -> Iterator[torch.device]:
+    """Eval mode without gradients, on the device where the detector is; then its mode as before."""
+    training = detector.training
+    device = next((tensor.device for tensor in detector.state_dict().values()), torch.device("cpu"))
+    try:
+        detector.eval()
+        with torch.inference_mode():
+            yield device
+    finally:
+        detector.train(training)
+
+
+class _Read(Dataset[dict[str, Any]]):
+    """One film as a row of each field of :class:`Films`."""
+
+    def __init__(self, detector: RegionDetector, dataset: Any, truth: bool) -> None:
+        self.dataset, self.truth = dataset, truth
+        self.regions, self.labels = len(detector.region_names), len(dataset.labels)
+        self.transform = transform_for(detector.input_spec)
+
+    def __getitem__(self, index: int) -> Films:
+        sample = self.dataset[index]
+        if self.truth and "regions" not in sample:
+            raise ValueError(f"film {sample['id']} has no regions")
+        kept = {key: sample[key] for key in ("image", "regions") if key in sample}
+        height, width = sample["image"].shape[-2:]
+        moved = self.transform(kept)
+        boxes, present = self._boxes(sample.get("regions"), sample.get("present"))
+        seen, seen_present = self._boxes(moved.get("regions"), present)
+        unknown = torch.full((self.regions, self.labels), torch.nan)
+        return Films(
+            [index],
+            moved["image"].as_subclass(Tensor)[None],
+            [(height, width)],
+            boxes[None],
+            present[None],
+            seen[None],
+            seen_present[None],
+            sample["labels"][None],
+            sample.get("region_labels", unknown)[None],
+            [sample["id"]],
+        )
+
+    def _boxes(self, boxes: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:
+        if boxes is None:
+            return torch.zeros(self.regions, 4), torch.zeros(self.regions, dtype=torch.bool)
+        plain = boxes.as_subclass(Tensor).float()
+        has_area = (plain[:, 2:] > plain[:, :2]).all(dim=1)
+        return plain, has_area if present is None else has_area & present
+
+
+def _joined(rows: Sequence[Films]) -> Films:
+    return Films(*(torch.cat(column) if isinstance(column[0], Tensor) else sum(column, []) for column in zip(*rows)))
