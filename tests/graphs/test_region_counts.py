@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thoraxlib import graphs
+from thoraxlib import datasets, graphs
 from thoraxlib.graphs import RegionCounts
 
 REGIONS, FINDINGS = ("left", "right", "middle"), ("x", "y")
@@ -84,7 +84,24 @@ def test_shipped(name: str) -> None:
     alike = counts.jaccard()
     assert torch.equal(alike, alike.T)
     assert bool(((alike >= 0) & (alike <= 1)).all())
-    assert graphs.adjacency.region_graph(counts.regions, "jaccard", name).isolated() == ()
+    assert graphs.adjacency.region_graph(counts.regions, "jaccard", name).edges()
+
+
+def test_the_shipped_counts_are_the_phantom_s() -> None:
+    films = datasets.build("phantom", size=64, length=1000, masks=False)
+    targets = torch.stack([films[n]["region_labels"] for n in range(len(films))])  # type: ignore[arg-type]
+    assert same(RegionCounts.of(targets, "regions18", "nih14"), graphs.region_counts.build("phantom_regions18"))
+
+
+def test_the_graph_that_needs_no_data() -> None:
+    graph = graphs.adjacency.build("phantom")(graphs.region_counts.build("phantom_regions18").regions)
+    edges = {(source, target) for source, target, _ in graph.edges()}
+    assert ("right lung", "right lower lung zone") in edges
+    assert ("left apical zone", "left upper lung zone") in edges
+    assert ("left apical zone", "right costophrenic angle") not in edges
+    assert set(graph.isolated()) == {"mediastinum", "upper mediastinum", "cardiac silhouette", "trachea"}
+    with pytest.raises(TypeError, match="'phantom' is counted already"):
+        graphs.adjacency.region_graph(graph.nodes, "phantom", "phantom_regions18")
 
 
 @pytest.mark.parametrize(

@@ -388,7 +388,7 @@ def test_explained_in_the_film_s_own_pixels(bright: Path, tmp_path: Path) -> Non
     (finding,) = film.findings
     assert (finding.label, finding.regions) == ("Edema", ("right lung",))
     assert finding.boxes == ((100.0, 0.0, 200.0, 50.0),)
-    assert finding.probability == pytest.approx(torch.tensor(2.0).sigmoid(), abs=1e-5)
+    assert finding.probability == pytest.approx(float(torch.tensor(2.0).sigmoid()), abs=1e-5)
     assert finding.scores == (finding.probability,)
     assert finding.map.shape == (100, 200)
     assert finding.map[:45, 105:].min() == pytest.approx(finding.probability)

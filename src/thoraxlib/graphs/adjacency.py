@@ -153,6 +153,21 @@ class Jaccard:
         return Graph(counts.regions, torch.where(alike > self.threshold, alike if self.weighted else 1.0, 0.0))
 
 
+@register("phantom")
+class OfPhantom:
+    """Regions that share findings in films of ``datasets.build("phantom")``: a stand-in that needs no data.
+
+    An edge where the mean Jaccard index of presence exceeds 0.2. The phantom's findings lie in the lungs, so that
+    mediastinum, heart and trachea have no edge. It says nothing of patients: count their labels instead.
+    """
+
+    def __call__(self, regions: Counts) -> Graph:
+        """The graph on `regions`."""
+        if isinstance(regions, LabelCounts | RegionCounts):
+            raise TypeError("adjacency 'phantom' is counted already; to make one of counts, use 'jaccard'")
+        return Jaccard(average="positive", threshold=0.2)(regions)
+
+
 @register("identity")
 class Identity:
     """No edge but the loop at every node: the ablation of a label graph. Needs no counts."""

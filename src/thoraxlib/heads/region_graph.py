@@ -46,9 +46,10 @@ class RegionGraphHead(RegionHead):
     regions : str or sequence of str
         The R regions: graph and counts are matched to them by name.
     adjacency : str, mapping or Graph
-        From :mod:`thoraxlib.graphs.adjacency`.
+        From :mod:`thoraxlib.graphs.adjacency`; the default needs no data, and knows none: "jaccard" with counts of the
+        training labels is the paper's.
     counts : str, mapping or RegionCounts, optional
-        What the adjacency is counted from; by default shipped counts of the phantom's regions: count your own.
+        What the adjacency is counted from.
     hidden : int
         Columns of W1.
     slope : float
@@ -91,7 +92,7 @@ class RegionGraphHead(RegionHead):
         *,
         labels: str | Sequence[str] | None = None,
         regions: str | Sequence[str] = "regions18",
-        adjacency: Spec | graphs.Graph | Builder = "jaccard",
+        adjacency: Spec | graphs.Graph | Builder = "phantom",
         counts: Spec | graphs.RegionCounts | None = None,
         hidden: int = 2048,
         slope: float = 0.2,

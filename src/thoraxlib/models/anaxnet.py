@@ -170,8 +170,8 @@ _CARD = ModelCard(
         "Published: mean AUROC .93 over nine findings (per-finding values: see the paper).",
         "The released scripts pair labels with features of other regions, select on training films and count the "
         "graph on test films; the library does not.",
-        "The authors' graph is not published: the default is counted on the phantom; count your own from training "
-        "labels (thoraxlib.graphs.RegionCounts.of).",
+        "The authors' graph is not published: the default is counted on the phantom; counts= of training labels "
+        "(thoraxlib.graphs.RegionCounts.of) gives the paper's kind.",
         "The graph's matrix is a buffer; the released code lists it as a parameter that gets no gradient.",
     ),
 )
@@ -182,7 +182,7 @@ def anaxnet(
     *,
     labels: str | Sequence[str] = "imagenome9",
     regions: str | Sequence[str] = "regions18",
-    detector: Spec | nn.Module | None = None,
+    detector: Spec | detection.RegionDetector | None = None,
     train_detector: bool = False,
     head: Spec | RegionHead = "region_graph",
     adjacency: Spec | graphs.Graph | Builder | None = None,
@@ -208,9 +208,10 @@ def anaxnet(
         From :mod:`thoraxlib.heads.regions`: ``{"name": "region_graph", "scale": True}``; "region_linear" is the
         paper's baseline without graph.
     adjacency : str, mapping or Graph, optional
-        From :mod:`thoraxlib.graphs.adjacency`, for a head with a graph; the head's default is "jaccard".
+        From :mod:`thoraxlib.graphs.adjacency`, for a head with a graph; with `counts`, the paper's "jaccard"; without,
+        the head's default, which is counted on the phantom.
     counts : str, mapping or RegionCounts, optional
-        From :mod:`thoraxlib.graphs.region_counts`, for the adjacency.
+        Of the training labels: ``thoraxlib.graphs.RegionCounts.of(store.region_targets, ...)``.
     in_features : int, optional
         D; by default the detector's, 1024 without one.
 
@@ -229,7 +230,10 @@ def anaxnet(
     width = found if in_features is None else in_features
     if width != found:
         raise ValueError(f"in_features={in_features}, but the detector's features are {found} wide")
-    graph = {key: value for key, value in (("adjacency", adjacency), ("counts", counts)) if value is not None}
+    if counts is not None:
+        graph = {"adjacency": "jaccard" if adjacency is None else adjacency, "counts": counts}
+    else:
+        graph = {} if adjacency is None else {"adjacency": adjacency}
     if isinstance(head, (str, Mapping)):
         kind, _ = region_heads.registry.split_spec(head)
         unknown = sorted(set(graph) - set(region_heads.describe(kind).options))
