@@ -24,11 +24,11 @@ from thoraxlib.files import replacing
 from thoraxlib.heads.regions import image_level
 from thoraxlib.metrics import Report, auroc, evaluate
 
-__all__ = ["RegionReport", "evaluate_regions", "image_targets"]
+__all__ = ["RegionScores", "evaluate_regions", "image_targets"]
 
 
 @dataclass(frozen=True, eq=False)
-class RegionReport:
+class RegionScores:
     """Scores of K findings in R regions; ``str(report)`` is a table of the findings.
 
     Attributes
@@ -146,7 +146,7 @@ def evaluate_regions(
     n_bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> RegionReport:
+) -> RegionScores:
     """AUROC of every finding in every region, over all regions, and of images.
 
     Parameters
@@ -158,7 +158,7 @@ def evaluate_regions(
     present : array_like, optional
         bool (N, R): the regions that were found; others are not scored. By default all.
     minimum : int
-        See :class:`RegionReport`.
+        See :class:`RegionScores`.
     patient_ids : sequence of str, optional
         For each image; whole patients are resampled for the intervals.
     reference : mapping of str to float, optional
@@ -193,4 +193,4 @@ def evaluate_regions(
         highest = image_level(s, there).nan_to_num(0.0)
         images = scored(image_targets(y), highest, patient_ids=patient_ids, reference=reference)
     ones, zeros = ((y == value).sum(dim=0).T.numpy() for value in (1, 0))
-    return RegionReport(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))
+    return RegionScores(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))

