@@ -196,9 +196,7 @@ def _config_of(model: Any) -> dict[str, Any]:
         )
     if model.unrecorded:
         listed = "; ".join(f"{option}: {why}" for option, why in model.unrecorded.items())
-        raise TypeError(
-            f"cannot save {config['name']!r}: {listed}. {_BY_NAME}"
-        )
+        raise TypeError(f"cannot save {config['name']!r}: {listed}. {_BY_NAME}")
     return {
         "thoraxlib_version": __version__,
         **config,

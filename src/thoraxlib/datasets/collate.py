@@ -10,11 +10,21 @@ from torch import Tensor
 
 __all__ = ["collate"]
 
-_STACKED = ("image", "labels", "regions", "present", "region_labels", "masks", "organ_mask")
+_STACKED = (
+    "image",
+    "labels",
+    "regions",
+    "present",
+    "region_labels",
+    "masks",
+    "organ_mask",
+    "features",
+    "scores",
+)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: images, labels, regions and masks stacked, everything else (boxes, ids) as lists.
+    """A batch: images, labels, regions, masks and features stacked, everything else (boxes, ids) as lists.
 
     Parameters
     ----------
@@ -25,7 +35,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     -------
     dict
         ``image`` (N, C, H, W), ``labels`` (N, K), ``regions`` (N, R, 4), ``present`` (N, R), ``region_labels``
-        (N, R, K), ``masks`` (N, M, H, W), as plain tensors;
+        (N, R, K), ``masks`` (N, M, H, W), ``features`` (N, R, D), ``scores`` (N, R), as plain tensors;
         ``boxes``, ``box_labels``, ``id``: lists of length N.
 
     Raises

@@ -19,6 +19,8 @@ __all__ = ["Subset", "oversample", "split_by_patient", "split_patients"]
 class Subset(Dataset[dict[str, Any]]):
     """Some images of a data set, itself a data set with ``labels``, ``targets``, ``patient_ids`` and ``ids``.
 
+    And, where the data set has them, with ``boxed``, ``region_names``, ``region_targets`` and ``region_present``.
+
     Parameters
     ----------
     dataset : ChestDataset
@@ -30,12 +32,16 @@ class Subset(Dataset[dict[str, Any]]):
     def __init__(self, dataset: ChestDataset, indices: Sequence[int]) -> None:
         self.dataset = dataset
         self.indices = [int(index) for index in indices]
+        rows = torch.tensor(self.indices, dtype=torch.long)
         self.labels: tuple[str, ...] = dataset.labels
-        self.targets: Tensor = dataset.targets[torch.tensor(self.indices, dtype=torch.long)]
+        self.targets: Tensor = dataset.targets[rows]
         self.patient_ids: list[str] = [dataset.patient_ids[index] for index in self.indices]
         self.ids: list[str] = [dataset.ids[index] for index in self.indices]
-        if hasattr(dataset, "boxed"):
-            self.boxed: Tensor = dataset.boxed[torch.tensor(self.indices, dtype=torch.long)]
+        if hasattr(dataset, "region_names"):
+            self.region_names: tuple[str, ...] = dataset.region_names
+        for name in ("boxed", "region_targets", "region_present"):
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name)[rows])
 
     def __len__(self) -> int:
         return len(self.indices)
