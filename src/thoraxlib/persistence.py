@@ -196,8 +196,6 @@ def _config_of(model: Any) -> dict[str, Any]:
         )
     if model.unrecorded:
         listed = "; ".join(f"{option}: {why}" for option, why in model.unrecorded.items())
-        raise TypeError(
-            f"cannot save {config['name']!r}: {listed}. {_BY_NAME}"
-        )
+        raise TypeError(f"cannot save {config['name']!r}: {listed}. {_BY_NAME}")
     spec = {"input_spec": model.input_spec.to_json()} if model.input_spec is not None else {}
     return {"thoraxlib_version": __version__, **config, "labels": list(model.labels), **spec}

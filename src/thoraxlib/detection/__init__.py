@@ -4,6 +4,7 @@ from thoraxlib.detection.base import RegionDetector, Regions
 from thoraxlib.registry import Registry
 
 __all__ = [
+    "FeatureStore",
     "RegionDetector",
     "RegionReport",
     "Regions",
@@ -11,6 +12,7 @@ __all__ = [
     "build",
     "describe",
     "evaluate",
+    "extract",
     "names",
     "register",
     "registry",
@@ -22,3 +24,5 @@ registry: Registry[RegionDetector] = Registry(
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 from thoraxlib.detection.evaluate import RegionReport, average_precision, evaluate  # noqa: E402  (use the room)
+from thoraxlib.detection.extract import extract  # noqa: E402
+from thoraxlib.detection.store import FeatureStore  # noqa: E402

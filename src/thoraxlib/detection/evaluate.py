@@ -49,7 +49,7 @@ class RegionReport:
 
     @property
     def present(self) -> Tensor:
-        """bool (N, R): where there is a true box."""
+        """Where there is a true box, bool (N, R)."""
         return ~self.iou.isnan()
 
     def mean_iou(self) -> Tensor:
@@ -150,8 +150,8 @@ def evaluate(
             found.append(regions.present.cpu())
             ids += films.ids
             bar.update(len(films.ids))
-    table = (torch.cat(part) for part in (iou, scores, found))
-    return RegionReport(detector.region_names, *table, ids, list(dataset.patient_ids))
+    table = torch.cat(iou), torch.cat(scores), torch.cat(found)
+    return RegionReport(detector.region_names, *table, ids=ids, patient_ids=list(dataset.patient_ids))
 
 
 def average_precision(iou: Tensor, scores: Tensor) -> Tensor:

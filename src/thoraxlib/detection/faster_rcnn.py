@@ -144,7 +144,7 @@ class FasterRCNN(RegionDetector):
         return self._features(maps, list(boxes), x).view(*boxes.shape[:2], -1)
 
     def losses(self, x: Tensor, regions: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
-        """Faster R-CNN's four losses, ``objectness``, ``proposal``, ``region``, ``box``; see :class:`RegionDetector`."""
+        """Faster R-CNN's four losses, by the names in :data:`LOSSES`; see :class:`RegionDetector`."""
         from torchvision.models.detection.roi_heads import fastrcnn_loss
 
         boxes, there = is_there(self, x, regions, present)

@@ -23,31 +23,28 @@ class Films(NamedTuple):
 
     Attributes
     ----------
-    index : list of int
-        Positions in the data set.
     x : Tensor
         (N, C, h, w): the detector's input.
-    sizes : list of (int, int)
-        (H, W) of the films.
     boxes, present : Tensor
         True regions in pixels of the films, (N, R, 4), and whether they are there, bool (N, R).
     seen, seen_present : Tensor
         The same in pixels of `x`.
     labels, region_labels : Tensor
         (N, K) and (N, R, K).
+    sizes : list of (int, int)
+        (H, W) of the films.
     ids : list of str
         N.
     """
 
-    index: list[int]
     x: Tensor
-    sizes: list[tuple[int, int]]
     boxes: Tensor
     present: Tensor
     seen: Tensor
     seen_present: Tensor
     labels: Tensor
     region_labels: Tensor
+    sizes: list[tuple[int, int]]
     ids: list[str]
 
 
@@ -70,8 +67,8 @@ def batches(
     batch_size: int = 16,
     num_workers: int = 0,
     truth: bool = False,
-    order: Iterable[Sequence[int]] | None = None,
-) -> Iterator[Films]:
+    parts: Sequence[Tensor] | None = None,
+) -> Iterable[Films]:
     """The films, a batch at a time.
 
     Parameters
@@ -84,29 +81,23 @@ def batches(
         Films at a time, and processes that read them.
     truth : bool
         Regions are needed.
-    order : iterable of sequence of int, optional
-        The films of each batch; by default all in turn.
+    parts : sequence of Tensor, optional
+        Positions of the films to be read, in groups of which each begins a batch; by default all in turn.
 
     Raises
     ------
     ValueError
-        No films; numbers out of range; with `truth`, a data set without the detector's regions.
+        No films; numbers out of range; other regions than the detector's, or with `truth` none.
     """
     if not len(dataset):
         raise ValueError("the data set holds no film")
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed")
-    if truth:
+    if truth or hasattr(dataset, "region_names"):
         check_regions(detector, dataset)
-    if order is None:
-        order = torch.arange(len(dataset)).split(batch_size)
-    loader: DataLoader[Any] = DataLoader(
-        _Read(detector, dataset, truth),
-        batch_sampler=[list(map(int, part)) for part in order],  # type: ignore[arg-type]
-        num_workers=num_workers,
-        collate_fn=_joined,
-    )
-    yield from loader
+    parts = [torch.arange(len(dataset))] if parts is None else parts
+    order = [batch.tolist() for part in parts for batch in torch.split(part, batch_size)]
+    return DataLoader(_Read(detector, dataset, truth), batch_sampler=order, num_workers=num_workers, collate_fn=_joined)
 
 
 def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -129,35 +120,32 @@ def evaluating(detector: RegionDetector) -> Iterator[torch.device]:
 
 
 class _Read(Dataset[dict[str, Any]]):
-    """One film as a row of each field of :class:`Films`."""
+    """One film: a row of each field of :class:`Films`, by its name."""
 
     def __init__(self, detector: RegionDetector, dataset: Any, truth: bool) -> None:
-        self.dataset, self.truth = dataset, truth
+        self.dataset, self.truth, self.named = dataset, truth, hasattr(dataset, "region_names")
         self.regions, self.labels = len(detector.region_names), len(dataset.labels)
         self.transform = transform_for(detector.input_spec)
 
-    def __getitem__(self, index: int) -> Films:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.dataset[index]
         if self.truth and "regions" not in sample:
             raise ValueError(f"film {sample['id']} has no regions")
-        kept = {key: sample[key] for key in ("image", "regions") if key in sample}
-        height, width = sample["image"].shape[-2:]
-        moved = self.transform(kept)
-        boxes, present = self._boxes(sample.get("regions"), sample.get("present"))
-        seen, seen_present = self._boxes(moved.get("regions"), present)
-        unknown = torch.full((self.regions, self.labels), torch.nan)
-        return Films(
-            [index],
-            moved["image"].as_subclass(Tensor)[None],
-            [(height, width)],
-            boxes[None],
-            present[None],
-            seen[None],
-            seen_present[None],
-            sample["labels"][None],
-            sample.get("region_labels", unknown)[None],
-            [sample["id"]],
-        )
+        known = sample if self.named else {}  # rows without names are nobody's
+        boxes, present = self._boxes(known.get("regions"), known.get("present"))
+        moved = self.transform({key: sample[key] for key in ("image", "regions") if key in sample})
+        seen, seen_present = self._boxes(moved.get("regions") if self.named else None, present)
+        return {
+            "x": moved["image"].as_subclass(Tensor),
+            "boxes": boxes,
+            "present": present,
+            "seen": seen,
+            "seen_present": seen_present,
+            "labels": sample["labels"],
+            "region_labels": known.get("region_labels", torch.full((self.regions, self.labels), torch.nan)),
+            "sizes": tuple(sample["image"].shape[-2:]),
+            "ids": sample["id"],
+        }
 
     def _boxes(self, boxes: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:
         if boxes is None:
@@ -167,5 +155,7 @@ class _Read(Dataset[dict[str, Any]]):
         return plain, has_area if present is None else has_area & present
 
 
-def _joined(rows: Sequence[Films]) -> Films:
-    return Films(*(torch.cat(column) if isinstance(column[0], Tensor) else sum(column, []) for column in zip(*rows)))
+def _joined(rows: Sequence[dict[str, Any]]) -> Films:
+    columns: dict[str, Any] = {key: [row[key] for row in rows] for key in Films._fields}
+    stacked = {key: torch.stack(column) for key, column in columns.items() if isinstance(column[0], Tensor)}
+    return Films(**{**columns, **stacked})

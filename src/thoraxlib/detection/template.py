@@ -104,7 +104,8 @@ class Template(RegionDetector):
 
     def maps(self, x: Tensor) -> Tensor:
         """The map of the stage."""
-        return self.backbone(x)[self.stage]
+        maps: list[Tensor] = self.backbone(x)
+        return maps[self.stage]
 
     def locate(self, maps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same places in all images."""
@@ -120,5 +121,5 @@ class Template(RegionDetector):
         from torchvision.ops import roi_align
 
         scale = maps.shape[-1] / x.shape[-1]
-        cells = roi_align(maps, list(boxes.to(maps.dtype)), _RESOLUTION, scale, sampling_ratio=2, aligned=True)
+        cells: Tensor = roi_align(maps, list(boxes.to(maps.dtype)), _RESOLUTION, scale, sampling_ratio=2, aligned=True)
         return cells.mean(dim=(2, 3)).view(*boxes.shape[:2], -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,21 +55,23 @@ class DetectionTask(Task):
 
     model: RegionDetector
 
-    default_loss: Any = {}  # noqa: RUF012  (read only)
+    default_loss: ClassVar[Any] = {}
     default_monitor = "val/iou"
 
     def make_loss(self, spec: Any) -> Mapping[str, float]:
         """The weights, as they are."""
         if not isinstance(spec, Mapping) or not all(isinstance(weight, (int, float)) for weight in spec.values()):
             raise ValueError(f"loss={spec!r}: a detector has its own losses, of which this sets weights by name")
-        return spec
+        return dict(spec)
 
     def trained_parameters(self) -> list[Any]:
         """Two groups: the second, of norms, without weight decay."""
         norms = {p for m in self.model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
         trained = super().trained_parameters()
         groups = [[p for p in trained if p not in norms], [p for p in trained if p in norms]]
-        return [{"params": group, **more} for group, more in zip(groups, ({}, {"weight_decay": 0.0}), strict=True) if group]
+        return [
+            {"params": group, **more} for group, more in zip(groups, ({}, {"weight_decay": 0.0}), strict=True) if group
+        ]
 
     def on_fit_start(self) -> None:
         """Look at the names of the regions before the first step."""

@@ -112,7 +112,8 @@ def fit(
         :class:`MultiLabelTask` for everything else.
     loss, optimizer, scheduler, monitor, mode, channels_last
         See the task, which has defaults for those not given. The epoch with the best `monitor` is kept:
-        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, ``"val/iou"``, or what a callback logs.
+        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, ``"val/iou"``, or what a callback
+        logs.
     patience : int, optional
         Stop after so many epochs without gain in `monitor`.
     accumulate : int

@@ -30,9 +30,9 @@ def schedule(spec: Schedule, optimizer: Optimizer, *, steps: int, monitor: str, 
         ``"onecycle"`` and ``"cosine"`` run over all steps; ``"plateau"`` divides the rate by 10 after an epoch without
         gain in `monitor`; ``"multistep"`` divides it by 10 when as many epochs are over as its ``milestones`` say
         (jfhealthcare/Chexpert: [2]; alinstein/X_RAY's 4, 8, 12 count from 1: [3, 7, 11]); ``"exponential"`` takes it
-        times 0.9 after each epoch; ``"warmup"`` rises from a thousandth of it over 1,000 steps and then stays (AnaXNet's
-        detector; LinearLR's ``start_factor`` and ``total_iters``); a mapping ``{"name": ..., **options}`` sets options of torch's scheduler; a callable
-        makes one of the optimizer, stepped after each epoch.
+        times 0.9 after each epoch; ``"warmup"`` rises from a thousandth of it over 1,000 steps and then stays (the
+        detector of AnaXNet); a mapping ``{"name": ..., **options}`` sets options of torch's scheduler; a callable makes
+        one of the optimizer, stepped after each epoch.
     optimizer : Optimizer
         Its rates are the highest ones.
     steps : int
