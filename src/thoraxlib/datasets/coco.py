@@ -26,7 +26,7 @@ def to_coco(
     Parameters
     ----------
     dataset : ChestDataset
-        With regions; see :func:`~thoraxlib.datasets.read_regions`. Without a ``file_names`` of its own (the phantom), an
+        With regions; see :func:`~thoraxlib.datasets.read_regions`. Where it has no ``file_names`` (the phantom), an
         image's file is ``<id>.png``.
     split : str
         Written down with each image.

@@ -144,7 +144,7 @@ def _read(path: Path, labels: str | Sequence[str] | None) -> _Listed:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     try:
-        listed = _records(content) if isinstance(content, list) else _coco(path, labels)
+        listed = _records(content) if isinstance(content, list) else _coco(content, path, labels)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{path}: neither a COCO file nor records of AnaXNet's converter ({type(error).__name__}: {error})"
@@ -158,17 +158,17 @@ def _read(path: Path, labels: str | Sequence[str] | None) -> _Listed:
     return listed
 
 
-def _coco(path: Path, labels: str | Sequence[str] | None) -> _Listed:
+def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | None) -> _Listed:
     from thoraxlib import localization
 
-    coco = localization.read_coco(path)
-    annotations, images = coco.content["annotations"], coco.content["images"]
+    coco = localization.from_coco(content, str(path))
+    annotations, images = content["annotations"], content["images"]
     values = [each.get("attributes", []) for each in annotations]
     widths = {len(row) for row in values}
     if len(widths) > 1:
         raise ValueError(f"{path}: annotations have different numbers of attributes: {sorted(widths)}")
     width = widths.pop() if widths else 0
-    names = tuple(coco.content.get("info", {}).get("attributes", ()))
+    names = tuple(content.get("info", {}).get("attributes", ()))
     if not names and width:
         if labels is None:
             raise ValueError(f"{path} has {width} attributes without names; labels must say what they are")

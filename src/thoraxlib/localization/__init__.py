@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from thoraxlib.localization.boxes import Boxes
-from thoraxlib.localization.coco import CocoBoxes, read_coco, save_coco, to_coco
+from thoraxlib.localization.coco import CocoBoxes, from_coco, read_coco, save_coco, to_coco
 from thoraxlib.localization.evaluate import Localized, localize, tune
 from thoraxlib.localization.frames import to_original
 from thoraxlib.localization.metrics import acc_afp, box_iobb, box_iogt, box_iou, hits, pointing_game
@@ -22,6 +22,7 @@ __all__ = [
     "box_iou",
     "build",
     "describe",
+    "from_coco",
     "hits",
     "localization_table",
     "localize",

@@ -13,7 +13,7 @@ import torch
 from thoraxlib.files import replacing
 from thoraxlib.localization.boxes import Boxes
 
-__all__ = ["CocoBoxes", "read_coco", "save_coco", "to_coco"]
+__all__ = ["CocoBoxes", "from_coco", "read_coco", "save_coco", "to_coco"]
 
 
 class CocoBoxes(NamedTuple):
@@ -27,15 +27,12 @@ class CocoBoxes(NamedTuple):
         Names of categories, and of image files.
     sizes : tuple of (int, int)
         (H, W) of each image.
-    content : dict
-        The file as it is, for what else it says.
     """
 
     boxes: Boxes
     labels: tuple[str, ...]
     ids: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
-    content: dict[str, Any]
 
 
 def to_coco(
@@ -119,10 +116,24 @@ def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
     FileNotFoundError
         No such file.
     ValueError
-        Not JSON, a part is missing, or an annotation names an image or category that is not there.
+        Not JSON, or what :func:`from_coco` refuses.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: no COCO file of boxes ({type(error).__name__}: {error})") from error
+    return from_coco(content, str(path))
+
+
+def from_coco(content: Any, source: str) -> CocoBoxes:
+    """Boxes from what :func:`to_coco` gives, or another COCO file's content; `source` is its name in messages.
+
+    Raises
+    ------
+    ValueError
+        A part is missing, or an annotation names an image or category that is not there.
+    """
+    try:
         images, categories = content["images"], content["categories"]
         place = {image["id"]: k for k, image in enumerate(images)}
         label = {category["id"]: k for k, category in enumerate(categories)}
@@ -133,11 +144,11 @@ def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
         sizes = tuple((int(image["height"]), int(image["width"])) for image in images)
         ids = tuple(str(image["file_name"]) for image in images)
         labels = tuple(str(category["name"]) for category in categories)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no COCO file of boxes ({type(error).__name__}: {error})") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source}: no COCO file of boxes ({type(error).__name__}: {error})") from error
     table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
     corner, side = table[:, :2], table[:, 2:4]
     boxes = Boxes(
         torch.cat([corner, corner + side], dim=1).float(), table[:, 4].long(), table[:, 5].long(), table[:, 6].float()
     )
-    return CocoBoxes(boxes, labels, ids, sizes, content)
+    return CocoBoxes(boxes, labels, ids, sizes)

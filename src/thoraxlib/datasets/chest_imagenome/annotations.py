@@ -170,7 +170,7 @@ def select_labels(
     )
     finding = _lookup(findings, len(annotations.findings))[annotations.mention_finding]
     asked = np.flatnonzero((image >= 0) & (region >= 0) & (finding >= 0))
-    cells = (image[asked] * len(regions) + region[asked]) * len(findings) + finding[asked]
+    cells = (image[asked].astype(np.int64) * len(regions) + region[asked]) * len(findings) + finding[asked]
     order = np.argsort(cells, kind="stable")  # within a cell the order of the sentences stays
     cells, yes = cells[order], annotations.mention_yes[asked[order]]
     labels = np.full(len(rows) * len(regions) * len(findings), 0 if unmentioned == "negative" else np.nan, np.float32)
@@ -191,15 +191,15 @@ def select_labels(
 
 def _places(
     starts: NDArray[np.int64], rows: NDArray[np.intp], region: NDArray[np.int16], regions: Sequence[int], known: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """For each entry the position of its image in `rows` and of its region in `regions`, or -1."""
     image = np.repeat(_lookup(rows.tolist(), len(starts) - 1), np.diff(starts))
     return image, _lookup(regions, known)[region]
 
 
-def _lookup(asked: Sequence[int], known: int) -> NDArray[np.int64]:
+def _lookup(asked: Sequence[int], known: int) -> NDArray[np.int32]:
     """(known,): where each number is in `asked`, or -1."""
-    table = np.full(known, -1, np.int64)
+    table = np.full(known, -1, np.int32)
     for place, number in enumerate(asked):
         if number >= 0:
             table[number] = place
