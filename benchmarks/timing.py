@@ -23,8 +23,8 @@ class Row:
         target = (
             "" if self.target is None else f"at most {self.target:g}: {'met' if middle <= self.target else 'missed'}"
         )
-        spread = f"{low:.3f} to {high:.3f}"
-        return f"| {self.name} | {self.peer} | {middle:.3f} | {spread} | {target} | {self.conditions} |"
+        spread = f"{low:.3g} to {high:.3g}"
+        return f"| {self.name} | {self.peer} | {middle:.3g} | {spread} | {target} | {self.conditions} |"
 
 
 HEADER = "| ours | peer | ratio (median) | spread | target | conditions |\n|---|---|---|---|---|---|"

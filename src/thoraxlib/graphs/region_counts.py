@@ -183,23 +183,32 @@ class RegionCounts:
 
 def _count(chunk: Tensor, complete: bool) -> Tensor:
     """Both, either and usable (3, K, R, R) of a chunk (n, R, K)."""
-    values = chunk.float().permute(2, 0, 1)
-    known = ~values.isnan()
-    ones = torch.where(known, values, 0.0)
-    wrong = ((ones != 0) & (ones != 1)).nonzero()
-    if len(wrong):
-        k, image, region = wrong[0].tolist()
-        raise ValueError(f"targets must be 0, 1 or NaN, got {values[k, image, region].item()} at {[image, region, k]}")
+    values = chunk.permute(2, 0, 1).float().contiguous()
+    unknown = values.isnan() if chunk.is_floating_point() else None
+    if unknown is None or not bool(unknown.any()):
+        _check(values)
+        # one product over the images for each finding, and for "any finding"
+        joint = torch.cat([values, values.amax(dim=0, keepdim=True)])
+        joint = joint.mT @ joint
+        alone = joint.diagonal(dim1=1, dim2=2)
+        either = alone[:, :, None] + alone[:, None, :] - joint
+        return torch.stack([joint[:-1], either[:-1], either[-1:].expand_as(joint[:-1])]).long()
+    ones, known = values.masked_fill(unknown, 0.0), (~unknown).float()
+    _check(ones)
     if complete:
-        whole = known.any(dim=0).all(dim=1)
+        whole = (known.amax(dim=0) > 0).all(dim=1)
         ones, known = ones[:, whole], known[:, whole]
-    some = ones.amax(dim=0, keepdim=True)
-    # a product over the images for each finding: of what is positive, and of the regions with any finding
-    of_known = known.float()
-    both = ones.mT @ ones
-    positive, active = ones.mT @ of_known, (some * of_known).mT @ of_known
-    usable = active + active.mT - (some * of_known).mT @ (some * of_known)
-    return torch.stack([both, positive + positive.mT - both, usable]).long()
+    active = ones.amax(dim=0, keepdim=True) * known
+    both, one, some = ones.mT @ ones, ones.mT @ known, active.mT @ known
+    return torch.stack([both, one + one.mT - both, some + some.mT - active.mT @ active]).long()
+
+
+def _check(ones: Tensor) -> None:
+    """Raise unless (K, n, R) is 0 and 1 throughout."""
+    wrong = ones.square().sub_(ones)
+    if bool(wrong.any()):
+        k, image, region = wrong.nonzero()[0].tolist()
+        raise ValueError(f"targets must be 0, 1 or NaN, got {ones[k, image, region].item()} at {[image, region, k]}")
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

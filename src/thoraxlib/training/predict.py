@@ -80,7 +80,7 @@ def predict(
     labels = tuple(getattr(model, "labels", dataset.labels))
     if tuple(dataset.labels) != labels:
         raise ValueError(f"the data set has the labels {tuple(dataset.labels)}, the model has {labels}")
-    spec = getattr(model, "input_spec", None)
+    spec = None if hasattr(dataset, "feature_dim") else getattr(model, "input_spec", None)
     if transform is None and getattr(dataset, "transform", None) is None and isinstance(spec, InputSpec):
         transform = transform_for(spec)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
