@@ -477,6 +477,15 @@ def test_mimic_s_own_split(tmp_path: Path) -> None:
     assert train.ids == [film(k) for k in range(3, 11) if k != 8]
 
 
+def test_films_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = [graph(0, ALL)]
+    write_graphs(tmp_path, graphs)
+    monkeypatch.chdir(write_films(tmp_path / "jpg[1]", graphs))
+    films = datasets.build("chest_imagenome", root="..", images=".", split="all")
+    assert films.file_names == [f"{film(0)}.jpg"]
+    assert films[0]["present"].all()
+
+
 def test_views(tmp_path: Path) -> None:
     graphs = [graph(k, ALL, view=view) for k, view in enumerate(["PA", "AP", "LATERAL", "AP", ""])]
     with pytest.warns(UserWarning, match="1 of the view LATERAL, 1 of the view unknown"):

@@ -195,7 +195,9 @@ def read_regions(dataset: ChestDataset, *, progress: bool = True) -> RegionTable
     names: tuple[str, ...] | None = getattr(dataset, "region_names", None)
     if names is None:
         raise ValueError(f"dataset must have region_names, {type(dataset).__name__} has none")
-    known = [getattr(dataset, name, None) for name in ("sizes", "region_boxes", "region_present", "region_targets")]
+    known: list[Any] = [
+        getattr(dataset, name, None) for name in ("sizes", "region_boxes", "region_present", "region_targets")
+    ]
     if all(column is not None for column in known):
         return RegionTable(names, dataset.labels, *known)
     sizes: list[tuple[int, int]] = []
