@@ -407,6 +407,9 @@ def test_an_image_of_another_size_than_the_metadata(tmp_path: Path) -> None:
     (images / "mimic-cxr-2.0.0-metadata.csv").write_text("\n".join(lines).replace("300", "3000"))
     with pytest.raises(ValueError, match=r"has 200 x 300 pixels, its boxes are for 200 x 3000"):
         datasets.build("chest_imagenome", **options)[0]
+    (images / "mimic-cxr-2.0.0-metadata.csv").write_text("\n".join(lines).replace("300", ""))
+    with pytest.raises(ValueError, match=r"metadata.csv: Rows and Columns must be numbers"):
+        datasets.build("chest_imagenome", **options)
     (images / "mimic-cxr-2.0.0-metadata.csv").write_text("dicom_id,Rows,Columns\nx,1,1\n")
     with pytest.raises(ValueError, match=r"metadata.csv lacks 1 of 1 films, the first is 00000000-0"):
         datasets.build("chest_imagenome", **options)

@@ -300,6 +300,7 @@ def test_a_focal_finding_is_where_half_of_it_is() -> None:
     }
     # nowhere by half: in the lung that has most of it
     assert shown("Mass", (36, 12, 56, 30)) == {"right lung"}
+    assert shown("Mass", (42, 12, 58, 30)) == set()  # between the lungs
 
 
 def test_findings_stay_in_their_organs() -> None:

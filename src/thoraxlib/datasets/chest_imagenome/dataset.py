@@ -277,4 +277,7 @@ def _sizes(images: Path, ids: list[str], paths: list[Path], progress: bool) -> l
     lacking = [film for film in ids if film not in sizes]
     if lacking:
         raise ValueError(f"{table.path} lacks {len(lacking)} of {len(ids)} films, the first is {lacking[0]}")
-    return [(int(sizes[film][0]), int(sizes[film][1])) for film in ids]
+    try:
+        return [(int(sizes[film][0]), int(sizes[film][1])) for film in ids]
+    except ValueError as error:
+        raise ValueError(f"{table.path}: Rows and Columns must be numbers: {error}") from error
