@@ -18,6 +18,10 @@ from thoraxlib.registry import UnknownNameError
         ("chexpert5_alphabetical", 5, "Atelectasis", "Pleural Effusion"),
         ("mimic14", 14, "Atelectasis", "No Finding"),
         ("padchest_openi22", 22, "aortic elongation", "tuberculosis"),
+        ("imagenome9", 9, "lung opacity", "pneumonia"),
+        ("regions18", 18, "right lung", "trachea"),
+        ("regions29", 29, "right lung", "abdomen"),
+        ("regions36", 36, "right lung", "abdomen"),
     ],
 )
 def test_orders(name: str, length: int, first: str, last: str) -> None:
@@ -63,3 +67,18 @@ def test_align() -> None:
     assert found["Effusion"] == "Pleural Effusion"
     assert found["Edema"] == "Edema"
     assert "Hernia" not in found
+
+
+def test_region_sets() -> None:
+    r18, r29, r36 = (labels.build(name) for name in ("regions18", "regions29", "regions36"))
+    assert r36[:18] == r18
+    assert set(r18) < set(r29) < set(r36)
+    assert r18[6:9] == ("right costophrenic angle", "left lung", "left apical zone")
+    assert r29[3:9] == (
+        "right lower lung zone",
+        "right hilar structures",
+        "right apical zone",
+        "right costophrenic angle",
+        "right hemidiaphragm",
+        "left lung",
+    )

@@ -49,13 +49,27 @@ def test_collate_stacks_and_lists() -> None:
             "boxes": tv_tensors.BoundingBoxes(torch.zeros(boxes, 4), format="XYXY", canvas_size=(8, 8)),
             "box_labels": torch.zeros(boxes).long(),
             "regions": tv_tensors.BoundingBoxes(torch.zeros(18, 4), format="XYXY", canvas_size=(8, 8)),
+            "present": torch.ones(18, dtype=torch.bool),
+            "region_labels": torch.zeros(18, 2),
+            "features": torch.zeros(18, 5),
+            "scores": torch.zeros(18),
             "masks": tv_tensors.Mask(torch.zeros(6, 8, 8, dtype=torch.uint8)),
             "id": str(boxes),
         }
 
     batch = datasets.collate([sample(0), sample(2)])
     shapes = {key: tuple(value.shape) for key, value in batch.items() if isinstance(value, torch.Tensor)}
-    assert shapes == {"image": (2, 3, 8, 8), "labels": (2, 2), "regions": (2, 18, 4), "masks": (2, 6, 8, 8)}
+    assert shapes == {
+        "image": (2, 3, 8, 8),
+        "labels": (2, 2),
+        "regions": (2, 18, 4),
+        "present": (2, 18),
+        "region_labels": (2, 18, 2),
+        "features": (2, 18, 5),
+        "scores": (2, 18),
+        "masks": (2, 6, 8, 8),
+    }
+    assert batch["present"].dtype == torch.bool
     assert type(batch["image"]) is torch.Tensor
     assert batch["masks"].dtype == torch.uint8
     assert [len(boxes) for boxes in batch["boxes"]] == [0, 2]
@@ -116,6 +130,20 @@ def test_a_part_is_a_dataset() -> None:
         assert torch.equal(sample["labels"], part.targets[index])
     nested = datasets.Subset(part, [2])
     assert nested.ids == [part.ids[2]]
+    assert not hasattr(nested, "region_names")
+
+
+def test_a_part_keeps_what_is_known_of_regions() -> None:
+    dataset = Made(["a", "b", "c"])
+    dataset.region_names = ("left lung", "trachea")
+    dataset.region_targets = torch.arange(12.0).reshape(3, 2, 2)
+    dataset.region_present = torch.tensor([[True, False], [True, True], [False, False]])
+    dataset.views = ["PA", "AP", "PA"]
+    part = datasets.Subset(datasets.Subset(dataset, [2, 1]), [1])
+    assert part.region_names == dataset.region_names
+    assert torch.equal(part.region_targets, dataset.region_targets[[1]])
+    assert part.region_present.tolist() == [[True, True]]
+    assert part.views == ["AP"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from thoraxlib.datasets.phantom.canvas import Canvas
 from thoraxlib.datasets.phantom.film import develop
 from thoraxlib.datasets.phantom.findings import FOCAL, SIGNS, Box
 from thoraxlib.datasets.phantom.labels import joint_table, tilt
+from thoraxlib.datasets.phantom.places import region_findings
 from thoraxlib.datasets.phantom.regions import MASKS, REGIONS, region_boxes
 from thoraxlib.labels import resolve
 from thoraxlib.localization import box_iou
@@ -66,6 +67,8 @@ def test_sample() -> None:
         assert sample["masks"].shape == (len(MASKS), 96, 96)
         assert set(sample["masks"].unique().tolist()) == {0, 1}
         assert sample["regions"].shape == (18, 4)
+        assert sample["present"].all()
+        assert set(sample["region_labels"].unique().tolist()) <= {0, 1}
         for boxes in (sample["boxes"], sample["regions"]):
             assert boxes.canvas_size == (96, 96)
             assert ((boxes >= 0) & (boxes <= 96)).all()
@@ -254,3 +257,118 @@ def test_without_masks_and_with_transform() -> None:
 def test_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         datasets.build("phantom", **options)
+
+
+# -- which region shows which finding ----------------------------------------------------------------------------------
+
+ROW = {name: row for row, name in enumerate(REGIONS)}
+K = {name: k for k, name in enumerate(SIGNS)}
+GRID = np.zeros((18, 4), np.float32)
+for _side, _x in ((0, 0), (1, 60)):
+    GRID[7 * _side] = _x, 0, _x + 40, 80
+    for _zone in range(4):
+        GRID[7 * _side + 1 + _zone] = _x, 20 * _zone, _x + 40, 20 * _zone + 20
+    GRID[7 * _side + 5] = _x + 10, 30, _x + 30, 50
+    GRID[7 * _side + 6] = _x, 70, _x + 10, 80
+GRID[14], GRID[15], GRID[16], GRID[17] = (40, 0, 60, 80), (40, 0, 60, 40), (30, 50, 80, 80), (45, 0, 55, 30)
+
+
+def shown(name: str, *boxes: Box) -> set[str]:
+    found = region_findings([(name, list(boxes))], GRID)
+    assert not found[:, [k for other, k in K.items() if other != name]].any()
+    return {REGIONS[row] for row in np.flatnonzero(found[:, K[name]])}
+
+
+def test_a_focal_finding_is_where_half_of_it_is() -> None:
+    right = {"right lung", "right mid lung zone"}
+    assert shown("Nodule", (2, 45, 8, 55)) == right
+    assert shown("Nodule", (2, 51, 8, 61)) == right  # 9 of 10 rows in the zone, the rest below it
+    assert shown("Nodule", (2, 50, 8, 70)) == right | {"right lower lung zone"}
+    assert shown("Nodule", (2, 53, 8, 72)) == {"right lung", "right lower lung zone"}
+    assert shown("Nodule", (2, 45, 8, 55), (62, 5, 68, 15)) == right | {"left lung", "left apical zone"}
+    # a large one is in the regions that it covers, whatever share of it each has
+    assert shown("Effusion", (0, 55, 40, 80)) == {
+        "right lung",
+        "right lower lung zone",
+        "right costophrenic angle",
+    }
+    assert shown("Consolidation", (0, 20, 40, 60)) == {
+        "right lung",
+        "right upper lung zone",
+        "right mid lung zone",
+        "right hilar structures",
+    }
+    # nowhere by half: in the lung that has most of it
+    assert shown("Mass", (36, 12, 56, 30)) == {"right lung"}
+    assert shown("Mass", (42, 12, 58, 30)) == set()  # between the lungs
+
+
+def test_findings_stay_in_their_organs() -> None:
+    assert shown("Cardiomegaly", (30, 50, 80, 80)) == {"cardiac silhouette"}
+    assert shown("Hernia", (42, 60, 58, 75)) == {"mediastinum"}
+    assert shown("Nodule", (62, 60, 70, 68)) == {"left lung", "left lower lung zone"}  # behind the heart
+    assert "right hilar structures" not in shown("Pneumothorax", (0, 0, 40, 60))
+    both = {f"{side} {part}" for side in ("right", "left") for part in ("lung", "mid lung zone", "lower lung zone")}
+    assert shown("Fibrosis") == both | {"right costophrenic angle", "left costophrenic angle"}
+    upper = {f"{side} upper lung zone" for side in ("right", "left")}
+    assert shown("Edema") == both | upper | {"right hilar structures", "left hilar structures"}
+    assert shown("Emphysema") == both | upper | {"right apical zone", "left apical zone"}
+
+
+def test_what_is_not_in_the_picture_is_not_known() -> None:
+    found = region_findings([("Mass", [])], GRID)
+    assert {REGIONS[row] for row in np.flatnonzero(np.isnan(found[:, K["Mass"]]))} == set(REGIONS[:14])
+    assert np.isnan(found).sum() == 14
+    cut = GRID.copy()
+    cut[ROW["right apical zone"]] = 0
+    found = region_findings([("Edema", [])], cut)
+    assert np.isnan(found).any(axis=1).tolist() == [row == 1 for row in range(18)]
+
+
+def test_a_region_beside_the_film_is_absent() -> None:
+    thorax = draw_patient(np.random.default_rng(0))
+    draw_film(thorax, np.random.default_rng(1), ap=False)
+    thorax.offset = (0.0, -1.4)
+    boxes = region_boxes(Body(thorax, Canvas(64, 64, thorax)))
+    gone = {REGIONS[row] for row in np.flatnonzero(~boxes.any(axis=1))}
+    assert {"trachea", "right apical zone", "left apical zone"} <= gone < set(REGIONS)
+    kept = boxes[boxes.any(axis=1)]
+    assert (kept[:, 2:] > kept[:, :2]).all()
+
+
+def test_regions_and_images_agree() -> None:
+    dataset = Phantom(size=64, length=80, balance=1.0, masks=False)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        assert torch.equal(sample["region_labels"].amax(dim=0), sample["labels"])
+        # a box lies in a region of its finding
+        for box, label in zip(sample["boxes"], sample["box_labels"], strict=True):
+            regions = sample["regions"][sample["region_labels"][:, label] == 1]
+            low, high = torch.maximum(regions[:, :2], box[:2]), torch.minimum(regions[:, 2:], box[2:])
+            assert (high - low).clamp(min=0).prod(dim=1).max() > 0
+
+
+def test_labels_in_other_spellings() -> None:
+    names = resolve("imagenome9")
+    dataset = Phantom(size=64, length=60, balance=1.0, labels=names, masks=False)
+    nih = Phantom(size=64, length=60, balance=1.0, masks=False)
+    known = {"pleural effusion": "Effusion", "enlarged cardiac silhouette": "Cardiomegaly",
+             "pulmonary edema/hazy opacity": "Edema", "atelectasis": "Atelectasis", "pneumothorax": "Pneumothorax",
+             "consolidation": "Consolidation", "pneumonia": "Pneumonia"}  # fmt: skip
+    columns = {name: nih.labels.index(other) for name, other in known.items()}
+    boxed = [columns[name] for name in names if known.get(name) in FOCAL]
+    assert torch.equal(dataset.boxed, nih.targets[:, boxed].any(dim=1))
+    for k, name in enumerate(names):
+        if name not in known:
+            assert dataset.targets[:, k].isnan().all()
+            assert dataset[0]["region_labels"][:, k].isnan().all()
+            continue
+        assert torch.equal(dataset.targets[:, k], nih.targets[:, columns[name]])
+        for index in range(20):
+            one, other = dataset[index], nih[index]
+            assert torch.equal(one["region_labels"][:, k], other["region_labels"][:, columns[name]])
+            boxes = [sample["boxes"][sample["box_labels"] == column]
+                     for sample, column in ((one, k), (other, columns[name]))]  # fmt: skip
+            assert torch.equal(*boxes)
+    abnormal = Phantom(size=64, length=3, labels=["No Finding", "Abnormal", "Mass"], masks=False)[0]["region_labels"]
+    assert abnormal.isnan().all(dim=0).tolist() == [True, True, False]

@@ -4,6 +4,7 @@ Every data set has ``labels``, ``targets``, ``patient_ids`` and ``ids`` (see :cl
 weights, splits and statistics need no image to be decoded.
 """
 
+from thoraxlib.datasets.anaxnet_features import read_anaxnet_features
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.coco import save_coco, to_coco, to_detectron2
 from thoraxlib.datasets.collate import collate
@@ -24,6 +25,7 @@ __all__ = [
     "describe",
     "names",
     "oversample",
+    "read_anaxnet_features",
     "read_regions",
     "region_statistics",
     "register",

@@ -15,8 +15,13 @@ class ChestDataset(Protocol):
 
     A sample is a dict with ``image`` (``tv_tensors.Image``, (1, H, W), uint8 or float32 in [0, 1]), ``labels``
     (float32 (K,): 1, 0, or NaN for unknown), ``id`` (str), and where they exist ``boxes`` (float32 (B, 4), XYXY in
-    pixels of the sample's image, x1 and y1 exclusive) with ``box_labels`` (int64 (B,), index into `labels`),
-    ``regions`` (boxes (R, 4)) and ``masks`` (uint8 (M, H, W)).
+    pixels of the sample's image, x1 and y1 exclusive) with ``box_labels`` (int64 (B,), index into `labels`) and
+    ``masks`` (uint8 (M, H, W)).
+
+    Where a data set has ``region_names``, R names, samples also have ``regions`` (boxes (R, 4), row r is
+    ``region_names[r]``, 0 0 0 0 for an absent region), ``present`` (bool (R,)) and ``region_labels`` (float32 (R, K):
+    1, 0 or NaN, NaN for absent regions). If these are known without decoding, the data set has ``region_present``
+    (N, R) and ``region_targets`` (N, R, K).
 
     Attributes
     ----------

@@ -120,6 +120,7 @@ def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
             raise ValueError(f"{name!r} is no path below {root}")
         tops.add(name.rpartition("/")[0])
     if tops <= {""}:
+        root = root.absolute()  # "." has no name
         return index_images(root.parent, glob.escape(root.name))
     return index_tree(root, tops)
 

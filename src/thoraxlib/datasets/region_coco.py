@@ -49,7 +49,7 @@ class RegionCoco(RegionFilms):
     Attributes
     ----------
     labels, targets, patient_ids, ids
-        See :class:`~thoraxlib.datasets.ChestDataset`. An id is ``dicom_id``, or the file's name without extension; an
+        See :class:`~thoraxlib.datasets.ChestDataset`. An id is ``dicom_id``, or ``file_name`` without its extension; an
         image without ``patient_id`` is its own patient.
     region_names, region_targets, region_present, region_boxes, sizes, file_names, report
         See :class:`~thoraxlib.datasets.regions.RegionFilms`. Of several boxes of one region the first with an area
@@ -176,7 +176,7 @@ def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | Non
     if values and len(names) != width:
         raise ValueError(f"{path}: annotations have {width} attributes, but there are {len(names)} names: {names}")
     files = list(coco.ids)
-    ids = [str(image.get("dicom_id", Path(name).stem)) for image, name in zip(images, files, strict=True)]
+    ids = [str(image.get("dicom_id", os.path.splitext(name)[0])) for image, name in zip(images, files, strict=True)]
     patients = [str(image.get("patient_id", own)) for image, own in zip(images, ids, strict=True)]
     return _Listed(
         files,

@@ -135,7 +135,7 @@ def find_names(asked: Sequence[str], known: Sequence[str], argument: str, source
     Raises
     ------
     ValueError
-        A name that is not known, with those closest to it.
+        A name that is not known, with those closest to it; two names of one thing.
     """
     found = label_sets.align(known, asked)
     lost = [name for name, place in zip(asked, found, strict=True) if place is None]
@@ -143,6 +143,9 @@ def find_names(asked: Sequence[str], known: Sequence[str], argument: str, source
         close = difflib.get_close_matches(lost[0].lower(), known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
         raise ValueError(f"{argument}: {', '.join(map(repr, lost))} not known to {source}; {hint}")
+    twice = [name for name, place in zip(asked, found, strict=True) if found.count(place) > 1]
+    if twice:
+        raise ValueError(f"{argument}: {', '.join(map(repr, twice))} are the same to {source}")
     return [place for place in found if place is not None]
 
 
@@ -174,7 +177,8 @@ class RegionTable(NamedTuple):
 def read_regions(dataset: ChestDataset, *, progress: bool = True) -> RegionTable:
     """The regions of a data set in one table.
 
-    Where a data set knows them beforehand, no image is decoded; otherwise (the phantom) every sample is made once.
+    Where a data set knows them beforehand, no image is decoded, and boxes are in the files' own pixels whatever its
+    transform does; otherwise (the phantom) every sample is made once.
 
     Parameters
     ----------
@@ -191,10 +195,11 @@ def read_regions(dataset: ChestDataset, *, progress: bool = True) -> RegionTable
     names: tuple[str, ...] | None = getattr(dataset, "region_names", None)
     if names is None:
         raise ValueError(f"dataset must have region_names, {type(dataset).__name__} has none")
-    if isinstance(dataset, RegionFilms) and dataset.transform is None:
-        return RegionTable(
-            names, dataset.labels, dataset.sizes, dataset.region_boxes, dataset.region_present, dataset.region_targets
-        )
+    known: list[Any] = [
+        getattr(dataset, name, None) for name in ("sizes", "region_boxes", "region_present", "region_targets")
+    ]
+    if all(column is not None for column in known):
+        return RegionTable(names, dataset.labels, *known)
     sizes: list[tuple[int, int]] = []
     columns: dict[str, list[Tensor]] = {"regions": [], "present": [], "region_labels": []}
     for index in progress_bar(range(len(dataset)), "regions", shown=progress):

@@ -15,11 +15,14 @@ from thoraxlib.datasets.base import ChestDataset
 
 __all__ = ["Subset", "oversample", "split_by_patient", "split_patients"]
 
+_TENSORS = ("boxed", "region_targets", "region_present", "region_boxes")
+_LISTS = ("study_ids", "views", "sizes", "file_names")
+
 
 class Subset(Dataset[dict[str, Any]]):
     """Some images of a data set, itself a data set with ``labels``, ``targets``, ``patient_ids`` and ``ids``.
 
-    And, where the data set has them, with ``boxed``, ``region_names``, ``region_targets`` and ``region_present``.
+    And with ``boxed``, ``study_ids``, ``views`` and what is known of regions and files, where the data set has them.
 
     Parameters
     ----------
@@ -39,9 +42,13 @@ class Subset(Dataset[dict[str, Any]]):
         self.ids: list[str] = [dataset.ids[index] for index in self.indices]
         if hasattr(dataset, "region_names"):
             self.region_names: tuple[str, ...] = dataset.region_names
-        for name in ("boxed", "region_targets", "region_present"):
+        for name in _TENSORS:
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name)[rows])
+        for name in _LISTS:
+            if hasattr(dataset, name):
+                column = getattr(dataset, name)
+                setattr(self, name, [column[index] for index in self.indices])
 
     def __len__(self) -> int:
         return len(self.indices)

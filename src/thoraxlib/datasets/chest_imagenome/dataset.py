@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -143,7 +143,7 @@ class ChestImaGenome(RegionFilms):
         progress: bool = True,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        self.root, self.images = check_root(root), check_root(images, "images")
+        self.root, self.images = check_root(root), check_root(images, "images").absolute()
         self.region_names, self.labels = label_sets.resolve(regions), label_sets.resolve(labels)
         self.transform = transform
         _check("split", split, SPLITS)
@@ -237,7 +237,7 @@ class ChestImaGenome(RegionFilms):
         return found
 
 
-def _check(argument: str, value: str, allowed: Sequence[str] | dict[str, str]) -> None:
+def _check(argument: str, value: str, allowed: Collection[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{argument}={value!r}: allowed are {', '.join(map(repr, allowed))}")
 
@@ -277,4 +277,7 @@ def _sizes(images: Path, ids: list[str], paths: list[Path], progress: bool) -> l
     lacking = [film for film in ids if film not in sizes]
     if lacking:
         raise ValueError(f"{table.path} lacks {len(lacking)} of {len(ids)} films, the first is {lacking[0]}")
-    return [(int(sizes[film][0]), int(sizes[film][1])) for film in ids]
+    try:
+        return [(int(sizes[film][0]), int(sizes[film][1])) for film in ids]
+    except ValueError as error:
+        raise ValueError(f"{table.path}: Rows and Columns must be numbers: {error}") from error

@@ -37,7 +37,7 @@ def region_findings(shown: list[tuple[str, list[Box]]], regions: NDArray[np.floa
         elif SIGNS[name].focal:
             share, within = _overlaps(np.array(boxes, np.float32), regions[parts])
             found[parts, k] = (share >= _SHARE).any(axis=0)
-            found[np.array(parts)[within.argmax(axis=1)], k] = 1
+            found[np.array(parts)[within.argmax(axis=1)[within.any(axis=1)]], k] = 1
         else:
             found[parts, k] = 1
     for lung in _LUNGS:  # its zones follow it
