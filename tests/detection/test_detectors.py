@@ -340,7 +340,9 @@ def test_bad_boxes() -> None:
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])
 @pytest.mark.parametrize("pretrained", ["coco", "imagenet"])
-def test_weights_that_cannot_be_had(name: str, pretrained: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_had(
+    name: str, pretrained: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def offline(*args: Any, **kwargs: Any) -> None:
         raise OSError("no network")
 
@@ -357,7 +359,9 @@ def test_weights_of_coco(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.ops import misc
 
     plain = getattr(theirs, name)(weights=None, weights_backbone=None)
-    state = {key: torch.rand_like(v) * 0.1 + 0.05 if v.is_floating_point() else v for key, v in plain.state_dict().items()}
+    state = {
+        key: torch.rand_like(v) * 0.1 + 0.05 if v.is_floating_point() else v for key, v in plain.state_dict().items()
+    }
     if name != "fasterrcnn_resnet50_fpn_v2":  # published with frozen norms, which count no batches
         state = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state)
