@@ -124,7 +124,7 @@ def test_average_precision_as_coco_s() -> None:
     films, regions = 40, 3
     true = torch.rand(films, regions, 2).repeat(1, 1, 2) * 50
     true[..., 2:] += 30
-    boxes = true + torch.randn(films, regions, 4) * 6
+    boxes = true + (torch.rand(films, regions, 4) - 0.5) * 24
     scores, there = torch.rand(films, regions), torch.rand(films, regions) > 0.3
     iou = torch.where(there, paired_iou(boxes, true), torch.nan)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,8 @@ class FasterRCNN(RegionDetector):
 
     Detection and features come from one pass of the trunk: the best box of every region is pooled from the maps that it
     was found in, and goes through the box head again (the original runs the trunk twice, the second time at the film's
-    own size).
+    own size). How many boxes are looked at depends on the image: ``torch.compile`` breaks the graph there, and
+    ``torch.export`` refuses.
 
     Parameters
     ----------
@@ -75,7 +77,6 @@ class FasterRCNN(RegionDetector):
         from torchvision.models import detection
         from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
         from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
-        from torchvision.ops import MultiScaleRoIAlign
 
         super().__init__(regions, input_spec, feature_dim, score_threshold)
         if rois < 1 or proposals < 1:
@@ -100,12 +101,7 @@ class FasterRCNN(RegionDetector):
             rpn_post_nms_top_n_train=2 * proposals,
             rpn_post_nms_top_n_test=proposals,
             rpn_score_thresh=proposal_threshold,
-            box_roi_pool=MultiScaleRoIAlign(
-                [str(level) for level in range(len(strides) - 1)],
-                output_size=_RESOLUTION,
-                sampling_ratio=2,
-                canonical_scale=_CANONICAL * min(input_spec.size) / SIDE,
-            ),
+            box_roi_pool=_pool(strides[:-1], _CANONICAL * min(input_spec.size) / SIDE),
             box_head=box_head,
             box_predictor=FastRCNNPredictor(feature_dim, 1 + len(self.region_names)),
             box_batch_size_per_image=rois,
@@ -211,6 +207,19 @@ class _Proposed(NamedTuple):
     codes: Tensor
     anchors: list[Tensor]
     per_level: list[int]
+
+
+def _pool(strides: Sequence[int], canonical: float) -> nn.Module:
+    """Boxes from the maps "0", "1", ... of these strides, those of the `canonical` side from the one of stride 16."""
+    from torchvision.ops import MultiScaleRoIAlign
+    from torchvision.ops.poolers import LevelMapper
+
+    names = [str(level) for level in range(len(strides))]
+    pool: Any = MultiScaleRoIAlign(names, output_size=_RESOLUTION, sampling_ratio=2, canonical_scale=canonical)
+    # otherwise it would guess them from the first images
+    pool.scales = [1 / stride for stride in strides]
+    pool.map_levels = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])), canonical)
+    return pool  # type: ignore[no-any-return]
 
 
 def _sizes(x: Tensor) -> list[tuple[int, int]]:
