@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper
 
 from thoraxlib.detection.base import SIDE, RegionDetector, is_there
 from thoraxlib.detection.select import best_boxes
@@ -209,16 +211,30 @@ class _Proposed(NamedTuple):
     per_level: list[int]
 
 
-def _pool(strides: Sequence[int], canonical: float) -> nn.Module:
-    """Boxes from the maps "0", "1", ... of these strides, those of the `canonical` side from the one of stride 16."""
-    from torchvision.ops import MultiScaleRoIAlign
-    from torchvision.ops.poolers import LevelMapper
+class _Levels(LevelMapper):  # type: ignore[misc]
+    """From which map a box is pooled: torchvision's rule, for maps with any strides.
 
+    A box of the `canonical` side is pooled from the map of stride 16, one of half that side from the map of stride 8,
+    and so on; where there is no such map, from the next finer one, and from the finest if there is none.
+    """
+
+    def __init__(self, strides: Sequence[int], canonical: float) -> None:
+        octaves = [int(math.log2(stride)) for stride in strides]
+        super().__init__(octaves[0], octaves[-1], canonical)
+        known = [max(o for o in octaves if o <= octave) for octave in range(octaves[0], octaves[-1] + 1)]
+        self.places = [octaves.index(octave) for octave in known]
+
+    def __call__(self, boxlists: list[Tensor]) -> Tensor:
+        octave: Tensor = super().__call__(boxlists)
+        return torch.tensor(self.places, device=octave.device)[octave]
+
+
+def _pool(strides: Sequence[int], canonical: float) -> nn.Module:
+    """Pools boxes from the maps "0", "1", ... of these strides."""
     names = [str(level) for level in range(len(strides))]
     pool: Any = MultiScaleRoIAlign(names, output_size=_RESOLUTION, sampling_ratio=2, canonical_scale=canonical)
     # otherwise it would guess them from the first images
-    pool.scales = [1 / stride for stride in strides]
-    pool.map_levels = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])), canonical)
+    pool.scales, pool.map_levels = [1 / stride for stride in strides], _Levels(strides, canonical)
     return pool  # type: ignore[no-any-return]
 
 

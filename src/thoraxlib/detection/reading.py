@@ -156,8 +156,9 @@ class _Read(Dataset[dict[str, Any]]):
         if boxes is None:
             return torch.zeros(self.regions, 4), torch.zeros(self.regions, dtype=torch.bool)
         plain = boxes.as_subclass(Tensor).float()
-        has_area = (plain[:, 2:] > plain[:, :2]).all(dim=1)
-        return plain, has_area if present is None else has_area & present
+        there = (plain[:, 2:] > plain[:, :2]).all(dim=1)
+        there = there if present is None else there & present
+        return torch.where(there[:, None], plain, 0.0), there
 
 
 def _joined(rows: Sequence[dict[str, Any]]) -> Films:
