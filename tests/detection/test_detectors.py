@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,18 @@ SMALL: dict[str, dict[str, Any]] = {
 BOXES = torch.tensor([[4.0, 8.0, 30.0, 50.0], [34.0, 8.0, 60.0, 52.0], [20.0, 30.0, 48.0, 56.0]])
 
 
+@cache
+def plain(name: str) -> Any:
+    torch.manual_seed(0)
+    return made(name)
+
+
 def built(name: str, **options: Any) -> Any:
-    few = {"rois": 16, "proposals": 20} if name in TRAINED else {}
+    return made(name, **options) if options else copy.deepcopy(plain(name))
+
+
+def made(name: str, **options: Any) -> Any:
+    few = {"rois": 8, "proposals": 8} if name in TRAINED else {}
     spec = {"size": SIZE, **options.pop("input_spec", {})}
     net = detection.build(name, **{"regions": REGIONS, **few, **SMALL.get(name, {}), **options, "input_spec": spec})
     if isinstance(net, Template):
@@ -63,7 +74,8 @@ def test_every_detector(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_alone_and_in_a_batch(name: str) -> None:
-    net, x = built(name, score_threshold=0.0).eval(), images(3)
+    net, x = built(name).eval(), images(3)
+    net.score_threshold = 0.0
     with torch.no_grad():
         together, turned = net(x), net(x.flip(0))
         alone = [net(one) for one in x.split(1)]
@@ -147,7 +159,9 @@ def test_an_image_without_proposals(name: str) -> None:
     assert (found.scores == 0).all()
     assert not found.present.any()
     assert (found.features == 0).all()
-    lost = built(name, score_threshold=0.0).eval()(torch.full((1, 3, SIZE, SIZE), torch.nan))
+    net = built(name).eval()
+    net.score_threshold = 0.0
+    lost = net(torch.full((1, 3, SIZE, SIZE), torch.nan))
     assert not lost.present.any()
     assert (lost.features == 0).all()
 
@@ -187,8 +201,9 @@ def test_best_boxes_of_a_loop() -> None:
 
 def test_rows_follow_the_names() -> None:
     """A detector of permuted names, with its last layers permuted alike, gives the same regions in the other order."""
-    net, order = built("fasterrcnn_fpn").eval(), [2, 0, 1]
-    other = built("fasterrcnn_fpn", regions=[REGIONS[r] for r in order]).eval()
+    order, many = [2, 0, 1], {"rois": 512}  # so many that none of the boxes is left out by chance
+    net = built("fasterrcnn_fpn", **many).eval()
+    other = built("fasterrcnn_fpn", regions=[REGIONS[r] for r in order], **many).eval()
     state = net.state_dict()
     rows = torch.tensor([0, *[1 + r for r in order]])
     for key in list(state):
@@ -253,19 +268,46 @@ def test_trunks(backbone: str) -> None:
     assert net.losses(images(), BOXES.expand(2, -1, -1))["box"].isfinite()
 
 
+def test_maps_with_gaps() -> None:
+    """Boxes for maps that a trunk does not have are pooled from the next finer one, and from one alone as any."""
+    trunk = {"name": "resnet10t", "out_indices": [1, 4]}
+    net = built("fasterrcnn_fpn", backbone=trunk, input_spec={"size": 256}).eval()
+    assert net.backbone.strides == (4, 32, 64)
+    sides = torch.tensor([8.0, 40.0, 100.0, 143.0, 145.0, 250.0])  # from 144 on of stride 32, if 72 is of stride 16
+    boxes = torch.stack([torch.zeros(6), torch.zeros(6), sides, sides], dim=1)
+    assert net.roi_heads.box_roi_pool.map_levels([boxes]).tolist() == [0, 0, 0, 0, 1, 1]
+    x = torch.randn(1, 3, 256, 256)
+    found = net.region_features(x, boxes[None, 3:])
+    assert (found.features.abs().sum(dim=-1) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_fpn"])
+def test_levels_as_torchvision_s(name: str) -> None:
+    from torchvision.ops import MultiScaleRoIAlign
+
+    net = built(name, input_spec={"size": 800}, proposals=4)
+    pool = net.roi_heads.box_roi_pool
+    theirs = MultiScaleRoIAlign(pool.featmap_names, 7, 2)
+    levels = net.backbone.strides[:-1] if name == "fasterrcnn_fpn" else (32, 32) if "mobile" in name else (4, 8, 16, 32)
+    maps = {str(k): torch.randn(1, 2, 800 // stride, 800 // stride) for k, stride in enumerate(levels)}
+    corners = torch.rand(50, 2) * 300
+    boxes = [torch.cat([corners, corners + torch.rand(50, 2) * 490 + 1], dim=1)]
+    assert torch.equal(pool(maps, boxes, [(800, 800)]), theirs(maps, boxes, [(800, 800)]))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_format_and_low_precision(name: str) -> None:
     net, x = built(name).eval(), images()
     boxes = BOXES.expand(2, -1, -1)
     with torch.no_grad():
-        plain = net.region_features(x, boxes).features
+        whole = net.region_features(x, boxes).features
         turned = copy.deepcopy(net).to(memory_format=torch.channels_last)
         torch.testing.assert_close(
-            turned.region_features(x.to(memory_format=torch.channels_last), boxes).features, plain, rtol=1e-3, atol=1e-4
+            turned.region_features(x.to(memory_format=torch.channels_last), boxes).features, whole, rtol=1e-3, atol=1e-4
         )
         with torch.autocast("cpu", torch.bfloat16):
             low, found = net.region_features(x, boxes).features, net(x)
-        assert (low.float() - plain).abs().mean() < 0.05 * plain.abs().mean() + 1e-3
+        assert (low.float() - whole).abs().mean() < 0.05 * whole.abs().mean() + 1e-3
         assert found.boxes.dtype == found.scores.dtype == torch.float32
     if name in TRAINED:
         with torch.autocast("cpu", torch.bfloat16):
@@ -308,14 +350,14 @@ def test_anchors_scale_with_the_input() -> None:
         ("fasterrcnn_fpn", {"regions": ("a", "a")}, ValueError, "more than once"),
         ("fasterrcnn_fpn", {"regions": "region18"}, UnknownNameError, "did you mean 'regions18'"),
         ("fasterrcnn_fpn", {"score_threshold": 1.0}, ValueError, "score_threshold=1.0: from 0 to below 1"),
-        ("fasterrcnn_fpn", {"rois": 0}, ValueError, "rois=0, proposals=20: at least 1"),
+        ("fasterrcnn_fpn", {"rois": 0}, ValueError, "rois=0, proposals=8: at least 1"),
         ("fasterrcnn_fpn", {"width": 0}, ValueError, "width=0, feature_dim=24: at least 1"),
         ("fasterrcnn_fpn", {"anchor_sizes": [[8]]}, ValueError, "for each of 5 maps, of strides"),
         ("fasterrcnn_fpn", {"anchor_sizes": [[8], [8, 9], [8], [8], [8]]}, ValueError, "as many for one map"),
         ("fasterrcnn_fpn", {"anchor_sizes": [[8], [], [8], [8], [8]]}, ValueError, "positive sides in pixels"),
         ("fasterrcnn_fpn", {"backbone": nn.Identity()}, TypeError, "needs the attribute 'channels'"),
         ("fasterrcnn_resnet50_fpn", {"pretrained": "coko"}, ValueError, "allowed are 'coco'"),
-        ("fasterrcnn_resnet50_fpn", {"trainable_layers": 6}, ValueError, "range .0,5."),
+        ("fasterrcnn_resnet50_fpn", {"trainable_layers": 6}, ValueError, "trainable_layers=6: the trunk has 5"),
         ("template", {"stage": 9}, ValueError, "stage=9: the trunk has 5 maps"),
         ("fasterrcnn_fpn", {"treshold": 1}, OptionError, "has no option 'treshold'"),
         ("fasterrcnn_resnet", {}, UnknownNameError, "did you mean 'fasterrcnn_resnet50_fpn'"),
@@ -340,7 +382,9 @@ def test_bad_boxes() -> None:
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])
 @pytest.mark.parametrize("pretrained", ["coco", "imagenet"])
-def test_weights_that_cannot_be_had(name: str, pretrained: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_had(
+    name: str, pretrained: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def offline(*args: Any, **kwargs: Any) -> None:
         raise OSError("no network")
 
@@ -354,25 +398,25 @@ def test_weights_that_cannot_be_had(name: str, pretrained: str, monkeypatch: pyt
 def test_weights_of_coco(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file as torchvision has it: everything but the names of COCO's objects is taken, and computes the same."""
     from torchvision.models import detection as theirs
-    from torchvision.ops import misc
 
-    plain = getattr(theirs, name)(weights=None, weights_backbone=None)
-    state = {key: torch.rand_like(v) * 0.1 + 0.05 if v.is_floating_point() else v for key, v in plain.state_dict().items()}
+    other = getattr(theirs, name)(weights=None, weights_backbone=None)
+    state = {
+        key: torch.rand_like(v) * 0.1 + 0.05 if v.is_floating_point() else v for key, v in other.state_dict().items()
+    }
     if name != "fasterrcnn_resnet50_fpn_v2":  # published with frozen norms, which count no batches
         state = {key: value for key, value in state.items() if "num_batches_tracked" not in key}
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state)
     net = built(name, pretrained="coco").eval()
     assert net.roi_heads.box_predictor.cls_score.out_features == 4
     assert torch.equal(net.rpn.head.cls_logits.weight, state["rpn.head.cls_logits.weight"])
-    plain.load_state_dict(state, strict=False)
+    other.load_state_dict(state, strict=False)
     if name == "fasterrcnn_resnet50_fpn":
-        for norm in (m for m in plain.backbone.modules() if isinstance(m, nn.BatchNorm2d)):
+        for norm in (m for m in other.backbone.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.eps = 0.0
     x = images(1)
     with torch.no_grad():
-        for ours, other in zip(net.maps(x).values(), plain.eval().backbone(x).values(), strict=True):
-            torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4)
-    assert misc  # frozen norms are torchvision's
+        for ours, expected in zip(net.maps(x).values(), other.eval().backbone(x).values(), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
     assert isinstance(net, FasterRCNN)
 
 

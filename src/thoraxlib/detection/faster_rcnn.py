@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper
 
 from thoraxlib.detection.base import SIDE, RegionDetector, is_there
 from thoraxlib.detection.select import best_boxes
@@ -27,7 +30,8 @@ class FasterRCNN(RegionDetector):
 
     Detection and features come from one pass of the trunk: the best box of every region is pooled from the maps that it
     was found in, and goes through the box head again (the original runs the trunk twice, the second time at the film's
-    own size).
+    own size). How many boxes are looked at depends on the image: ``torch.compile`` breaks the graph there, and
+    ``torch.export`` refuses.
 
     Parameters
     ----------
@@ -75,7 +79,6 @@ class FasterRCNN(RegionDetector):
         from torchvision.models import detection
         from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
         from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
-        from torchvision.ops import MultiScaleRoIAlign
 
         super().__init__(regions, input_spec, feature_dim, score_threshold)
         if rois < 1 or proposals < 1:
@@ -100,12 +103,7 @@ class FasterRCNN(RegionDetector):
             rpn_post_nms_top_n_train=2 * proposals,
             rpn_post_nms_top_n_test=proposals,
             rpn_score_thresh=proposal_threshold,
-            box_roi_pool=MultiScaleRoIAlign(
-                [str(level) for level in range(len(strides) - 1)],
-                output_size=_RESOLUTION,
-                sampling_ratio=2,
-                canonical_scale=_CANONICAL * min(input_spec.size) / SIDE,
-            ),
+            box_roi_pool=_pool(strides[:-1], _CANONICAL * min(input_spec.size) / SIDE),
             box_head=box_head,
             box_predictor=FastRCNNPredictor(feature_dim, 1 + len(self.region_names)),
             box_batch_size_per_image=rois,
@@ -211,6 +209,33 @@ class _Proposed(NamedTuple):
     codes: Tensor
     anchors: list[Tensor]
     per_level: list[int]
+
+
+class _Levels(LevelMapper):  # type: ignore[misc]
+    """From which map a box is pooled: torchvision's rule, for maps with any strides.
+
+    A box of the `canonical` side is pooled from the map of stride 16, one of half that side from the map of stride 8,
+    and so on; where there is no such map, from the next finer one, and from the finest if there is none.
+    """
+
+    def __init__(self, strides: Sequence[int], canonical: float) -> None:
+        octaves = [int(math.log2(stride)) for stride in strides]
+        super().__init__(octaves[0], octaves[-1], canonical)
+        known = [max(o for o in octaves if o <= octave) for octave in range(octaves[0], octaves[-1] + 1)]
+        self.places = [octaves.index(octave) for octave in known]
+
+    def __call__(self, boxlists: list[Tensor]) -> Tensor:
+        octave: Tensor = super().__call__(boxlists)
+        return torch.tensor(self.places, device=octave.device)[octave]
+
+
+def _pool(strides: Sequence[int], canonical: float) -> nn.Module:
+    """Pools boxes from the maps "0", "1", ... of these strides."""
+    names = [str(level) for level in range(len(strides))]
+    pool: Any = MultiScaleRoIAlign(names, output_size=_RESOLUTION, sampling_ratio=2, canonical_scale=canonical)
+    # otherwise it would guess them from the first images
+    pool.scales, pool.map_levels = [1 / stride for stride in strides], _Levels(strides, canonical)
+    return pool  # type: ignore[no-any-return]
 
 
 def _sizes(x: Tensor) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.images import transform_for
@@ -133,8 +134,8 @@ class _Read(Dataset[dict[str, Any]]):
             raise ValueError(f"film {sample['id']} has no regions")
         known = sample if self.named else {}  # rows without names are nobody's
         boxes, present = self._boxes(known.get("regions"), known.get("present"))
-        moved = self.transform({key: sample[key] for key in ("image", "regions") if key in sample})
-        seen, seen_present = self._boxes(moved.get("regions") if self.named else None, present)
+        moved = self.transform({"image": sample["image"], "regions": self._typed(boxes, sample["image"])})
+        seen, seen_present = self._boxes(moved["regions"], present)
         return {
             "x": moved["image"].as_subclass(Tensor),
             "boxes": boxes,
@@ -147,12 +148,17 @@ class _Read(Dataset[dict[str, Any]]):
             "ids": sample["id"],
         }
 
+    def _typed(self, boxes: Tensor, image: Tensor) -> tv_tensors.BoundingBoxes:
+        size = tuple(image.shape[-2:])
+        return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload, no-any-return]
+
     def _boxes(self, boxes: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:
         if boxes is None:
             return torch.zeros(self.regions, 4), torch.zeros(self.regions, dtype=torch.bool)
         plain = boxes.as_subclass(Tensor).float()
-        has_area = (plain[:, 2:] > plain[:, :2]).all(dim=1)
-        return plain, has_area if present is None else has_area & present
+        there = (plain[:, 2:] > plain[:, :2]).all(dim=1)
+        there = there if present is None else there & present
+        return torch.where(there[:, None], plain, 0.0), there
 
 
 def _joined(rows: Sequence[dict[str, Any]]) -> Films:

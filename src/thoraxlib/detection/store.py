@@ -44,7 +44,8 @@ class Shard(NamedTuple):
         """As one file, whole or not at all."""
         from safetensors.torch import save_file
 
-        names = {"ids": json.dumps(list(ids)), "patient_ids": json.dumps(list(patient_ids))}
+        # one entry, as the order of several is not the same in each file
+        names = {"films": json.dumps({"ids": list(ids), "patient_ids": list(patient_ids)})}
         with replacing(path) as scratch:
             save_file({key: value.contiguous() for key, value in self._asdict().items()}, scratch, metadata=names)
 
@@ -170,9 +171,9 @@ class FeatureStore(Dataset[dict[str, Any]]):
     def _known(self, number: int) -> list[Tensor]:
         """Everything of a shard but the features."""
         shard = self._shard(number)
-        names = shard.metadata()
-        self.ids += json.loads(names["ids"])
-        self.patient_ids += json.loads(names["patient_ids"])
+        names = json.loads(shard.metadata()["films"])
+        self.ids += names["ids"]
+        self.patient_ids += names["patient_ids"]
         return [shard.get_tensor(key) for key in Shard._fields[1:]]
 
     def _shard(self, number: int) -> Any:

@@ -1,0 +1,66 @@
+"""Regions in one pass, as a multiple of torchvision's detection followed by a second pass of the trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import clip_boxes_to_image
+
+from benchmarks.timing import Row, pair
+from thoraxlib import detection
+from thoraxlib.detection.select import best_boxes
+
+BATCH, SIDE, PROPOSALS = 4, 256, 200
+
+
+def best_of_each(found: list[dict[str, Tensor]], regions: int) -> Tensor:
+    """The highest box of each region from torchvision's lists, image by image."""
+    boxes = torch.zeros(len(found), regions, 4)
+    for image, listed in enumerate(found):
+        for region in range(regions):
+            mine = listed["labels"] == region + 1
+            if mine.any():
+                boxes[image, region] = listed["boxes"][mine][listed["scores"][mine].argmax()]
+    return boxes
+
+
+@torch.inference_mode()
+def run() -> Iterator[Row]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x = torch.randn(BATCH, 3, SIDE, SIDE)
+    sizes = [(SIDE, SIDE)] * BATCH
+    conditions = f"{BATCH} images of {SIDE} px, {PROPOSALS} proposals, 18 regions, 1 thread"
+    for name in ("fasterrcnn_resnet50_fpn", "fasterrcnn_fpn"):
+        net = detection.build(name, proposals=PROPOSALS, score_threshold=0.0, input_spec={"size": SIDE}).eval()
+        net.roi_heads.score_thresh, net.roi_heads.detections_per_img = 0.0, 18 * PROPOSALS
+
+        def two_passes(net: detection.RegionDetector = net) -> tuple[Tensor, Tensor]:
+            """As the original: detect, then the trunk again for the boxes, here at the same scale."""
+            maps = net.backbone(x)
+            proposals, _ = net.rpn(ImageList(x, sizes), maps)
+            found, _ = net.roi_heads(maps, proposals, sizes)
+            boxes = best_of_each(found, 18)
+            return boxes, net.pool(net.backbone(x), boxes, x)
+
+        ours, (boxes, features) = net(x), two_passes()
+        if not torch.equal(ours.boxes, boxes) or not torch.allclose(ours.features, features, atol=1e-5):
+            raise RuntimeError("the two ways disagree: there is nothing to compare")
+        ratios = pair(lambda net=net: net(x), two_passes, pairs=5, warmup=1)
+        yield Row(f"regions: {name}", "detect, postprocess, second pass", ratios, 0.8, conditions)
+
+    heads, sizes, counts = net.roi_heads, [(SIDE, SIDE)] * 16, [1000] * 16
+    heads.score_thresh, heads.detections_per_img = 0.05, 100  # torchvision's defaults
+    corners = torch.rand(16_000, 2) * SIDE
+    proposals = list(torch.cat([corners, corners + 20 + torch.rand(16_000, 2) * 60], dim=1).split(1000))
+    logits, codes = 3 * torch.randn(16_000, 19), torch.randn(16_000, 76)
+
+    def best() -> tuple[Tensor, Tensor]:
+        boxes = heads.box_coder.decode_single(codes, torch.cat(proposals)).view(-1, 19, 4)[:, 1:]
+        return best_boxes(clip_boxes_to_image(boxes, sizes[0]), logits.softmax(dim=-1)[:, 1:], counts)
+
+    ratios = pair(best, lambda: heads.postprocess_detections(logits, codes, proposals, sizes), pairs=5, warmup=1)
+    yield Row("regions: the best box of each", "torchvision's postprocessing", ratios, 0.3, "16 images, 1000 proposals")

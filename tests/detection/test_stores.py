@@ -1,0 +1,327 @@
+"""Features of a data set in files: what is in them, interruptions, and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from thoraxlib import datasets, detection
+from thoraxlib.detection.store import INDEX
+from thoraxlib.images import transform_for
+
+LENGTH, SHARD, BATCH = 11, 4, 3
+REGIONS = ("right lung", "left lung", "heart")
+
+
+class Films(torch.utils.data.Dataset[dict[str, Any]]):
+    """Phantoms of several shapes, three of their regions, and made-up findings in them."""
+
+    region_names = REGIONS
+    labels = ("Mass", "Effusion", "Hernia")
+
+    def __init__(self, length: int = LENGTH, seed: int = 0) -> None:
+        self.films = datasets.build("phantom", size=96, length=length, seed=seed, labels=self.labels, masks=False)
+        self.targets, self.ids, self.patient_ids = self.films.targets, self.films.ids, self.films.patient_ids
+        draw = torch.Generator().manual_seed(seed)
+        self.region_targets = (torch.rand(length, 3, 3, generator=draw) > 0.7).float()
+        self.region_targets[::3, 1] = torch.nan
+        self.region_present = ~self.region_targets.isnan().any(dim=2)
+        self.broken: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == self.broken:
+            raise OSError("the disk is gone")
+        film = self.films[index]
+        rows = torch.tensor([0, 7, 16])
+        present = self.region_present[index]
+        return {
+            "image": film["image"][:, : 96 - index],
+            "regions": film["regions"].as_subclass(Tensor)[rows] * present[:, None],
+            "present": present,
+            "region_labels": self.region_targets[index],
+            "labels": film["labels"],
+            "id": film["id"],
+        }
+
+
+class Plain(torch.utils.data.Dataset[dict[str, Any]]):
+    """Films of which nothing is known but labels."""
+
+    def __init__(self) -> None:
+        self.films = Films()
+        self.labels, self.targets = self.films.labels, self.films.targets
+        self.ids, self.patient_ids = self.films.ids, self.films.patient_ids
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {key: self.films[index][key] for key in ("image", "labels", "id")}
+
+
+def detector(seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    small = {"backbone": "resnet10t", "width": 8, "feature_dim": 16, "proposals": 20, "score_threshold": 0.2}
+    spec = {"size": 64, "resize": "pad"}
+    return detection.build("fasterrcnn_fpn", **{"regions": REGIONS, "input_spec": spec, **small, **options})
+
+
+def extract(net: Any, films: Any, path: Path, **options: Any) -> detection.FeatureStore:
+    return detection.extract(
+        net, films, path, **{"batch_size": BATCH, "shard_size": SHARD, "progress": False, **options}
+    )
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.mark.parametrize("boxes", ["detected", "given"])
+def test_what_is_in_a_store(boxes: str, tmp_path: Path) -> None:
+    net, films = detector(), Films()
+    store = extract(net, films, tmp_path, boxes=boxes, num_workers=2)
+    assert net.training  # as before
+    assert (len(store), store.labels, store.region_names) == (LENGTH, films.labels, REGIONS)
+    assert (store.ids, store.patient_ids) == (films.ids, films.patient_ids)
+    assert (store.feature_dim, store.fingerprint) == (16, net.fingerprint())
+    torch.testing.assert_close(store.targets, films.targets, equal_nan=True)
+    torch.testing.assert_close(store.region_targets, films.region_targets, equal_nan=True)
+    if boxes == "given":
+        assert torch.equal(store.region_present, films.region_present)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*(f"0000{k}.safetensors" for k in range(3)), INDEX]
+    transform, net = transform_for(net.input_spec), net.eval()
+    for index in (0, 5, -1):
+        film, sample = films[index % LENGTH], store[index]
+        moved = transform({"image": film["image"], **({"regions": _boxes(film)} if boxes == "given" else {})})
+        x = moved["image"].as_subclass(Tensor)[None]
+        with torch.no_grad():
+            if boxes == "given":
+                found = net.region_features(x, moved["regions"][None], film["present"][None])
+            else:
+                found = net(x)
+        assert sample["id"] == film["id"]
+        assert torch.equal(sample["present"], found.present[0])
+        torch.testing.assert_close(sample["features"], found.features[0], rtol=2e-3, atol=1e-3)
+        torch.testing.assert_close(sample["scores"], found.scores[0])
+        assert torch.equal(sample["regions"], store.regions[index])
+        if boxes == "given":
+            assert torch.equal(sample["regions"], film["regions"])
+        else:  # an input of 64 pixels shows a film of 96, which is as wide as high or wider
+            height = film["image"].shape[-2]
+            top = round((64 - 64 * height // 96) / 2)
+            scale = torch.tensor([96 / 64, height / (64 * height // 96)] * 2)
+            shown = ((found.boxes[0] - torch.tensor([0, top, 0, top])) * scale).clamp(min=0)
+            limit = torch.tensor([96.0, height, 96, height])
+            torch.testing.assert_close(sample["regions"], shown.minimum(limit), atol=1.5 * 96 / 64, rtol=0)
+
+
+def _boxes(film: dict[str, Any]) -> Any:
+    from torchvision import tv_tensors
+
+    size = tuple(film["image"].shape[-2:])
+    return tv_tensors.BoundingBoxes(film["regions"], format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+
+
+def test_a_store_is_a_data_set(tmp_path: Path) -> None:
+    store = extract(detector(), Films(), tmp_path)
+    assert isinstance(store, datasets.ChestDataset)
+    loader = DataLoader(store, batch_size=4, num_workers=2, collate_fn=datasets.collate)
+    batches = list(loader)
+    assert batches[0]["features"].shape == (4, 3, 16)
+    assert batches[0]["features"].dtype == torch.float32
+    assert batches[0]["present"].dtype == torch.bool
+    features = torch.cat([batch["features"] for batch in batches])
+    again = pickle.loads(pickle.dumps(store))
+    assert all(torch.equal(again[i]["features"], features[i]) for i in range(LENGTH))
+    part = datasets.Subset(store, [7, 2])
+    assert part[0]["id"] == store.ids[7]
+    assert part.region_names == REGIONS
+    torch.testing.assert_close(part.region_targets, store.region_targets[[7, 2]], equal_nan=True)
+    with pytest.raises(IndexError):
+        store[LENGTH]
+
+
+def test_films_without_regions(tmp_path: Path) -> None:
+    net, films = detector(), Plain()
+    store = extract(net, films, tmp_path / "detected")
+    assert store.region_targets.shape == (LENGTH, 3, 3)
+    assert store.region_targets.isnan().all()
+    torch.testing.assert_close(store.targets, films.targets, equal_nan=True)
+    with pytest.raises(ValueError, match="Plain has no region_names: boxes of regions are needed"):
+        extract(net, films, tmp_path / "given", boxes="given")
+    assert not (tmp_path / "given").exists()
+
+
+@pytest.mark.parametrize("broken", [0, 3, 6, 10])
+def test_an_error_in_the_middle(broken: int, tmp_path: Path) -> None:
+    net, films = detector(), Films()
+    whole = extract(net, films, tmp_path / "whole")
+    films.broken = broken
+    with pytest.raises(OSError, match="the disk is gone"):
+        extract(net, films, tmp_path / "cut")
+    done = len(list((tmp_path / "cut").glob("*.safetensors")))
+    assert done == broken // SHARD
+    with pytest.raises(FileNotFoundError, match=rf"not complete: {3 - done} of 3 parts are missing, first 0000{done}"):
+        detection.FeatureStore(tmp_path / "cut")
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "cut").iterdir()}
+    films.broken = None
+    resumed = extract(net, films, tmp_path / "cut")
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())  # nothing is done twice
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    assert resumed.ids == whole.ids
+
+
+_RUN = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+from test_stores import Films, detector, extract
+films = Films()
+slow = type(films).__getitem__
+type(films).__getitem__ = lambda self, index: (time.sleep(0.05), slow(self, index))[1]
+extract(detector(), films, Path({path!r}))
+"""
+
+
+def test_a_kill(tmp_path: Path) -> None:
+    net, films = detector(), Films()
+    extract(net, films, tmp_path / "whole")
+    code = _RUN.format(folder=str(Path(__file__).parent), path=str(tmp_path / "cut"))
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "00000.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "00002.safetensors").exists()
+    (tmp_path / "cut" / ".00001.999.part.safetensors").write_bytes(b"half")  # as a kill within a file leaves it
+    extract(net, films, tmp_path / "cut")
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def test_what_is_not_continued(tmp_path: Path) -> None:
+    net, films = detector(), Films()
+    extract(net, films, tmp_path)
+    before = content(tmp_path)
+    other = Films()
+    other.region_targets = 1 - other.region_targets
+    renamed = Films()
+    renamed.labels = ("Mass", "Effusion", "Edema")
+    trained = detector()
+    trained.roi_heads.box_head.fc7.bias.data[3] += 1e-4
+    for changed, data, options, message in [
+        (detector(seed=1), films, {}, "was begun with another detector"),
+        (trained, films, {}, "was begun with another detector"),
+        (detector(score_threshold=0.3), films, {}, "was begun with another detector"),
+        (detector(input_spec={"size": 64}), films, {}, "was begun with another detector"),
+        (net, Films(length=10), {}, "was begun with length=11, now it is 10"),
+        (net, Films(seed=1), {}, "was begun with another data set"),
+        (net, other, {}, "was begun with another data set, or with other labels"),
+        (net, renamed, {}, "was begun with labels=.*'Hernia'"),
+        (net, films, {"boxes": "given"}, "was begun with boxes='detected', now it is 'given'"),
+        (net, films, {"shard_size": 5}, "was begun with shard_size=4, now it is 5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            extract(changed, data, tmp_path, **options)
+    assert content(tmp_path) == before
+    assert len(extract(net, films, tmp_path, batch_size=2)) == LENGTH  # complete: nothing to do
+
+
+def test_whose_store_it_is(tmp_path: Path) -> None:
+    net = detector()
+    extract(net, Films(), tmp_path)
+    open_store = detection.FeatureStore
+    assert len(open_store(tmp_path, detector=net, region_names=REGIONS, labels=Films.labels, feature_dim=16)) == LENGTH
+    with pytest.raises(ValueError, match="was extracted by another detector"):
+        open_store(tmp_path, detector=detector(seed=1))
+    with pytest.raises(ValueError, match="is of the regions .'right lung', 'left lung', 'heart'., not of .'left lung'"):
+        open_store(tmp_path, region_names=("left lung", "right lung", "heart"))
+    with pytest.raises(ValueError, match="is of the regions"):
+        open_store(tmp_path, detector=detector(regions=("a", "b", "c")))
+    with pytest.raises(ValueError, match="is of the labels"):
+        open_store(tmp_path, labels=("Mass",))
+    with pytest.raises(ValueError, match="has 16 features a region, not 1024"):
+        open_store(tmp_path, feature_dim=1024)
+    with pytest.raises(FileNotFoundError, match="holds no feature store: there is no index.json"):
+        open_store(tmp_path / "none")
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    net, films = detector(), Films()
+    store = extract(net, films, tmp_path)
+    features = [store[i]["features"] for i in range(LENGTH)]
+    file = tmp_path / "00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="00001.safetensors is damaged .*: delete it"):
+        detection.FeatureStore(tmp_path)
+    file.unlink()
+    again = extract(net, films, tmp_path)
+    assert all(torch.equal(again[i]["features"], features[i]) for i in range(LENGTH))
+    (tmp_path / INDEX).write_text("{")
+    with pytest.raises(ValueError, match=r"index.json is damaged .*: delete the folder"):
+        detection.FeatureStore(tmp_path)
+
+
+def test_size_on_disk(tmp_path: Path) -> None:
+    """36 kB of features a film, for 18 regions of 1024."""
+    net = detection.build("fasterrcnn_fpn", backbone="resnet10t", width=4, proposals=5, input_spec={"size": 32})
+    films = datasets.build("phantom", size=32, length=20, masks=False)
+    extract(net, films, tmp_path, shard_size=20)
+    size = (tmp_path / "00000.safetensors").stat().st_size / 20
+    assert 18 * 1024 * 2 < size < 1.1 * 18 * 1024 * 2
+
+
+def test_features_that_do_not_fit(tmp_path: Path) -> None:
+    net, films = detector(), Films()
+    net.roi_heads.box_head.fc7.bias.data += 1e6
+    with pytest.raises(ValueError, match="features of phantom-0-000000, .* are NaN or beyond float16's largest"):
+        extract(net, films, tmp_path, boxes="given")
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"boxes": "true"}, "boxes='true': allowed are 'detected' and 'given'"),
+        ({"batch_size": 0}, "batch_size=0, num_workers=0: at least 1"),
+        ({"shard_size": 0}, "shard_size=0: at least 1"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        extract(detector(), Films(), tmp_path / "store", **options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_other_regions_and_no_films(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the data set's regions .* are not the detector's"):
+        extract(detector(regions=("left lung", "right lung", "heart")), Films(), tmp_path / "a")
+    with pytest.raises(ValueError, match="holds no film"):
+        extract(detector(), datasets.Subset(Films(), []), tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_index_says_what_the_store_is_of(tmp_path: Path) -> None:
+    net = detector()
+    extract(net, Films(), tmp_path)
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["region_names"] == list(REGIONS)
+    assert index["fingerprint"] == net.fingerprint()
+    assert (index["length"], index["shard_size"], index["boxes"]) == (LENGTH, SHARD, "detected")
