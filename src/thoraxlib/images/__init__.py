@@ -5,17 +5,24 @@ Train-time augmentations are a room of their own, :mod:`thoraxlib.images.augment
 
 from thoraxlib.images import augmentations
 from thoraxlib.images.crops import ten_crop
+from thoraxlib.images.dicom import read_geometry
+from thoraxlib.images.geometry import Geometry
 from thoraxlib.images.reading import Source, read
 from thoraxlib.images.transforms import Preprocessor, Resize, placement, preprocess_for, transform_for
+from thoraxlib.images.windows import Window, window
 
 __all__ = [
+    "Geometry",
     "Preprocessor",
     "Resize",
     "Source",
+    "Window",
     "augmentations",
     "placement",
     "preprocess_for",
     "read",
+    "read_geometry",
     "ten_crop",
     "transform_for",
+    "window",
 ]
