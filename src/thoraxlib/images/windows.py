@@ -65,9 +65,7 @@ def windowed(values: Floats, counts: NDArray[np.int64], how: Window) -> Floats:
     ranks = np.array(_STRETCHES[str(how)]) * (below[-1] - 1)  # as numpy.percentile: between two order statistics
     first, second = (values[order][np.searchsorted(below, r, side="right")] for r in (np.floor(ranks), np.ceil(ranks)))
     low, high = (first + (second - first) * (ranks - np.floor(ranks))).tolist()
-    if high <= low:
-        high = np.nextafter(low, np.inf)
-    stretched: Floats = np.clip((values - low) / (high - low), 0, 1)
+    stretched: Floats = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
     return stretched
 
 
