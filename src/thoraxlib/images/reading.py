@@ -17,12 +17,15 @@ from torchvision import tv_tensors
 from thoraxlib.arrays import Floats
 from thoraxlib.images.windows import Window, check_window, shown, windowed
 
-__all__ = ["Source", "read"]
+__all__ = ["SUFFIXES", "Source", "read"]
 
 #: What :func:`read` accepts.
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | PILImage.Image | NDArray[np.generic] | Tensor
 
-_DICOM_SUFFIXES = (".dcm", ".dicom")
+#: Endings of image files.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+
+_DICOM_SUFFIXES = SUFFIXES[-2:]
 
 
 def read(source: Source, *, bits: int | None = None, window: Window | None = None) -> tv_tensors.Image:
