@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 from torchvision import tv_tensors
 
 from thoraxlib.arrays import Floats
 from thoraxlib.images import windows
+from thoraxlib.images.codestream import header
 from thoraxlib.images.geometry import Geometry
 from thoraxlib.images.windows import Window
 
@@ -69,7 +69,7 @@ def read_dicom(file: File, *, window: Window | None = None) -> tv_tensors.Image:
     with _named(file) as stream:
         dataset = _parsed(stream)
         inverted = _check(dataset)
-        stored = dataset.pixel_array
+        stored = _decoded(dataset)
         if stored.ndim != 2 or stored.size == 0:
             raise ValueError(f"a single grey frame (rows, columns) is wanted, got shape {stored.shape}")
         if _final(dataset, window):
@@ -165,7 +165,7 @@ def _check(dataset: Any) -> bool:
 
 
 def _check_codec(dataset: Any, rows: int, columns: int) -> None:
-    """Refuse what cannot be decoded, and a compressed picture of another size than the header's."""
+    """Refuse what cannot be decoded, and a compressed picture that is not what the file's header says."""
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
 
@@ -177,13 +177,27 @@ def _check_codec(dataset: Any, rows: int, columns: int) -> None:
     if not decoder.is_available:
         lacking = "; ".join(decoder.missing_dependencies)
         raise ImportError(f'decoding {syntax.name} needs more: pip install "thoraxlib[dicom]" ({lacking})')
-    try:
-        with PILImage.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1))) as image:
-            width, height = image.size
-    except UnidentifiedImageError:  # RLE, JPEG-LS: their decoders go by the header
+    found = header(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if found is None:  # RLE: its decoder goes by the file's header
         return
-    if (height, width) != (rows, columns):
-        raise ValueError(f"the header says {rows} x {columns} pixels, the compressed picture has {height} x {width}")
+    if found[:2] != (rows, columns):
+        raise ValueError(
+            f"the header says {rows} x {columns} pixels, the compressed picture has {found[0]} x {found[1]}"
+        )
+    if found.bits > dataset.BitsAllocated or found.channels != 1:
+        raise ValueError(f"the compressed picture has {found.bits} bits and {found.channels} channels")
+
+
+def _decoded(dataset: Any) -> NDArray[Any]:
+    """The stored values, by the decoder that bears damaged pictures best; GDCM, which may not survive, comes last."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        from pydicom.pixels import get_decoder
+
+        plugins = get_decoder(syntax).available_plugins
+        dataset.pixel_array_options(decoding_plugin=min(plugins, key=lambda name: (name == "gdcm", name)))
+    stored: NDArray[Any] = dataset.pixel_array
+    return stored
 
 
 def _final(dataset: Any, how: Window | None) -> bool:

@@ -27,7 +27,7 @@ from thoraxlib.files import replacing
 from thoraxlib.images.archives import Stored, listed
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, entries, forget, png_name
 from thoraxlib.images.reading import read
-from thoraxlib.images.resize import Resize
+from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
 
@@ -139,9 +139,10 @@ def prepare(
 
 
 class _Result(NamedTuple):
-    """What became of a film: its size, and the bytes of its pixels or the length of its PNG file; or an error."""
+    """What became of a film: where it lies, and the bytes of its pixels or the length of its PNG file; or an error."""
 
     size: tuple[int, int] = (0, 0)
+    place: tuple[int, ...] = ()
     pixels: bytes = b""
     length: int = 0
     error: str | None = None
@@ -155,11 +156,12 @@ def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None,
         if small.is_floating_point():
             small = (small * 255).round().to(torch.uint8)
         size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy()
+        place = placement(spec, *size)
         if png is None:
-            return _Result(size, pixels=pixels.tobytes())
+            return _Result(size, place, pixels=pixels.tobytes())
         with replacing(png / png_name(film.name)) as scratch:
             PILImage.fromarray(pixels).save(scratch)
-            return _Result(size, length=scratch.stat().st_size)
+            return _Result(size, place, length=scratch.stat().st_size)
     except ImportError:  # it would be the same for every film
         raise
     except Exception as error:  # whatever a file, its decoder or its bucket comes up with
@@ -223,7 +225,8 @@ class _Store:
                 self._pixels.write(result.pixels)
             check = result.length if self.shape is None else zlib.crc32(result.pixels)
             self.rows = max(self.rows, row + 1)
-            entry |= {"height": result.size[0], "width": result.size[1], "row": row, "check": check}
+            entry |= {"height": result.size[0], "width": result.size[1], "place": result.place}
+            entry |= {"row": row, "check": check}
         else:
             entry["error"] = result.error
         self._manifest.write(json.dumps(entry) + "\n")
