@@ -179,10 +179,9 @@ class _Store:
         _cut_torn_line(folder / MANIFEST)
         self.entries = entries(folder / MANIFEST)
         self._manifest = (folder / MANIFEST).open("a", encoding="utf-8")
-        if shape is None:
-            for scratch in folder.rglob(".*.part.png"):
-                scratch.unlink()
-        else:
+        for scratch in folder.rglob(".*.part.*"):  # of a process that was killed
+            scratch.unlink()
+        if shape is not None:
             (folder / PIXELS).touch()
             self._pixels = (folder / PIXELS).open("r+b", buffering=0)
             self._start = len(_header(0, shape))
