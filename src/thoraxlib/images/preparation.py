@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -326,8 +327,7 @@ def _in_order(films: list[Stored], work: Callable[[Stored], _Result], workers: i
     if not workers or not films:
         yield from ((film, work(film)) for film in films)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would share the connections to a bucket
-    with ProcessPoolExecutor(min(workers, len(films)), context, _settle) as pool:
+    with ProcessPoolExecutor(min(workers, len(films)), _context(), _settle) as pool:
         waiting: deque[tuple[Stored, Future[_Result]]] = deque()
         try:
             for film in films:
@@ -345,6 +345,15 @@ def _in_order(films: list[Stored], work: Callable[[Stored], _Result], workers: i
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """A way to start workers that share no connection to a bucket with this process, as forked ones would."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, for all of them
+    return context
 
 
 def _settle() -> None:
