@@ -192,7 +192,7 @@ def test_dicom_window_and_rescale(tmp_path: Path) -> None:
 
 
 def test_dicom_window_functions() -> None:
-    from thoraxlib.images.dicom import window
+    from thoraxlib.images import window
 
     x = np.array([-10.0, 0.0, 10.0])
     np.testing.assert_allclose(window(x, 0, 20, "LINEAR_EXACT"), [0, 0.5, 1])

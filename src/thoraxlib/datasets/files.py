@@ -5,9 +5,12 @@ from __future__ import annotations
 import glob
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
+
+from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
+from thoraxlib.images.reading import SUFFIXES
 
 __all__ = [
     "SUFFIXES",
@@ -23,7 +26,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 _ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 
 
@@ -61,7 +63,8 @@ def find_file(root: Path, *patterns: str) -> Path:
 def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
     """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth.
 
-    Names in tables are only ever looked up here, so that none can point out of `root`.
+    Names in tables are only ever looked up here, so that none can point out of `root`. A training copy
+    (:func:`thoraxlib.images.prepare`) at `root` itself, or in such a folder, counts as the files that it was made of.
 
     Raises
     ------
@@ -69,11 +72,9 @@ def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
         There is no image.
     """
     found: dict[str, Path] = {}
-    for top in sorted(root.glob(pattern)):
-        for folder, _, files in os.walk(top):
-            for name in files:
-                if name.lower().endswith(SUFFIXES):
-                    found.setdefault(name, Path(folder, name))
+    tops = None if copy_at(root) else [top.name for top in sorted(root.glob(pattern))]
+    for name in _images_below(root, tops):
+        found.setdefault(name.rpartition("/")[2], root / name)
     if not found:
         raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {pattern} of {root}")
     return found
@@ -83,21 +84,15 @@ def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
     """Path below `root`, with slashes, -> path, of every image file in its folders `tops`, at any depth.
 
     For releases with files of the same name in different folders; as in :func:`index_images`, no name in a table can
-    point out of `root`.
+    point out of `root`, and training copies count.
 
     Raises
     ------
     FileNotFoundError
         There is no image.
     """
-    found: dict[str, Path] = {}
     tops = sorted(tops)
-    for top in tops:
-        for folder, _, files in os.walk(root / top):
-            below = Path(folder).relative_to(root)
-            for name in files:
-                if name.lower().endswith(SUFFIXES):
-                    found[(below / name).as_posix()] = Path(folder, name)
+    found = {name: root / name for name in _images_below(root, tops)}
     if not found:
         first = ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "")
         raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {first} of {root}")
@@ -123,6 +118,25 @@ def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
         root = root.absolute()  # "." has no name
         return index_images(root.parent, glob.escape(root.name))
     return index_tree(root, tops)
+
+
+def _images_below(root: Path, tops: Sequence[str] | None) -> Iterator[str]:
+    """Paths below `root`, with slashes, of the images in its folders `tops`; of all, in a copy, for None."""
+    copy = copy_at(root)
+    if copy is not None:
+        wanted = None if tops is None else set(map(PurePosixPath, tops))
+        for name in copy.names:
+            if wanted is None or not wanted.isdisjoint(PurePosixPath(name).parents):
+                yield name
+        return
+    for top in tops or ():
+        for folder, folders, files in os.walk(root / top):
+            below = PurePosixPath(Path(folder).relative_to(root).as_posix())
+            if COPY in files:
+                folders.clear()
+                yield from (str(below / name) for name in TrainingCopy(Path(folder)).names)
+            else:
+                yield from (str(below / name) for name in files if name.lower().endswith(SUFFIXES))
 
 
 def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path) -> list[int]:
@@ -168,7 +182,11 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
 
 
 def _complete(path: Path | None) -> bool:
-    if path is None or not path.exists():
+    if path is None:
+        return False
+    if copied(path) is not None:
+        return True
+    if not path.exists():
         return False
     end = _ENDS.get(path.suffix.lower(), b"")
     with path.open("rb") as file:

@@ -8,14 +8,20 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
 from thoraxlib.images import read
+from thoraxlib.images.copies import copied
 
 __all__ = ["Films"]
 
 
 class Films(Dataset[dict[str, Any]]):
-    """A :class:`~thoraxlib.datasets.ChestDataset` of image files; a reader sets the attributes."""
+    """A :class:`~thoraxlib.datasets.ChestDataset` of image files; a reader sets the attributes.
+
+    Where a path belongs to a training copy, the sample is worked out for a stand-in of the film's own size, and then
+    placed in the copy's image.
+    """
 
     labels: tuple[str, ...]
     targets: Tensor
@@ -29,8 +35,20 @@ class Films(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self._sample(index)
+        film = copied(self._paths[index])
+        if film is not None:
+            sample = film.placed(sample)
         return sample if self.transform is None else self.transform(sample)
 
     def _sample(self, index: int) -> dict[str, Any]:
         """One sample before the transform; readers with boxes or masks add them."""
-        return {"image": read(self._paths[index]), "labels": self.targets[index].clone(), "id": self.ids[index]}
+        return {"image": self._image(index), "labels": self.targets[index].clone(), "id": self.ids[index]}
+
+    def _image(self, index: int) -> tv_tensors.Image:
+        """The film, or its stand-in."""
+        film = copied(self._paths[index])
+        return self._read(index) if film is None else film.stand_in()
+
+    def _read(self, index: int) -> tv_tensors.Image:
+        """The pixels of a film's file; readers that know its depth or window say so here."""
+        return read(self._paths[index])

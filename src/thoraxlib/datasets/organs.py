@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.files import check_root
+from thoraxlib.images.reading import SUFFIXES
 
 __all__ = ["WithOrganMasks", "mask_path"]
 
@@ -22,7 +23,7 @@ def mask_path(folder: str | os.PathLike[str], name: str) -> str:
     """The mask file of the film `name`: its id, less its extension, with ``_`` for slashes."""
     flat = name.replace("/", "_").replace("\\", "_")
     stem, ending = os.path.splitext(flat)
-    return os.path.join(folder, f"{stem if ending.lower() in _ENDINGS else flat}.png")
+    return os.path.join(folder, f"{stem if ending.lower() in SUFFIXES else flat}.png")
 
 
 _PASSED_ON = (
@@ -35,7 +36,6 @@ _PASSED_ON = (
     "region_targets",
     "region_present",
 )
-_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 
 class WithOrganMasks(Dataset[dict[str, Any]]):

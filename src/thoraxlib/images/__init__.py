@@ -4,18 +4,29 @@ Train-time augmentations are a room of their own, :mod:`thoraxlib.images.augment
 """
 
 from thoraxlib.images import augmentations
+from thoraxlib.images.copies import TrainingCopy
 from thoraxlib.images.crops import ten_crop
+from thoraxlib.images.dicom import read_geometry
+from thoraxlib.images.geometry import Geometry
+from thoraxlib.images.preparation import prepare
 from thoraxlib.images.reading import Source, read
 from thoraxlib.images.transforms import Preprocessor, Resize, placement, preprocess_for, transform_for
+from thoraxlib.images.windows import Window, window
 
 __all__ = [
+    "Geometry",
     "Preprocessor",
     "Resize",
     "Source",
+    "TrainingCopy",
+    "Window",
     "augmentations",
     "placement",
+    "prepare",
     "preprocess_for",
     "read",
+    "read_geometry",
     "ten_crop",
     "transform_for",
+    "window",
 ]

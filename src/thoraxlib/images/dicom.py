@@ -1,29 +1,52 @@
-"""DICOM files (extra ``dicom``): modality transform, window, polarity."""
+"""DICOM files (extra ``dicom``): modality transform, window, polarity, padding; and how the pixels lie."""
 
 from __future__ import annotations
 
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 from torchvision import tv_tensors
 
-__all__ = ["read_dicom"]
+from thoraxlib.arrays import Floats
+from thoraxlib.images import windows
+from thoraxlib.images.codestream import header
+from thoraxlib.images.geometry import Geometry
+from thoraxlib.images.windows import Window
+
+__all__ = ["read_dicom", "read_geometry"]
+
+File: TypeAlias = "str | os.PathLike[str] | BinaryIO"
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
-def read_dicom(path: str | Path) -> tv_tensors.Image:
-    """The picture that a DICOM viewer would show of a single grey frame.
+def read_dicom(file: File, *, window: Window | None = None) -> tv_tensors.Image:
+    """The picture that a DICOM viewer would show of a single grey frame, on the stored grid of pixels.
 
     The steps of DICOM PS3.3 C.11: modality transform (rescale slope and intercept, or table), then the first VOI table
     or window, then inversion where PhotometricInterpretation is MONOCHROME1. Without table or window, 8-bit pixels
-    stay as they are, and deeper ones are stretched between their 0.5 and 99.5 percentiles.
+    stay as they are, and deeper ones are stretched between their 0.5 and 99.5 percentiles. Padding
+    (PixelPaddingValue, PixelPaddingRangeLimit) is black and takes no part in percentiles.
+
+    Rows and columns are those of the file, whichever way the patient faces and whatever the shape of a pixel, so that
+    boxes are in the file's own frame: :func:`read_geometry` says how it lies.
 
     Parameters
     ----------
-    path : str or Path
+    file : str, Path or binary file
         The file.
+    window : Window, optional
+        Another one than the file's first: ``"percentiles"``, ``"minmax"`` or (centre, width), of what the modality
+        transform gives; a number k for the k-th (from 0) of the file's VOI tables and then windows; or ``"bits"``: the
+        stored values over the range of BitsStored, without modality transform and window.
 
     Returns
     -------
@@ -33,90 +56,234 @@ def read_dicom(path: str | Path) -> tv_tensors.Image:
 
     Raises
     ------
+    FileNotFoundError
+        There is no such file.
     ImportError
-        pydicom is not installed.
+        pydicom is not installed, or what decodes the file's compression.
     ValueError
-        The file is no DICOM file, has no or damaged pixels, several frames, or colour.
+        The file is no DICOM file, has no or damaged pixels, several frames, colour, more pixels than Pillow's limit
+        allows (twice ``PIL.Image.MAX_IMAGE_PIXELS``), or a window that makes no sense.
     """
-    try:
-        import pydicom
-        from pydicom.errors import InvalidDicomError
-        from pydicom.pixels import apply_modality_lut
-    except ImportError as error:
-        raise ImportError(f'{path}: reading DICOM needs pydicom: pip install "thoraxlib[dicom]"') from error
-    try:
-        dataset = pydicom.dcmread(path)
-    except (InvalidDicomError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no readable DICOM file: {error}") from error
-    polarity = str(dataset.get("PhotometricInterpretation", "missing"))
-    if polarity not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"{path}: PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, got {polarity}")
-    try:
-        stored = dataset.pixel_array
-    except Exception as error:  # pydicom and its decoders raise many kinds
-        raise ValueError(f"{path}: the pixels cannot be decoded: {type(error).__name__}: {error}") from error
-    if stored.ndim != 2 or stored.size == 0:
-        raise ValueError(f"{path}: a single grey frame (rows, columns) is wanted, got shape {stored.shape}")
+    if window is not None:
+        windows.check_window(window)
+    with _named(file) as stream:
+        dataset = _parsed(stream)
+        inverted = _check(dataset)
+        stored = _decoded(dataset)
+        if stored.ndim != 2 or stored.size == 0:
+            raise ValueError(f"a single grey frame (rows, columns) is wanted, got shape {stored.shape}")
+        if _final(dataset, window):
+            levels = 255 - stored if inverted else stored.copy()
+            levels[_is_padding(stored, dataset)] = 0
+            return tv_tensors.Image(torch.from_numpy(levels)[None])
 
-    values = apply_modality_lut(stored, dataset)
-    shown = _first_voi(values, dataset)
-    if shown is None and stored.dtype == np.uint8 and np.array_equal(values, stored):
-        pixels = 255 - stored if polarity == "MONOCHROME1" else stored
-        return tv_tensors.Image(torch.from_numpy(pixels.copy())[None])
-    if shown is None:
-        low, high = np.percentile(values, (0.5, 99.5))
-        shown = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-    if polarity == "MONOCHROME1":
-        shown = 1 - shown
-    return tv_tensors.Image(torch.from_numpy(shown.astype(np.float32))[None])
+        def table(levels: Floats, counts: NDArray[np.int64]) -> Floats:
+            padding = _is_padding(levels, dataset)
+            seen = _seen(levels, np.where(padding, 0, counts), dataset, window)
+            return np.where(padding, 0.0, 1 - seen if inverted else seen)
+
+        return tv_tensors.Image(torch.from_numpy(windows.shown(stored, table))[None])
 
 
-def _first_voi(values: NDArray[Any], dataset: Any) -> NDArray[np.floating[Any]] | None:
-    """Within [0, 1], by the first VOI table or else window; None where the file has neither."""
-    if dataset.get("VOILUTSequence"):
-        from pydicom.pixels import apply_voi
+def read_geometry(file: File) -> Geometry:
+    """How the pixels of a DICOM file lie: size, spacing, shape of a pixel, and which way the patient faces.
 
-        depth = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        looked_up: NDArray[Any] = apply_voi(values, dataset, index=0)
-        return np.clip(looked_up / (2.0**depth - 1), 0.0, 1.0)
-    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
-        return None
-    centre = float(np.atleast_1d(dataset.WindowCenter)[0])
-    width = float(np.atleast_1d(dataset.WindowWidth)[0])
-    return window(values, centre, width, str(dataset.get("VOILUTFunction", "LINEAR") or "LINEAR"))
-
-
-def window(values: NDArray[Any], centre: float, width: float, function: str = "LINEAR") -> NDArray[np.floating[Any]]:
-    """Values through a window, within [0, 1] (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+    Only the header is read. The spacing is PixelSpacing, else ImagerPixelSpacing (in the plane of the detector, where
+    the patient is somewhat magnified), else NominalScannedPixelSpacing; the shape of a pixel follows from it, or from
+    PixelAspectRatio.
 
     Parameters
     ----------
-    values : ndarray
-        After the modality transform.
-    centre, width : float
-        In the unit of `values`.
-    function : {"LINEAR", "LINEAR_EXACT", "SIGMOID"}
-        VOILUTFunction of the file.
+    file : str, Path or binary file
+        The file.
 
     Raises
     ------
-    ValueError
-        `width` is below the function's least (1 for LINEAR, above 0 for the others), or an unknown `function`.
-
-    Examples
-    --------
-    >>> window(np.array([0.0, 128.0, 255.0]), centre=128, width=256).round(3).tolist()
-    [0.0, 0.502, 1.0]
+    FileNotFoundError, ImportError, ValueError
+        As :func:`read_dicom`.
     """
-    x = values.astype(np.float64)
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise ValueError(f"VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID, got {function!r}")
-    if width < 1 if function == "LINEAR" else width <= 0:
-        raise ValueError(f"WindowWidth {width} is too small for VOILUTFunction {function}")
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (x - centre) / width))
-    if function == "LINEAR":  # the standard's half-pixel convention for integer values
-        centre, width = centre - 0.5, width - 1
-    if width == 0:
-        return (x > centre).astype(np.float64)
-    return np.clip((x - centre) / width + 0.5, 0, 1)
+    with _named(file) as stream:
+        dataset = _parsed(stream, stop_before_pixels=True)
+        spacings = (_numbers(dataset, f"{name}Spacing") for name in ("Pixel", "ImagerPixel", "NominalScannedPixel"))
+        spacing = next(((s[0], s[1]) for s in spacings if len(s) == 2 and min(s) > 0), None)
+        ratio = spacing or _numbers(dataset, "PixelAspectRatio")
+        aspect = ratio[0] / ratio[1] if len(ratio) == 2 and min(ratio) > 0 else 1.0
+        directions = [str(part) for part in np.atleast_1d(dataset.get("PatientOrientation") or [])]
+        orientation = (directions[0], directions[1]) if len(directions) == 2 and all(directions) else None
+        return Geometry(int(dataset.Rows), int(dataset.Columns), spacing, aspect, orientation)
+
+
+@contextmanager
+def _named(file: File) -> Iterator[BinaryIO]:
+    """The file, open; whatever is wrong with it (pydicom and its decoders raise many kinds) is a ValueError."""
+    if isinstance(file, (str, os.PathLike)):
+        with Path(file).open("rb") as stream, _named(stream) as same:
+            yield same
+        return
+    name = getattr(file, "name", "the file")
+    try:
+        yield file
+    except ImportError as error:
+        raise ImportError(f"{name}: {error}") from error
+    except Exception as error:
+        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name} is no DICOM file that can be read: {told}") from error
+
+
+def _parsed(stream: BinaryIO, **options: Any) -> Any:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError('reading DICOM needs pydicom: pip install "thoraxlib[dicom]"') from error
+    content = stream.read()
+    if _DEFLATED in content:  # pydicom would inflate it without a limit
+        raise ValueError("the transfer syntax Deflated Explicit VR Little Endian is not accepted")
+    return pydicom.dcmread(io.BytesIO(content), **options)
+
+
+def _check(dataset: Any) -> bool:
+    """Refuse, before anything is decoded, what would not become one grey picture; whether it is stored inverted."""
+    polarity = str(dataset.get("PhotometricInterpretation", "missing"))
+    if polarity not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, got {polarity}")
+    if "PixelData" not in dataset:
+        raise ValueError("it has no PixelData")
+    rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
+    if frames != 1:
+        raise ValueError(f"a single frame is wanted, NumberOfFrames is {frames}")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise ValueError(f"a grey frame is wanted, SamplesPerPixel is {dataset.SamplesPerPixel}")
+    allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    if allocated not in (8, 16) or not 1 <= used <= allocated:
+        raise ValueError(f"BitsAllocated must be 8 or 16, and BitsStored not more; got {allocated} and {used}")
+    limit = PILImage.MAX_IMAGE_PIXELS
+    if limit is not None and rows * columns > 2 * limit:
+        raise ValueError(f"{rows} x {columns} pixels are too large; raise PIL.Image.MAX_IMAGE_PIXELS if it is meant")
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        _check_codec(dataset, rows, columns)
+    return polarity == "MONOCHROME1"
+
+
+def _check_codec(dataset: Any, rows: int, columns: int) -> None:
+    """Refuse what cannot be decoded, and a compressed picture that is not what the file's header says."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise ValueError(f"the transfer syntax {syntax.name} is not known to pydicom") from error
+    if not decoder.is_available:
+        lacking = "; ".join(decoder.missing_dependencies)
+        raise ImportError(f'decoding {syntax.name} needs more: pip install "thoraxlib[dicom]" ({lacking})')
+    found = header(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if found is None:  # RLE: its decoder goes by the file's header
+        return
+    if found[:2] != (rows, columns):
+        raise ValueError(
+            f"the header says {rows} x {columns} pixels, the compressed picture has {found[0]} x {found[1]}"
+        )
+    if found.bits > dataset.BitsAllocated or found.channels != 1:
+        raise ValueError(f"the compressed picture has {found.bits} bits and {found.channels} channels")
+
+
+def _decoded(dataset: Any) -> NDArray[Any]:
+    """The stored values, by the decoder that bears damaged pictures best; GDCM, which may not survive, comes last."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        from pydicom.pixels import get_decoder
+
+        plugins = get_decoder(syntax).available_plugins
+        dataset.pixel_array_options(decoding_plugin=min(plugins, key=lambda name: (name == "gdcm", name)))
+    stored: NDArray[Any] = dataset.pixel_array
+    return stored
+
+
+def _final(dataset: Any, how: Window | None) -> bool:
+    """Whether the stored values are 8-bit greys that nothing has to be done to."""
+    if dataset.BitsAllocated != 8 or dataset.BitsStored != 8 or dataset.get("PixelRepresentation"):
+        return False
+    return how == "bits" or (how is None and not _views(dataset) and _is_identity(dataset))
+
+
+def _is_identity(dataset: Any) -> bool:
+    return not dataset.get("ModalityLUTSequence") and _rescale(dataset) == (1.0, 0.0)
+
+
+def _rescale(dataset: Any) -> tuple[float, float]:
+    slope, intercept = _numbers(dataset, "RescaleSlope") or [1.0], _numbers(dataset, "RescaleIntercept") or [0.0]
+    return slope[0], intercept[0]
+
+
+def _seen(levels: Floats, counts: NDArray[np.int64], dataset: Any, how: Window | None) -> Floats:
+    """What is shown of each stored level, within [0, 1], before inversion."""
+    if how == "bits":
+        span = 2.0 ** int(dataset.BitsStored)
+        lowest = -span / 2 if dataset.get("PixelRepresentation") else 0.0
+        return np.asarray(np.clip((levels - lowest) / (span - 1), 0, 1))
+    if dataset.get("ModalityLUTSequence"):
+        values = _looked_up(levels, dataset.ModalityLUTSequence[0])[0]
+    else:
+        slope, intercept = _rescale(dataset)
+        values = levels * slope + intercept
+    views = _views(dataset)
+    if isinstance(how, (str, tuple)) or (how is None and not views):
+        return windows.windowed(values, counts, how or "percentiles")
+    number = int(how or 0)
+    if number >= len(views):
+        raise ValueError(f"window={number}: the file has {len(views)} VOI tables and windows")
+    view = views[number]
+    if isinstance(view, tuple):
+        centre, width = view
+        return windows.window(values, centre, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
+    entries, depth = _looked_up(values, view)
+    return np.asarray(np.clip(entries / (2.0**depth - 1), 0.0, 1.0))
+
+
+def _views(dataset: Any) -> list[Any]:
+    """The VOI tables of the file, then its windows (centre, width)."""
+    pairs = zip(_numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth"), strict=False)
+    return [*(dataset.get("VOILUTSequence") or []), *pairs]
+
+
+def _looked_up(values: Floats, item: Any) -> tuple[Floats, int]:
+    """Values through a table (PS3.3 C.11.1.1 and C.11.2.1.1), and the bits of its entries.
+
+    Not pydicom's ``apply_voi``: its index into a table of 8-bit entries is of 8 bits too, and wraps round.
+    """
+    number, first, depth = (int(entry) for entry in item.LUTDescriptor)
+    number = number or 2**16
+    data = item.LUTData
+    if isinstance(data, bytes):
+        entries = np.frombuffer(data, np.uint8 if len(data) in (number, number + 1) else "<u2")
+    else:
+        entries = np.atleast_1d(np.asarray(data))
+    if not 1 <= depth <= 16 or len(entries) < number:
+        raise ValueError(f"a look-up table of {number} entries of {depth} bits has {len(entries)} entries")
+    if item["LUTDescriptor"].VR == "US" and first >= 2**15 and values.min(initial=0) < 0:
+        first -= 2**16  # negative, in a field that is read as unsigned
+    return entries[np.clip(np.round(values) - first, 0, number - 1).astype(np.int64)].astype(np.float64), depth
+
+
+def _is_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    ends = [int(value), int(value if limit is None else limit)]
+    if dataset.get("PixelRepresentation"):
+        span = 2 ** int(dataset.BitsAllocated)
+        ends = [end - span if end >= span // 2 else end for end in ends]
+    return (stored >= min(ends)) & (stored <= max(ends))
+
+
+def _numbers(dataset: Any, name: str) -> list[float]:
+    """The finite values of a tag with one or several numbers; none where it is absent or empty."""
+    value = dataset.get(name)
+    if value is None or value == "":
+        return []
+    numbers = [float(v) for v in np.atleast_1d(value)]
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} must be finite, got {value}")
+    return numbers

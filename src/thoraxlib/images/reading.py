@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -16,23 +14,28 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 from torchvision import tv_tensors
 
-__all__ = ["Source", "read"]
+from thoraxlib.arrays import Floats
+from thoraxlib.images.windows import Window, check_window, shown, windowed
+
+__all__ = ["SUFFIXES", "Source", "read"]
 
 #: What :func:`read` accepts.
-Source: TypeAlias = str | os.PathLike[str] | PILImage.Image | NDArray[np.generic] | Tensor
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO | PILImage.Image | NDArray[np.generic] | Tensor
 
-_DICOM_SUFFIXES = (".dcm", ".dicom")
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+#: Endings of image files.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+
+_DICOM_SUFFIXES = SUFFIXES[-2:]
 
 
-def read(source: Source, *, bits: int | None = None) -> tv_tensors.Image:
+def read(source: Source, *, bits: int | None = None, window: Window | None = None) -> tv_tensors.Image:
     """Read one image as grey.
 
     Parameters
     ----------
-    source : str, Path, PIL image, array or tensor
-        - a file: PNG, JPEG and whatever else Pillow reads (grey of 1, 8 or 16 bits, palette, RGB(A)), or DICOM
-          (with the extra ``dicom``; see :func:`thoraxlib.images.dicom.read_dicom`);
+    source : str, Path, binary file, PIL image, array or tensor
+        - a file, by its path or open for reading: PNG, JPEG and whatever else Pillow reads (grey of 1, 8 or 16 bits,
+          palette, RGB(A)), or DICOM (with the extra ``dicom``; see :func:`thoraxlib.images.dicom.read_dicom`);
         - an array (H, W) or (H, W, 1 | 3 | 4): channels last;
         - a tensor (H, W) or (1 | 3 | 4, H, W): channels first.
 
@@ -40,7 +43,13 @@ def read(source: Source, *, bits: int | None = None) -> tv_tensors.Image:
         ITU-R BT.601; alpha is ignored.
     bits : int, optional
         For sources of more than 8 bits: how many are in use, e.g. 12 for DICOM-derived PNGs that store 0 ... 4095.
-        By default all 16, so that the value 65535 becomes 1.
+        By default all 16, so that the value 65535 becomes 1. DICOM files say it themselves.
+    window : {"bits", "percentiles", "minmax"}, (float, float) or int, optional
+        How greys of more than 8 bits come to [0, 1]; 8-bit pixels of other files than DICOM are taken as they are.
+        ``"bits"``: the whole range of `bits`. ``"percentiles"``: from the 0.5 to the 99.5 percentile of the image;
+        ``"minmax"``: from its least to its greatest value. (centre, width): a DICOM window in the unit of the pixels.
+        A number k, for DICOM: the k-th of the file's VOI tables and windows. By default the first of these, else
+        ``"percentiles"``, for DICOM, and ``"bits"`` for everything else.
 
     Returns
     -------
@@ -52,8 +61,9 @@ def read(source: Source, *, bits: int | None = None) -> tv_tensors.Image:
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is truncated, corrupt, no image, or larger than ``PIL.Image.MAX_IMAGE_PIXELS`` allows; pixels are NaN,
-        infinite, outside [0, 1] or beyond `bits`; the shape is empty or none of those above.
+        The file is truncated, corrupt, no image, or larger than Pillow's limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``)
+        allows; pixels are NaN, infinite, outside [0, 1] or beyond `bits`; the shape is empty or none of those above;
+        `window` is none of those above.
     TypeError
         `source` is of another kind, or its pixels are of another type.
 
@@ -63,45 +73,50 @@ def read(source: Source, *, bits: int | None = None) -> tv_tensors.Image:
     torch.Size([1, 2, 3])
     >>> read(np.full((2, 3), 4095, np.uint16), bits=12).max().item()
     1.0
+    >>> read(np.array([[1000, 2000, 3000]], np.uint16), window="minmax")[0].tolist()
+    [[0.0, 0.5, 1.0]]
     """
     if bits is not None and not (isinstance(bits, int) and 1 <= bits <= 16):
         raise ValueError(f"bits must be between 1 and 16, got {bits!r}")
+    if window is not None:
+        check_window(window)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        try:
-            return _read_file(path, bits)
-        except (ValueError, TypeError) as error:
-            if str(path) in str(error):
-                raise
-            raise ValueError(f"{path}: {error}") from error
+        if not path.exists():
+            raise FileNotFoundError(f"no such image file: {path}")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; an image file is wanted")
+        with path.open("rb") as file:
+            return _read_file(file, path, bits, window)
     if isinstance(source, PILImage.Image):
-        return _from_tensor(_pil_pixels(source), bits)
+        return _from_tensor(_pil_pixels(source), bits, window)
     if isinstance(source, np.ndarray):
         if source.ndim == 3 and source.shape[-1] not in (1, 3, 4):
             raise ValueError(f"an array must be (H, W) or (H, W, 1 | 3 | 4), channels last, got shape {source.shape}")
         tensor = _array_to_tensor(source)
-        return _from_tensor(tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor, bits)
+        return _from_tensor(tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor, bits, window)
     if isinstance(source, Tensor):
-        return _from_tensor(source, bits)
+        return _from_tensor(source, bits, window)
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return _read_file(source, Path(str(getattr(source, "name", "the file"))), bits, window)
     raise TypeError(
-        f"source must be a path, a PIL image, a numpy array or a torch tensor, got {type(source).__module__}."
-        f"{type(source).__qualname__}"
+        f"source must be a path, a binary file, a PIL image, a numpy array or a torch tensor, got "
+        f"{type(source).__module__}.{type(source).__qualname__}"
     )
 
 
-def _read_file(path: Path, bits: int | None) -> tv_tensors.Image:
-    if not path.exists():
-        raise FileNotFoundError(f"no such image file: {path}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; an image file is wanted")
-    with path.open("rb") as file:
-        is_dicom = path.suffix.lower() in _DICOM_SUFFIXES or file.read(132)[128:] == b"DICM"
-        if is_dicom:
-            from thoraxlib.images.dicom import read_dicom
+def _read_file(file: BinaryIO, path: Path, bits: int | None, window: Window | None) -> tv_tensors.Image:
+    is_dicom = path.suffix.lower() in _DICOM_SUFFIXES or file.read(132)[128:] == b"DICM"
+    file.seek(0)
+    if is_dicom:
+        from thoraxlib.images.dicom import read_dicom
 
-            return read_dicom(path)
-        file.seek(0)
-        return _from_tensor(_pil_pixels(decode(file, path)), bits)
+        return read_dicom(file, window=window)
+    image = decode(file, path)
+    try:
+        return _from_tensor(_pil_pixels(image), bits, window)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def decode(file: BinaryIO, path: Path) -> PILImage.Image:
@@ -113,7 +128,7 @@ def decode(file: BinaryIO, path: Path) -> PILImage.Image:
         raise ValueError(f"{path} is no image that Pillow can read (empty, truncated or of another kind)") from error
     except PILImage.DecompressionBombError as error:
         raise ValueError(f"{path} is too large ({error}); raise PIL.Image.MAX_IMAGE_PIXELS if it is meant") from error
-    except _DAMAGED as error:
+    except Exception as error:  # Pillow's plug-ins raise many kinds
         raise ValueError(f"{path} is truncated or corrupt: {error}") from error
     return image
 
@@ -144,7 +159,7 @@ def _array_to_tensor(array: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
-def _from_tensor(x: Tensor, bits: int | None) -> tv_tensors.Image:
+def _from_tensor(x: Tensor, bits: int | None, window: Window | None) -> tv_tensors.Image:
     """Checked and grey: (1, H, W) uint8 or float32 in [0, 1]."""
     if x.ndim == 2:
         x = x.unsqueeze(0)
@@ -152,7 +167,20 @@ def _from_tensor(x: Tensor, bits: int | None) -> tv_tensors.Image:
         raise ValueError(f"a tensor must be (H, W) or (1 | 3 | 4, H, W), channels first, got shape {tuple(x.shape)}")
     if x.numel() == 0:
         raise ValueError(f"the image is empty: shape {tuple(x.shape)}")
+    if isinstance(window, int):
+        raise ValueError(f"window={window}: only DICOM files have windows of their own")
+    if x.dtype == torch.uint16 and window not in (None, "bits"):
+        return tv_tensors.Image(_grey(_windowed(x, window)))
     return tv_tensors.Image(_grey(scaled(x, bits)))
+
+
+def _windowed(x: Tensor, how: Window) -> Tensor:
+    """uint16 to float32 within [0, 1]."""
+
+    def table(levels: Floats, counts: NDArray[np.int64]) -> Floats:
+        return windowed(levels, counts, how)
+
+    return torch.from_numpy(shown(x.cpu().numpy(), table)).to(x.device)
 
 
 def scaled(x: Tensor, bits: int | None = None) -> Tensor:

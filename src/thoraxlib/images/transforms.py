@@ -65,9 +65,7 @@ def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> 
             _Check(spec.channels),
             geometry,
             _LostBoxes(),
-            v2.ToDtype(torch.float32, scale=True),
-            _Repeat(spec.channels),
-            v2.Normalize(list(spec.mean), list(spec.std)),
+            _Normalize(spec),
         ]
     )
     return chain
@@ -139,26 +137,38 @@ class Preprocessor:
         return f"Preprocessor({self.spec})"
 
 
-class _Check(v2.Transform):  # type: ignore[misc]
+class _OnImage(nn.Module):
+    """Changes the image, alone or in a sample; v2.Transform would cost more than the work itself."""
+
+    def forward(self, sample: Any) -> Any:
+        if isinstance(sample, dict):
+            return {**sample, "image": self.forward(sample["image"])}
+        if not isinstance(sample, Tensor):
+            raise TypeError(
+                f"the image must be a tensor, got {type(sample).__qualname__}; read it with images.read first"
+            )
+        changed = self.change(sample.as_subclass(Tensor))
+        return tv_tensors.Image(changed) if isinstance(sample, tv_tensors.Image) else changed
+
+    def change(self, image: Tensor) -> Tensor:
+        """(..., C, H, W), to the same."""
+        raise NotImplementedError
+
+
+class _Check(_OnImage):
     """Refuse pixels that nothing after this could read rightly; uint16 becomes float."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask)):
-            return inpt
-        if not isinstance(inpt, Tensor):
-            raise TypeError(
-                f"the image must be a tensor, got {type(inpt).__qualname__}; read it with images.read first"
-            )
-        if inpt.ndim < 3 or inpt.numel() == 0 or inpt.shape[-3] not in (1, self.channels):
+    def change(self, image: Tensor) -> Tensor:
+        if image.ndim < 3 or image.numel() == 0 or image.shape[-3] not in (1, self.channels):
             raise ValueError(
                 f"the image must be (..., C, H, W) with C = 1 or {self.channels} and no empty side, "
-                f"got shape {tuple(inpt.shape)}"
+                f"got shape {tuple(image.shape)}"
             )
-        return tv_tensors.wrap(scaled(inpt.as_subclass(Tensor)), like=inpt)
+        return scaled(image)
 
 
 class _LostBoxes(nn.Module):
@@ -196,15 +206,14 @@ def _some_left(sample: dict[str, Any], key: str) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
 
 
-class _Repeat(v2.Transform):  # type: ignore[misc]
-    """Grey to the model's channels."""
+class _Normalize(_OnImage):
+    """Grey to the model's channels, ``(pixels - mean) / std`` for pixels in [0, 1]; uint8 takes the same two steps."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.channels = channels
+        self.mean, self.std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask)) or inpt.shape[-3] == self.channels:
-            return inpt
-        plain = inpt.as_subclass(Tensor)
-        return tv_tensors.wrap(plain.expand(*plain.shape[:-3], self.channels, *plain.shape[-2:]), like=inpt)
+    def change(self, image: Tensor) -> Tensor:
+        white = 255 if image.dtype == torch.uint8 else 1
+        mean, std = (white * values.to(image.device) for values in (self.mean, self.std))
+        return torch.sub(image, mean).div_(std)

@@ -1,0 +1,142 @@
+"""Image files in folders, zip archives and buckets, through fsspec."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from thoraxlib.images.reading import SUFFIXES
+
+__all__ = ["Stored", "listed"]
+
+_STAMPS = ("mtime", "etag", "ETag", "md5Hash", "generation", "LastModified", "updated", "created")
+_LARGEST = 2**30  # bytes of one file: far above any film
+
+
+class Stored(NamedTuple):
+    """An image file, in a folder, a bucket or a zip archive.
+
+    `name` is its path below the source, with slashes; the files of an archive ``a.zip`` are those of a folder ``a``.
+    `size` and `stamp` (time, checksum or tag, whatever its home knows without reading it) change when it does.
+    """
+
+    name: str
+    url: str
+    member: str | None
+    size: int
+    stamp: str
+
+    @property
+    def origin(self) -> str:
+        """Where it is, for people."""
+        return self.url if self.member is None else f"{self.url}/{self.member}"
+
+    def open(self) -> Content:
+        """All its bytes, as a file.
+
+        Raises
+        ------
+        ValueError
+            More than a gigabyte.
+        """
+        if self.size > _LARGEST:
+            raise ValueError(f"the file has {self.size} bytes, more than {_LARGEST}")
+        if self.member is not None:
+            return Content(_archive(self.url).read(self.member), self.name)
+        import fsspec
+
+        with fsspec.open(self.url, "rb") as file:
+            return Content(file.read(), self.name)
+
+
+class Content(io.BytesIO):
+    """A file in memory, with its name."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def listed(sources: Iterable[str | os.PathLike[str]], pattern: str | None = None) -> list[Stored]:
+    """The image files of all sources, in the order of their names.
+
+    Parameters
+    ----------
+    sources : iterable of str or Path
+        Folders, zip archives or single files: local, or URLs that fsspec knows, such as ``gs://bucket/folder``.
+        Archives within folders are looked into as well.
+    pattern : str, optional
+        Of the file's own name, such as ``"IM*"``; by default the endings .png, .jpg, .jpeg, .dcm and .dicom in either
+        case. Hidden files and those in ``__MACOSX`` are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        A source does not exist, or there is no image in any of them.
+    ImportError
+        A bucket needs gcsfs or s3fs.
+    ValueError
+        Two files of one name, a name that points out of its source, or a damaged archive.
+    """
+    found: dict[str, Stored] = {}
+    for source in sources:
+        for film in _of_source(os.fspath(source)):
+            if not _wanted(PurePosixPath(film.name), pattern):
+                continue
+            if film.name.startswith("/") or "\\" in film.name or ".." in PurePosixPath(film.name).parts:
+                raise ValueError(f"{film.url} holds the name {film.name!r}, which points out of it")
+            if found.setdefault(film.name, film) is not film:
+                raise ValueError(f"the sources have two files {film.name}: {found[film.name].url} and {film.url}")
+    if not found:
+        raise FileNotFoundError(f"no image ({pattern or ', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
+    return [found[name] for name in sorted(found)]
+
+
+def _wanted(name: PurePosixPath, pattern: str | None) -> bool:
+    if name.name.startswith(".") or "__MACOSX" in name.parts:
+        return False
+    return fnmatchcase(name.name, pattern) if pattern else name.name.lower().endswith(SUFFIXES)
+
+
+def _of_source(source: str) -> Iterator[Stored]:
+    import fsspec
+
+    try:
+        system, root = fsspec.core.url_to_fs(source)
+    except ImportError as error:
+        raise ImportError(f'{source} needs more: pip install "thoraxlib[cloud]" ({error})') from error
+    files: dict[str, dict[str, Any]] = system.find(root, detail=True)
+    if not files:
+        raise FileNotFoundError(f"no such folder or file, or nothing in it: {source}")
+    for path, info in files.items():
+        name = path[len(root) :].lstrip("/") or PurePosixPath(path).name
+        url = system.unstrip_protocol(path)
+        if name.lower().endswith(".zip"):
+            yield from _of_archive(url, "" if path == root else f"{name[:-4]}/")
+        else:
+            stamp = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
+            yield Stored(name, url, None, int(info["size"] or 0), stamp)
+
+
+def _of_archive(url: str, prefix: str) -> Iterator[Stored]:
+    try:
+        members = _archive(url).infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{url} is no zip archive, or is cut off: {error}") from error
+    for member in members:
+        if not member.is_dir():
+            stamp = f"crc {member.CRC:08x}"
+            yield Stored(prefix + member.filename, url, member.filename, member.file_size, stamp)
+
+
+@lru_cache(maxsize=4)
+def _archive(url: str) -> zipfile.ZipFile:
+    import fsspec
+
+    return zipfile.ZipFile(fsspec.open(url, "rb").open())

@@ -1,0 +1,197 @@
+"""Training copies: films of one size, ready to be read many times; :func:`thoraxlib.images.prepare` writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from thoraxlib.images.reading import read
+from thoraxlib.images.resize import Resize, placement
+from thoraxlib.input_spec import InputSpec
+
+__all__ = [
+    "COPY",
+    "MANIFEST",
+    "PIXELS",
+    "CopiedFilm",
+    "TrainingCopy",
+    "copied",
+    "copy_at",
+    "entries",
+    "forget",
+    "png_name",
+]
+
+COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
+
+
+class TrainingCopy:
+    """A folder that :func:`thoraxlib.images.prepare` wrote, opened for reading.
+
+    Data sets read it of their own accord where it takes the place of the folder of their films; this class is for
+    other uses.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The destination of :func:`~thoraxlib.images.prepare`.
+
+    Attributes
+    ----------
+    folder : Path
+        The same.
+    spec : InputSpec
+        Its size and resize rule are those of the copy.
+    names : tuple of str
+        Of the films, as they were called below their source, in the order of their rows.
+    failures : dict of str to str
+        Name -> error of the films that could not be read, which the copy lacks.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no copy.
+    ValueError
+        The copy is not finished, or was written by another version.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / COPY).is_file():
+            raise FileNotFoundError(f"{self.folder} holds no training copy: there is no {COPY}")
+        about = json.loads((self.folder / COPY).read_text())
+        if about.get("version") != 1:
+            raise ValueError(f"{self.folder}: a copy of version 1 is wanted, got {about.get('version')}")
+        if not about["complete"]:
+            raise ValueError(f"{self.folder}: the copy is not finished; run the same preparation again")
+        self.spec = InputSpec().updated(about["settings"]["spec"])
+        self._is_array = about["settings"]["form"] == "array"
+        found = entries(self.folder / MANIFEST).values()
+        self.failures = {entry["name"]: entry["error"] for entry in found if "error" in entry}
+        kept = sorted((entry for entry in found if "row" in entry), key=lambda entry: entry["row"])
+        self.names = tuple(entry["name"] for entry in kept)
+        self._films = {entry["name"]: (entry["row"], (entry["height"], entry["width"])) for entry in kept}
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 (rows, h, w), mapped into memory: a row is read when it is used.
+
+        Raises
+        ------
+        ValueError
+            A copy of PNG files has no such array.
+        """
+        if not self._is_array:
+            raise ValueError(f"{self.folder} is a copy of PNG files; there is no array of its pixels")
+        pixels: NDArray[np.uint8] = np.asarray(np.load(self.folder / PIXELS, mmap_mode="r"))
+        if pixels.shape[1:] != self.spec.size or len(pixels) <= self.row(self.names[-1]):
+            raise ValueError(f"{self.folder / PIXELS} has shape {pixels.shape}: it is not that of the manifest")
+        return pixels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def row(self, name: str) -> int:
+        """The row of a film.
+
+        Raises
+        ------
+        KeyError
+            The copy lacks it.
+        """
+        row: int = self._films[name][0]
+        return row
+
+    def size(self, name: str) -> tuple[int, int]:
+        """(H, W) of a film itself.
+
+        Raises
+        ------
+        KeyError
+            The copy lacks it.
+        """
+        return self._films[name][1]
+
+    def image(self, name: str) -> tv_tensors.Image:
+        """A copied film, uint8 (1, h, w).
+
+        Raises
+        ------
+        KeyError
+            The copy lacks it.
+        """
+        if self._is_array:
+            return tv_tensors.Image(torch.from_numpy(self.pixels[self.row(name)].copy())[None])
+        return read(self.folder / png_name(name))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "pixels"}  # each process maps it anew
+
+    def __repr__(self) -> str:
+        return f"TrainingCopy({str(self.folder)!r}): {len(self)} films of {self.spec.size}"
+
+
+class CopiedFilm(NamedTuple):
+    """A film of a training copy, for the data set that it belongs to."""
+
+    copy: TrainingCopy
+    name: str
+
+    def stand_in(self) -> tv_tensors.Image:
+        """A black image of the film's own size that takes no memory: boxes and masks are worked out against it."""
+        return tv_tensors.Image(torch.zeros((), dtype=torch.uint8).expand(1, *self.copy.size(self.name)))
+
+    def placed(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """`sample`, made with the stand-in, with the copy's pixels, and boxes and masks where they lie in it."""
+        resize, place = Resize(self.copy.spec), placement(self.copy.spec, *self.copy.size(self.name))
+        sample = {
+            key: resize.transform(value, {"place": place})
+            if isinstance(value, (tv_tensors.BoundingBoxes, tv_tensors.Mask))
+            else value
+            for key, value in sample.items()
+        }
+        return {**sample, "image": self.copy.image(self.name)}
+
+
+def entries(manifest: Path) -> dict[str, dict[str, Any]]:
+    """Name -> the last entry of each film in a manifest; a line that was cut off at the end is no entry."""
+    with manifest.open(encoding="utf-8") as lines:
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {entry["name"]: entry for entry in found}
+
+
+def png_name(name: str) -> str:
+    """The file of a film in a copy of PNG files."""
+    return f"{name.rpartition('.')[0] or name}.png"
+
+
+@cache
+def copy_at(folder: Path) -> TrainingCopy | None:
+    """The training copy that `folder` is, if it is one."""
+    return TrainingCopy(folder) if (folder / COPY).is_file() else None
+
+
+@cache
+def _copy_above(folder: Path) -> TrainingCopy | None:
+    here = copy_at(folder)
+    return here if here is not None or folder.parent == folder else _copy_above(folder.parent)
+
+
+def copied(path: Path) -> CopiedFilm | None:
+    """The film in a training copy that `path` stands for; None for an ordinary file."""
+    copy = _copy_above(path.parent)
+    return None if copy is None else CopiedFilm(copy, path.relative_to(copy.folder).as_posix())
+
+
+def forget() -> None:
+    """Look for copies anew: one was written."""
+    copy_at.cache_clear()
+    _copy_above.cache_clear()

@@ -1,0 +1,380 @@
+"""Big archives of films -> a training copy, in parallel, and again after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import threading
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from numpy.lib import format as npy
+from PIL import Image as PILImage
+
+from thoraxlib.files import replacing
+from thoraxlib.images.archives import Stored, listed
+from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, entries, forget, png_name
+from thoraxlib.images.reading import read
+from thoraxlib.images.resize import Resize, placement
+from thoraxlib.images.windows import Window
+from thoraxlib.input_spec import InputSpec
+
+__all__ = ["FAILURES", "prepare"]
+
+FAILURES = "failures.csv"
+_LOCK = ".lock"
+_FORMS = ("array", "png")
+
+
+def prepare(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    destination: str | os.PathLike[str],
+    *,
+    spec: InputSpec | None = None,
+    form: Literal["array", "png"] = "array",
+    bits: int | None = None,
+    window: Window | None = None,
+    pattern: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> TrainingCopy:
+    """Read films of any kind, resize them, and write a training copy, from which they are read much faster.
+
+    Where the copy takes the place of the folder of films (with the tables of the release beside), the library's data
+    sets read it of their own accord: samples, boxes and masks are as if the films had been read and resized.
+
+    After an interruption, the same call goes on where it was; films of which a pixel is not as it was written are
+    prepared again, and so are those whose source has changed. Films that were added to the source are appended; films
+    that are gone from it stay in the copy, so that archives can be brought, prepared and deleted in turn. Films that
+    failed are tried again.
+
+    Parameters
+    ----------
+    source : str or Path, or a sequence of them
+        Folders of PNG, JPEG and DICOM files, or zip archives of them, or folders of such archives; local, or in
+        buckets (``gs://...``, ``s3://...``: with the extra ``cloud``).
+    destination : str or Path
+        A local folder, neither in a source nor around one. It gets ``manifest.jsonl``, a line for each film: name,
+        source with size and stamp, height and width, place (see :func:`thoraxlib.images.placement`), row; or the
+        error. ``failures.csv`` lists these at the end.
+    spec : InputSpec, optional
+        Its `size`, `resize`, `crop_ratio` and `fill` are used; by default 256 x 256 with black borders
+        (``resize="pad"``), which keeps the aspect ratio.
+    form : {"array", "png"}
+        ``"array"``: one file ``pixels.npy``, uint8 (N, h, w), to be mapped into memory. ``"png"``: a PNG file for each
+        film, with the path that it has below `source`.
+    bits, window
+        As for :func:`thoraxlib.images.read`.
+    pattern : str, optional
+        Of file names, such as ``"IM*"`` for DICOM files without ending; by default .png, .jpg, .jpeg, .dcm, .dicom.
+    workers : int, optional
+        Processes; by default one for each CPU; 0 works in this one. A script that uses several must be importable
+        (``if __name__ == "__main__":``), as they are started afresh.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    TrainingCopy
+        The copy, finished.
+
+    Raises
+    ------
+    FileNotFoundError
+        A source is absent or holds no image.
+    ImportError
+        Something is not installed that reading needs.
+    ValueError
+        The destination holds a copy with other settings, another process is writing there, it overlaps a source, or
+        no film at all could be read; a wrong argument.
+    RuntimeError
+        A worker died.
+
+    Warns
+    -----
+    UserWarning
+        Films failed: how many, and the first ones.
+    """
+    sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+    if form not in _FORMS:
+        raise ValueError(f"form must be one of {_FORMS}, got {form!r}")
+    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
+    workers = os.cpu_count() or 1 if workers is None else workers
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")
+    spec = InputSpec(size=(256, 256), resize="pad") if spec is None else spec
+    folder = Path(destination)
+    _check_apart(folder, sources)
+    shape = {key: value for key, value in spec.to_json().items() if key in ("size", "resize", "crop_ratio", "fill")}
+    settings = {"spec": shape, "form": form, "bits": bits, "window": window}
+    films = listed(sources, pattern)
+    if form == "png":
+        _check_distinct(films)
+    spec = InputSpec().updated(shape)
+    work = partial(_prepared, spec=spec, png=folder if form == "png" else None, bits=bits, window=window)
+    with _alone(folder):
+        _check_settings(folder, settings)
+        with _Store(folder, spec.size if form == "array" else None) as store:
+            todo = [film for film in films if not store.has(film)]
+            if todo:
+                _describe(folder, settings, complete=False)
+            for film, result in _with_bar(_in_order(todo, work, workers), len(films), len(todo), progress):
+                store.add(film, result)
+            store.finish()
+        _describe(folder, settings, complete=True)
+    forget()
+    return TrainingCopy(folder)
+
+
+class _Result(NamedTuple):
+    """What became of a film: where it lies, and the bytes of its pixels or the length of its PNG file; or an error."""
+
+    size: tuple[int, int] = (0, 0)
+    place: tuple[int, ...] = ()
+    pixels: bytes = b""
+    length: int = 0
+    error: str | None = None
+
+
+def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None, window: Window | None) -> _Result:
+    """Read and resize one film; write it, where it becomes a PNG file below the folder `png`."""
+    try:
+        image = read(film.open(), bits=bits, window=window)
+        small = Resize(spec)(image)
+        if small.is_floating_point():
+            small = (small * 255).round().to(torch.uint8)
+        size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy()
+        place = placement(spec, *size)
+        if png is None:
+            return _Result(size, place, pixels=pixels.tobytes())
+        with replacing(png / png_name(film.name)) as scratch:
+            PILImage.fromarray(pixels).save(scratch)
+            return _Result(size, place, length=scratch.stat().st_size)
+    except ImportError:  # it would be the same for every film
+        raise
+    except Exception as error:  # whatever a file, its decoder or its bucket comes up with
+        return _Result(error=str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+
+
+class _Store:
+    """The films of a copy and their manifest, being written: pixels first, then the line that says so.
+
+    So a line is never without its pixels, unless the machine itself goes down; then their checksum tells.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int] | None) -> None:
+        self.folder, self.shape = folder, shape
+        _cut_torn_line(folder / MANIFEST)
+        self.entries = entries(folder / MANIFEST)
+        self._manifest = (folder / MANIFEST).open("a", encoding="utf-8")
+        for scratch in folder.rglob(".*.part.*"):  # of a process that was killed
+            scratch.unlink()
+        if shape is not None:
+            (folder / PIXELS).touch()
+            self._pixels = (folder / PIXELS).open("r+b", buffering=0)
+            self._start = len(_header(0, shape))
+        rows = [entry["row"] for entry in self.entries.values() if "row" in entry]
+        self.rows = max(rows, default=-1) + 1
+        self._good = {name for name, entry in self.entries.items() if "row" in entry and self._is_whole(entry)}
+
+    def __enter__(self) -> _Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manifest.close()
+        if self.shape is not None:
+            self._pixels.close()
+
+    def _is_whole(self, entry: dict[str, Any]) -> bool:
+        if self.shape is None:
+            path = self.folder / png_name(entry["name"])
+            return path.is_file() and path.stat().st_size == entry["check"]
+        self._seek(entry["row"])
+        return zlib.crc32(self._pixels.read(self.shape[0] * self.shape[1])) == int(entry["check"])
+
+    def _seek(self, row: int) -> None:
+        assert self.shape is not None
+        self._pixels.seek(self._start + row * self.shape[0] * self.shape[1])
+
+    def has(self, film: Stored) -> bool:
+        """Whether the film is there, as it is in its source now."""
+        entry = self.entries.get(film.name, {})
+        return film.name in self._good and (entry["size"], entry["stamp"]) == (film.size, film.stamp)
+
+    def add(self, film: Stored, result: _Result) -> None:
+        """Keep a film, or the error that it gave."""
+        entry = {"name": film.name, "source": film.origin, "size": film.size, "stamp": film.stamp}
+        if result.error is None:
+            known = self.entries.get(film.name, {}).get("row")
+            row = self.rows if known is None else known
+            if self.shape is not None:
+                self._seek(row)
+                self._pixels.write(result.pixels)
+            check = result.length if self.shape is None else zlib.crc32(result.pixels)
+            self.rows = max(self.rows, row + 1)
+            entry |= {"height": result.size[0], "width": result.size[1], "place": result.place}
+            entry |= {"row": row, "check": check}
+        else:
+            entry["error"] = result.error
+        self._manifest.write(json.dumps(entry) + "\n")
+        self._manifest.flush()
+        self.entries[film.name] = entry
+
+    def finish(self) -> None:
+        """Write what is known at the end alone: the array's length, and the list of failures."""
+        failed = [(name, entry["error"]) for name, entry in sorted(self.entries.items()) if "error" in entry]
+        with replacing(self.folder / FAILURES) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("name", "error"), *failed])
+        first = "; ".join(f"{name}: {error}" for name, error in failed[:3])
+        if len(failed) == len(self.entries):
+            raise ValueError(f"none of {len(failed)} films could be prepared, see {self.folder / FAILURES}: {first}")
+        if failed:
+            warnings.warn(
+                f"{len(failed)} of {len(self.entries)} films failed, see {self.folder / FAILURES}: {first}",
+                UserWarning,
+                stacklevel=3,
+            )
+        os.fsync(self._manifest.fileno())
+        if self.shape is not None:
+            self._seek(self.rows)
+            self._pixels.truncate()
+            self._pixels.seek(0)
+            self._pixels.write(_header(self.rows, self.shape))
+            os.fsync(self._pixels.fileno())
+
+
+def _header(rows: int, shape: tuple[int, int]) -> bytes:
+    """The beginning of an .npy file, which is equally long for every number of rows: NumPy leaves room for growth."""
+    file = io.BytesIO()
+    npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (rows, *shape)})
+    return file.getvalue()
+
+
+def _cut_torn_line(manifest: Path) -> None:
+    """Without its last line, if that was not written to its end; made, if it is not there."""
+    with manifest.open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with a copy that was begun with other settings."""
+    if not (folder / COPY).is_file():
+        _describe(folder, settings, complete=False)
+        return
+    begun, wanted = json.loads((folder / COPY).read_text())["settings"], json.loads(json.dumps(settings))
+    other = [f"{key}={wanted[key]!r}, begun with {begun.get(key)!r}" for key in wanted if wanted[key] != begun.get(key)]
+    if other:
+        raise ValueError(f"{folder} holds a copy with other settings ({'; '.join(other)}); take another destination")
+
+
+def _describe(folder: Path, settings: dict[str, Any], complete: bool) -> None:
+    with replacing(folder / COPY) as scratch:
+        scratch.write_text(json.dumps({"version": 1, "complete": complete, "settings": settings}, indent=1) + "\n")
+
+
+def _check_apart(folder: Path, sources: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse to write into a source, or around one: what is written must never be taken for a film."""
+    target = folder.resolve()
+    for source in sources:
+        place = Path(source).resolve()
+        if place.is_dir() and (place == target or place in target.parents or target in place.parents):
+            raise ValueError(f"destination {folder} and source {source} overlap; take a folder beside it")
+
+
+def _check_distinct(films: Iterable[Stored]) -> None:
+    """Refuse two films whose PNG files would have one name."""
+    first: dict[str, str] = {}
+    for film in films:
+        other = first.setdefault(png_name(film.name), film.name)
+        if other != film.name:
+            raise ValueError(f"{other} and {film.name} would both become {png_name(film.name)}")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder, so that no second process writes there; where the system has such locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is writing to {folder}") from error
+        yield
+
+
+def _in_order(films: list[Stored], work: Callable[[Stored], _Result], workers: int) -> Iterator[tuple[Stored, _Result]]:
+    """Each film with its result, in the order of the list, a few of them ahead in other processes."""
+    if not workers or not films:
+        yield from ((film, work(film)) for film in films)
+        return
+    with ProcessPoolExecutor(min(workers, len(films)), _context(), _settle) as pool:
+        waiting: deque[tuple[Stored, Future[_Result]]] = deque()
+        try:
+            for film in films:
+                waiting.append((film, pool.submit(work, film)))
+                if len(waiting) > 4 * workers:
+                    yield waiting[0][0], waiting[0][1].result()
+                    waiting.popleft()
+            while waiting:
+                yield waiting[0][0], waiting[0][1].result()
+                waiting.popleft()
+        except BrokenProcessPool as error:
+            names = ", ".join(film.name for film, _ in waiting)
+            raise RuntimeError(
+                f"a worker died, of memory or of a damaged file; one of these did it: {names}; workers=0 shows which"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """A way to start workers that share no connection to a bucket with this process, as forked ones would."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, for all of them
+    return context
+
+
+def _settle() -> None:
+    """One thread for each worker, and no worker without its parent."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _with_bar(
+    results: Iterator[tuple[Stored, _Result]], total: int, todo: int, shown: bool
+) -> Iterator[tuple[Stored, _Result]]:
+    from tqdm import tqdm
+
+    bar: Iterator[tuple[Stored, _Result]] = tqdm(
+        results, total=total, initial=total - todo, unit=" films", disable=not shown
+    )
+    return bar

@@ -1,0 +1,108 @@
+"""From stored grey values to what is shown: windows, stretches and look-up tables, by level instead of by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thoraxlib.arrays import Floats
+
+__all__ = ["Table", "Window", "check_window", "shown", "window", "windowed"]
+
+#: ``table(levels, counts)``: what is shown, within [0, 1], of each of the stored `levels` (L,), which go up in steps
+#: of 1; `counts` (L,) says how many pixels have each.
+Table: TypeAlias = Callable[[Floats, NDArray[np.int64]], Floats]
+
+#: How greys of more than 8 bits come to [0, 1]: ``"bits"``, the whole range of the bits in use; ``"percentiles"``,
+#: from the 0.5 to the 99.5 percentile of the image; ``"minmax"``, from its least to its greatest value; a pair
+#: (centre, width); or, for DICOM, the number of one of the file's own tables and windows.
+Window: TypeAlias = Literal["bits", "percentiles", "minmax"] | int | tuple[float, float]
+
+_STRETCHES = {"percentiles": (0.005, 0.995), "minmax": (0.0, 1.0)}
+
+
+def check_window(value: object) -> None:
+    """Raise ValueError for what is no :data:`Window`."""
+    if isinstance(value, tuple):
+        good = len(value) == 2 and all(isinstance(v, (int, float)) and np.isfinite(v) for v in value)
+    else:
+        good = value == "bits" or value in _STRETCHES or (isinstance(value, int) and value >= 0)
+    if not good or isinstance(value, bool):
+        raise ValueError(
+            f"window must be 'bits', 'percentiles', 'minmax', a pair (centre, width) or, for DICOM, the number of a "
+            f"window of the file, got {value!r}"
+        )
+
+
+def shown(stored: NDArray[np.integer[Any]], table: Table) -> NDArray[np.float32]:
+    """Stored values, integers of up to 16 bits, through a table that is worked out once for each level."""
+    low = int(stored.min())
+    offset = stored.astype(np.int32) - low
+    counts = np.bincount(offset.ravel())
+    levels = np.arange(low, low + len(counts), dtype=np.float64)
+    return table(levels, counts).astype(np.float32)[offset]
+
+
+def windowed(values: Floats, counts: NDArray[np.int64], how: Window) -> Floats:
+    """Levels by a stretch or a pair (centre, width).
+
+    Parameters
+    ----------
+    values, counts : ndarray
+        (L,) The levels' values, in any order, and how many pixels have each; where none has any, all is black.
+    how : {"percentiles", "minmax"} or (float, float)
+        The stretch, or the window.
+    """
+    if isinstance(how, tuple):
+        return window(values, *how)
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(counts[order])
+    if not len(below) or not below[-1]:
+        return np.zeros_like(values)
+    ranks = np.array(_STRETCHES[str(how)]) * (below[-1] - 1)  # as numpy.percentile: between two order statistics
+    first, second = (values[order][np.searchsorted(below, r, side="right")] for r in (np.floor(ranks), np.ceil(ranks)))
+    low, high = (first + (second - first) * (ranks - np.floor(ranks))).tolist()
+    stretched: Floats = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    return stretched
+
+
+def window(values: NDArray[Any], centre: float, width: float, function: str = "LINEAR") -> Floats:
+    """Values through a window, within [0, 1] (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    Parameters
+    ----------
+    values : ndarray
+        After the modality transform.
+    centre, width : float
+        In the unit of `values`.
+    function : {"LINEAR", "LINEAR_EXACT", "SIGMOID"}
+        VOILUTFunction of the file.
+
+    Raises
+    ------
+    ValueError
+        `width` is below the function's least (1 for LINEAR, above 0 for the others), a number that is not finite, or
+        an unknown `function`.
+
+    Examples
+    --------
+    >>> window(np.array([0.0, 128.0, 255.0]), centre=128, width=256).round(3).tolist()
+    [0.0, 0.502, 1.0]
+    """
+    x: Floats = values.astype(np.float64)
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise ValueError(f"VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID, got {function!r}")
+    if not (np.isfinite(centre) and np.isfinite(width)) or (width < 1 if function == "LINEAR" else width <= 0):
+        raise ValueError(f"WindowWidth {width} (centre {centre}) is too small for VOILUTFunction {function}")
+    if function == "SIGMOID":
+        steps: Floats = np.clip(-4 * (x - centre) / width, None, 700)  # exp overflows beyond
+        return 1 / (1 + np.exp(steps))
+    if function == "LINEAR":  # the standard's half-pixel convention for integer values
+        centre, width = centre - 0.5, width - 1
+    if width == 0:
+        return (x > centre).astype(np.float64)
+    ramp: Floats = np.clip((x - centre) / width + 0.5, 0, 1)
+    return ramp

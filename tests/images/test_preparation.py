@@ -1,0 +1,442 @@
+"""Training copies: written in parallel and after interruptions, and read by data sets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from thoraxlib import datasets, images
+from thoraxlib.images import TrainingCopy, copies, preparation, transform_for
+from thoraxlib.images.archives import listed
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.prepare import main
+
+SHAPES = [(48, 40), (40, 64), (33, 33), (70, 20)]
+
+
+def film(number: int) -> Image.Image:
+    """Smooth, so that a resize has something to agree on; every fifth is of 16 bits."""
+    height, width = SHAPES[number % len(SHAPES)]
+    y, x = np.mgrid[:height, :width]
+    wave = 0.5 + 0.4 * np.sin(x / 9 + number) * np.cos(y / 7)
+    return Image.fromarray((wave * 65535).astype(np.uint16) if number % 5 == 0 else (wave * 255).astype(np.uint8))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """24 films in two folders, one of them a JPEG, and one that is none."""
+    root = tmp_path / "films"
+    for number in range(24):
+        path = root / f"images_{number % 2}" / f"{number:02d}{'.jpg' if number == 7 else '.png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        film(number).save(path)
+    (root / "images_0" / "broken.png").write_bytes(b"nothing")
+    (root / "notes.txt").write_text("no image")
+    (root / "images_1" / "._01.png").write_bytes(b"what a Mac leaves behind")
+    return root
+
+
+def prepare(*args: Any, **options: Any) -> TrainingCopy:
+    with pytest.warns(UserWarning, match=r"1 of 25 films failed.*broken\.png"):
+        return images.prepare(
+            *args, **{"workers": 0, "progress": False, "spec": InputSpec(size=32, resize="pad"), **options}
+        )
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / copies.MANIFEST).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("form", ["array", "png"])
+@pytest.mark.parametrize("rule", ["pad", "stretch", "crop", "pad_end"])
+def test_a_copy_holds_what_reading_and_resizing_gives(tree: Path, tmp_path: Path, form: str, rule: str) -> None:
+    spec = InputSpec(size=(32, 24), resize=rule, fill=0.5, equalize=True)  # type: ignore[arg-type]
+    copy = prepare(tree, tmp_path / "copy", spec=spec, form=form)
+    assert len(copy) == 24
+    assert list(copy.names) == sorted(copy.names)
+    assert "images_1/07.jpg" in copy.names
+    plain = InputSpec(size=(32, 24), channels=1, mean=(0.0,), std=(1.0,), resize=rule, fill=0.5)  # type: ignore[arg-type]
+    for name in copy.names:
+        expected = images.preprocess_for(plain)(tree / name)[0] * 255
+        assert copy.image(name).dtype == torch.uint8
+        assert (copy.image(name) - expected).abs().max() <= 1
+        assert copy.size(name) == SHAPES[int(name[-6:-4]) % len(SHAPES)]
+    assert set(copy.failures) == {"images_0/broken.png"}
+    assert "no image that Pillow can read" in copy.failures["images_0/broken.png"]
+    with (tmp_path / "copy" / preparation.FAILURES).open(newline="") as file:
+        assert list(csv.reader(file)) == [["name", "error"], *map(list, copy.failures.items())]
+    for entry in lines(tmp_path / "copy"):
+        if "row" in entry:
+            assert tuple(entry["place"]) == images.placement(spec, entry["height"], entry["width"])
+            assert entry["source"].endswith(f"films/{entry['name']}")
+    if form == "array":
+        assert np.load(tmp_path / "copy" / "pixels.npy", mmap_mode="r").shape == (24, 32, 24)
+        assert np.array_equal(copy.pixels[copy.row("images_1/07.jpg")], copy.image("images_1/07.jpg")[0])
+        again = pickle.loads(pickle.dumps(copy))
+        assert "pixels" not in vars(again)
+        assert torch.equal(again.image("images_0/02.png"), copy.image("images_0/02.png"))
+    else:
+        assert Image.open(tmp_path / "copy" / "images_1" / "07.png").size == (24, 32)
+        with pytest.raises(ValueError, match="no array"):
+            _ = copy.pixels
+
+
+def killed(tree: Path, folder: Path, form: str, after: float) -> bool:
+    """Prepare in a process that is killed after a while; whether it was still at work."""
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        try:
+            os.close(2)
+            images.prepare(tree, folder, form=form, workers=0, progress=False, spec=InputSpec(size=32, resize="pad"))  # type: ignore[arg-type]
+        finally:
+            os._exit(0)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("form", ["array", "png"])
+def test_killed_again_and_again_it_neither_repeats_nor_loses_a_film(tree: Path, tmp_path: Path, form: str) -> None:
+    whole = prepare(tree, tmp_path / "whole", form=form)
+    folder, rng, kills, seen = tmp_path / "killed", random.Random(0), 0, set()
+    for _ in range(60):
+        if not killed(tree, folder, form, rng.uniform(0.005, 0.03)):
+            break
+        kills += 1
+        if (folder / copies.MANIFEST).exists():
+            seen.add((folder / copies.MANIFEST).read_text().count("\n"))
+            if not json.loads((folder / copies.COPY).read_text())["complete"]:
+                with pytest.raises(ValueError, match="not finished"):
+                    TrainingCopy(folder)
+    assert kills >= 2
+    assert len(seen) >= 2  # it was stopped in the middle, at several places
+    copy = prepare(tree, folder, form=form)
+    done = [entry["name"] for entry in lines(folder) if "row" in entry]
+    assert len(done) == len(set(done)) == 24
+    assert copy.names == whole.names
+    for name in copy.names:
+        assert torch.equal(copy.image(name), whole.image(name))
+        assert copy.row(name) == whole.row(name)
+    files = {path.relative_to(folder) for path in folder.rglob("*")}
+    assert files == {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*")}
+
+
+def test_what_the_disk_lost_is_prepared_again(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    first = prepare(tree, folder)
+    expected = first.pixels.copy()
+    with (folder / "pixels.npy").open("r+b") as file:
+        file.seek(-3 * 32 * 32, os.SEEK_END)
+        file.write(bytes(32 * 32))
+        file.truncate()
+    with (folder / copies.MANIFEST).open("a") as file:
+        file.write('{"name": "images_0/02.png", "row')
+    before = len(lines_whole(folder))
+    copy = prepare(tree, folder)
+    assert np.array_equal(copy.pixels, expected)
+    assert len(lines(folder)) == before + 3 + 1  # three rows, and the film that always fails
+
+
+def lines_whole(folder: Path) -> list[str]:
+    return [line for line in (folder / copies.MANIFEST).read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_lost_png_files_are_written_again(tree: Path, tmp_path: Path) -> None:
+    prepare(tree, tmp_path / "copy", form="png")
+    (tmp_path / "copy/images_0/02.png").unlink()
+    (tmp_path / "copy/images_0/04.png").write_bytes(b"")
+    (tmp_path / "copy/images_0/.04.99.part.png").write_bytes(b"")
+    copy = prepare(tree, tmp_path / "copy", form="png")
+    assert copy.image("images_0/02.png").shape == copy.image("images_0/04.png").shape == (1, 32, 32)
+    assert not (tmp_path / "copy/images_0/.04.99.part.png").exists()
+
+
+def test_sources_that_change_grow_or_go(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    first = prepare(tree, folder)
+    rows = {name: first.row(name) for name in first.names}
+    Image.new("L", (10, 10), 200).save(tree / "images_0/02.png")
+    (tree / "images_0/04.png").unlink()
+    film(3).save(tree / "images_0/new.png")
+    with pytest.warns(UserWarning, match="1 of 26"):
+        copy = images.prepare(tree, folder, spec=first.spec, workers=0, progress=False)
+    assert copy.image("images_0/02.png").unique().tolist() == [200]
+    assert copy.size("images_0/02.png") == (10, 10)
+    assert copy.row("images_0/new.png") == 24
+    assert "images_0/04.png" in copy.names
+    assert all(copy.row(name) == row for name, row in rows.items())
+    (tree / "images_0/02.png").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="2 of 26"):
+        copy = images.prepare(tree, folder, spec=first.spec, workers=0, progress=False)
+    assert "images_0/02.png" not in copy.names
+    assert torch.equal(copy.image("images_0/new.png"), first.image("images_1/03.png"))
+    with pytest.raises(KeyError):
+        copy.image("images_0/02.png")
+
+
+@pytest.mark.parametrize("other", [{"spec": InputSpec(size=33)}, {"form": "png"}, {"bits": 12}, {"window": (1.0, 2.0)}])
+def test_other_settings_are_refused(tree: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    prepare(tree, tmp_path / "copy", window=(30000.0, 60000.0))
+    prepare(tree, tmp_path / "copy", window=(30000.0, 60000.0))
+    with pytest.raises(ValueError, match=f"other settings.*{next(iter(other))}="):
+        images.prepare(
+            tree, tmp_path / "copy", **{"spec": InputSpec(size=32, resize="pad"), "window": (30000.0, 60000.0), **other}
+        )
+
+
+def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"workers": 0, "progress": False}
+    for folder in (tree, tree / "copy", tmp_path):
+        with pytest.raises(ValueError, match="overlap"):
+            images.prepare(tree, folder, **options)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        images.prepare(tmp_path / "nowhere", tmp_path / "copy", **options)
+    with pytest.raises(FileNotFoundError, match="no image"):
+        images.prepare(tree, tmp_path / "copy", pattern="*.bmp", **options)
+    with pytest.raises(ValueError, match="form must be one of"):
+        images.prepare(tree, tmp_path / "copy", form="jpeg", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="workers must be"):
+        images.prepare(tree, tmp_path / "copy", workers=-1)
+    with pytest.raises(ValueError, match="none of 1 films could be prepared.*broken"):
+        images.prepare(tree / "images_0/broken.png", tmp_path / "copy", **options)
+    film(1).save(tree / "images_0/02.jpg")
+    with pytest.raises(ValueError, match=r"02\.jpg and images_0/02\.png would both become images_0/02\.png"):
+        images.prepare(tree, tmp_path / "png", form="png", **options)
+    with pytest.raises(FileNotFoundError, match="no training copy"):
+        TrainingCopy(tmp_path)
+
+
+def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with preparation._alone(tmp_path / "copy"), pytest.raises(ValueError, match="another process is writing"):
+        images.prepare(tree, tmp_path / "copy", workers=0)
+
+
+# -- sources ------------------------------------------------------------------------------------------
+
+
+def zipped(tree: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(tree.rglob("*")):
+            archive.write(file, file.relative_to(tree))
+        archive.writestr("__MACOSX/images_0/._00.png", b"")
+    return path
+
+
+def test_zip_archives_folders_of_them_and_buckets(tree: Path, tmp_path: Path) -> None:
+    import fsspec
+
+    expected = prepare(tree, tmp_path / "copy")
+    archive = zipped(tree, tmp_path / "all.zip")
+    (tmp_path / "archives").mkdir()
+    shutil.copy(archive, tmp_path / "archives/13.zip")
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe("/bucket/films/13.zip", archive.read_bytes())
+    bucket.pipe("/bucket/films/one.png", (tree / "images_0/02.png").read_bytes())
+    sources = {
+        "all.zip": (archive, ""),
+        "archives": (tmp_path / "archives", "13/"),
+        "bucket": ("memory://bucket/films/13.zip", ""),
+        "two": ([tree / "images_0", tree / "images_1"], None),
+    }
+    for name, (source, prefix) in sources.items():
+        copy = prepare(source, tmp_path / f"copy of {name}")
+        for each in expected.names:
+            there = each.rpartition("/")[2] if prefix is None else prefix + each
+            assert torch.equal(copy.image(there), expected.image(each))
+
+    names = {stored.name for stored in listed(["memory://bucket/films"])}
+    assert {"one.png", "13/images_1/07.jpg"} <= names
+    before = {stored.name: stored.stamp for stored in listed([archive])}
+    film(9).save(tree / "images_0/02.png")
+    zipped(tree, archive)
+    from thoraxlib.images import archives
+
+    archives._archive.cache_clear()
+    after = {stored.name: stored.stamp for stored in listed([archive])}
+    assert {name for name in after if after[name] != before[name]} == {"images_0/02.png"}
+
+
+def test_refused_sources(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "slip.zip", "w") as archive:
+        archive.writestr("../../escape.png", (tree / "images_0/02.png").read_bytes())
+    with pytest.raises(ValueError, match="points out of it"):
+        listed([tmp_path / "slip.zip"])
+    whole = zipped(tree, tmp_path / "all.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.zip is no zip archive"):
+        listed([tmp_path / "cut.zip"])
+    with pytest.raises(ValueError, match=r"two files images_0/00\.png"):
+        listed([tree, tmp_path / "all.zip"])
+    monkeypatch.setattr("thoraxlib.images.archives._LARGEST", 10)
+    with pytest.raises(ValueError, match="more than 10"):
+        listed([tree])[0].open()
+    import fsspec
+
+    def lacking(*_: Any, **__: Any) -> None:
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lacking)
+    with pytest.raises(ImportError, match=r"thoraxlib\[cloud\]"):
+        listed(["gs://bucket/films"])
+
+
+# -- data sets ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nih(tmp_path: Path) -> Path:
+    root = tmp_path / "nih"
+    (root / "images_001" / "images").mkdir(parents=True)
+    rows, boxes = [], []
+    for number in range(12):
+        name = f"{number:08d}_000.png"
+        film(number).save(root / "images_001" / "images" / name)
+        rows.append([name, "Mass" if number % 3 == 0 else "No Finding", number, "PA"])
+        if number % 3 == 0:
+            boxes.append([name, "Mass", 100.0 + 10 * number, 300, 250, 400])
+    with (root / "Data_Entry_2017.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Image Index", "Finding Labels", "Patient ID", "View Position"], *rows])
+    with (root / "BBox_List_2017.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"], *boxes])
+    return root
+
+
+@pytest.mark.parametrize("form", ["array", "png"])
+@pytest.mark.parametrize("rule", ["pad", "stretch", "crop"])
+@pytest.mark.parametrize("place", [".", "images_001"])
+def test_a_data_set_reads_a_copy_as_it_reads_its_films(
+    nih: Path, tmp_path: Path, form: str, rule: str, place: str
+) -> None:
+    spec = InputSpec(size=(36, 30), resize=rule)  # type: ignore[arg-type]
+    copied = tmp_path / "copied"
+    images.prepare(nih / place, copied / place, spec=spec, form=form, workers=0, progress=False)  # type: ignore[arg-type]
+    for table in nih.glob("*.csv"):
+        shutil.copy(table, copied)
+    transform = transform_for(spec)
+    options: dict[str, Any] = {"split": "all", "missing": "skip", "transform": transform}
+    films, copy = datasets.build("nih14", root=nih, **options), datasets.build("nih14", root=copied, **options)
+    assert copy.ids == films.ids
+    assert torch.equal(copy.targets, films.targets)
+    for ours, theirs in zip(copy, films, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert (ours["image"] - theirs["image"]).abs().max() <= 1.01 / 255 / 0.224
+        torch.testing.assert_close(ours["boxes"], theirs["boxes"])
+        assert ours["boxes"].canvas_size == theirs["boxes"].canvas_size == (36, 30)
+        assert torch.equal(ours["box_labels"], theirs["box_labels"])
+    batch = next(iter(DataLoader(copy, batch_size=12, collate_fn=datasets.collate)))
+    assert batch["image"].shape == (12, 3, 36, 30)
+    assert pickle.loads(pickle.dumps(copy))[3]["id"] == films.ids[3]
+
+
+def test_a_copy_that_lacks_films(nih: Path, tmp_path: Path) -> None:
+    (nih / "images_001/images/00000003_000.png").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="1 of 12 films failed"):
+        images.prepare(nih, tmp_path / "copied", workers=0, progress=False)
+    for table in nih.glob("*.csv"):
+        shutil.copy(table, tmp_path / "copied")
+    with pytest.raises(FileNotFoundError, match="1 of 12 images are missing.*00000003"):
+        datasets.build("nih14", root=tmp_path / "copied", split="all")
+    with pytest.warns(UserWarning, match="1 of 12 images.*skipped"):
+        assert len(datasets.build("nih14", root=tmp_path / "copied", split="all", missing="skip")) == 11
+
+
+def test_a_tree_with_folders_in_its_table(tmp_path: Path) -> None:
+    root = tmp_path / "chexpert"
+    rows = []
+    for number in range(6):
+        path = root / f"train/patient{number:05d}/study1/view1_frontal.jpg"
+        path.parent.mkdir(parents=True)
+        film(number * 4 + 1).convert("L").save(path, quality=95)
+        rows.append([f"CheXpert-v1.0/{path.relative_to(root).as_posix()}", "Frontal", "PA", "1.0"])
+    with (root / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Path", "Frontal/Lateral", "AP/PA", "Edema"], *rows])
+    for place in (".", "train"):
+        copied = tmp_path / f"copied {place}"
+        images.prepare(root / place, copied / place, spec=InputSpec(size=32), workers=0, progress=False)
+        shutil.copy(root / "train.csv", copied)
+        options: dict[str, Any] = {"split": "train_val", "labels": ["Edema"], "transform": transform_for(InputSpec(size=32))}
+        films = datasets.build("chexpert", root=root, **options)
+        copy = datasets.build("chexpert", root=copied, **options)
+        assert copy.ids == films.ids
+        for ours, theirs in zip(copy, films, strict=True):
+            assert (ours["image"] - theirs["image"]).abs().max() <= 1.01 / 255 / 0.224
+
+
+# -- the command --------------------------------------------------------------------------------------
+
+
+def test_the_command(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="1 of 25 films failed"):
+        code = main(
+            [
+                str(tree),
+                str(tmp_path / "copy"),
+                "--size",
+                "32",
+                "24",
+                "--resize",
+                "stretch",
+                "--window",
+                "3e4,5e4",
+                "--workers",
+                "0",
+            ]
+        )
+    assert code == 1
+    assert "24 films of (32, 24)" in capsys.readouterr().out
+    copy = TrainingCopy(tmp_path / "copy")
+    assert (copy.spec.size, copy.spec.resize) == ((32, 24), "stretch")
+    about = json.loads((tmp_path / "copy" / copies.COPY).read_text())
+    assert about["settings"]["window"] == [3e4, 5e4]
+    assert main([str(tree), str(tmp_path / "copy"), "--size", "64", "--workers", "0"]) == 2
+    assert "other settings" in capsys.readouterr().err
+    (tree / "images_0/broken.png").unlink()
+    assert main([str(tree), str(tmp_path / "other"), "--window", "minmax", "--workers", "0"]) == 0
+
+
+@pytest.mark.slow
+def test_several_processes(tree: Path, tmp_path: Path) -> None:
+    whole = prepare(tree, tmp_path / "whole")
+    copy = prepare(tree, tmp_path / "copy", workers=2)
+    assert (tmp_path / "copy/pixels.npy").read_bytes() == (tmp_path / "whole/pixels.npy").read_bytes()
+    assert copy.names == whole.names
+
+
+def test_a_dicom_in_a_tree(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 20, 30, 1, "MONOCHROME1"
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    data.PixelData = np.linspace(0, 4095, 600).astype(np.uint16).tobytes()
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/IM-0001").write_bytes(file.getvalue())
+    copy = images.prepare(tmp_path / "films", tmp_path / "copy", pattern="IM*", form="png", workers=0, progress=False)
+    spec = InputSpec(size=256, channels=1, mean=(0.0,), std=(1.0,), resize="pad")
+    expected = images.preprocess_for(spec)(tmp_path / "films/IM-0001")[0] * 255
+    assert (copy.image("IM-0001") - expected).abs().max() <= 1
