@@ -5,10 +5,12 @@ from thoraxlib.datasets.chexpert import CheXpert
 from thoraxlib.datasets.image_mask import ImageMask
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
+from thoraxlib.datasets.padchest import PadChest
 from thoraxlib.datasets.phantom import Phantom
 
 register("chexpert")(CheXpert)
 register("image_mask")(ImageMask)
 register("mimic_cxr")(MIMICCXR)
 register("nih14")(NIH14)
+register("padchest")(PadChest)
 register("phantom")(Phantom)

@@ -44,8 +44,8 @@ def find_file(root: Path, *patterns: str) -> Path:
     raise FileNotFoundError(f"{root} holds none of {', '.join(patterns)}")
 
 
-def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
-    """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth.
+def index_images(root: Path, pattern: str | None = "images*") -> dict[str, Path]:
+    """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth; None: in `root`.
 
     Names in tables are only ever looked up here, so that none can point out of `root`.
 
@@ -55,13 +55,14 @@ def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
         There is no image.
     """
     found: dict[str, Path] = {}
-    for top in sorted(root.glob(pattern)):
+    for top in [root] if pattern is None else sorted(root.glob(pattern)):
         for folder, _, files in os.walk(top):
             for name in files:
                 if name.lower().endswith(SUFFIXES):
                     found.setdefault(name, Path(folder, name))
     if not found:
-        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {pattern} of {root}")
+        place = root if pattern is None else f"the folders {pattern} of {root}"
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {place}")
     return found
 
 

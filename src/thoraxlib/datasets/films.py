@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
 from thoraxlib.images import read
 
@@ -33,4 +34,7 @@ class Films(Dataset[dict[str, Any]]):
 
     def _sample(self, index: int) -> dict[str, Any]:
         """One sample before the transform; readers with boxes or masks add them."""
-        return {"image": read(self._paths[index]), "labels": self.targets[index].clone(), "id": self.ids[index]}
+        return {"image": self._read(index), "labels": self.targets[index].clone(), "id": self.ids[index]}
+
+    def _read(self, index: int) -> tv_tensors.Image:
+        return read(self._paths[index])
