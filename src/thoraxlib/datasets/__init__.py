@@ -6,23 +6,39 @@ weights, splits and statistics need no image to be decoded.
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.collate import collate
+from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.organs import WithOrganMasks
 from thoraxlib.datasets.splits import Subset, oversample, split_by_patient, split_patients
+from thoraxlib.datasets.stratify import (
+    Prevalence,
+    load_split,
+    prevalence,
+    save_split,
+    stratified_split,
+    stratify_patients,
+)
 from thoraxlib.registry import Registry
 
 __all__ = [
     "ChestDataset",
+    "Concat",
+    "Prevalence",
     "Subset",
     "WithOrganMasks",
     "build",
     "collate",
     "describe",
+    "load_split",
     "names",
     "oversample",
+    "prevalence",
     "register",
     "registry",
+    "save_split",
     "split_by_patient",
     "split_patients",
+    "stratified_split",
+    "stratify_patients",
 ]
 
 registry: Registry[ChestDataset] = Registry("datasets", modules=["thoraxlib.datasets.entries"])

@@ -2,15 +2,19 @@
 
 from thoraxlib.datasets import register
 from thoraxlib.datasets.chexpert import CheXpert
+from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.image_mask import ImageMask
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
+from thoraxlib.datasets.openi import OpenI
 from thoraxlib.datasets.padchest import PadChest
 from thoraxlib.datasets.phantom import Phantom
 
 register("chexpert")(CheXpert)
+register("concat")(Concat)
 register("image_mask")(ImageMask)
 register("mimic_cxr")(MIMICCXR)
 register("nih14")(NIH14)
+register("openi")(OpenI)
 register("padchest")(PadChest)
 register("phantom")(Phantom)
