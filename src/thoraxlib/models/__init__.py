@@ -19,7 +19,18 @@ __all__ = [
     "registry",
 ]
 
-_PARTS = ("classifier", "chexnet", "unified_dcnn", "pcam", "jf_top1", "x_ray", "segfusion", "cxr_family", "ag_cnn")
+_PARTS = (
+    "classifier",
+    "chexnet",
+    "unified_dcnn",
+    "unified_dcnn_padchest",
+    "pcam",
+    "jf_top1",
+    "x_ray",
+    "segfusion",
+    "cxr_family",
+    "ag_cnn",
+)
 
 registry = ModelRegistry("models", modules=[f"thoraxlib.models.{name}" for name in _PARTS])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -11,7 +11,9 @@ except ImportError as error:
 from thoraxlib.training.ag_cnn import ag_cnn_stages
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
+from thoraxlib.training.padchest import seed_stage
 from thoraxlib.training.predict import Predictions, predict
+from thoraxlib.training.range_test import RangeTest, lr_range_test
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.stages import Stage, fit_stages
 from thoraxlib.training.task import MultiLabelTask, Task
@@ -21,11 +23,14 @@ __all__ = [
     "FitResult",
     "MultiLabelTask",
     "Predictions",
+    "RangeTest",
     "SegmentationTask",
     "Stage",
     "Task",
     "ag_cnn_stages",
     "fit",
     "fit_stages",
+    "lr_range_test",
     "predict",
+    "seed_stage",
 ]
