@@ -110,6 +110,7 @@ def lr_range_test(
             default_root_dir=folder,
         )
         rates = {"min_lr": lowest, "max_lr": highest, "num_training": steps}
+        task.count(data.targets)  # the finder runs before the task could
         Tuner(trainer).lr_find(task, datamodule=data, **rates, early_stop_threshold=None, update_attr=False)
     model.to(home).train(training)
     return RangeTest(task.rates, task.losses, _steepest(task.rates, task.losses))

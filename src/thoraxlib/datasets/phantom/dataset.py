@@ -123,13 +123,12 @@ class Phantom(Dataset[dict[str, Any]]):
         self.ids = [f"phantom-{seed}-{index:06d}" for index in range(length)]
         self.patient_ids = [f"phantom-{seed}-p{patient:06d}" for patient in self._patients.tolist()]
         some = self._findings.any(axis=1, keepdims=True)
-        known = dict(zip((*LABELS, "Abnormal"), np.concatenate([self._findings, ~some, some], axis=1).T, strict=True))
-        shown = [k for k, name in enumerate(FINDINGS) if name in FOCAL and name in self.labels]
+        known = np.concatenate([self._findings, ~some, some, np.full_like(some, np.nan, float)], axis=1)
+        sources = label_sets.align((*LABELS, "Abnormal"), self.labels)
+        self.targets = torch.from_numpy(known[:, [-1 if k is None else k for k in sources]].astype(np.float32))
+        self._column = {FINDINGS[k]: column for column, k in enumerate(sources) if k is not None and k < len(FINDINGS)}
+        shown = [k for k, name in enumerate(FINDINGS) if name in FOCAL and name in self._column]
         self.boxed = torch.from_numpy(self._findings[:, shown].any(axis=1))
-        nothing = np.full(length, np.nan)
-        self.targets = torch.from_numpy(
-            np.stack([known.get(name, nothing) for name in self.labels], axis=1).astype(np.float32)
-        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -146,7 +145,7 @@ class Phantom(Dataset[dict[str, Any]]):
         return self._sample(index, body, boxes, rng)
 
     def _sample(self, index: int, body: Body, found: list[tuple[str, Box]], rng: np.random.Generator) -> dict[str, Any]:
-        asked = [(self.labels.index(name), box) for name, box in found if name in self.labels]
+        asked = [(self._column[name], box) for name, box in found if name in self._column]
         sample: dict[str, Any] = {
             "image": tv_tensors.Image(torch.from_numpy(develop(body, rng))[None]),
             "labels": self.targets[index].clone(),
