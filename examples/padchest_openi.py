@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> float:
     options = recipe.parse(flags, "padchest_openi", argv, folder="padchest")
     torch.manual_seed(options.seed)
 
-    chosen = {"backbone": options.backbone, "preset": "seed" if options.recipe == "seed" else None}
+    chosen: dict[str, Any] = {"backbone": options.backbone, "preset": "seed" if options.recipe == "seed" else None}
+    if options.data == "phantom":  # finer maps than 3 x 3
+        chosen["backbone"] = {"name": options.backbone, "output_stride": 8}
     model = recipe.build(options.model, options, **{key: value for key, value in chosen.items() if value})
     data = parts(options, model)
     rate = learning_rate(model, options, data)
