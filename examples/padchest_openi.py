@@ -32,6 +32,7 @@ import torch
 from torch import nn
 
 from thoraxlib import datasets, metrics, training
+from thoraxlib import labels as label_sets
 from thoraxlib.datasets.openi import MAPPINGS
 from thoraxlib.files import replacing
 
@@ -42,7 +43,7 @@ SEED: dict[str, Any] = {"augmentation": "seed", "loss": "bce", "trained": "last"
 SEED |= {"scheduler": None, "weight_decay": 1e-4, "rule": "last_root", "mapping": "seed", "lr": 6.58e-4}
 SEED |= {"fractions": [0.81, 0.09, 0.1]}
 REAL: dict[str, Any] = {"backbone": None, "weights": "imagenet", "epochs": 20, "batch_size": 20}
-PHANTOM: dict[str, Any] = {"size": 80, "films": 1400, "epochs": 6, "batch_size": 16, "weights": "none", "cache": True}
+PHANTOM: dict[str, Any] = {"size": 80, "films": 1000, "epochs": 6, "batch_size": 16, "weights": "none", "cache": True}
 PHANTOM |= {"backbone": "resnet10t", "augmentation": "none", "lr": 3e-3}
 
 
@@ -109,10 +110,9 @@ def archives(options: argparse.Namespace, model: nn.Module) -> dict[str, dataset
     if options.data == "phantom":
         count = round(options.films / options.fractions[0])
         shared = {"size": min(model.input_spec.size), "balance": options.balance, "masks": False}
-        told = [
-            label for label in labels if label in MAPPINGS[options.mapping]
-        ]  # the second knows less, as Open-i does
-        lengths = {"padchest": (labels, count - count // 4), "openi": (told, count // 4)}
+        places = label_sets.align(list(MAPPINGS[options.mapping]), labels)
+        fewer = [label for label, place in zip(labels, places, strict=True) if place is not None]  # Open-i's labeller
+        lengths = {"padchest": (labels, count - count // 4), "openi": (fewer or labels, count // 4)}
         return {
             name: datasets.build("phantom", labels=names, length=length, seed=2 * options.seed + number, **shared)
             for number, (name, (names, length)) in enumerate(lengths.items())
