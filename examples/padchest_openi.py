@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--epochs", type=int)
     run.add_argument("--batch-size", type=int)
     run.add_argument("--lr", type=float)
-    run.add_argument("--find-lr", action="store_true", help="take the rate that a range test suggests")
+    run.add_argument("--find-lr", type=int, nargs="?", const=100, metavar="STEPS", help="take a range test's rate")
     run.add_argument("--weight-decay", type=float)
     run.add_argument("--scheduler", help="onecycle, cosine, plateau, ...")
     run.add_argument("--loss", help="bce, or with class weights weighted_bce, w_cel")
@@ -159,6 +159,7 @@ def learning_rate(model: nn.Module, options: argparse.Namespace, data: Mapping[s
             recipe.loaders(model, options, data, options.augmentation),
             loss=options.loss,
             optimizer=partial(torch.optim.Adam, lr=options.lr),
+            steps=options.find_lr,
             accelerator=options.device,
             precision=options.precision,
             progress=options.progress,

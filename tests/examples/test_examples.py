@@ -283,7 +283,7 @@ AVERAGES = r"^micro +[\d.]+ +[\d.]+ +[\d.]+$"
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--size", "32", "--films", "96", "--batch-size", "4", "--find-lr"],
+        ["--size", "48", "--films", "96", "--find-lr", "20"],
         ["--size", "48", "--recipe", "seed", "--backbone", "resnet50"],
         ["--size", "48", "--model", "chexnet", "--labels", "Mass", "Effusion", "--augmentation", "light"],
     ],
@@ -317,7 +317,7 @@ def test_padchest_openi_on_folders_in_the_official_formats(
     archives = importlib.import_module("archives")
     padchest = archives.padchest(tmp_path / "padchest", [archives.film(k) for k in range(60)])
     openi = archives.openi(tmp_path / "openi", [f"Report {k}." for k in range(12)])
-    thoraxlib.datasets.openi.export_reports(openi, tmp_path / "reports.csv")
+    importlib.import_module("thoraxlib.datasets.openi").export_reports(openi, tmp_path / "reports.csv")
     rows = [{"No Finding": 1} if k % 2 else {"Cardiomegaly": 1, "Edema": -1} for k in range(12)]
     table = archives.labeller_table(tmp_path / "labeled.csv", rows, texts=[f"Report {k}." for k in range(12)])
     flags = ["--data", "padchest_openi", "--size", "64", "--backbone", "resnet10t"]

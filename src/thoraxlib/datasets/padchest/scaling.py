@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -37,7 +39,7 @@ def read_scaled(path: Path, scale: str, greys: Greys) -> tv_tensors.Image:
     shown = _through_window(stored, greys) if scale == "window" else None
     if shown is None:
         low, high = stored.aminmax() if scale == "minmax" else _percentiles(stored)
-        shown = ((stored - low) / (high - low).clamp(min=1)).clamp(0, 1)
+        shown = ((stored - low) / max(float(high - low), 1)).clamp(0, 1)
     return tv_tensors.Image(shown)
 
 
@@ -50,7 +52,7 @@ def _through_window(stored: Tensor, greys: Greys) -> Tensor | None:
     return torch.from_numpy(window(stored.numpy(), greys.centre, greys.width)).float()
 
 
-def _percentiles(stored: Tensor) -> tuple[Tensor, Tensor]:
-    values = stored.flatten()  # torch.quantile takes no more than 2 ** 24 values
-    low, high = (values.kthvalue(1 + round(share * (len(values) - 1))).values for share in _PERCENTILES)
-    return low, high
+def _percentiles(stored: Tensor) -> NDArray[np.float32]:
+    values = stored.numpy().ravel()
+    ranks = [round(share * (values.size - 1)) for share in _PERCENTILES]
+    return np.partition(values, ranks)[ranks]  # type: ignore[no-any-return]
