@@ -254,3 +254,17 @@ def test_without_masks_and_with_transform() -> None:
 def test_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         datasets.build("phantom", **options)
+
+
+def test_labels_in_any_spelling() -> None:
+    options = {"size": 64, "length": 12, "balance": 1.0, "masks": False}
+    own = datasets.build("phantom", labels=["Effusion", "Mass", "Infiltration", "No Finding"], **options)
+    other = datasets.build(
+        "phantom", labels=["pleural effusion", "mass", "infiltrates", "normal", "tuberculosis"], **options
+    )
+    assert torch.equal(own.targets, other.targets[:, :4])
+    assert other.targets[:, 4].isnan().all()
+    assert torch.equal(own.boxed, other.boxed)
+    index = int(torch.nonzero(own.boxed)[0])
+    assert torch.equal(own[index]["boxes"], other[index]["boxes"])
+    assert torch.equal(own[index]["box_labels"], other[index]["box_labels"])
