@@ -91,7 +91,9 @@ def main(argv: list[str] | None = None) -> float:
         )
         for part in ("train", "val", "test")
     }
-    counts = graphs.RegionCounts.of(stores["train"].region_targets, stores["train"].region_names, stores["train"].labels)
+    counts = graphs.RegionCounts.of(
+        stores["train"].region_targets, stores["train"].region_names, stores["train"].labels
+    )
     rows: dict[str, RegionScores] = {}
     heads: dict[str, nn.Module] = {}
     for name, model in variants(options, stores["train"], counts).items():

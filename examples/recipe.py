@@ -51,11 +51,13 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     return flags
 
 
-def parse(flags: argparse.ArgumentParser, name: str, argv: list[str] | None) -> argparse.Namespace:
-    """The flags' values, checked together."""
+def parse(
+    flags: argparse.ArgumentParser, name: str, argv: list[str] | None, *, folder: str = "root"
+) -> argparse.Namespace:
+    """The flags' values, checked together; real data need `folder`."""
     options = flags.parse_args(argv)
-    if options.data != "phantom" and options.root is None:
-        flags.error(f"--data {options.data} needs --root, the folder of the release")
+    if options.data != "phantom" and getattr(options, folder) is None:
+        flags.error(f"--data {options.data} needs --{folder}, the folder of the release")
     options.output = options.output or Path("outputs") / name
     torch.set_flush_denormal(True)  # gradients of untrained networks get so small that a CPU becomes slow
     return options
@@ -169,6 +171,18 @@ def run_settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def predictions(model: nn.Module, options: argparse.Namespace, films: datasets.ChestDataset) -> training.Predictions:
+    """Of all films, as the model takes them."""
+    return training.predict(
+        model,
+        films,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        transform=transform_for(model.input_spec),
+        progress=options.progress,
+    )
+
+
 def report(
     model: nn.Module,
     options: argparse.Namespace,
@@ -177,20 +191,15 @@ def report(
     published: str | None = None,
     heat_maps: tuple[str, ...] = ("cam", "gradcam"),
     rules: Mapping[str, Spec] | None = None,
+    found: training.Predictions | None = None,
 ) -> metrics.Report:
     """Score the test films: AUROC beside the published one, heat maps, how often their peaks hit the true boxes.
 
-    `rules` names for a heat map how boxes are made of it; these are scored as well.
+    `rules` names for a heat map how boxes are made of it; these are scored as well. `found` are the predictions, where
+    they have been made already.
     """
     folder, test = options.output, data["test"]
-    found = training.predict(
-        model,
-        test,
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-        transform=transform_for(model.input_spec),
-        progress=options.progress,
-    )
+    found = found or predictions(model, options, test)
     reference = None
     if published is not None:
         table = thoraxlib.describe(model.config["name"]).published[published]

@@ -213,3 +213,26 @@ def test_equal_sensitivity_and_specificity() -> None:
     found = metrics.confusion(truth[:, None], scores, threshold)
     assert abs(found["sensitivity"] - found["specificity"]) < 0.02
     np.testing.assert_allclose(found["accuracy"], ((scores >= threshold)[:, 0] == truth).mean())
+
+
+def test_averages_of_precision_recall_and_f1() -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    rng = np.random.default_rng(0)
+    y, s = (rng.random((60, 5)) < 0.3).astype(float), rng.random((60, 5))
+    y[:, 4] = 0
+    s[:, 3] = 0.1
+    s[0] = 0.5  # not above it
+    for name, scores in metrics.multilabel_report(y, s).items():
+        expected = precision_recall_fscore_support(y, s > 0.5, average=name, zero_division=0)[:3]
+        np.testing.assert_allclose(scores, expected)
+    # unknown labels, and labels and images of which nothing is known, take no part
+    known = metrics.multilabel_report(y[:, :4], s[:, :4])
+    holes, scores = np.full((61, 5), np.nan), np.pad(s, ((0, 1), (0, 0)))
+    holes[:60, :4] = y[:, :4]
+    assert metrics.multilabel_report(holes, scores) == known
+    each = metrics.multilabel_report(y, s, np.array([0.1, 0.2, 0.3, 0.05, 0.5]))
+    called = s > np.array([0.1, 0.2, 0.3, 0.05, 0.5])
+    np.testing.assert_allclose(each["micro"].recall, (called & (y == 1)).sum() / (y == 1).sum())
+    nothing = metrics.multilabel_report(np.full((2, 2), np.nan), np.zeros((2, 2)))
+    assert np.isnan(nothing["macro"]).all()

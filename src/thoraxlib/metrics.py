@@ -35,6 +35,7 @@ from thoraxlib.files import replacing
 __all__ = [
     "CHEXPERT_RADIOLOGISTS",
     "JF_RULES",
+    "Averages",
     "Curve",
     "Interval",
     "Report",
@@ -49,6 +50,7 @@ __all__ = [
     "evaluate",
     "macro_roc",
     "micro_roc",
+    "multilabel_report",
     "precision_recall_curves",
     "radiologists_under_curve",
     "roc_curves",
@@ -531,6 +533,57 @@ def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5
             "f1": 2 * tp / (2 * tp + fp + fn),
             "accuracy": (tp + tn) / (tp + fp + fn + tn),
         }
+
+
+class Averages(NamedTuple):
+    """Precision, recall and F1 of one kind of average."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def multilabel_report(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5) -> dict[str, Averages]:
+    """Precision, recall and F1 at ``score > threshold``, averaged in three ways.
+
+    As jaydurant/ChestX-ray_classification_and_localization prints them, by scikit-learn's definitions: what has the
+    denominator 0 counts as 0. Unknown labels take no part.
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see the module.
+    thresholds : float or array_like
+        One, or K.
+
+    Returns
+    -------
+    dict
+        ``"micro"``: of all labels of all images together; ``"macro"``: means over the labels that are known of any
+        image; ``"samples"``: means over the images of which any label is known.
+
+    Examples
+    --------
+    >>> multilabel_report([[1, 0], [1, 1]], [[0.9, 0.8], [0.7, 0.2]])["samples"]
+    Averages(precision=0.75, recall=0.75, f1=0.6666666666666666)
+    """
+    y, s = checked(targets, scores)
+    known = ~np.isnan(y)
+    called = known & (s > np.broadcast_to(np.asarray(thresholds, np.float64), y.shape[1:]))
+    hits, positive = called & (y == 1), y == 1
+    found = {"micro": _averages(hits.sum(), called.sum(), positive.sum())}
+    for name, axis in (("macro", 0), ("samples", 1)):
+        told = known.any(axis=axis)
+        found[name] = _averages(*(cells.sum(axis=axis)[told] for cells in (hits, called, positive)))
+    return found
+
+
+def _averages(hits: Any, called: Any, positive: Any) -> Averages:
+    """Means of precision, recall and F1 of numbers of hits, calls and positives."""
+    ratios = ((hits, called), (hits, positive), (2 * hits, called + positive))
+    return Averages(
+        *(float(np.mean(above / np.maximum(below, 1))) if np.size(below) else np.nan for above, below in ratios)
+    )
 
 
 #: How jfhealthcare/Chexpert joins the films of a study, for the labels of "chexpert5".

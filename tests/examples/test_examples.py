@@ -275,3 +275,71 @@ def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.
     flags = ["--data", "nih14", "--root", str(root), "--size", "64", "--backbone", "resnet10t"]
     importlib.import_module("ag_cnn").main([*TINY, *flags, "--labels", "Effusion", "Mass", "No Finding"])
     assert (tmp_path / "outputs" / "ag_cnn" / "attention.png").exists()
+
+
+AVERAGES = r"^micro +[\d.]+ +[\d.]+ +[\d.]+$"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--size", "48", "--films", "96", "--find-lr", "20"],
+        ["--size", "48", "--recipe", "seed", "--backbone", "resnet50"],
+        ["--size", "48", "--model", "chexnet", "--labels", "Mass", "Effusion", "--augmentation", "light"],
+    ],
+)
+def test_padchest_openi_on_the_phantom(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module("padchest_openi").main
+    assert 0 <= main([*TINY, *flags]) <= 1
+    folder, printed = tmp_path / "outputs" / "padchest_openi", capsys.readouterr().out
+    assert len(re.findall(AVERAGES, printed, flags=re.MULTILINE)) == 2
+    assert re.search(r"^images +\d+ +\d+ +\d+$", printed, flags=re.MULTILINE)
+    assert ("learning rate: " in printed) == (folder / "learning_rate.json").exists() == ("--find-lr" in flags)
+    assert set(json.loads((folder / "averages.json").read_text())) == {"0.5", "best on val"}
+    assert np.asarray(Image.open(folder / "panel.png")).std() > 10
+    model = thoraxlib.load_pretrained(folder / "model")
+    assert model.labels == (("Mass", "Effusion") if "--labels" in flags else thoraxlib.labels.build("padchest_openi22"))
+    # again, on the split that is there: nothing is left to train
+    split = (folder / "split.csv").read_text()
+    main([*TINY, *flags])
+    assert (folder / "split.csv").read_text() == split
+    assert printed.splitlines()[-8:] == capsys.readouterr().out.splitlines()[-8:]
+
+
+def test_padchest_openi_on_folders_in_the_official_formats(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "datasets"))
+    archives = importlib.import_module("archives")
+    padchest = archives.padchest(tmp_path / "padchest", [archives.film(k) for k in range(60)])
+    openi = archives.openi(tmp_path / "openi", [f"Report {k}." for k in range(12)])
+    importlib.import_module("thoraxlib.datasets.openi").export_reports(openi, tmp_path / "reports.csv")
+    rows = [{"No Finding": 1} if k % 2 else {"Cardiomegaly": 1, "Edema": -1} for k in range(12)]
+    table = archives.labeller_table(tmp_path / "labeled.csv", rows, texts=[f"Report {k}." for k in range(12)])
+    flags = ["--data", "padchest_openi", "--size", "64", "--backbone", "resnet10t"]
+    main = importlib.import_module("padchest_openi").main
+    with pytest.raises(SystemExit):
+        main([*TINY, *flags])
+    assert "--padchest" in capsys.readouterr().err
+    flags += ["--padchest", str(padchest)]
+    both = [
+        *flags,
+        "--openi",
+        str(openi),
+        "--labeler-csv",
+        str(table),
+        "--labeler-ids",
+        str(tmp_path / "reports_ids.csv"),
+    ]
+    main([*TINY, *both, "--views", "Frontal"])
+    check_output(tmp_path / "outputs" / "padchest_openi")
+    text = (tmp_path / "outputs" / "padchest_openi" / "split.csv").read_text()
+    assert (text.count("padchest/9999"), text.count("openi/CXR1_1_IM-0001-1001")) == (30, 1)
+    with pytest.raises(ValueError, match="is the split of another data set"):
+        main([*TINY, *both])
+    main([*TINY, *flags, "--restart", "--rule", "last_root"])  # PadChest alone
+    assert "openi/" not in (tmp_path / "outputs" / "padchest_openi" / "split.csv").read_text()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import thoraxlib
-from thoraxlib import blocks, labels, pooling
+from thoraxlib import blocks, cams, labels, pooling
 from thoraxlib.models import Classifier
 from thoraxlib.pooling.base import expansion
 from thoraxlib.registry import OptionError, UnknownNameError
@@ -242,3 +242,16 @@ def test_fields_of_the_input_are_changed_one_by_one() -> None:
     assert model.input_spec.resize == "pad_end"
     whole = thoraxlib.InputSpec(size=64)
     assert thoraxlib.build("pcam", preset="jfhealthcare", backbone="resnet10t", input_spec=whole).input_spec == whole
+
+
+def test_unified_dcnn_padchest_is_the_seed_s_network() -> None:
+    ours = thoraxlib.build("unified_dcnn_padchest", preset="seed").eval()
+    recorded = thoraxlib.build("unified_dcnn", preset="seed").eval()  # that the parity tests compare
+    assert ours.labels == recorded.labels == labels.build("padchest_openi22")
+    assert ours.input_spec == recorded.input_spec
+    ours.load_state_dict(recorded.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(ours(x), recorded(x))
+    assert cams.build("cam", ours)(x).shape == (2, 22, 2, 2)
+    sound = thoraxlib.build("unified_dcnn_padchest", backbone="resnet10t").input_spec
+    assert (sound.size, sound.mean) == ((250, 250), (0.485, 0.456, 0.406))

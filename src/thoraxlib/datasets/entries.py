@@ -3,16 +3,22 @@
 from thoraxlib.datasets import register
 from thoraxlib.datasets.chest_imagenome import ChestImaGenome
 from thoraxlib.datasets.chexpert import CheXpert
+from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.image_mask import ImageMask
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
+from thoraxlib.datasets.openi import OpenI
+from thoraxlib.datasets.padchest import PadChest
 from thoraxlib.datasets.phantom import Phantom
 from thoraxlib.datasets.region_coco import RegionCoco
 
 register("chest_imagenome")(ChestImaGenome)
 register("chexpert")(CheXpert)
+register("concat")(Concat)
 register("image_mask")(ImageMask)
 register("mimic_cxr")(MIMICCXR)
 register("nih14")(NIH14)
+register("openi")(OpenI)
+register("padchest")(PadChest)
 register("phantom")(Phantom)
 register("region_coco")(RegionCoco)

@@ -60,8 +60,8 @@ def find_file(root: Path, *patterns: str) -> Path:
     raise FileNotFoundError(f"{root} holds none of {', '.join(patterns)}")
 
 
-def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
-    """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth.
+def index_images(root: Path, pattern: str | None = "images*") -> dict[str, Path]:
+    """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth; None: in `root`.
 
     Names in tables are only ever looked up here, so that none can point out of `root`. A training copy
     (:func:`thoraxlib.images.prepare`) at `root` itself, or in such a folder, counts as the files that it was made of.
@@ -72,11 +72,12 @@ def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
         There is no image.
     """
     found: dict[str, Path] = {}
-    tops = None if copy_at(root) else [top.name for top in sorted(root.glob(pattern))]
-    for name in _images_below(root, tops):
+    folders = [""] if pattern is None else [top.name for top in sorted(root.glob(pattern))]
+    for name in _images_below(root, None if copy_at(root) else folders):
         found.setdefault(name.rpartition("/")[2], root / name)
     if not found:
-        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {pattern} of {root}")
+        place = root if pattern is None else f"the folders {pattern} of {root}"
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {place}")
     return found
 
 

@@ -100,7 +100,8 @@ class MIMICCXR(Films):
         mined = Table(find_table(self.root, "chexpert"))
         targets = mined_targets(mined, self.labels, uncertain, blank, seed, findings=_FINDINGS, source="MIMIC-CXR-JPG")
 
-        rows = np.flatnonzero(in_split(self.root, split, films) & _of_views(metadata, positions, views))
+        in_view = metadata.having("ViewPosition", views, argument="views", groups=_VIEWS)
+        rows = np.flatnonzero(in_split(self.root, split, films) & in_view)
         names = {
             row: film_file(patients[row], studies[row], films[row], metadata.where(row)) + ".jpg"
             for row in rows.tolist()
@@ -158,16 +159,6 @@ def in_split(root: Path, split: str, films: list[str]) -> NDArray[np.bool_]:
     if lacking:
         raise ValueError(f"{table.path} lacks {len(lacking)} of {len(films)} films, the first is {lacking[0]}")
     return np.array([parts[film] == _SPLITS[split] for film in films])
-
-
-def _of_views(table: Table, positions: list[str], views: str | Sequence[str] | None) -> NDArray[np.bool_]:
-    if views is None:
-        return np.ones(len(positions), dtype=bool)
-    wanted = [views] if isinstance(views, str) else list(views)
-    known = sorted(set(positions) | set(_VIEWS))
-    if not wanted or not set(wanted) <= set(known):
-        raise ValueError(f"views must name some of {known} (those of {table.path.name}), got {views!r}")
-    return np.isin(np.array(positions), [position for view in wanted for position in _VIEWS.get(view, (view,))])
 
 
 def _of_studies(table: Table, targets: NDArray[np.float32], studies: list[str]) -> NDArray[np.float32]:

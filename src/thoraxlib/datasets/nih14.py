@@ -110,7 +110,7 @@ class NIH14(Films):
         rows, listed = _select(split, folders, names, patients, seed, needs_list=lists is not None)
         if listed is not None:
             targets[rows] = _from_list(listed, targets[rows], self.labels)
-        rows = _keep_views(rows, table, views, split)
+        rows = rows[table.having("View Position", views, argument="views")[rows]]
 
         files = index_images(self.root)
         kept = existing([names[row] for row in rows], files, missing, self.root)
@@ -244,23 +244,6 @@ def _from_list(
         elif labels[column] == "Abnormal":
             result[:, column] = 1 - nothing
     return result
-
-
-def _keep_views(
-    rows: NDArray[np.intp], table: Table, views: str | Sequence[str] | None, split: str
-) -> NDArray[np.intp]:
-    if views is None:
-        return rows
-    wanted = [views] if isinstance(views, str) else list(views)
-    positions = table.column("View Position")
-    present = sorted(set(positions))
-    unknown = [view for view in wanted if view not in present]
-    if unknown or not wanted:
-        raise ValueError(f"views must name some of {present} (those of {table.path.name}), got {views!r}")
-    kept = rows[np.isin(np.array(positions)[rows], wanted)]
-    if not len(kept):
-        raise ValueError(f"views={views!r} leaves none of the {len(rows)} images of split {split!r}")
-    return kept
 
 
 def _read_boxes(root: Path, labels: tuple[str, ...]) -> dict[str, list[tuple[list[float], int]]] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -96,18 +97,42 @@ def split_patients(
     >>> split_patients(["a", "a", "b", "c", "b"], {"train": 0.67, "test": 0.33}, seed=3)
     {'train': [2, 3, 4], 'test': [0, 1]}
     """
+    fractions = check_fractions(fractions)
+    patients, owner = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(patients))
+    ends = np.round(np.cumsum(list(fractions.values())) * len(patients)).astype(int)
+    return as_parts(np.searchsorted(ends, place, side="right"), owner, fractions)
+
+
+def check_fractions(fractions: Mapping[str, float] | None) -> dict[str, float]:
+    """The shares of the parts, by default train 0.7, val 0.1, test 0.2.
+
+    Raises
+    ------
+    ValueError
+        They are not positive or do not add up to 1.
+    """
     fractions = {"train": 0.7, "val": 0.1, "test": 0.2} if fractions is None else dict(fractions)
     shares = list(fractions.values())
     if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"fractions must be positive and add up to 1, got {fractions}")
-    patients, owner = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
-    place = np.random.default_rng(seed).permutation(len(patients))
-    ends = np.round(np.cumsum(shares) * len(patients)).astype(int)
-    part = np.searchsorted(ends, place[owner.reshape(-1)], side="right")
-    parts = {name: np.flatnonzero(part == number).tolist() for number, name in enumerate(fractions)}
+    return fractions
+
+
+def as_parts(
+    part: NDArray[np.integer[Any]], owner: NDArray[np.integer[Any]], fractions: Mapping[str, float]
+) -> dict[str, list[int]]:
+    """The images of each part, from the part of each patient and the patient of each image.
+
+    Raises
+    ------
+    ValueError
+        A part is empty.
+    """
+    parts = {name: np.flatnonzero(part[owner.reshape(-1)] == number).tolist() for number, name in enumerate(fractions)}
     empty = [name for name, indices in parts.items() if not indices]
     if empty:
-        raise ValueError(f"{len(patients)} patients are too few for the parts {fractions}: {empty} would be empty")
+        raise ValueError(f"{len(part)} patients are too few for the parts {dict(fractions)}: {empty} would be empty")
     return parts
 
 

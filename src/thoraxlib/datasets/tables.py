@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["Table"]
 
@@ -78,6 +82,41 @@ class Table:
             raise ValueError(
                 f"{self.where(short)}: the row has {len(self.rows[short])} fields, {name!r} is number {at + 1}"
             ) from error
+
+    def having(
+        self,
+        name: str,
+        wanted: str | Sequence[str] | None,
+        *,
+        argument: str,
+        groups: Mapping[str, Sequence[str]] | None = None,
+    ) -> NDArray[np.bool_]:
+        """Which rows have one of the `wanted` values in the column `name`; all, where None is wanted.
+
+        Parameters
+        ----------
+        name : str
+            The column.
+        wanted : str, sequence of str or None
+            Values, or names of `groups`.
+        argument : str
+            Where `wanted` comes from, for the message.
+        groups : mapping of str to sequence of str, optional
+            Names that stand for several values.
+
+        Raises
+        ------
+        ValueError
+            No such column; or something is wanted that neither it nor `groups` has.
+        """
+        if wanted is None:
+            return np.ones(len(self.rows), dtype=bool)
+        values, groups = np.array(self.column(name)), groups or {}
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        known = sorted({*values.tolist(), *groups})
+        if not names or not set(names) <= set(known):
+            raise ValueError(f"{argument} must name some of {known} (those of {self.path.name}), got {wanted!r}")
+        return np.isin(values, [value for name in names for value in groups.get(name, (name,))])
 
 
 def _open(path: Path) -> IO[str]:

@@ -23,6 +23,7 @@ _PARTS = (
     "classifier",
     "chexnet",
     "unified_dcnn",
+    "unified_dcnn_padchest",
     "pcam",
     "jf_top1",
     "x_ray",

@@ -12,7 +12,9 @@ from thoraxlib.training.ag_cnn import ag_cnn_stages
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.detection import ANAXNET_DETECTOR, DetectionTask
 from thoraxlib.training.fit import FitResult, fit
+from thoraxlib.training.padchest import seed_stage
 from thoraxlib.training.predict import Predictions, predict
+from thoraxlib.training.range_test import RangeTest, lr_range_test
 from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.stages import Stage, fit_stages
@@ -25,6 +27,7 @@ __all__ = [
     "FitResult",
     "MultiLabelTask",
     "Predictions",
+    "RangeTest",
     "RegionTask",
     "SegmentationTask",
     "Stage",
@@ -32,5 +35,7 @@ __all__ = [
     "ag_cnn_stages",
     "fit",
     "fit_stages",
+    "lr_range_test",
     "predict",
+    "seed_stage",
 ]

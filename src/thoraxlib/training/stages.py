@@ -33,6 +33,9 @@ class Stage:
     trained : sequence of str
         Dotted names of the parts that are trained, ``""`` for the whole model. Everything else is frozen: no gradient,
         and in eval mode, so that its norms keep their statistics.
+    frozen_statistics : bool
+        False: everything is in training mode, so that the norms of frozen parts go on to count, as in published codes
+        that only take the gradients away.
     output : str
         Of which output the validation is, by which the best epoch is chosen: a method of the model from images to
         logits, or ``"logits"`` for the model itself.
@@ -55,6 +58,7 @@ class Stage:
 
     name: str
     trained: Sequence[str] = ("",)
+    frozen_statistics: bool = True
     output: str = "logits"
     losses: Mapping[str, float] = field(default_factory=dict)
     epochs: int = 10
@@ -173,12 +177,14 @@ class _Staged(nn.Module):
             "rates": dict(stage.rates),
             "start": None if first else weights_digest(model),
         }
+        if not stage.frozen_statistics:
+            self.config["frozen_statistics"] = False
         self.train()
 
     def train(self, mode: bool = True) -> _Staged:
         """Training mode for what is trained, eval mode for everything else."""
         self.training = mode
-        self.model.eval()
+        self.model.train(mode and not self.stage.frozen_statistics)
         for name in self.stage.trained:
             self.model.get_submodule(name).train(mode)
         return self

@@ -147,11 +147,16 @@ class Task(LightningModule):  # type: ignore[misc]
         return index[first], *(part[first] for part in values)
 
     def on_fit_start(self) -> None:
-        """Give the loss the training targets, where it asks for them."""
+        """Give the loss the training targets, where there are some."""
         targets = self.training_targets()
-        count = getattr(self.loss, "fit", None)
-        if callable(count) and targets is not None:
-            count(targets)
+        if targets is not None:
+            self.count(targets)
+
+    def count(self, targets: Tensor) -> None:
+        """Give the loss the training targets, where it asks for them."""
+        fit = getattr(self.loss, "fit", None)
+        if callable(fit):
+            fit(targets)
             self.loss.to(self.device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

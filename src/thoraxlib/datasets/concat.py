@@ -1,0 +1,135 @@
+"""Several data sets as one, on common labels."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from thoraxlib import labels as label_sets
+from thoraxlib.datasets.base import ChestDataset
+
+__all__ = ["Concat"]
+
+
+class Concat(Dataset[dict[str, Any]]):
+    """Several data sets one after the other, itself a data set, with one order of labels.
+
+    Labels are found by name in any data set's spelling ("Effusion" is "pleural effusion"); what a data set does not
+    know is NaN for its images.
+
+    Parameters
+    ----------
+    parts : mapping of str to ChestDataset, or sequence of ChestDataset
+        With names, ids and patients become ``name/id``. Without, they stay as they are, and no two parts may share one.
+    labels : str or sequence of str, optional
+        The common labels. By default all labels of the parts, in the order in which they come.
+
+    Attributes
+    ----------
+    labels, targets, patient_ids, ids
+        See :class:`ChestDataset`.
+    boxed : Tensor
+        bool (N,), where a part has it; False for the images of those that have not. All samples then have boxes, those
+        of labels that are left.
+
+    Raises
+    ------
+    ValueError
+        No part, a part that knows none of the labels, or an id or patient of several parts without names.
+
+    Examples
+    --------
+    >>> from thoraxlib.datasets import build
+    >>> both = Concat(
+    ...     {"a": build("phantom", length=2, labels=["Effusion"]), "b": build("phantom", length=1, labels=["Mass"])},
+    ...     labels=["pleural effusion", "mass"],
+    ... )
+    >>> both.ids[2][:2], both.targets[2].isnan().tolist()
+    ('b/', [True, False])
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, ChestDataset] | Sequence[ChestDataset],
+        labels: str | Sequence[str] | None = None,
+    ) -> None:
+        named = isinstance(parts, Mapping)
+        names = list(parts) if isinstance(parts, Mapping) else [str(number) for number in range(len(parts))]
+        self.parts: list[ChestDataset] = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
+        if not self.parts:
+            raise ValueError("parts holds no data set")
+        self.labels: tuple[str, ...] = _all_labels(self.parts) if labels is None else label_sets.resolve(labels)
+        self._columns = [label_sets.align(part.labels, self.labels) for part in self.parts]
+        for name, part, columns in zip(names, self.parts, self._columns, strict=True):
+            if all(column is None for column in columns):
+                raise ValueError(
+                    f"part {name!r} has none of the labels {list(self.labels)}; it has {list(part.labels)}"
+                )
+        self._ends = list(accumulate(map(len, self.parts)))
+        self.targets: Tensor = torch.cat(
+            [_arranged(part.targets, columns) for part, columns in zip(self.parts, self._columns, strict=True)]
+        )
+        if not named:
+            _check_apart([part.ids for part in self.parts], "id")
+            _check_apart([part.patient_ids for part in self.parts], "patient")
+        before = [f"{name}/" if named else "" for name in names]
+        pairs = list(zip(before, self.parts, strict=True))
+        self.ids: list[str] = [start + name for start, part in pairs for name in part.ids]
+        self.patient_ids: list[str] = [start + name for start, part in pairs for name in part.patient_ids]
+        if any(hasattr(part, "boxed") for part in self.parts):
+            none = torch.zeros(1, dtype=torch.bool)
+            self.boxed: Tensor = torch.cat([getattr(part, "boxed", none.expand(len(part))) for part in self.parts])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        number = bisect_right(self._ends, index)
+        start = self._ends[number] - len(self.parts[number])
+        sample = {**self.parts[number][index - start], "labels": self.targets[index].clone(), "id": self.ids[index]}
+        if hasattr(self, "boxed"):
+            sample["boxes"], sample["box_labels"] = self._boxes(sample, self._columns[number])
+        return sample
+
+    def _boxes(self, sample: dict[str, Any], columns: list[int | None]) -> tuple[Tensor, Tensor]:
+        """The sample's boxes of labels that are left, by their new numbers."""
+        if "boxes" not in sample:
+            size = tuple(sample["image"].shape[-2:])
+            empty = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+            return empty, torch.zeros(0, dtype=torch.long)
+        new = {old: number for number, old in enumerate(columns) if old is not None}
+        moved = torch.tensor([new.get(old, -1) for old in sample["box_labels"].tolist()], dtype=torch.long)
+        return tv_tensors.wrap(sample["boxes"][moved >= 0], like=sample["boxes"]), moved[moved >= 0]
+
+
+def _all_labels(parts: Sequence[ChestDataset]) -> tuple[str, ...]:
+    first: dict[str, str] = {}
+    for part in parts:
+        for label in part.labels:
+            first.setdefault(label_sets.canonical(label), label)
+    return tuple(first.values())
+
+
+def _arranged(targets: Tensor, columns: list[int | None]) -> Tensor:
+    """(N, K) in the common order, NaN where there is no column."""
+    unknown = targets.new_full((len(targets), 1), torch.nan)
+    return torch.cat([targets, unknown], dim=1)[:, [-1 if column is None else column for column in columns]]
+
+
+def _check_apart(names: list[list[str]], what: str) -> None:
+    owner: dict[str, int] = {}
+    for number, part in enumerate(names):
+        for name in part:
+            if owner.setdefault(name, number) != number:
+                raise ValueError(
+                    f"parts {owner[name]} and {number} share the {what} {name!r}; if they are different ones, give the "
+                    "parts names: {'nih': ..., 'padchest': ...}"
+                )

@@ -1,0 +1,16 @@
+"""The Indiana University collection (Open-i): reports, the CheXpert labeller's table of them, films."""
+
+from thoraxlib.datasets.openi.dataset import OpenI
+from thoraxlib.datasets.openi.labeler import MAPPINGS, OBSERVATIONS, LabelerTable
+from thoraxlib.datasets.openi.reports import Report, export_reports, read_report, read_reports
+
+__all__ = [
+    "MAPPINGS",
+    "OBSERVATIONS",
+    "LabelerTable",
+    "OpenI",
+    "Report",
+    "export_reports",
+    "read_report",
+    "read_reports",
+]

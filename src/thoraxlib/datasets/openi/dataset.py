@@ -1,0 +1,195 @@
+"""Open-i: the Indiana University collection of chest films and reports."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from thoraxlib import labels as label_sets
+from thoraxlib.datasets.files import SUFFIXES, check_root, existing, index_images
+from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.openi.labeler import LabelerTable
+from thoraxlib.datasets.openi.reports import Report, read_reports
+from thoraxlib.datasets.tables import Table
+
+__all__ = ["OpenI"]
+
+_FILM = re.compile(r"(?:CXR)?(\d+)_(?:\d+_)?(IM-.+)")
+
+
+class OpenI(Films):
+    """Open-i: 7,470 films and 3,955 reports of the Indiana University hospitals.
+
+    Looks in `root` for reports (``ecgen-radiology/1.xml`` ...) and for films (PNG, or DICOM with the extra ``dicom``),
+    at any depth, and for a table of projections. A film goes by the id in its report (``CXR1_1_IM-0001-3001``), by its
+    DICOM's name (``1_IM-0001-3001.dcm``), or by the name that the PNGs of the two-table form have
+    (``1_IM-0001-3001.dcm.png``); of several files the first in alphabetical order that is no DICOM is taken.
+
+    Parameters
+    ----------
+    root : path
+        The folder of reports and films.
+    labels : str or sequence of str
+        "padchest_openi22", "chexpert14", or names in any data set's spelling. A label that the labeller cannot tell is
+        NaN: with "padchest_openi22" and the default mapping aortic elongation, copd signs, emphysema, heart
+        insufficiency, nodule, pulmonary fibrosis, surgery, thoracic cage deformation and tuberculosis; and positive
+        catheters, nsg tubes and electrical devices.
+    labeler_csv : path, optional
+        What the CheXpert labeller made of the reports; see :class:`~thoraxlib.datasets.openi.LabelerTable` and
+        :func:`~thoraxlib.datasets.openi.export_reports`. Its ids are those of reports or of films. Without it all
+        labels are NaN.
+    labeler_ids : path, optional
+        For a table without ids: the file that ``export_reports`` wrote beside the reports.
+    mapping, uncertain, blank
+        See :meth:`LabelerTable.targets <thoraxlib.datasets.openi.LabelerTable.targets>`.
+    views : str or sequence of str, optional
+        Keep only "Frontal" or "Lateral" films, by the table of projections.
+    projections : path, optional
+        That table: ``uid``, ``filename``, ``projection``; by default ``*projections*.csv`` in `root`, if there is one.
+    seed : int
+        Of smoothed labels.
+    missing : {"error", "skip"}
+        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+    transform : callable, optional
+        From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
+
+    Attributes
+    ----------
+    labels, targets, patient_ids, ids
+        See :class:`~thoraxlib.datasets.ChestDataset`; an id is that of the film in its report. The collection does not
+        tell patients: each report counts as one.
+    study_ids : list of str
+        For each image, its report.
+    reports : dict of str to Report
+        By id: sections, MeSH terms and films of each.
+    views : list of str
+        For each image, its projection, "" where it is not known.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        No such folder, table, reports or images.
+    ValueError
+        A broken report or table, an unknown option, views without a table of projections, no label that the labeller
+        can tell, no report of its table, or nothing left.
+
+    Warns
+    -----
+    UserWarning
+        Films without a row in the labeller's table, whose labels are NaN.
+
+    References
+    ----------
+    D. Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution and retrieval", Journal
+    of the American Medical Informatics Association 23, 2016.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str],
+        labels: str | Sequence[str] = "padchest_openi22",
+        labeler_csv: str | os.PathLike[str] | None = None,
+        labeler_ids: str | os.PathLike[str] | None = None,
+        mapping: str = "default",
+        uncertain: str | Mapping[str, str] = "ignore",
+        blank: str = "zeros",
+        views: str | Sequence[str] | None = None,
+        projections: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        missing: str = "error",
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.root = check_root(root)
+        self.labels = label_sets.resolve(labels)
+        self.transform = transform
+        self.reports: dict[str, Report] = read_reports(self.root)
+        films = {image: name for name, report in self.reports.items() for image in report.images}
+        shown, wanted = _shown(self.root, projections, views)
+        if wanted is not None:
+            films = {image: name for image, name in films.items() if _film(image) in wanted}
+        names, files = list(films), _files(self.root, films)
+        self.ids: list[str] = [names[row] for row in existing(names, files, missing, self.root)]
+        if not self.ids:
+            raise ValueError(f"no image is left: views={views!r}, missing={missing!r}, root={self.root}")
+        self.study_ids: list[str] = [films[image] for image in self.ids]
+        self.patient_ids: list[str] = list(self.study_ids)
+        self.views: list[str] = [shown.get(_film(image), "") for image in self.ids]
+        targets = np.full((len(self.ids), len(self.labels)), np.nan, np.float32)
+        if labeler_csv is not None:
+            mined = LabelerTable(labeler_csv, labeler_ids)
+            rows = mined.targets(self.labels, mapping=mapping, uncertain=uncertain, blank=blank, seed=seed)
+            targets = np.concatenate([rows, targets[:1]])[self._rows(mined.ids, labeler_csv)]
+        self.targets = torch.from_numpy(targets)
+        self._paths = [files[name] for name in self.ids]
+
+    def _rows(self, ids: list[str], path: str | os.PathLike[str]) -> list[int]:
+        """For each film the row of its own id, or else of its report's; -1 where there is none."""
+        row_of = {key: row for row, name in enumerate(ids) for key in (name, _film(name))}
+        pairs = zip(self.ids, self.study_ids, strict=True)
+        keys = ((film, _film(film), report, report.removeprefix("CXR")) for film, report in pairs)
+        rows = [next((row_of[key] for key in each if key in row_of), -1) for each in keys]
+        lacking = [film for film, row in zip(self.ids, rows, strict=True) if row < 0]
+        if len(lacking) == len(rows):
+            raise ValueError(f"{path} is of none of these films or reports; its ids are {', '.join(ids[:3])}, ...")
+        if lacking:
+            first = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            warnings.warn(
+                f"{len(lacking)} of {len(rows)} films have no row in {path}, their labels are unknown: {first}",
+                stacklevel=3,
+            )
+        return rows
+
+
+def _shown(
+    root: Path, path: str | os.PathLike[str] | None, views: str | Sequence[str] | None
+) -> tuple[dict[str, str], set[str] | None]:
+    """The projection of each film, and the films of the wanted ones; None where all are."""
+    found = [Path(path)] if path is not None else sorted(root.glob("*projections*.csv"))
+    if not found:
+        if views is not None:
+            raise ValueError(f"views={views!r} needs a table of projections: {root} has no *projections*.csv")
+        return {}, None
+    table = Table(found[-1])
+    films = [_film(name) for name in table.column("filename")]
+    shown = dict(zip(films, table.column("projection"), strict=True))
+    if views is None:
+        return shown, None
+    of_views = table.having("projection", views, argument="views")
+    return shown, {film for film, good in zip(films, of_views, strict=True) if good}
+
+
+def _files(root: Path, films: Iterable[str]) -> dict[str, Path]:
+    """The file of each film: by its own id, or else by the other names for it."""
+    index = index_images(root, None)
+    exact: dict[str, Path] = {}
+    loose: dict[str, Path] = {}
+    for name in sorted(index, key=lambda name: (name.lower().endswith((".dcm", ".dicom")), name)):
+        exact.setdefault(_stem(name), index[name])
+        loose.setdefault(_film(name), index[name])
+    shared = Counter(map(_film, films))  # two ids that differ only in what other names leave out
+    candidates = {
+        film: exact.get(film) or (loose.get(_film(film)) if shared[_film(film)] == 1 else None) for film in films
+    }
+    return {film: path for film, path in candidates.items() if path is not None}
+
+
+def _stem(name: str) -> str:
+    """Without ``.png`` or ``.dcm.png``."""
+    while name.lower().endswith(SUFFIXES):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _film(name: str) -> str:
+    """What all names of a film have in common: ``1_IM-0001-3001``; another name as it is, without its ending."""
+    match = _FILM.fullmatch(_stem(name))
+    return f"{match[1]}_{match[2]}" if match else _stem(name)

@@ -1,0 +1,113 @@
+"""Data sets joined on common labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from thoraxlib import datasets
+from thoraxlib import labels as label_sets
+
+
+def phantom(length: int = 6, seed: int = 0, labels: Any = "nih14", **options: Any) -> Any:
+    return datasets.build(
+        "phantom", size=32, length=length, seed=seed, labels=labels, balance=1.0, masks=False, **options
+    )
+
+
+class Plain(torch.utils.data.Dataset[dict[str, Any]]):
+    """Two images of unknown boxes."""
+
+    labels = ("Effusion",)
+    targets = torch.tensor([[1.0], [0.0]])
+    patient_ids = ("p", "q")
+    ids = ("a", "b")
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": torch.zeros(1, 8, 8), "labels": self.targets[index], "id": self.ids[index]}
+
+
+def test_labels_are_found_by_any_name_and_unknown_ones_are_nan() -> None:
+    nih, other = phantom(labels="nih14"), phantom(4, 1, ["edema", "Mass"])
+    both = datasets.build("concat", parts={"nih": nih, "other": other}, labels="padchest_openi22")
+    assert isinstance(both, datasets.ChestDataset)
+    assert (len(both), both.targets.shape) == (10, (10, 22))
+    column = {label: both.targets[:, k] for k, label in enumerate(both.labels)}
+    names = label_sets.build("nih14")
+    for label, name in {"pulmonary edema": "Edema", "infiltrates": "Infiltration", "mass": "Mass"}.items():
+        assert torch.equal(column[label][:6], nih.targets[:, names.index(name)])
+    assert torch.equal(column["pulmonary edema"][6:], other.targets[:, 0])
+    assert torch.equal(column["mass"][6:], other.targets[:, 1])
+    assert column["infiltrates"][6:].isnan().all()
+    assert column["tuberculosis"].isnan().all()
+    assert both.ids[6] == f"other/{other.ids[0]}"
+    assert both.patient_ids[0] == f"nih/{nih.patient_ids[0]}"
+
+
+def test_samples_are_those_of_the_parts() -> None:
+    nih, other = phantom(labels=["Mass", "Nodule"]), phantom(40, 1, ["Nodule", "Effusion"])
+    both = datasets.Concat({"a": nih, "b": other}, labels=["nodule", "pleural effusion"])
+    assert torch.equal(both.boxed, torch.cat([nih.boxed, other.boxed]))
+    for index in (0, 5, 6, 45, -1):
+        sample = both[index]
+        part, inner = (nih, index) if 0 <= index < 6 else (other, index % 46 - 6)
+        assert torch.equal(sample["image"], part[inner]["image"])
+        np.testing.assert_array_equal(sample["labels"], both.targets[index])
+        assert sample["id"] == both.ids[index]
+        wanted = part.labels.index("Nodule")
+        nodules = part[inner]["boxes"][part[inner]["box_labels"] == wanted]
+        assert torch.equal(
+            sample["boxes"][sample["box_labels"] == 0].as_subclass(torch.Tensor), nodules.as_subclass(torch.Tensor)
+        )
+        assert sample["boxes"].canvas_size == (32, 32)
+    masses = [index for index in range(6) if nih.targets[index, 0] == 1]
+    assert masses
+    assert all(set(both[index]["box_labels"].tolist()) <= {0, 1} for index in masses)
+    with pytest.raises(IndexError):
+        both[46]
+
+
+def test_parts_without_boxes_get_none() -> None:
+    both = datasets.Concat([phantom(3, labels=["Effusion"]), Plain()])
+    assert both.boxed[3:].tolist() == [False, False]
+    sample = both[3]
+    assert sample["boxes"].shape == (0, 4)
+    assert sample["box_labels"].shape == (0,)
+    assert both.targets[3:].tolist() == [[1], [0]]
+    assert not hasattr(datasets.Concat({"x": Plain()}), "boxed")
+
+
+def test_all_labels_by_default() -> None:
+    both = datasets.Concat([phantom(2, labels=["Effusion", "Mass"]), phantom(2, 1, ["pleural effusion", "Hernia"])])
+    assert both.labels == ("Effusion", "Mass", "Hernia")
+    assert not both.targets[:, 0].isnan().any()
+    assert both.targets[:, 1].isnan().tolist() == [False, False, True, True]
+
+
+def test_it_can_be_split_and_joined_again() -> None:
+    both = datasets.Concat({"a": phantom(60), "b": phantom(30, 1, ["Mass"])}, labels="nih8")
+    parts = datasets.split_by_patient(both)
+    again = datasets.Concat(list(parts.values()))
+    assert sorted(again.ids) == sorted(both.ids)
+    assert again.labels == both.labels
+
+
+def test_errors() -> None:
+    films = phantom(3)
+    with pytest.raises(ValueError, match="parts 0 and 1 share the id 'phantom-0-000000'; if they are different"):
+        datasets.Concat([films, films])
+    renamed = datasets.Subset(phantom(3), [0])
+    renamed.ids = ["other"]
+    with pytest.raises(ValueError, match="parts 0 and 1 share the patient 'phantom-0-p"):
+        datasets.Concat([films, renamed])
+    assert len(datasets.Concat({"one": films, "two": films})) == 6
+    with pytest.raises(ValueError, match=r"part 'b' has none of the labels \['Mass'\]; it has \['Effusion'\]"):
+        datasets.Concat({"a": films, "b": Plain()}, labels=["Mass"])
+    with pytest.raises(ValueError, match="holds no data set"):
+        datasets.Concat([])
