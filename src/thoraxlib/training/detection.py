@@ -33,9 +33,11 @@ class DetectionTask(Task):
     """Trains a detector on films with boxes of their regions.
 
     The data module is built with ``regions=True``, and without transforms that mirror films unless they swap the
-    regions of both sides. Turned boxes are too large: ``{"name": "light", "degrees": 0.0}`` keeps them tight. Logs ``train/loss``, and over the validation part ``val/iou`` (mean over regions of the mean
-    IoU of the best box and the true one), ``val/ap50`` (mean over regions of the average precision at an IoU of 0.5)
-    and ``val/iou_<region>``. Norms have no weight decay.
+    regions of both sides. Boxes around turned boxes are too large: ``{"name": "light", "degrees": 0.0}`` does not turn.
+
+    Logs ``train/loss``, and over the validation part ``val/iou`` (mean over regions of the mean IoU of the best box and
+    the true one), ``val/ap50`` (mean over regions of the average precision at an IoU of 0.5) and ``val/iou_<region>``.
+    Norms have no weight decay.
 
     Parameters
     ----------
