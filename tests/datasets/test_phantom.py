@@ -372,17 +372,3 @@ def test_labels_in_other_spellings() -> None:
             assert torch.equal(*boxes)
     abnormal = Phantom(size=64, length=3, labels=["No Finding", "Abnormal", "Mass"], masks=False)[0]["region_labels"]
     assert abnormal.isnan().all(dim=0).tolist() == [True, True, False]
-
-
-def test_labels_of_another_data_set_in_its_spelling() -> None:
-    options = {"size": 64, "length": 12, "balance": 1.0, "masks": False}
-    own = datasets.build("phantom", labels=["Effusion", "Mass", "Infiltration", "No Finding"], **options)
-    other = datasets.build(
-        "phantom", labels=["pleural effusion", "mass", "infiltrates", "normal", "tuberculosis"], **options
-    )
-    assert torch.equal(own.targets, other.targets[:, :4])
-    assert other.targets[:, 4].isnan().all()
-    assert torch.equal(own.boxed, other.boxed)
-    index = int(torch.nonzero(own.boxed)[0])
-    assert torch.equal(own[index]["boxes"], other[index]["boxes"])
-    assert torch.equal(own[index]["box_labels"], other[index]["box_labels"])
