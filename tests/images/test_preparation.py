@@ -373,7 +373,11 @@ def test_a_tree_with_folders_in_its_table(tmp_path: Path) -> None:
         copied = tmp_path / f"copied {place}"
         images.prepare(root / place, copied / place, spec=InputSpec(size=32), workers=0, progress=False)
         shutil.copy(root / "train.csv", copied)
-        options: dict[str, Any] = {"split": "train_val", "labels": ["Edema"], "transform": transform_for(InputSpec(size=32))}
+        options: dict[str, Any] = {
+            "split": "train_val",
+            "labels": ["Edema"],
+            "transform": transform_for(InputSpec(size=32)),
+        }
         films = datasets.build("chexpert", root=root, **options)
         copy = datasets.build("chexpert", root=copied, **options)
         assert copy.ids == films.ids
