@@ -143,7 +143,7 @@ def loaders(
     model: nn.Module,
     options: argparse.Namespace,
     data: Mapping[str, datasets.ChestDataset],
-    augmentation: str | None = None,
+    augmentation: Spec | None = None,
     **settings: Any,
 ) -> training.DataModule:
     """The films as the model takes them; `settings` of the data module win over the flags."""

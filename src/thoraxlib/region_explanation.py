@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib.explanation import Seen
-from thoraxlib.heads.regions import image_level
+from thoraxlib.image_level import image_level
 from thoraxlib.localization import Boxes
 from thoraxlib.localization.boxes import area
 from thoraxlib.localization.metrics import box_iogt
@@ -54,8 +54,8 @@ class ByRegions:
         finally:
             self.model.train(training)
         boxes, present = output.regions.boxes.float().cpu(), output.regions.present.cpu()
-        in_regions = torch.where(present[..., None], output.logits.float().cpu().sigmoid(), 0.0)
-        probabilities = image_level(in_regions, present)
+        assessed = torch.where(present[..., None], output.logits.float().cpu().sigmoid(), torch.nan)
+        probabilities, in_regions = image_level(assessed), assessed.nan_to_num(0.0)
         image, label = (probabilities > limits).nonzero(as_tuple=True)
         score = in_regions[image, :, label]  # (M, R)
         told = score > limits[label][:, None]

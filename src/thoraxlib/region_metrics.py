@@ -21,10 +21,10 @@ from numpy.typing import ArrayLike
 from thoraxlib import labels as label_sets
 from thoraxlib.arrays import Floats, array
 from thoraxlib.files import replacing
-from thoraxlib.heads.regions import image_level
+from thoraxlib.image_level import image_level
 from thoraxlib.metrics import Report, auroc, evaluate
 
-__all__ = ["RegionScores", "evaluate_regions", "image_targets"]
+__all__ = ["RegionScores", "evaluate_regions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +127,6 @@ def _number(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4f}"
 
 
-def image_targets(targets: torch.Tensor) -> torch.Tensor:
-    """Labels (N, K) of images from those of their regions (N, R, K): the highest that is known, NaN where none is."""
-    highest = torch.where(targets.isnan(), -torch.inf, targets).amax(dim=1)
-    return torch.where(highest == -torch.inf, torch.nan, highest)
-
-
 def evaluate_regions(
     targets: ArrayLike,
     scores: ArrayLike,
@@ -190,7 +184,7 @@ def evaluate_regions(
         warnings.simplefilter("ignore", UserWarning)  # most regions never show most findings
         areas = auroc(y.flatten(1), s.flatten(1)).reshape(shape).T
         pooled = scored(y.flatten(0, 1), s.flatten(0, 1), patient_ids=every)
-        highest = image_level(s, there).nan_to_num(0.0)
-        images = scored(image_targets(y), highest, patient_ids=patient_ids, reference=reference)
+        highest = image_level(torch.where(there[..., None], s, torch.nan)).nan_to_num(0.0)
+        images = scored(image_level(y), highest, patient_ids=patient_ids, reference=reference)
     ones, zeros = ((y == value).sum(dim=0).T.numpy() for value in (1, 0))
     return RegionScores(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))

@@ -14,8 +14,10 @@ import thoraxlib
 from thoraxlib import graphs, training
 from thoraxlib.detection import Regions
 from thoraxlib.heads import regions as region_heads
+from thoraxlib.image_level import image_level
 from thoraxlib.models.anaxnet import AnaXNet
 from thoraxlib.region_explanation import paint
+from thoraxlib.region_metrics import evaluate_regions
 from thoraxlib.registry import OptionError
 
 NAMES = ("left lung", "right lung", "trachea", "mediastinum")
@@ -269,7 +271,7 @@ class Stored(torch.utils.data.Dataset[dict[str, Any]]):
         self.features = x
         y = torch.stack([x[..., 0] > 0, x[..., 1] > 0.5, x.roll(1, dims=1)[..., 2] > 0], dim=2).float()
         self.region_targets = torch.where(self.region_present[..., None], y, torch.nan)
-        self.targets = datasets_targets(self.region_targets)
+        self.targets = image_level(self.region_targets)
         self.ids = [f"{seed}-{n}" for n in range(images)]
         self.patient_ids = self.ids
 
@@ -286,12 +288,6 @@ class Stored(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
 
-def datasets_targets(region_targets: Tensor) -> Tensor:
-    from thoraxlib.region_metrics import image_targets
-
-    return image_targets(region_targets)
-
-
 @pytest.mark.parametrize("loss", ["bce", "weighted_bce"])
 def test_training_on_features(loss: str, tmp_path: Path) -> None:
     data = training.DataModule(Stored(300, 1), Stored(100, 2), batch_size=32)
@@ -303,8 +299,6 @@ def test_training_on_features(loss: str, tmp_path: Path) -> None:
     )  # fmt: skip
     after = training.predict(result.model, Stored(100, 3), progress=False)
     assert after.logits.shape == after.targets.shape == (100, 4, 3)
-    from thoraxlib.region_metrics import evaluate_regions
-
     there = Stored(100, 3).region_present
     scores = [
         evaluate_regions(p.targets, p.logits, regions=NAMES, labels=FINDINGS, present=there, n_bootstrap=20)
@@ -450,8 +444,8 @@ def test_images_of_their_regions() -> None:
     present = torch.tensor([[True, True, True], [True, True, False], [False, False, False]])
     expected = {"max": [0.9, 0.6], "mean": [1.7 / 3, 0.4], "noisy_or": [1 - 0.8 * 0.4 * 0.1, 1 - 0.8 * 0.4]}
     for rule, values in expected.items():
-        result = region_heads.image_level(p, present, rule)[:, 0]
+        result = image_level(torch.where(present[..., None], p, torch.nan), rule)[:, 0]
         torch.testing.assert_close(result[:2], torch.tensor(values))
         assert result[2].isnan()
     with pytest.raises(ValueError, match="rule='min'"):
-        region_heads.image_level(p, present, "min")
+        image_level(p, "min")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.regions import find_names, image_targets
+from thoraxlib.datasets.regions import find_names
+from thoraxlib.image_level import image_level
 
 __all__ = ["read_anaxnet_features"]
 
@@ -74,7 +75,7 @@ def read_anaxnet_features(
         "regions": torch.zeros(len(names), 4).index_copy(0, rows, boxes[source]),
         "scores": torch.full((len(names),), torch.nan),
         "region_labels": region_labels,
-        "labels": image_targets(region_labels),
+        "labels": image_level(region_labels),
         "id": image,
     }
 

@@ -15,8 +15,9 @@ from thoraxlib import labels as label_sets
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.files import progress_bar
 from thoraxlib.datasets.films import Films
+from thoraxlib.image_level import image_level
 
-__all__ = ["ClippedBoxes", "RegionFilms", "RegionTable", "clip_boxes", "find_names", "image_targets", "read_regions"]
+__all__ = ["ClippedBoxes", "RegionFilms", "RegionTable", "clip_boxes", "find_names", "read_regions"]
 
 
 _FEW = 10  # images: fewer say nothing of whether all are resized copies
@@ -65,7 +66,7 @@ class RegionFilms(Films):
             )
         self.region_boxes, self.region_present = clipped.xyxy, clipped.present
         self.region_targets = targets.masked_fill(~clipped.present[..., None], torch.nan)
-        self.targets = image_targets(self.region_targets)
+        self.targets = image_level(self.region_targets)
         self.report |= {"boxes cut off at the border": clipped.clipped, "boxes outside the image": clipped.outside}
         self.report = {reason: count for reason, count in self.report.items() if count}
         if self.report:
@@ -86,18 +87,6 @@ class RegionFilms(Films):
         )
         present, labels = self.region_present[index].clone(), self.region_targets[index].clone()
         return {**sample, "regions": boxes, "present": present, "region_labels": labels}
-
-
-def image_targets(region_targets: Tensor) -> Tensor:
-    """Labels of the images, (..., K), from those of their regions, (..., R, K): the maximum of what is known.
-
-    >>> nan = float("nan")
-    >>> image_targets(torch.tensor([[0.0, nan, 0.0], [1.0, nan, nan]]))
-    tensor([1., nan, 0.])
-    """
-    unknown = region_targets.isnan()
-    best = region_targets.masked_fill(unknown, -torch.inf).amax(dim=-2)
-    return best.masked_fill(unknown.all(dim=-2), torch.nan)
 
 
 class ClippedBoxes(NamedTuple):

@@ -49,8 +49,8 @@ class RegionCounts:
     --------
     >>> targets = torch.tensor([[[1.0], [1.0]], [[1.0], [0.0]]])  # two images, two regions, one finding
     >>> RegionCounts.of(targets, ["left lung", "right lung"], ["Edema"]).jaccard()
-    tensor([[1.0000, 0.5000],
-            [0.5000, 1.0000]], dtype=torch.float64)
+    tensor([[1.0000, 0.2500],
+            [0.2500, 1.0000]], dtype=torch.float64)
     """
 
     regions: tuple[str, ...]
