@@ -20,6 +20,7 @@ once, and of films. The paper's mean is .93, on Chest ImaGenome.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -37,9 +38,9 @@ from thoraxlib.images import transform_for
 from thoraxlib.region_metrics import RegionScores, evaluate_regions
 
 PHANTOM: dict[str, Any] = {"size": 128, "films": 1000, "detector": "fasterrcnn_fpn", "detector_epochs": 5}
-PHANTOM |= {"batch_size": 8, "lr": 3e-3, "head_batch_size": 64, "epochs": 30, "cache": True}
+PHANTOM |= {"weights": "none", "batch_size": 8, "lr": 3e-3, "head_batch_size": 64, "epochs": 30, "cache": True}
 IMAGENOME: dict[str, Any] = {"detector": "fasterrcnn_resnet50_fpn", "detector_epochs": 5, "batch_size": 16}
-IMAGENOME |= {"lr": 1e-4, "head_batch_size": 16, "epochs": 5}
+IMAGENOME |= {"weights": "coco", "lr": 1e-4, "head_batch_size": 16, "epochs": 5}
 # a classifier for each region, as in the paper's figure; with few films and small features, tame scores as well
 HEADS: dict[str, dict[str, Any]] = {
     "phantom": {"scale": True, "normalize": "row", "classifier": "per_region"},
@@ -71,8 +72,10 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
     flags.add_argument("--detector", help="any of thoraxlib.detection")
     flags.add_argument("--detector-epochs", type=int)
+    flags.add_argument("--weights", choices=("coco", "none"), help="that the detector begins with")
     flags.add_argument("--boxes", choices=("detected", "given"), default="detected", help="whose regions are looked at")
     flags.add_argument("--adjacency", nargs="+", choices=list(ADJACENCY), default=["jaccard"])
+    flags.add_argument("--minimum", type=int, default=10, help="positives that a region needs to count in the mean")
     flags.add_argument("--global-view", action="store_true", help="also train a CheXNet on whole films")
     flags.add_argument("--epochs", type=int, help="of the heads")
     flags.add_argument("--batch-size", type=int, help="films at a time, for the detector")
@@ -151,9 +154,8 @@ def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detect
             "gradient_clip": 5.0,
         }
     else:
-        parts |= {"pretrained": "coco", "trainable_layers": 3, "freeze_norm": True}
         settings = {key: value for key, value in training.ANAXNET_DETECTOR.items() if key != "max_steps"}
-    detector: Any = detection.build(options.detector, **parts)
+    detector = build_detector(options, parts)
     # no turning: boxes around turned boxes are too large
     augmentation = {"name": "light", "degrees": 0.0} if options.data == "phantom" else None
     films = recipe.loaders(detector, options, data, augmentation, regions=True)
@@ -170,6 +172,17 @@ def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detect
     (options.output / "regions.txt").write_text(f"{found}\n", encoding="utf-8")
     print(found)
     return detector
+
+
+def build_detector(options: argparse.Namespace, parts: dict[str, Any]) -> Any:
+    """From COCO's weights; from scratch, with a word about it, where they were wanted and cannot be had."""
+    if options.weights == "coco":
+        try:
+            frozen = {"pretrained": "coco", "trainable_layers": 3, "freeze_norm": True}
+            return detection.build(options.detector, **parts, **frozen)
+        except RuntimeError as error:
+            print(f"{error}\nGoing on from scratch; --weights none asks for that.", file=sys.stderr)
+    return detection.build(options.detector, **parts)
 
 
 def data_targets(store: FeatureStore) -> torch.Tensor:
@@ -225,7 +238,7 @@ def score(model: nn.Module, options: argparse.Namespace, store: FeatureStore) ->
         regions=store.region_names,
         labels=store.labels,
         present=store.region_present,
-        minimum=10,
+        minimum=options.minimum,
         patient_ids=store.patient_ids,
     )
 
@@ -271,11 +284,9 @@ def difference(heads: Mapping[str, nn.Module], options: argparse.Namespace, stor
 def global_view(options: argparse.Namespace, data: Mapping[str, Any]) -> str:
     """The paper's other baseline: a network of whole films, which says nothing of places."""
     phantom = options.data == "phantom"
-    options.weights = "none" if phantom else "imagenet"
-    small = {"backbone": "resnet18", "input_spec": {"size": [options.size] * 2}} if phantom else {}
-    model = recipe.build(
-        "chexnet", argparse.Namespace(**{**vars(options), "labels": list(data["train"].labels)}), **small
-    )
+    asked = {"labels": list(data["train"].labels), "weights": "none" if options.weights == "none" else "imagenet"}
+    small = {"backbone": "resnet18"} if phantom else {}
+    model = recipe.build("chexnet", argparse.Namespace(**{**vars(options), **asked}), **small)
     result = training.fit(
         model,
         recipe.loaders(model, options, data),

@@ -277,6 +277,85 @@ def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "outputs" / "ag_cnn" / "attention.png").exists()
 
 
+def imagenome_folder(root: Path) -> None:
+    """A release of phantoms in the layout of Chest ImaGenome, with films as MIMIC-CXR-JPG has them."""
+    silver = root / "silver_dataset"
+    for folder in (silver / "scene_graph", silver / "splits", root / "films"):
+        folder.mkdir(parents=True)
+    films = thoraxlib.datasets.build("phantom", size=64, length=36, balance=1.0, labels="imagenome9", masks=False)
+    corners = ("original_x1", "original_y1", "original_x2", "original_y2")
+    lists: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    for n, part in zip(range(36), [*["train"] * 16, *["valid"] * 8, *["test"] * 12], strict=True):
+        sample, name = films[n], f"{n:08x}-00000000-11111111-22222222-33333333"
+        boxes = dict(zip(films.region_names, sample["regions"].tolist(), strict=True))
+        said = {
+            region: [[f"anatomicalfinding|yes|{films.labels[k]}" for k in (row == 1).nonzero().flatten().tolist()]]
+            for region, row in zip(films.region_names, sample["region_labels"], strict=True)
+        }
+        graph = {
+            "image_id": name,
+            "viewpoint": "PA",
+            "patient_id": 10_000_000 + n,
+            "study_id": 50_000_000 + n,
+            "objects": [
+                {"object_id": f"{name}_{region}", "bbox_name": region, **dict(zip(corners, box, strict=True))}
+                for region, box in boxes.items()
+            ],
+            "attributes": [
+                {"object_id": f"{name}_{region}", "bbox_name": region, "attributes": sentences}
+                for region, sentences in said.items()
+            ],
+            "relationships": [],
+        }
+        (silver / "scene_graph" / f"{name}_SceneGraph.json").write_text(json.dumps(graph))
+        Image.fromarray(sample["image"][0].numpy()).save(root / "films" / f"{name}.jpg")
+        lists[part].append(f"{n},{10_000_000 + n},{50_000_000 + n},{name},files/x.dcm,PA")
+    for part, rows in lists.items():
+        text = "\n".join([",subject_id,study_id,dicom_id,path,ViewPosition", *rows])
+        (silver / "splits" / f"{part}.csv").write_text(text + "\n")
+
+
+ANAXNET = ["--size", "64", "--detector-epochs", "1", "--boxes", "given", "--head-batch-size", "8"]
+ANAXNET += ["--minimum", "1"]
+
+
+@pytest.mark.filterwarnings("ignore")  # a handful of films says little
+def test_anaxnet_on_the_phantom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module("anaxnet").main
+    flags = [*TINY, *ANAXNET, "--adjacency", "jaccard", "identity", "--global-view"]
+    assert 0 <= main(flags) <= 1
+    folder, printed = tmp_path / "outputs" / "anaxnet", capsys.readouterr().out
+    assert re.search(r"^graph by jaccard: \d+ of 306 edges\ngraph by identity: 0 of 306 edges$", printed, re.MULTILINE)
+    assert re.search(r"^graph jaccard - no graph, all regions at once: [+-][\d.]+ \(", printed, re.MULTILINE)
+    assert "global view, AUROC of films" in printed
+    assert (folder / "result.txt").read_text().strip() in printed
+    assert np.asarray(Image.open(folder / "findings.png")).std() > 10
+    model = thoraxlib.load_pretrained(folder / "model")
+    assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 18, 7)
+    head = thoraxlib.load_pretrained(folder / "graph_jaccard" / "model")
+    assert torch.equal(head.head.operator.matrix, model.head.operator.matrix)
+    assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
+    # again: nothing is left to train
+    main(flags)
+    assert capsys.readouterr().out.splitlines()[-30:] == printed.splitlines()[-30:]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    imagenome_folder(tmp_path / "release")
+    flags = ["--data", "chest_imagenome", "--root", "release", "--images", "release/films"]
+    flags += ["--labels", "atelectasis", "consolidation"]
+    importlib.import_module("anaxnet").main(
+        [*TINY, *ANAXNET, *flags, "--detector", "fasterrcnn_mobilenet_v3_large_fpn"]
+    )
+    model = thoraxlib.load_pretrained(tmp_path / "outputs" / "anaxnet" / "model")
+    assert model.labels == ("atelectasis", "consolidation")
+
+
 AVERAGES = r"^micro +[\d.]+ +[\d.]+ +[\d.]+$"
 
 

@@ -73,7 +73,7 @@ def test_contract(variant: str) -> None:
     assert torch.equal(probabilities.isnan(), ~present[..., None].expand(5, 4, 3))
 
 
-@pytest.mark.parametrize("variant", set(VARIANTS) - {"released"})
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "released"])
 def test_an_image_does_not_see_the_others(variant: str) -> None:
     model = built(variant).eval()
     x, present = inputs()
