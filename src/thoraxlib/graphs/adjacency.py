@@ -222,11 +222,7 @@ def label_graph(
     counts : str, mapping or LabelCounts, optional
         From :mod:`thoraxlib.graphs.counts`, matched by name; by default shipped ones that have all labels.
     """
-    nodes = label_sets.resolve(labels)
-    if isinstance(adjacency, Graph):
-        return adjacency.select(nodes)
-    builder = registry.resolve(adjacency)
-    return builder(nodes if counts is None else label_counts.registry.resolve(counts).select(nodes))
+    return _graph(labels, adjacency, None if counts is None else label_counts.registry.resolve(counts))
 
 
 def region_graph(
@@ -243,11 +239,16 @@ def region_graph(
     counts : str, mapping or RegionCounts, optional
         From :mod:`thoraxlib.graphs.region_counts`, matched by name; by default shipped ones that have all regions.
     """
-    nodes = label_sets.resolve(regions)
+    return _graph(regions, adjacency, None if counts is None else region_counts.registry.resolve(counts))
+
+
+def _graph(
+    names: str | Sequence[str], adjacency: Spec | Graph | Builder, counts: LabelCounts | RegionCounts | None
+) -> Graph:
+    nodes = label_sets.resolve(names)
     if isinstance(adjacency, Graph):
         return adjacency.select(nodes)
-    builder = registry.resolve(adjacency)
-    return builder(nodes if counts is None else region_counts.registry.resolve(counts).select(nodes))
+    return registry.resolve(adjacency)(nodes if counts is None else counts.select(nodes))
 
 
 def _names(labels: Counts) -> tuple[str, ...]:
