@@ -99,6 +99,9 @@ class TrainingCopy:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._films
+
     def row(self, name: str) -> int:
         """The row of a film.
 
@@ -187,7 +190,10 @@ def _copy_above(folder: Path) -> TrainingCopy | None:
 def copied(path: Path) -> CopiedFilm | None:
     """The film in a training copy that `path` stands for; None for an ordinary file."""
     copy = _copy_above(path.parent)
-    return None if copy is None else CopiedFilm(copy, path.relative_to(copy.folder).as_posix())
+    if copy is None:
+        return None
+    name = path.relative_to(copy.folder).as_posix()
+    return CopiedFilm(copy, name) if name in copy else None
 
 
 def forget() -> None:
