@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from thoraxlib.images.copies import COPY, copied, copy_at
+from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
 from thoraxlib.images.reading import SUFFIXES
 
 __all__ = ["SUFFIXES", "check_root", "existing", "find_file", "index_images", "index_tree"]
@@ -58,7 +58,7 @@ def index_images(root: Path, pattern: str = "images*") -> dict[str, Path]:
         There is no image.
     """
     found: dict[str, Path] = {}
-    tops = None if copy_at(root) else [top.relative_to(root).as_posix() for top in sorted(root.glob(pattern))]
+    tops = None if copy_at(root) else [top.name for top in sorted(root.glob(pattern))]
     for name in _images_below(root, tops):
         found.setdefault(name.rpartition("/")[2], root / name)
     if not found:
@@ -97,12 +97,11 @@ def _images_below(root: Path, tops: Sequence[str] | None) -> Iterator[str]:
     for top in tops or ():
         for folder, folders, files in os.walk(root / top):
             below = Path(folder).relative_to(root).as_posix()
-            inner = copy_at(Path(folder)) if COPY in files else None
-            if inner is None:
-                yield from (f"{below}/{name}" for name in files if name.lower().endswith(SUFFIXES))
-            else:
+            if COPY in files:
                 folders.clear()
-                yield from (f"{below}/{name}" for name in inner.names)
+                yield from (f"{below}/{name}" for name in TrainingCopy(Path(folder)).names)
+            else:
+                yield from (f"{below}/{name}" for name in files if name.lower().endswith(SUFFIXES))
 
 
 def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path) -> list[int]:
