@@ -64,7 +64,7 @@ def examples(session: nox.Session) -> None:
 @nox.session
 def benchmarks(session: nox.Session) -> None:
     """Ratios against peers; arguments choose the benchmark."""
-    session.install("-e", ".[all]")
+    session.install("-e", ".[all]", "scikit-image")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

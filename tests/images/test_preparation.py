@@ -97,18 +97,34 @@ def test_a_copy_holds_what_reading_and_resizing_gives(tree: Path, tmp_path: Path
             _ = copy.pixels
 
 
-def killed(tree: Path, folder: Path, form: str, after: float) -> bool:
-    """Prepare in a process that is killed after a while; whether it was still at work."""
+def slowly(*args: Any, _prepared: Any = preparation._prepared, **options: Any) -> Any:
+    time.sleep(0.003)
+    return _prepared(*args, **options)
+
+
+def killed(tree: Path, folder: Path, form: str, more: int, after: float) -> bool:
+    """Prepare in a process that is killed some films later; whether it was still at work."""
+    manifest = folder / copies.MANIFEST
+
+    def count() -> int:
+        return manifest.read_text().count("\n") if manifest.exists() else 0
+
+    goal = count() + more
     child = os.fork()
     if child == 0:  # pragma: no cover
         try:
-            os.close(2)
+            preparation._prepared = slowly
             images.prepare(tree, folder, form=form, workers=0, progress=False, spec=InputSpec(size=32, resize="pad"))  # type: ignore[arg-type]
         finally:
             os._exit(0)
-    time.sleep(after)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    done, status = 0, 0
+    while not done and count() < goal:
+        time.sleep(0.0005)
+        done, status = os.waitpid(child, os.WNOHANG)
+    if not done:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status)
 
 
@@ -116,18 +132,13 @@ def killed(tree: Path, folder: Path, form: str, after: float) -> bool:
 @pytest.mark.parametrize("form", ["array", "png"])
 def test_killed_again_and_again_it_neither_repeats_nor_loses_a_film(tree: Path, tmp_path: Path, form: str) -> None:
     whole = prepare(tree, tmp_path / "whole", form=form)
-    folder, rng, kills, seen = tmp_path / "killed", random.Random(0), 0, set()
-    for _ in range(60):
-        if not killed(tree, folder, form, rng.uniform(0.005, 0.03)):
-            break
+    folder, rng, kills = tmp_path / "killed", random.Random(0), 0
+    while killed(tree, folder, form, rng.randint(1, 6), rng.uniform(0, 0.005)):
         kills += 1
-        if (folder / copies.MANIFEST).exists():
-            seen.add((folder / copies.MANIFEST).read_text().count("\n"))
-            if not json.loads((folder / copies.COPY).read_text())["complete"]:
-                with pytest.raises(ValueError, match="not finished"):
-                    TrainingCopy(folder)
-    assert kills >= 2
-    assert len(seen) >= 2  # it was stopped in the middle, at several places
+        if not json.loads((folder / copies.COPY).read_text())["complete"]:
+            with pytest.raises(ValueError, match="not finished"):
+                TrainingCopy(folder)
+    assert kills >= 3
     copy = prepare(tree, folder, form=form)
     done = [entry["name"] for entry in lines(folder) if "row" in entry]
     assert len(done) == len(set(done)) == 24

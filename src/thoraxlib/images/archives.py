@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -63,12 +63,12 @@ class Content(io.BytesIO):
         self.name = name
 
 
-def listed(sources: Iterable[str | os.PathLike[str]], pattern: str | None = None) -> list[Stored]:
+def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None) -> list[Stored]:
     """The image files of all sources, in the order of their names.
 
     Parameters
     ----------
-    sources : iterable of str or Path
+    sources : sequence of str or Path
         Folders, zip archives or single files: local, or URLs that fsspec knows, such as ``gs://bucket/folder``.
         Archives within folders are looked into as well.
     pattern : str, optional

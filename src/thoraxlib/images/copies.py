@@ -99,6 +99,9 @@ class TrainingCopy:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._films
+
     def row(self, name: str) -> int:
         """The row of a film.
 
@@ -151,14 +154,12 @@ class CopiedFilm(NamedTuple):
 
     def placed(self, sample: dict[str, Any]) -> dict[str, Any]:
         """`sample`, made with the stand-in, with the copy's pixels, and boxes and masks where they lie in it."""
-        resize, place = Resize(self.copy.spec), placement(self.copy.spec, *self.copy.size(self.name))
-        sample = {
-            key: resize.transform(value, {"place": place})
-            if isinstance(value, (tv_tensors.BoundingBoxes, tv_tensors.Mask))
-            else value
-            for key, value in sample.items()
-        }
-        return {**sample, "image": self.copy.image(self.name)}
+        moved: dict[str, Any] = {"image": self.copy.image(self.name)}
+        for key, value in sample.items():
+            if isinstance(value, (tv_tensors.BoundingBoxes, tv_tensors.Mask)):
+                place = placement(self.copy.spec, *self.copy.size(self.name))
+                moved[key] = Resize(self.copy.spec).transform(value, {"place": place})
+        return {**sample, **moved}
 
 
 def entries(manifest: Path) -> dict[str, dict[str, Any]]:
@@ -185,13 +186,17 @@ def _copy_above(folder: Path) -> TrainingCopy | None:
     return here if here is not None or folder.parent == folder else _copy_above(folder.parent)
 
 
+@cache
 def copied(path: Path) -> CopiedFilm | None:
     """The film in a training copy that `path` stands for; None for an ordinary file."""
     copy = _copy_above(path.parent)
-    return None if copy is None else CopiedFilm(copy, path.relative_to(copy.folder).as_posix())
+    if copy is None:
+        return None
+    name = path.relative_to(copy.folder).as_posix()
+    return CopiedFilm(copy, name) if name in copy else None
 
 
 def forget() -> None:
     """Look for copies anew: one was written."""
-    copy_at.cache_clear()
-    _copy_above.cache_clear()
+    for function in (copy_at, _copy_above, copied):
+        function.cache_clear()

@@ -25,6 +25,8 @@ __all__ = ["read_dicom", "read_geometry"]
 
 File: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
+# GDCM, the only one for JPEG lossless, may not survive a damaged picture.
+_DECODERS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -127,7 +129,7 @@ def _named(file: File) -> Iterator[BinaryIO]:
         raise ImportError(f"{name}: {error}") from error
     except Exception as error:
         told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{name} is no DICOM file that can be read: {told}") from error
+        raise ValueError(f"{name} cannot be read as DICOM: {told}") from error
 
 
 def _parsed(stream: BinaryIO, **options: Any) -> Any:
@@ -189,13 +191,16 @@ def _check_codec(dataset: Any, rows: int, columns: int) -> None:
 
 
 def _decoded(dataset: Any) -> NDArray[Any]:
-    """The stored values, by the decoder that bears damaged pictures best; GDCM, which may not survive, comes last."""
+    """The stored values, by the decoder that bears damaged pictures best."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:
         from pydicom.pixels import get_decoder
 
-        plugins = get_decoder(syntax).available_plugins
-        dataset.pixel_array_options(decoding_plugin=min(plugins, key=lambda name: (name == "gdcm", name)))
+        able = get_decoder(syntax).available_plugins
+        plugins = [name for name in _DECODERS if name in able] or list(able)
+        if plugins[0] == "pillow" and len(plugins) > 1 and dataset.BitsAllocated > 8:  # which Pillow's JPEG is not for
+            plugins.pop(0)
+        dataset.pixel_array_options(decoding_plugin=plugins[0])
     stored: NDArray[Any] = dataset.pixel_array
     return stored
 

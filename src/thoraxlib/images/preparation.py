@@ -111,8 +111,7 @@ def prepare(
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if form not in _FORMS:
         raise ValueError(f"form must be one of {_FORMS}, got {form!r}")
-    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = _cpus() if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
     spec = InputSpec(size=(256, 256), resize="pad") if spec is None else spec
@@ -345,6 +344,11 @@ def _in_order(films: list[Stored], work: Callable[[Stored], _Result], workers: i
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cpus() -> int:
+    """Those that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _context() -> BaseContext:
