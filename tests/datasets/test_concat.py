@@ -98,6 +98,23 @@ def test_it_can_be_split_and_joined_again() -> None:
     assert again.labels == both.labels
 
 
+def test_regions_where_all_parts_have_them() -> None:
+    options = {"size": 64, "length": 3, "balance": 1.0, "masks": False}
+    one = datasets.build("phantom", labels=["Edema", "Mass"], **options)
+    other = datasets.build("phantom", labels=["mass", "Hernia"], seed=1, **options)
+    both = datasets.Concat({"one": one, "other": other}, labels=["Mass", "Edema"])
+    assert both.region_names == one.region_names
+    first, second = both[0]["region_labels"], both[4]["region_labels"]
+    assert torch.equal(first.nan_to_num(2), one[0]["region_labels"][:, [1, 0]].nan_to_num(2))
+    assert torch.equal(second[:, 0].nan_to_num(2), other[1]["region_labels"][:, 0].nan_to_num(2))
+    assert second[:, 1].isnan().all()
+    assert datasets.collate([both[0], both[4]])["region_labels"].shape == (2, 18, 2)
+
+    mixed = datasets.Concat({"plain": Plain(), "other": phantom(3)})
+    assert not hasattr(mixed, "region_names")
+    assert not {"regions", "present", "region_labels"} & {*mixed[0], *mixed[4]}
+
+
 def test_errors() -> None:
     films = phantom(3)
     with pytest.raises(ValueError, match="parts 0 and 1 share the id 'phantom-0-000000'; if they are different"):

@@ -17,6 +17,8 @@ from thoraxlib.datasets.base import ChestDataset
 
 __all__ = ["Concat"]
 
+_OF_REGIONS = ("regions", "present", "region_labels")
+
 
 class Concat(Dataset[dict[str, Any]]):
     """Several data sets one after the other, itself a data set, with one order of labels.
@@ -38,6 +40,8 @@ class Concat(Dataset[dict[str, Any]]):
     boxed : Tensor
         bool (N,), where a part has it; False for the images of those that have not. All samples then have boxes, those
         of labels that are left.
+    region_names : tuple of str
+        Where all parts have the same: samples then have regions, and their findings in the common order.
 
     Raises
     ------
@@ -86,6 +90,9 @@ class Concat(Dataset[dict[str, Any]]):
         if any(hasattr(part, "boxed") for part in self.parts):
             none = torch.zeros(1, dtype=torch.bool)
             self.boxed: Tensor = torch.cat([getattr(part, "boxed", none.expand(len(part))) for part in self.parts])
+        regions = {getattr(part, "region_names", None) for part in self.parts}
+        if len(regions) == 1 and None not in regions:
+            (self.region_names,) = regions
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,6 +104,10 @@ class Concat(Dataset[dict[str, Any]]):
         sample = {**self.parts[number][index - start], "labels": self.targets[index].clone(), "id": self.ids[index]}
         if hasattr(self, "boxed"):
             sample["boxes"], sample["box_labels"] = self._boxes(sample, self._columns[number])
+        if not hasattr(self, "region_names"):
+            return {key: value for key, value in sample.items() if key not in _OF_REGIONS}
+        if "region_labels" in sample:
+            sample["region_labels"] = _arranged(sample["region_labels"], self._columns[number])
         return sample
 
     def _boxes(self, sample: dict[str, Any], columns: list[int | None]) -> tuple[Tensor, Tensor]:
