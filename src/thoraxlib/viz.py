@@ -6,7 +6,7 @@ Pillow draws everything but the curves (:mod:`thoraxlib.plots`), which need the 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TypeAlias
 
@@ -194,7 +194,7 @@ def panel(
     *,
     columns: int = 4,
     side: int = 256,
-    legend: bool = False,
+    legend: bool | Mapping[str, str] = False,
 ) -> Image.Image:
     """Pictures in a grid, row by row, with a title above each.
 
@@ -210,8 +210,8 @@ def panel(
         In a row.
     side : int
         Longer side of a picture in the grid, in pixels.
-    legend : bool
-        Below, what the lines of :func:`draw_boxes` mean.
+    legend : bool or mapping of str to str
+        Below, what the lines of :func:`draw_boxes` mean; and the colours of further ones, by what they mean.
 
     Raises
     ------
@@ -235,8 +235,9 @@ def panel(
         if titles is not None:
             title, font = _fitting(titles[k], side)
             pen.text((x + side / 2, y + head / 2), title, fill="black", font=font, anchor="mm")
-    if legend:
-        _legend(pen, gap, height, foot)
+    if legend is not False:
+        colors = {} if legend is True else legend
+        _legend(pen, gap, height, _legend_height(colors, foot, sheet.width - 2 * gap), colors)
     return sheet
 
 
@@ -254,16 +255,27 @@ def _fitting(text: str, side: int) -> tuple[str, ImageFont.ImageFont | ImageFont
     return shown, font
 
 
-def _legend(pen: ImageDraw.ImageDraw, x: float, y: float, height: int) -> None:
-    """A solid box "detected" and a dashed one "true", in a strip of `height` pixels."""
+def _legend_height(colors: Mapping[str, str], height: int, width: int) -> int:
+    """`height`, or less for a legend no wider than `width`."""
+    font = ImageFont.load_default(size=height / 2)
+    entries = ("detected", "true", *colors)
+    wide = sum(height * 2.4 + font.getlength(text) for text in entries)
+    return round(height * min(1.0, width / wide))
+
+
+def _legend(pen: ImageDraw.ImageDraw, x: float, y: float, height: int, colors: Mapping[str, str]) -> None:
+    """A solid box "detected", a dashed one "true", and `colors` by what they mean, in a strip of `height` pixels."""
     font = ImageFont.load_default(size=max(9.0, height / 2))
     width = max(1, height // 14)
-    for text, truth in (("detected", False), ("true", True)):
+    ink = "black" if colors else None
+    for text, color in (("detected", ink or _BOX), ("true", ink or _TRUTH), *colors.items()):
         box = (x + width + 1, y + height * 0.2, x + height * 1.4, y + height * 0.8)
-        if truth:
-            _dashed(pen, box, _TRUTH, width)
+        if text in colors:
+            pen.rectangle(box, fill=color)
+        elif text == "true":
+            _dashed(pen, box, color, width)
         else:
-            _solid(pen, box, _BOX, width)
+            _solid(pen, box, color, width)
         pen.text((x + height * 1.7, y + height / 2), text, fill="black", font=font, anchor="lm")
         x += height * 2.4 + font.getlength(text)
 
