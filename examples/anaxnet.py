@@ -1,6 +1,6 @@
 """AnaXNet (Agu et al., 2021, arXiv 2105.09937): regions, a graph over them, and findings in each.
 
-    python examples/anaxnet.py                                                       # the phantom, a quarter of an hour on a core
+    python examples/anaxnet.py                                                       # the phantom, a quarter of an hour
     python examples/anaxnet.py --boxes given                                         # ... with the true regions
     python examples/anaxnet.py --adjacency jaccard positive identity full            # ... with other graphs
     python examples/anaxnet.py --data chest_imagenome --root /data/chest-imagenome --images /data/mimic-cxr-jpg
