@@ -14,6 +14,7 @@ from thoraxlib.detection import Regions
 from thoraxlib.graphs.adjacency import Builder
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.heads.regions import RegionHead
+from thoraxlib.image_level import image_level
 from thoraxlib.models import register
 from thoraxlib.models.registry import ModelCard, Preset
 from thoraxlib.persistence import Persistent
@@ -38,6 +39,11 @@ class AnaXNetOutput(NamedTuple):
     logits: Tensor
     attention: Tensor | None
     regions: Regions
+
+    @property
+    def image_logits(self) -> Tensor:
+        """Logits of whole images (N, K): the highest of the regions that are present, NaN where none is."""
+        return image_level(torch.where(self.regions.present[..., None], self.logits, torch.nan))
 
 
 class AnaXNet(Persistent, nn.Module):
@@ -103,7 +109,7 @@ class AnaXNet(Persistent, nn.Module):
         Raises
         ------
         TypeError, ValueError
-            Images without a detector; features of another shape or type.
+            Images without a detector, or with `present`, which the detector says; features of another shape or type.
         """
         return self.forward_head(self.forward_features(x, present))
 
@@ -118,6 +124,8 @@ class AnaXNet(Persistent, nn.Module):
                 f"this model has no detector: it takes features (N, {len(self.region_names)}, {self.in_features}), got "
                 f"{tuple(x.shape)}; thoraxlib.build('anaxnet', detector=...) takes images"
             )
+        if present is not None:
+            raise ValueError("present goes with features: of images, the detector says which regions are there")
         with torch.set_grad_enabled(self.train_detector and torch.is_grad_enabled()):
             regions: Regions = self.detector(x)
         return regions
@@ -220,7 +228,7 @@ def anaxnet(
     ValueError
         A detector of other regions or of another width.
     OptionError
-        `adjacency` or `counts`, and a head without graph.
+        `adjacency` or `counts`, and a head without graph, with its own, or made already.
     """
     findings, places = label_sets.resolve(labels), label_sets.resolve(regions)
     finder = None if detector is None else detection.registry.resolve(detector, regions=places)
@@ -235,10 +243,16 @@ def anaxnet(
     else:
         graph = {} if adjacency is None else {"adjacency": adjacency}
     if isinstance(head, (str, Mapping)):
-        kind, _ = region_heads.registry.split_spec(head)
+        kind, own = region_heads.registry.split_spec(head)
         unknown = sorted(set(graph) - set(region_heads.describe(kind).options))
         if unknown:
             raise OptionError(f"models: head {kind!r} has no graph, so that {unknown} cannot be set")
+        given = {"adjacency": adjacency, "counts": counts}
+        twice = sorted(key for key in own if given.get(key) is not None)
+        if twice:
+            raise OptionError(f"models: {twice} given to the model and to its head {kind!r}: give it once")
+    elif graph:
+        raise OptionError(f"models: head is a {type(head).__name__} that is made already, so that it keeps its graph")
     made = region_heads.registry.resolve(
         head, in_features=width, num_labels=len(findings), labels=findings, regions=places, **graph
     )

@@ -141,7 +141,7 @@ def fit(
     Raises
     ------
     ValueError
-        Labels of model and data that differ; resuming a run that had other settings; arguments out of range.
+        Labels or regions of model and data that differ; resuming a run that had other settings; arguments out of range.
     RuntimeError
         `monitor` was never logged or never finite, so that there is no best epoch.
     """
