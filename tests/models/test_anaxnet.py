@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 import thoraxlib
 from thoraxlib import graphs, training
+from thoraxlib.checkpoints.load import CheckpointError
 from thoraxlib.detection import Regions
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.image_level import image_level
@@ -286,6 +287,26 @@ def test_a_checkpoint_whose_graph_is_none(tmp_path: Path) -> None:
         thoraxlib.load_checkpoint(built("released"), of_the_original(tmp_path, graph))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regions": thoraxlib.labels.build("regions18")[::-1]}, "has the region_names .* build it with .*'regions18'"),
+        ({"labels": thoraxlib.labels.build("imagenome9")[::-1]}, "has the labels .* build it with .*'imagenome9'"),
+    ],
+)
+def test_a_checkpoint_in_another_order(options: dict[str, Any], message: str) -> None:
+    """The shapes fit, and each row would be that of another region or finding."""
+    state = {"anatomy_inp_tensor": torch.eye(18), "anatomy_gc1.weight": torch.zeros(1024, 2048)}
+    state |= {"anatomy_gc2.weight": torch.zeros(2048, 1024), "fc.0.weight": torch.ones(1024)}
+    state |= {"fc.0.bias": torch.zeros(1024), "fc.2.weight": torch.ones(9, 1024), "fc.2.bias": torch.zeros(9)}
+    model = thoraxlib.build("anaxnet", **options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        thoraxlib.load_checkpoint(model, state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert thoraxlib.load_checkpoint(thoraxlib.build("anaxnet"), state) == "anaxnet"
+
+
 # -- training on stored features -----------------------------------------------------------------------------------
 
 
@@ -355,6 +376,36 @@ def test_regions_in_another_order_are_refused(tmp_path: Path) -> None:
             training.fit(model, data, output=tmp_path, epochs=1, progress=False, accelerator="cpu")
     with pytest.raises(ValueError, match="the data set's regions .* are not the model's"):
         training.predict(model, Turned(20, 1), progress=False)
+
+
+def test_a_part_without_any_region_is_refused(tmp_path: Path) -> None:
+    val = Stored(20, 2)
+    val.region_present[:] = False
+    with pytest.raises(ValueError, match="val: no region of any image is present"):
+        training.fit(
+            built("region_linear"), training.DataModule(Stored(20, 1), val), output=tmp_path, epochs=1, progress=False,
+            accelerator="cpu",
+        )  # fmt: skip
+
+
+class Extracted(Stored):
+    """A store's features are those of a detector."""
+
+    def __init__(self, images: int, seed: int, fingerprint: str = "one") -> None:
+        super().__init__(images, seed)
+        self.fingerprint = fingerprint
+
+
+def test_a_run_is_not_resumed_on_another_detector_s_features(tmp_path: Path) -> None:
+    def fit(fingerprint: str) -> training.FitResult:
+        data = training.DataModule(Extracted(40, 1, fingerprint), Extracted(40, 2, fingerprint))
+        return training.fit(
+            built("region_linear"), data, output=tmp_path, epochs=1, progress=False, accelerator="cpu"
+        )  # fmt: skip
+
+    assert fit("one").score == fit("one").score
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(images: .*one.*other"):
+        fit("other")
 
 
 def test_region_labels_that_cannot_be() -> None:

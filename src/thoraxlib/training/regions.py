@@ -35,7 +35,7 @@ class RegionTask(MultiLabelTask):
     Raises
     ------
     ValueError
-        Data of other regions than the model's, or samples without ``region_labels``; and what
+        Data of other regions than the model's, or with none present; samples without ``region_labels``; and what
         :class:`~thoraxlib.training.task.MultiLabelTask` refuses.
     """
 
@@ -55,8 +55,11 @@ class RegionTask(MultiLabelTask):
 
     def on_fit_start(self) -> None:
         """See that the data have the model's regions, in its order; give the loss the training targets."""
-        for part in self.trainer.datamodule.parts.values():
+        for name, part in self.trainer.datamodule.parts.items():
             check_regions(self.model, part)
+            present = getattr(part, "region_present", None)
+            if present is not None and not bool(present.any()):
+                raise ValueError(f"{name}: no region of any image is present; has the detector found none?")
         super().on_fit_start()
 
     def training_targets(self) -> Tensor | None:
