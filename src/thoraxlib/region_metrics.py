@@ -175,7 +175,7 @@ def evaluate_regions(
         )
     if minimum < 1:
         raise ValueError(f"minimum={minimum}: at least 1")
-    there = torch.ones(y.shape[:2], dtype=torch.bool) if present is None else torch.as_tensor(np.asarray(present))
+    there = torch.ones(y.shape[:2], dtype=torch.bool) if present is None else torch.as_tensor(present).cpu()
     if there.dtype != torch.bool or there.shape != y.shape[:2]:
         raise ValueError(f"present must be bool {tuple(y.shape[:2])}, got {there.dtype} {tuple(there.shape)}")
     if patient_ids is not None and len(patient_ids) != len(y):
