@@ -152,6 +152,15 @@ def test_saved_and_loaded(variant: str, tmp_path: Path) -> None:
     assert torch.equal(loaded(x, present), model(x, present))
 
 
+def test_a_head_that_is_made_already(tmp_path: Path) -> None:
+    head = region_heads.build("region_graph", in_features=8, num_labels=3, regions=NAMES, adjacency="full", hidden=12)
+    model: Any = thoraxlib.build("anaxnet", labels=FINDINGS, regions=NAMES, in_features=8, head=head).eval()
+    assert model.head is head
+    thoraxlib.save_pretrained(model, tmp_path)
+    x, present = inputs()
+    assert torch.equal(thoraxlib.load_pretrained(tmp_path)(x, present), model(x, present))
+
+
 def test_a_counted_graph_travels_with_the_model(tmp_path: Path) -> None:
     counts = graphs.RegionCounts.of((torch.rand(50, 4, 3) < 0.3).float(), NAMES, FINDINGS)
     model = thoraxlib.build("anaxnet", labels=FINDINGS, regions=NAMES, in_features=8, counts=counts).eval()
@@ -205,6 +214,12 @@ def test_half_precision() -> None:
         ({"head": "region_linear", "adjacency": "full"}, OptionError, "head 'region_linear' has no graph.*adjacency"),
         ({"regions": ["spleen"]}, ValueError, "no shipped counts have all of"),
         ({"adjacency": graphs.Graph(("a",), torch.eye(1))}, ValueError, "the graph has no 'right lung'"),
+        ({"head": {"name": "region_linear", "regions": NAMES}}, OptionError, "the head has regions=.*, the model"),
+        (
+            {"head": region_heads.build("region_linear", in_features=1024, num_labels=5)},
+            OptionError,
+            "the head has num_labels=5, the model 9",
+        ),
         (
             {"head": {"name": "region_graph", "finding_graph": {"adjacency": "full"}}},
             ValueError,

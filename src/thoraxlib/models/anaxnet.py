@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -228,7 +228,8 @@ def anaxnet(
     ValueError
         A detector of other regions or of another width.
     OptionError
-        `adjacency` or `counts`, and a head without graph, with its own, or made already.
+        `adjacency` or `counts`, and a head without graph, with its own, or made already; a head that is for other
+        names or another width.
     """
     findings, places = label_sets.resolve(labels), label_sets.resolve(regions)
     finder = None if detector is None else detection.registry.resolve(detector, regions=places)
@@ -253,9 +254,20 @@ def anaxnet(
             raise OptionError(f"models: {twice} given to the model and to its head {kind!r}: give it once")
     elif graph:
         raise OptionError(f"models: head is a {type(head).__name__} that is made already, so that it keeps its graph")
-    made = region_heads.registry.resolve(
-        head, in_features=width, num_labels=len(findings), labels=findings, regions=places, **graph
-    )
+    supplied = {"in_features": width, "num_labels": len(findings), "labels": findings, "regions": places}
+    _check_head(head, supplied)
+    made = region_heads.registry.resolve(head, **supplied, **graph)
     return AnaXNet(
         made, labels=findings, regions=places, in_features=width, detector=finder, train_detector=train_detector
     )
+
+
+def _check_head(head: Spec | RegionHead, supplied: Mapping[str, Any]) -> None:
+    """Raise where a head says of itself that it is for another width, or for other names than the model's."""
+    spec = head if isinstance(head, (str, Mapping)) else getattr(head, "registry_spec", {"name": ""})
+    for key, value in region_heads.registry.split_spec(spec)[1].items():
+        if value is None or key not in supplied:
+            continue
+        theirs = label_sets.resolve(value) if key in ("labels", "regions") else value
+        if theirs != supplied[key]:
+            raise OptionError(f"models: the head has {key}={value!r}, the model {supplied[key]!r}")
