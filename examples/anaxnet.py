@@ -7,7 +7,7 @@
 
 Five steps, each kept in --output, where an interrupted run goes on: a Faster R-CNN learns the 18 regions; its features
 of every film's regions are written to a store; findings of the training films are counted into a graph; heads learn on
-the stored features; detector and best head become one model, which is saved and explains films.
+the stored features; detector and the head of the first graph become one model, which is saved and explains films.
 
 The heads are the paper's region graph and its baseline, a linear layer on each region's features. --global-view trains
 the other baseline, a CheXNet on whole films. For Chest ImaGenome: a ResNet-50 detector from COCO's weights, SGD at 1e-4
@@ -114,12 +114,13 @@ def main(argv: list[str] | None = None) -> float:
         lines.append(global_view(options, data))
     print("\n".join(lines))
     (options.output / "result.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    best = next(name for name in rows if name.startswith("graph"))
-    whole = assemble(heads[best], detector)
+    first = next(name for name in rows if name.startswith("graph"))
+    whole = assemble(heads[first], detector)
     thoraxlib.save_pretrained(whole, options.output / "model")
     viz.save(draw(whole, options, data, stores["val"]), options.output / "findings.png")
-    print(f"written: {options.output}/ (result.txt, regions.txt, findings.png, model/, and a folder for each head)")
-    return rows[best].mean
+    folders = ", ".join(f"{name.replace(' ', '_')}/" for name in rows)
+    print(f"written: {options.output}/ (regions.txt, result.txt, findings.png, graph_*.json, model/, {folders})")
+    return rows[first].mean
 
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:

@@ -232,7 +232,9 @@ def explain_each(
 ) -> Iterator[Explanation]:
     """As :func:`explain`, one by one; `images` may be an iterator, of which only a batch is held at a time."""
     if not isinstance(getattr(model, "input_spec", None), InputSpec) or not getattr(model, "labels", ()):
-        raise TypeError(f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib is needed")
+        raise TypeError(
+            f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib that takes images is needed"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
     limits = _thresholds(threshold, tuple(model.labels))

@@ -44,7 +44,8 @@ class RegionScores:
     pooled : Report
         Every region of every image as a case of its own, with intervals.
     images : Report
-        Images: positive if a region is, scored by the highest of their regions.
+        Images: positive if a region is, found or not, scored by the highest of the regions that were found; without
+        those where none was.
     """
 
     labels: tuple[str, ...]
@@ -146,7 +147,7 @@ def evaluate_regions(
     Parameters
     ----------
     targets, scores : array_like
-        (N, R, K); see the module. Scores of absent regions may be anything.
+        (N, R, K); see the module. Scores of regions that are not `present` may be anything.
     regions, labels : str or sequence of str
         R and K names.
     present : array_like, optional
@@ -174,9 +175,13 @@ def evaluate_regions(
         )
     if minimum < 1:
         raise ValueError(f"minimum={minimum}: at least 1")
-    there = torch.ones(y.shape[:2], dtype=torch.bool) if present is None else torch.as_tensor(np.asarray(present))
+    there = torch.ones(y.shape[:2], dtype=torch.bool) if present is None else torch.as_tensor(present).cpu()
     if there.dtype != torch.bool or there.shape != y.shape[:2]:
         raise ValueError(f"present must be bool {tuple(y.shape[:2])}, got {there.dtype} {tuple(there.shape)}")
+    if patient_ids is not None and len(patient_ids) != len(y):
+        raise ValueError(f"patient_ids has {len(patient_ids)} entries, targets have {len(y)} images")
+    # a film's labels are what it shows, whatever the detector found
+    of_images = torch.where(there.any(dim=1, keepdim=True), image_level(y), torch.nan)
     y, s = torch.where(there[..., None], y, torch.nan), torch.where(there[..., None], s, 0.0)
     scored = partial(evaluate, labels=findings, n_bootstrap=n_bootstrap, level=level, seed=seed)
     every = None if patient_ids is None else [patient for patient in patient_ids for _ in places]
@@ -185,6 +190,6 @@ def evaluate_regions(
         areas = auroc(y.flatten(1), s.flatten(1)).reshape(shape).T
         pooled = scored(y.flatten(0, 1), s.flatten(0, 1), patient_ids=every)
         highest = image_level(torch.where(there[..., None], s, torch.nan)).nan_to_num(0.0)
-        images = scored(image_level(y), highest, patient_ids=patient_ids, reference=reference)
+        images = scored(of_images, highest, patient_ids=patient_ids, reference=reference)
     ones, zeros = ((y == value).sum(dim=0).T.numpy() for value in (1, 0))
     return RegionScores(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))

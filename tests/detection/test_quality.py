@@ -158,7 +158,7 @@ def test_bad_input_of_average_precision() -> None:
 
 def test_evaluation_needs_regions() -> None:
     net = Told(torch.zeros(1, 1, 4), torch.zeros(1, 1), InputSpec(size=64), ["heart"])
-    with pytest.raises(ValueError, match=r"are not the detector's \('heart',\): build one with regions="):
+    with pytest.raises(ValueError, match=r"are not the model's \('heart',\): build one with regions="):
         detection.evaluate(net, phantom())
     with pytest.raises(ValueError, match="holds no film"):
         detection.evaluate(net, datasets.Subset(phantom(), []))
@@ -323,5 +323,5 @@ def test_training_on_other_regions(tmp_path: Path) -> None:
     net: Any = detection.build(
         "fasterrcnn_fpn", regions=["heart"], backbone="resnet10t", width=8, input_spec={"size": 64}
     )
-    with pytest.raises(ValueError, match="are not the detector's"):
+    with pytest.raises(ValueError, match="are not the model's"):
         training.fit(net, module(net), output=tmp_path, epochs=1, accelerator="cpu", progress=False)

@@ -311,7 +311,7 @@ def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> N
 
 
 def test_other_regions_and_no_films(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the data set's regions .* are not the detector's"):
+    with pytest.raises(ValueError, match="the data set's regions .* are not the model's"):
         extract(detector(regions=("left lung", "right lung", "heart")), Films(), tmp_path / "a")
     with pytest.raises(ValueError, match="holds no film"):
         extract(detector(), datasets.Subset(Films(), []), tmp_path / "b")

@@ -206,6 +206,14 @@ def test_jaccard_options() -> None:
     assert len(built("jaccard", threshold=0.4)(counts).edges()) == 2
 
 
+def test_counts_without_any_finding() -> None:
+    incomplete = torch.ones(5, 2, 1)
+    incomplete[:, 1] = torch.nan
+    for targets in (torch.zeros(5, 2, 1), incomplete):
+        with pytest.warns(UserWarning, match="no counted image has a finding, so that the graph has no edge"):
+            assert not built("jaccard")(RegionCounts.of(targets, ["a", "b"], ["x"])).edges()
+
+
 def test_findings_graph_with_a_label_that_never_occurs() -> None:
     counts = LabelCounts.of(torch.tensor([[1, 1, 0], [1, 0, 0]]), ["a", "b", "never"])
     with pytest.raises(ValueError, match="no image has 'never'"):

@@ -117,6 +117,14 @@ def test_labels_that_cannot_be(targets: Any, message: str) -> None:
         RegionCounts.of(targets, REGIONS, FINDINGS)
 
 
+def test_a_wrong_label_is_named_by_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thoraxlib.graphs.region_counts._CHUNK", 3)
+    for targets in (torch.zeros(9, 3, 2), labels_of(1, unknown=0.5)):
+        targets[7, 2, 1] = -1
+        with pytest.raises(ValueError, match=r"got -1.0 at \[7, 2, 1\]"):
+            RegionCounts.of(targets, REGIONS, FINDINGS)
+
+
 def test_counts_that_cannot_be() -> None:
     some = torch.ones(2, 3, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="0 <= both <= either <= usable"):

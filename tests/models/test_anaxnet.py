@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import tv_tensors
 
 import thoraxlib
 from thoraxlib import graphs, training
+from thoraxlib.checkpoints.load import CheckpointError
 from thoraxlib.detection import Regions
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.image_level import image_level
@@ -19,6 +21,7 @@ from thoraxlib.models.anaxnet import AnaXNet
 from thoraxlib.region_explanation import paint
 from thoraxlib.region_metrics import evaluate_regions
 from thoraxlib.registry import OptionError
+from thoraxlib.training.data import Samples
 
 NAMES = ("left lung", "right lung", "trachea", "mediastinum")
 FINDINGS = ("Edema", "Mass", "Nodule")
@@ -90,8 +93,19 @@ def test_what_an_absent_region_holds_does_not_matter(variant: str) -> None:
         pytest.skip("a region's logits come from its own vector alone, and those of an absent one mean nothing")
     model = built(variant).eval()
     x, present = inputs()
-    other = torch.where(present[..., None], x, 100.0)
-    torch.testing.assert_close(model(other, present), model(x, present))
+    for value in (100.0, torch.nan):
+        other = torch.where(present[..., None], x, value)
+        torch.testing.assert_close(model(other, present), model(x, present))
+
+
+def test_logits_of_whole_images() -> None:
+    x, present = inputs()
+    output = built().eval().forward_all(x, present)
+    for n in range(5):
+        there = output.logits[n][present[n]]
+        assert torch.equal(output.image_logits[n].isfinite(), torch.full((3,), bool(len(there))))
+        if len(there):
+            assert torch.equal(output.image_logits[n], there.amax(dim=0))
 
 
 def test_nobody_attends_to_an_absent_region() -> None:
@@ -136,6 +150,15 @@ def test_saved_and_loaded(variant: str, tmp_path: Path) -> None:
     assert loaded.input_spec is None
     x, present = inputs()
     assert torch.equal(loaded(x, present), model(x, present))
+
+
+def test_a_head_that_is_made_already(tmp_path: Path) -> None:
+    head = region_heads.build("region_graph", in_features=8, num_labels=3, regions=NAMES, adjacency="full", hidden=12)
+    model: Any = thoraxlib.build("anaxnet", labels=FINDINGS, regions=NAMES, in_features=8, head=head).eval()
+    assert model.head is head
+    thoraxlib.save_pretrained(model, tmp_path)
+    x, present = inputs()
+    assert torch.equal(thoraxlib.load_pretrained(tmp_path)(x, present), model(x, present))
 
 
 def test_a_counted_graph_travels_with_the_model(tmp_path: Path) -> None:
@@ -190,6 +213,27 @@ def test_half_precision() -> None:
         ({"head": "region_linear", "adjacency": "full"}, OptionError, "head 'region_linear' has no graph.*adjacency"),
         ({"regions": ["spleen"]}, ValueError, "no shipped counts have all of"),
         ({"adjacency": graphs.Graph(("a",), torch.eye(1))}, ValueError, "the graph has no 'right lung'"),
+        ({"head": {"name": "region_linear", "regions": NAMES}}, OptionError, "the head has regions=.*, the model"),
+        (
+            {"head": region_heads.build("region_linear", in_features=1024, num_labels=5)},
+            OptionError,
+            "the head has num_labels=5, the model 9",
+        ),
+        (
+            {"head": {"name": "region_graph", "finding_graph": {"adjacency": "full"}}},
+            ValueError,
+            "finding_graph needs finding_branch=",
+        ),
+        (
+            {"head": {"name": "region_graph", "adjacency": "identity"}, "adjacency": "full"},
+            OptionError,
+            r"\['adjacency'\] given to the model and to its head 'region_graph'",
+        ),
+        (
+            {"head": region_heads.build("region_linear", in_features=1024, num_labels=9), "adjacency": "full"},
+            OptionError,
+            "head is a RegionLinearHead that is made already",
+        ),
         (
             {"head": {"name": "region_graph", "convolution": "SAGEConv", "learn_adjacency": True}},
             ValueError,
@@ -257,6 +301,26 @@ def test_a_checkpoint_whose_graph_is_none(tmp_path: Path) -> None:
         thoraxlib.load_checkpoint(built("released"), of_the_original(tmp_path, graph))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regions": thoraxlib.labels.build("regions18")[::-1]}, "has the region_names .* build it with .*'regions18'"),
+        ({"labels": thoraxlib.labels.build("imagenome9")[::-1]}, "has the labels .* build it with .*'imagenome9'"),
+    ],
+)
+def test_a_checkpoint_in_another_order(options: dict[str, Any], message: str) -> None:
+    """The shapes fit, and each row would be that of another region or finding."""
+    state = {"anatomy_inp_tensor": torch.eye(18), "anatomy_gc1.weight": torch.zeros(1024, 2048)}
+    state |= {"anatomy_gc2.weight": torch.zeros(2048, 1024), "fc.0.weight": torch.ones(1024)}
+    state |= {"fc.0.bias": torch.zeros(1024), "fc.2.weight": torch.ones(9, 1024), "fc.2.bias": torch.zeros(9)}
+    model = thoraxlib.build("anaxnet", **options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        thoraxlib.load_checkpoint(model, state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert thoraxlib.load_checkpoint(thoraxlib.build("anaxnet"), state) == "anaxnet"
+
+
 # -- training on stored features -----------------------------------------------------------------------------------
 
 
@@ -307,11 +371,73 @@ def test_training_on_features(loss: str, tmp_path: Path) -> None:
     assert result.score == pytest.approx(scores[1].mean, abs=0.1)
 
 
-def test_labels_of_another_width_are_refused(tmp_path: Path) -> None:
+def test_features_of_another_width_are_refused(tmp_path: Path) -> None:
     data = training.DataModule(Stored(20, 1), Stored(20, 2))
-    model: Any = thoraxlib.build("anaxnet", labels=FINDINGS, regions=NAMES[:3], in_features=8, head="region_linear")
-    with pytest.raises(ValueError, match=r"features must be \(N, 3, 8\)"):
+    model: Any = thoraxlib.build("anaxnet", labels=FINDINGS, regions=NAMES, in_features=6, head="region_linear")
+    with pytest.raises(ValueError, match=r"features must be \(N, 4, 6\)"):
         training.fit(model, data, output=tmp_path, epochs=1, progress=False, accelerator="cpu")
+
+
+class Turned(Stored):
+    region_names = NAMES[::-1]
+
+
+def test_regions_in_another_order_are_refused(tmp_path: Path) -> None:
+    model = built("region_linear")
+    for train, val in ((Turned, Stored), (Stored, Turned)):
+        data = training.DataModule(train(20, 1), val(20, 2))
+        with pytest.raises(ValueError, match="the data set's regions .* are not the model's"):
+            training.fit(model, data, output=tmp_path, epochs=1, progress=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="the data set's regions .* are not the model's"):
+        training.predict(model, Turned(20, 1), progress=False)
+
+
+def test_a_part_without_any_region_is_refused(tmp_path: Path) -> None:
+    val = Stored(20, 2)
+    val.region_present[:] = False
+    with pytest.raises(ValueError, match="val: no region of any image is present"):
+        training.fit(
+            built("region_linear"), training.DataModule(Stored(20, 1), val), output=tmp_path, epochs=1, progress=False,
+            accelerator="cpu",
+        )  # fmt: skip
+
+
+class Extracted(Stored):
+    """A store's features are those of a detector."""
+
+    def __init__(self, images: int, seed: int, fingerprint: str = "one") -> None:
+        super().__init__(images, seed)
+        self.fingerprint = fingerprint
+
+
+def test_a_run_is_not_resumed_on_another_detector_s_features(tmp_path: Path) -> None:
+    def fit(fingerprint: str) -> training.FitResult:
+        data = training.DataModule(Extracted(40, 1, fingerprint), Extracted(40, 2, fingerprint))
+        return training.fit(
+            built("region_linear"), data, output=tmp_path, epochs=1, progress=False, accelerator="cpu"
+        )  # fmt: skip
+
+    assert fit("one").score == fit("one").score
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(images: .*one.*other"):
+        fit("other")
+
+
+def test_region_labels_that_cannot_be() -> None:
+    stored = Stored(20, 1)
+    stored.region_targets[3, 1, 2] = -1
+    with pytest.raises(ValueError, match="val has the region_target -1.0: from 0 to 1"):
+        training.DataModule(Stored(20, 2), stored)
+
+
+def test_features_are_cached_as_they_are() -> None:
+    stored = Stored(20, 1)
+    cached, read = (Samples(stored, cache=cache) for cache in (True, False))
+    stored.features = stored.features * 0  # what is cached is not read again
+    for n in (0, 7):
+        assert cached[n].keys() == read[n].keys()
+        torch.testing.assert_close(cached[n]["features"], inputs(20, 1)[0][n])
+        for key in ("present", "region_labels", "labels"):
+            torch.testing.assert_close(cached[n][key], read[n][key], equal_nan=True)
 
 
 # -- with a detector -----------------------------------------------------------------------------------------------
@@ -355,6 +481,50 @@ def test_detectors_that_do_not_fit() -> None:
         thoraxlib.build("anaxnet", detector=Quarters())
     with pytest.raises(ValueError, match="in_features=16, but the detector's features are 8 wide"):
         thoraxlib.build("anaxnet", regions=NAMES, detector=Quarters(), in_features=16, adjacency="full")
+
+
+def test_films_say_themselves_which_regions_are_there() -> None:
+    with pytest.raises(ValueError, match="present goes with features"):
+        built(detector=Quarters())(torch.rand(2, 1, 64, 64), torch.ones(2, 4, dtype=torch.bool))
+
+
+class Films(torch.utils.data.Dataset[dict[str, Any]]):
+    """Films of which nothing is known about regions."""
+
+    labels = FINDINGS
+
+    def __init__(self) -> None:
+        self.ids = self.patient_ids = ["a", "b"]
+        self.targets = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        image = tv_tensors.Image(torch.full((1, 64, 64), 0.25 + n / 2))
+        return {"image": image, "labels": self.targets[n], "id": self.ids[n]}
+
+
+class Quartered(Films):
+    """Samples that know them, in a data set that does not beforehand, as the phantom has it."""
+
+    region_names = NAMES
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        return {**super().__getitem__(n), "region_labels": torch.full((4, 3), float(n))}
+
+
+@pytest.mark.filterwarnings("ignore:.*patients of train")
+def test_predicting_films(tmp_path: Path) -> None:
+    model = built(detector=Quarters())
+    unknown, known = (training.predict(model, films, progress=False) for films in (Films(), Quartered()))
+    assert unknown.logits.shape == unknown.targets.shape == (2, 4, 3)
+    assert unknown.targets.isnan().all()
+    assert torch.equal(known.targets, torch.tensor([0.0, 1.0])[:, None, None].expand(2, 4, 3))
+    assert torch.equal(known.logits, unknown.logits)
+    data = training.DataModule(Quartered(), Quartered(), regions=False)
+    with pytest.raises(ValueError, match=r"the samples have no region_labels: .*regions=True"):
+        training.fit(model, data, output=tmp_path, epochs=1, progress=False, accelerator="cpu")
 
 
 @pytest.fixture

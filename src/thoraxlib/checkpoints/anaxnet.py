@@ -31,6 +31,7 @@ def anaxnet() -> Layout:
         recognises=lambda state: "anatomy_gc1.weight" in _bare(state),
         translate=_translate,
         kept=lambda key: key.startswith("detector."),
+        names={"region_names": "regions18", "labels": "imagenome9"},
     )
 
 

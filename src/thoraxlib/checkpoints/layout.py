@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,12 +36,16 @@ class Layout:
         model.
     kept : Callable
         Own state-dict name -> whether the source does not save it, so that the model keeps what it was built with.
+    names : Mapping
+        Attribute of the model (``"labels"``) -> label set whose order the source's rows have. A model with as many
+        other names, or in another order, is refused.
     """
 
     recognises: Callable[[StateDict], bool]
     translate: Callable[[StateDict], dict[str, Tensor]]
     spare: Callable[[str], bool] = lambda key: False
     kept: Callable[[str], bool] = lambda key: False
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def modern_densenet_keys(state: StateDict) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def load_checkpoint(
     Raises
     ------
     CheckpointError
-        Unmatched or misshapen entries, or no known layout. The model is left untouched.
+        Unmatched or misshapen entries, other names than the source's, or no known layout. The model is left untouched.
     FileNotFoundError, ValueError
         The file cannot be read.
     """
@@ -70,6 +70,7 @@ def load_checkpoint(
         state = read(checkpoint, allow_pickle=allow_pickle)
     name = layout if layout is not None else _recognise(state)
     source = registry.build(name)
+    _check_names(name, model, source.names)
     translated = source.translate(state)
     places = _places(model, translated)
     own = model.state_dict()
@@ -117,6 +118,17 @@ def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str
             inside = {key.removeprefix(start): value for key, value in translated.items() if key.startswith(start)}
             places |= {start + own: start + theirs for own, theirs in _places(branch, inside).items()}
     return places
+
+
+def _check_names(name: str, model: nn.Module, names: Mapping[str, str]) -> None:
+    """Raise where the model's names are as many as the source's, but not those in their order: no shape would tell."""
+    for attribute, label_set in names.items():
+        theirs, ours = label_sets.build(label_set), tuple(getattr(model, attribute, ()))
+        if len(ours) == len(theirs) and label_sets.align(theirs, ours) != list(range(len(theirs))):
+            raise CheckpointError(
+                f"a checkpoint of layout {name!r} has the {attribute} {theirs}, in this order; the model has {ours}: "
+                f"build it with those of {label_set!r}. Nothing was loaded."
+            )
 
 
 def _check(

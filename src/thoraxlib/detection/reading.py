@@ -49,14 +49,14 @@ class Films(NamedTuple):
     ids: list[str]
 
 
-def check_regions(detector: RegionDetector, dataset: Any) -> None:
-    """Raise a ValueError where a data set has no regions, or others than the detector."""
+def check_regions(model: Any, dataset: Any) -> None:
+    """Raise a ValueError where a data set has no regions, or others than the model, or in another order."""
     names = getattr(dataset, "region_names", None)
     if names is None:
         raise ValueError(f"{type(dataset).__name__} has no region_names: boxes of regions are needed")
-    if tuple(names) != detector.region_names:
+    if tuple(names) != tuple(model.region_names):
         raise ValueError(
-            f"the data set's regions {tuple(names)} are not the detector's {detector.region_names}: build one with "
+            f"the data set's regions {tuple(names)} are not the model's {tuple(model.region_names)}: build one with "
             "regions= of the other"
         )
 

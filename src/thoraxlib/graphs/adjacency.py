@@ -132,6 +132,11 @@ class Jaccard:
         The edge weighs the mean index instead of 1.
     average, skip_absent
         See :meth:`thoraxlib.graphs.RegionCounts.jaccard`.
+
+    Warns
+    -----
+    UserWarning
+        No counted image has a finding.
     """
 
     def __init__(
@@ -149,6 +154,12 @@ class Jaccard:
             raise TypeError("this builder relates regions: it wants RegionCounts, got LabelCounts")
         if not isinstance(counts, RegionCounts):
             counts = region_counts.shipped(tuple(counts))
+        if not bool(counts.usable.any()):
+            warnings.warn(
+                "no counted image has a finding, so that the graph has no edge; a region without any known finding "
+                "leaves its image out, unless RegionCounts.of(..., complete=False)",
+                stacklevel=2,
+            )
         alike = counts.jaccard(average=self.average, skip_absent=self.skip_absent)
         return Graph(counts.regions, torch.where(alike > self.threshold, alike if self.weighted else 1.0, 0.0))
 

@@ -105,7 +105,8 @@ class RegionCounts:
             for start in range(0, len(values), _CHUNK):
                 chunk = values[start : start + _CHUNK]
                 # a copy, as an array may be read-only or backwards
-                sums += _count(chunk.cpu() if isinstance(chunk, Tensor) else torch.from_numpy(chunk.copy()), complete)
+                known = chunk.cpu() if isinstance(chunk, Tensor) else torch.from_numpy(chunk.copy())
+                sums += _count(known, complete, start)
         return cls(rows, columns, *sums)
 
     def jaccard(self, *, average: str = "macro", skip_absent: bool = False) -> Tensor:
@@ -181,12 +182,12 @@ class RegionCounts:
         return f"RegionCounts({len(self.regions)} regions, {len(self.labels)} findings)"
 
 
-def _count(chunk: Tensor, complete: bool) -> Tensor:
-    """Both, either and usable (3, K, R, R) of a chunk (n, R, K)."""
+def _count(chunk: Tensor, complete: bool, start: int) -> Tensor:
+    """Both, either and usable (3, K, R, R) of a chunk (n, R, K), whose first image has the number `start`."""
     values = chunk.permute(2, 0, 1).float().contiguous()
     unknown = values.isnan() if chunk.is_floating_point() else None
     if unknown is None or not bool(unknown.any()):
-        _check(values)
+        _check(values, start)
         # one product over the images for each finding, and for "any finding"
         joint = torch.cat([values, values.amax(dim=0, keepdim=True)])
         joint = joint.mT @ joint
@@ -194,7 +195,7 @@ def _count(chunk: Tensor, complete: bool) -> Tensor:
         either = alone[:, :, None] + alone[:, None, :] - joint
         return torch.stack([joint[:-1], either[:-1], either[-1:].expand_as(joint[:-1])]).long()
     ones, known = values.masked_fill(unknown, 0.0), (~unknown).float()
-    _check(ones)
+    _check(ones, start)
     if complete:
         whole = (known.amax(dim=0) > 0).all(dim=1)
         ones, known = ones[:, whole], known[:, whole]
@@ -203,12 +204,14 @@ def _count(chunk: Tensor, complete: bool) -> Tensor:
     return torch.stack([both, one + one.mT - both, some + some.mT - active.mT @ active]).long()
 
 
-def _check(ones: Tensor) -> None:
+def _check(ones: Tensor, start: int) -> None:
     """Raise unless (K, n, R) is 0 and 1 throughout."""
     wrong = ones.square().sub_(ones)
     if bool(wrong.any()):
         k, image, region = wrong.nonzero()[0].tolist()
-        raise ValueError(f"targets must be 0, 1 or NaN, got {ones[k, image, region].item()} at {[image, region, k]}")
+        raise ValueError(
+            f"targets must be 0, 1 or NaN, got {ones[k, image, region].item()} at {[start + image, region, k]}"
+        )
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ class RegionGraphHead(RegionHead):
     ------
     ValueError
         An option out of what is allowed; regions that graph or counts lack; `finding_branch` without `labels`;
+        `finding_graph` without it;
         `learn_adjacency` and a convolution that takes no edge weights.
     """
 
@@ -114,6 +115,8 @@ class RegionGraphHead(RegionHead):
                 raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, _OPTIONS[name]))}")
         self.attention_axis, self.missing, self.finding_branch = attention_axis, missing, finding_branch
         self.slope, self.scale = slope, 1 / math.sqrt(in_features) if scale else 1.0
+        if finding_graph is not None and finding_branch is None:
+            raise ValueError("finding_graph needs finding_branch='add' or 'concat': without, it would do nothing")
         regions = label_sets.resolve(regions)
         graph = region_graph(regions, adjacency, counts)
         self.operator = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
@@ -134,7 +137,7 @@ class RegionGraphHead(RegionHead):
 
     def forward_all(self, features: Tensor, present: Tensor | None = None) -> RegionLogits:
         """Logits, and the weights P (N, R, R), row r those of region r."""
-        x = features if present is None else features * present[..., None].to(features.dtype)
+        x = features if present is None else torch.where(present[..., None], features, 0.0)
         first, second = self.convolutions
         heard = second(F.leaky_relu(first(x, self.operator), self.slope), self.operator)
         attention = self._attention(x @ heard.mT * self.scale, present)

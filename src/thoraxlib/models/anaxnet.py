@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from thoraxlib.detection import Regions
 from thoraxlib.graphs.adjacency import Builder
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.heads.regions import RegionHead
+from thoraxlib.image_level import image_level
 from thoraxlib.models import register
 from thoraxlib.models.registry import ModelCard, Preset
 from thoraxlib.persistence import Persistent
@@ -38,6 +39,11 @@ class AnaXNetOutput(NamedTuple):
     logits: Tensor
     attention: Tensor | None
     regions: Regions
+
+    @property
+    def image_logits(self) -> Tensor:
+        """Logits of whole images (N, K): the highest of the regions that are present, NaN where none is."""
+        return image_level(torch.where(self.regions.present[..., None], self.logits, torch.nan))
 
 
 class AnaXNet(Persistent, nn.Module):
@@ -103,7 +109,7 @@ class AnaXNet(Persistent, nn.Module):
         Raises
         ------
         TypeError, ValueError
-            Images without a detector; features of another shape or type.
+            Images without a detector, or with `present`, which the detector says; features of another shape or type.
         """
         return self.forward_head(self.forward_features(x, present))
 
@@ -118,6 +124,8 @@ class AnaXNet(Persistent, nn.Module):
                 f"this model has no detector: it takes features (N, {len(self.region_names)}, {self.in_features}), got "
                 f"{tuple(x.shape)}; thoraxlib.build('anaxnet', detector=...) takes images"
             )
+        if present is not None:
+            raise ValueError("present goes with features: of images, the detector says which regions are there")
         with torch.set_grad_enabled(self.train_detector and torch.is_grad_enabled()):
             regions: Regions = self.detector(x)
         return regions
@@ -221,7 +229,8 @@ def anaxnet(
     ValueError
         A detector of other regions or of another width.
     OptionError
-        `adjacency` or `counts`, and a head without graph.
+        `adjacency` or `counts`, and a head without graph, with its own, or made already; a head that is for other
+        names or another width.
     """
     findings, places = label_sets.resolve(labels), label_sets.resolve(regions)
     finder = None if detector is None else detection.registry.resolve(detector, regions=places)
@@ -236,13 +245,30 @@ def anaxnet(
     else:
         graph = {} if adjacency is None else {"adjacency": adjacency}
     if isinstance(head, (str, Mapping)):
-        kind, _ = region_heads.registry.split_spec(head)
+        kind, own = region_heads.registry.split_spec(head)
         unknown = sorted(set(graph) - set(region_heads.describe(kind).options))
         if unknown:
             raise OptionError(f"models: head {kind!r} has no graph, so that {unknown} cannot be set")
-    made = region_heads.registry.resolve(
-        head, in_features=width, num_labels=len(findings), labels=findings, regions=places, **graph
-    )
+        given = {"adjacency": adjacency, "counts": counts}
+        twice = sorted(key for key in own if given.get(key) is not None)
+        if twice:
+            raise OptionError(f"models: {twice} given to the model and to its head {kind!r}: give it once")
+    elif graph:
+        raise OptionError(f"models: head is a {type(head).__name__} that is made already, so that it keeps its graph")
+    supplied = {"in_features": width, "num_labels": len(findings), "labels": findings, "regions": places}
+    _check_head(head, supplied)
+    made = region_heads.registry.resolve(head, **supplied, **graph)
     return AnaXNet(
         made, labels=findings, regions=places, in_features=width, detector=finder, train_detector=train_detector
     )
+
+
+def _check_head(head: Spec | RegionHead, supplied: Mapping[str, Any]) -> None:
+    """Raise where a head says of itself that it is for another width, or for other names than the model's."""
+    spec = head if isinstance(head, (str, Mapping)) else getattr(head, "registry_spec", {"name": ""})
+    for key, value in region_heads.registry.split_spec(spec)[1].items():
+        if value is None or key not in supplied:
+            continue
+        theirs = label_sets.resolve(value) if key in ("labels", "regions") else value
+        if theirs != supplied[key]:
+            raise OptionError(f"models: the head has {key}={value!r}, the model {supplied[key]!r}")

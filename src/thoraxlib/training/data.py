@@ -20,7 +20,7 @@ __all__ = ["DataModule", "Samples"]
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 _KEPT = ("image", "organ_mask", "features", "labels", "id")
 _REGIONS = ("regions", "present", "region_labels")
-_CACHED = {"image", "organ_mask", "masks", *_REGIONS}
+_CACHED = {"image", "organ_mask", "masks", "features", *_REGIONS}
 
 
 class Samples(Dataset[dict[str, Any]]):
@@ -112,14 +112,16 @@ class Samples(Dataset[dict[str, Any]]):
 
     def _read(self, index: int) -> dict[str, Any]:
         if self._cached:
-            cached = {key: _typed(key, kept[index], self._cached["image"]) for key, kept in self._cached.items()}
+            cached = {key: _typed(key, kept[index], self._cached.get("image")) for key, kept in self._cached.items()}
             return {**cached, "labels": self.dataset.targets[index], "id": self.dataset.ids[index]}
         sample = self.dataset[index]
         return {name: sample[name] for name in self.kept if name in sample}
 
 
-def _typed(key: str, value: Tensor, images: Tensor) -> Any:
+def _typed(key: str, value: Tensor, images: Tensor | None) -> Any:
     """A cached value as a data set gives it, for transforms to know what it is."""
+    if images is None:  # features of regions
+        return value
     if key == "regions":
         return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=tuple(images.shape[-2:]))  # type: ignore[call-overload]
     if key in ("present", "region_labels"):
@@ -196,9 +198,11 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
                 raise ValueError(f"{name} holds no image")
             if tuple(part.labels) != tuple(train.labels):
                 raise ValueError(f"{name} has the labels {tuple(part.labels)}, train has {tuple(train.labels)}")
-            outside = part.targets[(part.targets < 0) | (part.targets > 1)]
-            if len(outside):
-                raise ValueError(f"{name} has the target {float(outside[0])}: from 0 to 1, or NaN for unknown")
+            for of in ("targets", "region_targets"):
+                values = getattr(part, of, torch.zeros(0))
+                outside = values[(values < 0) | (values > 1)]
+                if len(outside):
+                    raise ValueError(f"{name} has the {of[:-1]} {float(outside[0])}: from 0 to 1, or NaN for unknown")
             shared = set(train.patient_ids) & set(part.patient_ids) if part is not train else set()
             if shared:
                 warnings.warn(

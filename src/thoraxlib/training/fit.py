@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 
+from thoraxlib.datasets import ChestDataset
 from thoraxlib.detection import RegionDetector
 from thoraxlib.files import replacing
 from thoraxlib.persistence import Persistent, save_pretrained
@@ -141,7 +142,7 @@ def fit(
     Raises
     ------
     ValueError
-        Labels of model and data that differ; resuming a run that had other settings; arguments out of range.
+        Labels or regions of model and data that differ; resuming a run that had other settings; arguments out of range.
     RuntimeError
         `monitor` was never logged or never finite, so that there is no best epoch.
     """
@@ -162,7 +163,7 @@ def fit(
     settings = {
         "model": _identity(model),
         "labels": list(data.labels),
-        "images": {name: [len(part), _digest(part.ids)] for name, part in data.parts.items()},
+        "images": {name: _films(part) for name, part in data.parts.items()},
         "batch_size": data.batch_size,
         "data_seed": data.seed,
         "epochs": epochs,
@@ -303,6 +304,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (os.PathLike, nn.Module)):
         return str(value)
     return getattr(value, "__qualname__", None) or type(value).__qualname__
+
+
+def _films(part: ChestDataset) -> list[Any]:
+    """Which films a part has; of a feature store also whose features."""
+    known = [len(part), _digest(part.ids)]
+    return [*known, part.fingerprint] if hasattr(part, "fingerprint") else known
 
 
 def _digest(ids: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from thoraxlib.datasets import ChestDataset, collate
+from thoraxlib.detection.reading import check_regions
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.training.data import Samples, Transform
@@ -23,9 +24,9 @@ class Predictions(NamedTuple):
     Attributes
     ----------
     probabilities, logits : Tensor
-        float32 (N, K); of a model of regions (N, R, K).
+        float32 (N, K); of a model of regions (N, R, K), in which those of absent regions mean nothing.
     targets : Tensor
-        float32, of that shape: 1, 0, or NaN.
+        float32, of that shape: 1, 0, or NaN, also where the data set does not know about regions.
     ids : list of str
         N.
     labels : tuple of str
@@ -73,30 +74,38 @@ def predict(
     Raises
     ------
     ValueError
-        No images; labels that are not the model's.
+        No images; labels or regions that are not the model's.
     """
     from tqdm.auto import tqdm
 
     labels = tuple(getattr(model, "labels", dataset.labels))
     if tuple(dataset.labels) != labels:
         raise ValueError(f"the data set has the labels {tuple(dataset.labels)}, the model has {labels}")
+    regional = hasattr(model, "region_names")
+    if regional and hasattr(dataset, "region_names"):
+        check_regions(model, dataset)
     spec = None if hasattr(dataset, "feature_dim") else getattr(model, "input_spec", None)
     if transform is None and getattr(dataset, "transform", None) is None and isinstance(spec, InputSpec):
         transform = transform_for(spec)
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     place = torch.device(device) if device is not None else torch.device("cuda") if torch.cuda.is_available() else home
     loader: DataLoader[Any] = DataLoader(
-        Samples(dataset, transform), batch_size=batch_size, num_workers=num_workers, collate_fn=collate
+        Samples(dataset, transform, regions=regional),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
     )
-    training, parts = model.training, []
+    training, parts, known = model.training, list[Tensor](), list[Tensor]()
     try:
         model.to(place).eval()
         with torch.inference_mode(), torch.autocast(place.type, autocast, enabled=autocast is not None):
             for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
                 inputs = (part.to(place, non_blocking=True) for part in model_inputs(batch))
                 parts.append(model(*inputs).float().cpu())
+                if regional:
+                    known.append(batch.get("region_labels", torch.full_like(parts[-1], torch.nan)))
     finally:
         model.to(home).train(training)
     logits = torch.cat(parts)
-    targets = dataset.targets if logits.ndim == 2 else dataset.region_targets  # type: ignore[attr-defined]
+    targets = torch.cat(known) if regional else dataset.targets
     return Predictions(logits.sigmoid(), logits, targets.clone(), list(dataset.ids), labels)

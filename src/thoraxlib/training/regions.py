@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib.arrays import Floats
+from thoraxlib.detection.reading import check_regions
 from thoraxlib.training.task import MultiLabelTask, check_labels, model_inputs
 
 __all__ = ["RegionTask"]
@@ -30,16 +31,36 @@ class RegionTask(MultiLabelTask):
         With ``forward_all``, such as :class:`thoraxlib.models.anaxnet.AnaXNet`.
     loss, optimizer, scheduler, monitor, mode, channels_last
         See :class:`~thoraxlib.training.task.Task`.
+
+    Raises
+    ------
+    ValueError
+        Data of other regions than the model's, or with none present; samples without ``region_labels``; and what
+        :class:`~thoraxlib.training.task.MultiLabelTask` refuses.
     """
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits and labels (N, R, K), NaN in absent regions."""
+        if "region_labels" not in batch:
+            raise ValueError(
+                "the samples have no region_labels: of films, DataModule(..., regions=True) reads them, where the data "
+                "set has them"
+            )
         output = self.model.forward_all(*model_inputs(batch))  # type: ignore[operator]
         logits, labels = output.logits, batch["region_labels"]
         check_labels(logits, labels)
         if getattr(self.model.head, "missing", "mask") == "mask":
             labels = torch.where(output.regions.present[..., None], labels, torch.nan)
         return logits, labels
+
+    def on_fit_start(self) -> None:
+        """See that the data have the model's regions, in its order; give the loss the training targets."""
+        for name, part in self.trainer.datamodule.parts.items():
+            check_regions(self.model, part)
+            present = getattr(part, "region_present", None)
+            if present is not None and not bool(present.any()):
+                raise ValueError(f"{name}: no region of any image is present; has the detector found none?")
+        super().on_fit_start()
 
     def training_targets(self) -> Tensor | None:
         """Labels of all regions of the training images, (N * R, K), where they are known beforehand."""
