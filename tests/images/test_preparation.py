@@ -174,10 +174,14 @@ def test_lost_png_files_are_written_again(tree: Path, tmp_path: Path) -> None:
     prepare(tree, tmp_path / "copy", form="png")
     (tmp_path / "copy/images_0/02.png").unlink()
     (tmp_path / "copy/images_0/04.png").write_bytes(b"")
+    flipped = bytearray((tmp_path / "copy/images_0/06.png").read_bytes())
+    flipped[60] ^= 1
+    (tmp_path / "copy/images_0/06.png").write_bytes(flipped)
     (tmp_path / "copy/images_0/.04.99.part.png").write_bytes(b"")
     copy = prepare(tree, tmp_path / "copy", form="png")
     assert copy.image("images_0/02.png").shape == copy.image("images_0/04.png").shape == (1, 32, 32)
     assert not (tmp_path / "copy/images_0/.04.99.part.png").exists()
+    assert (tmp_path / "copy/images_0/06.png").read_bytes() != flipped
 
 
 def test_sources_that_change_grow_or_go(tree: Path, tmp_path: Path) -> None:
@@ -218,6 +222,14 @@ def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
     for folder in (tree, tree / "copy", tmp_path):
         with pytest.raises(ValueError, match="overlap"):
             images.prepare(tree, folder, **options)
+    with pytest.raises(ValueError, match="overlap"):
+        images.prepare(f"file://{tree}", tree / "copy", **options)
+    with pytest.raises(ValueError, match="destination must be a local folder, got gs://bucket/copy"):
+        images.prepare(tree, "gs://bucket/copy", **options)
+    for wrong in ({"bits": 0}, {"bits": True}, {"window": "wide"}, {"window": [2000, 400]}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            images.prepare(tree, tmp_path / "copy", **options, **wrong)
+    assert not (tmp_path / "copy").exists()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         images.prepare(tmp_path / "nowhere", tmp_path / "copy", **options)
     with pytest.raises(FileNotFoundError, match="no image"):
@@ -279,9 +291,6 @@ def test_zip_archives_folders_of_them_and_buckets(tree: Path, tmp_path: Path) ->
     before = {stored.name: stored.stamp for stored in listed([archive])}
     film(9).save(tree / "images_0/02.png")
     zipped(tree, archive)
-    from thoraxlib.images import archives
-
-    archives._archive.cache_clear()
     after = {stored.name: stored.stamp for stored in listed([archive])}
     assert {name for name in after if after[name] != before[name]} == {"images_0/02.png"}
 
