@@ -170,6 +170,15 @@ def lines_whole(folder: Path) -> list[str]:
     return [line for line in (folder / copies.MANIFEST).read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
+def test_films_without_an_ending_in_folders_with_dots(tmp_path: Path) -> None:
+    for number, name in enumerate(("1.2.840/IM1", "1.2.841/IM1", "1.2.841/IM.2")):
+        (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (10, 10), 50 * number).save(tmp_path / "films" / name, format="png")
+    copy = images.prepare(tmp_path / "films", tmp_path / "copy", form="png", pattern="IM*", workers=0, progress=False)
+    assert copy.names == ("1.2.840/IM1", "1.2.841/IM.2", "1.2.841/IM1")
+    assert [int(copy.image(name).max()) for name in copy.names] == [0, 100, 50]
+
+
 def test_lost_png_files_are_written_again(tree: Path, tmp_path: Path) -> None:
     prepare(tree, tmp_path / "copy", form="png")
     (tmp_path / "copy/images_0/02.png").unlink()
@@ -433,6 +442,9 @@ def test_the_command(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert about["settings"]["window"] == [3e4, 5e4]
     assert main([str(tree), str(tmp_path / "copy"), "--size", "64", "--workers", "0"]) == 2
     assert "other settings" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tree), str(tmp_path / "copy"), "--size", "64", "32", "32"])
+    assert "--size takes a side, or height and width, got 3 numbers" in capsys.readouterr().err
     (tree / "images_0/broken.png").unlink()
     assert main([str(tree), str(tmp_path / "other"), "--window", "minmax", "--workers", "0"]) == 0
 

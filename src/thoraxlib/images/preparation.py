@@ -75,7 +75,7 @@ def prepare(
         (``resize="pad"``), which keeps the aspect ratio.
     form : {"array", "png"}
         ``"array"``: one file ``pixels.npy``, uint8 (N, h, w), to be mapped into memory. ``"png"``: a PNG file for each
-        film, with the path that it has below `source`.
+        film, with the path that it has below `source`; a file without one of the usual endings gets ``.png`` added.
     bits, window
         As for :func:`thoraxlib.images.read`.
     pattern : str, optional
