@@ -133,7 +133,7 @@ def test_another_tree(tmp_path: Path) -> None:
 
 def test_greys(tmp_path: Path) -> None:
     rows = [film(k) for k in range(5)]
-    rows[0] |= {"WindowCenter_DICOM": "2048.0", "WindowWidth_DICOM": "['2048', '512']"}
+    rows[0] |= {"WindowCenter_DICOM": "2.048E+03", "WindowWidth_DICOM": "['2048', '512']"}
     rows[1] |= {
         "WindowCenter_DICOM": "8",
         "WindowWidth_DICOM": "4",

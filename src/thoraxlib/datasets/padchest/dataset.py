@@ -28,7 +28,7 @@ __all__ = ["PadChest"]
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels*.csv"
 _VIEWS = {"Frontal": ("PA", "AP", "AP_horizontal"), "Lateral": ("L",)}
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class PadChest(Films):
