@@ -358,6 +358,12 @@ def test_refused(spoil: Any, message: str, tmp_path: Path) -> None:
     assert str(path) in str(raised.value)
 
 
+def test_an_empty_high_bit_says_nothing() -> None:
+    data = dataset(RAMP)
+    data.HighBit = None
+    assert np.array_equal(images.read(saved(data))[0].numpy(), RAMP)
+
+
 def test_limits_hold_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59)  # RAMP has 120
     with pytest.raises(ValueError, match="12 x 10 pixels are too large"):

@@ -158,8 +158,8 @@ def _check(dataset: Any) -> bool:
     allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if allocated not in (8, 16) or not 1 <= used <= allocated:
         raise ValueError(f"BitsAllocated must be 8 or 16, and BitsStored not more; got {allocated} and {used}")
-    highest = int(dataset.get("HighBit", used - 1))
-    if highest != used - 1:  # the values would have to be shifted, which pydicom does not
+    highest = dataset.get("HighBit")
+    if highest not in (None, used - 1):  # the values would have to be shifted, which pydicom does not
         raise ValueError(f"HighBit must be BitsStored - 1 = {used - 1}, got {highest}")
     limit = PILImage.MAX_IMAGE_PIXELS
     if limit is not None and rows * columns > 2 * limit:
