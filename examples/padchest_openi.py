@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> float:
     flags.set_defaults(**(SEED if known.recipe == "seed" else SOUND))
     flags.set_defaults(**(PHANTOM if known.data == "phantom" else REAL))
     options = recipe.parse(flags, "padchest_openi", argv, folder="padchest")
+    if options.openi is not None and options.labeler_csv is None:
+        flags.error("--openi needs --labeler-csv: without it nothing is known of its films")
     torch.manual_seed(options.seed)
 
     chosen: dict[str, Any] = {"backbone": options.backbone, "preset": "seed" if options.recipe == "seed" else None}

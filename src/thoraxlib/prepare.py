@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes; by default one for each CPU")
     options = vars(parser.parse_args(argv))
     size = options.pop("size")
+    if len(size) > 2:
+        parser.error(f"--size takes a side, or height and width, got {len(size)} numbers")
     try:
         spec = InputSpec(size=(size[0], size[-1]), resize=options.pop("resize"))
         copy = prepare(**options, spec=spec)

@@ -70,6 +70,9 @@ def test_reports_that_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"1.xml:1: not well-formed XML: no element found"):
         read_report(path)
+    path.write_text("<?xml version='1.0' encoding='bogus'?><eCitation/>")
+    with pytest.raises(ValueError, match=r"1.xml: unknown encoding: bogus"):
+        read_report(path)
     path.write_text("<eCitation><uId/></eCitation>")
     with pytest.raises(ValueError, match=r"1.xml has no element uId"):
         read_report(path)
@@ -162,6 +165,9 @@ def test_there_and_back_through_the_labeller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sections=\['SUMMARY'\]: none of the 3 reports"):
         export_reports(root, sent, sections=["SUMMARY"])
     assert export_reports(root, sent, sections=["INDICATION", "FINDINGS"]) == ["CXR1", "CXR2", "CXR3"]
+    whole = sent.read_bytes()
+    assert export_reports(root, sent, sections="FINDINGS") == ["CXR1", "CXR2", "CXR3"]
+    assert sent.read_bytes() == whole  # no INDICATION has a text
 
 
 @pytest.mark.parametrize(
@@ -287,6 +293,8 @@ def test_tables_of_other_films(tmp_path: Path) -> None:
     bad = labeller_table(tmp_path / "bad.csv", [{"id": "CXR1", "Edema": "2"}])
     with pytest.raises(ValueError, match=r"bad.csv:2: Edema must be 1, 0, -1 or blank, got '2'"):
         OpenI(root=root, labeler_csv=bad)
+    with pytest.raises(ValueError, match="labeler_ids='ids.csv' is of no use without labeler_csv"):
+        OpenI(root=root, labeler_ids="ids.csv")
     (root / "indiana_projections.csv").unlink()
     with pytest.raises(ValueError, match="views='Frontal' needs a table of projections"):
         OpenI(root=root, views="Frontal")

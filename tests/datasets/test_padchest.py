@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from archives import COLUMNS, TABLE, film, padchest, pixels
 
-from thoraxlib import datasets
+from thoraxlib import datasets, images
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.padchest import PadChest, TermTree, listed_targets, parse_labels
 
@@ -133,7 +133,7 @@ def test_another_tree(tmp_path: Path) -> None:
 
 def test_greys(tmp_path: Path) -> None:
     rows = [film(k) for k in range(5)]
-    rows[0] |= {"WindowCenter_DICOM": "2048.0", "WindowWidth_DICOM": "['2048', '512']"}
+    rows[0] |= {"WindowCenter_DICOM": "2.048E+03", "WindowWidth_DICOM": "['2048', '512']"}
     rows[1] |= {
         "WindowCenter_DICOM": "8",
         "WindowWidth_DICOM": "4",
@@ -163,6 +163,20 @@ def test_greys(tmp_path: Path) -> None:
     assert (image("percentiles", 4) == 0).all()  # nothing but one grey
     with pytest.raises(ValueError, match="bits=12 allows pixels up to 4095, the largest is 5000"):
         image("bits_stored", 4)
+
+
+def test_a_scale_for_a_training_copy_is_said_to_have_no_effect(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    root = padchest(tmp_path / "films", [film(k) for k in range(3)])
+    copy = images.prepare(root, tmp_path / "copy", window="percentiles", workers=0, progress=False)
+    shutil.copy(root / TABLE, copy.folder / TABLE)
+    PadChest(root=root, scale="percentiles")
+    films = PadChest(root=copy.folder)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="scale='minmax' has no effect on the films of a training copy"):
+        scaled = PadChest(root=copy.folder, scale="minmax")
+    assert torch.equal(scaled[0]["image"], films[0]["image"])
 
 
 def test_missing_cut_off_and_known_damaged_images(tmp_path: Path) -> None:
@@ -215,10 +229,18 @@ def test_errors_of_the_table(tmp_path: Path) -> None:
         PadChest(root=root)
 
 
+def test_no_field_and_no_fields() -> None:
+    assert [parse_labels(text) for text in ("", " NaN", "None", "[None]", "[]")] == [None, None, None, [], []]
+    none = listed_targets([], LABELS)
+    assert none.targets.shape == (0, 22)
+    assert none.targets.dtype == np.float32
+    assert none.unlabelled.shape == none.unusable.shape == (0,)
+
+
 @given(st.lists(LABEL, max_size=6))
 def test_label_strings_come_back(labels: list[str]) -> None:
     wanted = [" ".join(label.lower().split()) for label in labels]
-    wanted = [label for label in dict.fromkeys(wanted) if label not in ("", "nan")]
+    wanted = [label for label in dict.fromkeys(wanted) if label not in ("", "nan", "none")]
     assert parse_labels(repr(labels)) == wanted
     assert parse_labels(f"  {labels!r}\n") == wanted
 
@@ -256,6 +278,9 @@ def test_targets_of_any_list(labels: list[str]) -> None:
     assert found - {"normal", "other findings"} == tree.with_ancestors(findings) & set(LABELS)
     assert ("normal" in found) == (not findings)
     assert ("other findings" in found) == bool(findings and not tree.with_ancestors(findings) & set(LABELS))
+    (row,), *_ = listed_targets([repr(labels)], LABELS, normal="listed")
+    listed = {label for label, value in zip(LABELS, row, strict=True) if value == 1}
+    assert listed == found | ({"normal"} & set(labels))
     # a parent is positive wherever a child is
     children = listed_targets([repr(labels)], list(tree.terms), normal="listed").targets[0]
     values = dict(zip(tree.terms, children, strict=True))

@@ -97,6 +97,9 @@ def test_errors() -> None:
         stratify_patients(["a", "b", "c"], targets, {"train": 0.5})
     with pytest.raises(ValueError, match="order=3: allowed are 1 and 2"):
         stratify_patients(["a", "b", "c"], targets, order=3)
+    for shape in ((0, 3), (2,)):
+        with pytest.raises(ValueError, match=r"targets must be \(N, K\) with an image or more, got shape"):
+            stratify_patients(["a", "b"][: shape[0]], torch.zeros(shape))
     with pytest.raises(ValueError, match="2 patient ids, but 3 rows"):
         stratify_patients(["a", "b"], targets)
 

@@ -405,6 +405,9 @@ def test_padchest_openi_on_folders_in_the_official_formats(
         main([*TINY, *flags])
     assert "--padchest" in capsys.readouterr().err
     flags += ["--padchest", str(padchest)]
+    with pytest.raises(SystemExit):
+        main([*TINY, *flags, "--openi", str(openi)])
+    assert "--openi needs --labeler-csv" in capsys.readouterr().err
     both = [
         *flags,
         "--openi",

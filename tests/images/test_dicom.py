@@ -296,6 +296,14 @@ def deep(data: Dataset) -> None:
     data.BitsAllocated = data.BitsStored = 32
 
 
+def shifted(data: Dataset) -> None:
+    data.BitsStored, data.HighBit = 4, 7
+
+
+def flat(data: Dataset) -> None:
+    data.RescaleSlope, data.RescaleIntercept = 0, 5
+
+
 def samples(data: Dataset) -> None:
     data.SamplesPerPixel = 3
 
@@ -331,6 +339,8 @@ def short_table(data: Dataset) -> None:
         (cut, "cannot|bytes|length|pixel data"),
         (bomb, "65535 x 65535 pixels are too large"),
         (deep, "BitsAllocated must be 8 or 16.*32"),
+        (shifted, r"HighBit must be BitsStored - 1 = 3, got 7"),
+        (flat, "RescaleSlope must not be 0"),
         (samples, "SamplesPerPixel is 3"),
         (unknown_syntax, "MPEG2.*not known"),
         (window_of_nothing, "WindowWidth 0.0.*too small"),
@@ -348,6 +358,12 @@ def test_refused(spoil: Any, message: str, tmp_path: Path) -> None:
     assert str(path) in str(raised.value)
 
 
+def test_an_empty_high_bit_says_nothing() -> None:
+    data = dataset(RAMP)
+    data.HighBit = None
+    assert np.array_equal(images.read(saved(data))[0].numpy(), RAMP)
+
+
 def test_limits_hold_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59)  # RAMP has 120
     with pytest.raises(ValueError, match="12 x 10 pixels are too large"):
@@ -357,6 +373,10 @@ def test_limits_hold_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch)
     large = jpeg(np.zeros((1000, 1000), np.uint8))
     with pytest.raises(ValueError, match="header says 12 x 10 pixels, the compressed picture has 1000 x 1000"):
         images.read(compressed(RAMP, large, uid.JPEGBaseline8Bit))
+    boxed = io.BytesIO()
+    Image.fromarray(np.zeros((1000, 1000), np.uint8)).save(boxed, "JPEG2000", no_jp2=False)
+    with pytest.raises(ValueError, match="header says 12 x 10 pixels, the compressed picture has 1000 x 1000"):
+        images.read(compressed(RAMP, boxed.getvalue(), uid.JPEG2000Lossless))
     deflated = saved(dataset(RAMP, syntax=uid.DeflatedExplicitVRLittleEndian))
     with pytest.raises(ValueError, match="Deflated Explicit VR Little Endian is not accepted"):
         images.read(deflated)
@@ -539,6 +559,17 @@ def test_upright_and_back(orientation: tuple[str, str], ratio: tuple[int, int] |
     if down in "HF":
         assert below == (down == "H")
     assert geometry.is_upright == ("".join(orientation) in {"LF", "AF", "PF", "LPFA"} and ratio is None)
+
+
+def test_whole_numbers_and_absurd_pixels() -> None:
+    geometry = images.Geometry(100, 80, aspect=1.5, orientation=("R", "F"))
+    box = torch.tensor([[0, 10, 20, 30]])
+    assert geometry.to_upright(box).tolist() == [[60, 15, 80, 45]]
+    assert geometry.to_stored(geometry.to_upright(box)).tolist() == box.tolist()
+    assert geometry.to_stored(torch.tensor([[60, 15, 80, 45]])).tolist() == box.tolist()
+    wide = images.read_geometry(saved(dataset(RAMP, PixelSpacing=[1000, 0.0001])))
+    with pytest.raises(ValueError, match="aspect=1e.07: 120000000 x 10 square pixels are too many"):
+        wide.upright(images.read(RAMP))
 
 
 def test_spacing() -> None:

@@ -170,14 +170,27 @@ def lines_whole(folder: Path) -> list[str]:
     return [line for line in (folder / copies.MANIFEST).read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
+def test_films_without_an_ending_in_folders_with_dots(tmp_path: Path) -> None:
+    for number, name in enumerate(("1.2.840/IM1", "1.2.841/IM1", "1.2.841/IM.2")):
+        (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (10, 10), 50 * number).save(tmp_path / "films" / name, format="png")
+    copy = images.prepare(tmp_path / "films", tmp_path / "copy", form="png", pattern="IM*", workers=0, progress=False)
+    assert copy.names == ("1.2.840/IM1", "1.2.841/IM.2", "1.2.841/IM1")
+    assert [int(copy.image(name).max()) for name in copy.names] == [0, 100, 50]
+
+
 def test_lost_png_files_are_written_again(tree: Path, tmp_path: Path) -> None:
     prepare(tree, tmp_path / "copy", form="png")
     (tmp_path / "copy/images_0/02.png").unlink()
     (tmp_path / "copy/images_0/04.png").write_bytes(b"")
+    flipped = bytearray((tmp_path / "copy/images_0/06.png").read_bytes())
+    flipped[60] ^= 1
+    (tmp_path / "copy/images_0/06.png").write_bytes(flipped)
     (tmp_path / "copy/images_0/.04.99.part.png").write_bytes(b"")
     copy = prepare(tree, tmp_path / "copy", form="png")
     assert copy.image("images_0/02.png").shape == copy.image("images_0/04.png").shape == (1, 32, 32)
     assert not (tmp_path / "copy/images_0/.04.99.part.png").exists()
+    assert (tmp_path / "copy/images_0/06.png").read_bytes() != flipped
 
 
 def test_sources_that_change_grow_or_go(tree: Path, tmp_path: Path) -> None:
@@ -218,6 +231,14 @@ def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
     for folder in (tree, tree / "copy", tmp_path):
         with pytest.raises(ValueError, match="overlap"):
             images.prepare(tree, folder, **options)
+    with pytest.raises(ValueError, match="overlap"):
+        images.prepare(f"file://{tree}", tree / "copy", **options)
+    with pytest.raises(ValueError, match="destination must be a local folder, got gs://bucket/copy"):
+        images.prepare(tree, "gs://bucket/copy", **options)
+    for wrong in ({"bits": 0}, {"bits": True}, {"window": "wide"}, {"window": [2000, 400]}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            images.prepare(tree, tmp_path / "copy", **options, **wrong)
+    assert not (tmp_path / "copy").exists()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         images.prepare(tmp_path / "nowhere", tmp_path / "copy", **options)
     with pytest.raises(FileNotFoundError, match="no image"):
@@ -279,9 +300,6 @@ def test_zip_archives_folders_of_them_and_buckets(tree: Path, tmp_path: Path) ->
     before = {stored.name: stored.stamp for stored in listed([archive])}
     film(9).save(tree / "images_0/02.png")
     zipped(tree, archive)
-    from thoraxlib.images import archives
-
-    archives._archive.cache_clear()
     after = {stored.name: stored.stamp for stored in listed([archive])}
     assert {name for name in after if after[name] != before[name]} == {"images_0/02.png"}
 
@@ -424,6 +442,9 @@ def test_the_command(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert about["settings"]["window"] == [3e4, 5e4]
     assert main([str(tree), str(tmp_path / "copy"), "--size", "64", "--workers", "0"]) == 2
     assert "other settings" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tree), str(tmp_path / "copy"), "--size", "64", "32", "32"])
+    assert "--size takes a side, or height and width, got 3 numbers" in capsys.readouterr().err
     (tree / "images_0/broken.png").unlink()
     assert main([str(tree), str(tmp_path / "other"), "--window", "minmax", "--workers", "0"]) == 0
 

@@ -80,8 +80,9 @@ def test_the_range_test_leaves_the_model_as_it_was() -> None:
     assert not model.training
     assert len(found.rates) == len(found.losses) > 60
     assert found.rates[0] == pytest.approx(1e-5)
-    steps = np.diff(np.log(found.rates[1:]))
-    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)  # equal in the logarithm
+    first, *steps = np.diff(np.log(found.rates))
+    np.testing.assert_allclose(steps, np.log(1e6) / 100, rtol=1e-3)  # equal in the logarithm
+    assert first == pytest.approx(2 * steps[0], rel=1e-3)
     assert found.rates[9] < found.suggestion < found.rates[-5]
     assert min(found.losses) < found.losses[0]
 
@@ -113,3 +114,8 @@ def test_the_steepest_fall() -> None:
 def test_errors(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="0 < lowest < highest and 2 steps are needed"):
         training.lr_range_test(nn.Linear(1, 1), films(), **options)
+
+
+def test_a_loss_must_be_allowed_to_be_the_best() -> None:
+    with pytest.raises(ValueError, match=r"stop_above=0\.5: above 1 is accepted"):
+        training.lr_range_test(nn.Linear(1, 1), films(), stop_above=0.5)

@@ -86,6 +86,8 @@ def stratify_patients(
     fractions = check_fractions(fractions)
     if order not in (1, 2):
         raise ValueError(f"order={order!r}: allowed are 1 and 2")
+    if targets.ndim != 2 or len(targets) == 0:
+        raise ValueError(f"targets must be (N, K) with an image or more, got shape {tuple(targets.shape)}")
     if len(patient_ids) != len(targets):
         raise ValueError(f"there are {len(patient_ids)} patient ids, but {len(targets)} rows of targets")
     patients, owner = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)

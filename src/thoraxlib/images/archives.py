@@ -84,6 +84,7 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
     ValueError
         Two files of one name, a name that points out of its source, or a damaged archive.
     """
+    _archive.cache_clear()  # an archive may have been replaced
     found: dict[str, Stored] = {}
     for source in sources:
         for film in _of_source(os.fspath(source)):

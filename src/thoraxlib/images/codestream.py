@@ -10,6 +10,7 @@ __all__ = ["Header", "header"]
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the SOF markers, and JPEG-LS's
 _PIXELS = 0xDA
 _END = b"\xff\xd9"
+_BOXED, _START = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"  # JPEG 2000 in a JP2 file, as some writers have it
 
 
 class Header(NamedTuple):
@@ -34,6 +35,8 @@ def header(picture: bytes) -> Header | None:
     >>> header(bytes.fromhex("ffd8 ffc3 000b 0c 0028 0019 01 011100 ffda 0008 ffd9"))
     Header(height=40, width=25, bits=12, channels=1)
     """
+    if picture.startswith(_BOXED):
+        picture = picture[max(picture.find(_START), 0) :]
     if picture[:2] not in (b"\xff\xd8", b"\xff\x4f"):
         return None
     if _END not in picture[-64:]:  # some writers pad after it

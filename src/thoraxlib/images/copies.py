@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from thoraxlib.images.reading import read
+from thoraxlib.images.reading import SUFFIXES, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.input_spec import InputSpec
 
@@ -170,8 +170,12 @@ def entries(manifest: Path) -> dict[str, dict[str, Any]]:
 
 
 def png_name(name: str) -> str:
-    """The file of a film in a copy of PNG files."""
-    return f"{name.rpartition('.')[0] or name}.png"
+    """The file of a film in a copy of PNG files; only the endings of images are no part of a film's name.
+
+    >>> png_name("0/film.dcm"), png_name("1.2.840.113/IM1"), png_name("1.2.840.114")
+    ('0/film.png', '1.2.840.113/IM1.png', '1.2.840.114.png')
+    """
+    return f"{name.rpartition('.')[0] if name.lower().endswith(SUFFIXES) else name}.png"
 
 
 @cache

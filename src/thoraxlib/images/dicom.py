@@ -158,6 +158,9 @@ def _check(dataset: Any) -> bool:
     allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
     if allocated not in (8, 16) or not 1 <= used <= allocated:
         raise ValueError(f"BitsAllocated must be 8 or 16, and BitsStored not more; got {allocated} and {used}")
+    highest = dataset.get("HighBit")
+    if highest not in (None, used - 1):  # the values would have to be shifted, which pydicom does not
+        raise ValueError(f"HighBit must be BitsStored - 1 = {used - 1}, got {highest}")
     limit = PILImage.MAX_IMAGE_PIXELS
     if limit is not None and rows * columns > 2 * limit:
         raise ValueError(f"{rows} x {columns} pixels are too large; raise PIL.Image.MAX_IMAGE_PIXELS if it is meant")
@@ -218,6 +221,8 @@ def _is_identity(dataset: Any) -> bool:
 
 def _rescale(dataset: Any) -> tuple[float, float]:
     slope, intercept = _numbers(dataset, "RescaleSlope") or [1.0], _numbers(dataset, "RescaleIntercept") or [0.0]
+    if slope[0] == 0:
+        raise ValueError("RescaleSlope must not be 0: all pixels would have one value")
     return slope[0], intercept[0]
 
 

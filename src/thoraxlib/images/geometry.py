@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
 __all__ = ["Geometry"]
@@ -63,12 +64,18 @@ class Geometry:
         Raises
         ------
         ValueError
-            An image of another size.
+            An image of another size; or pixels of such a shape that the square ones would be more than Pillow's limit
+            allows.
         """
         from torchvision.transforms.v2 import functional
 
         if tuple(image.shape[-2:]) != (self.height, self.width):
             raise ValueError(f"image must be (..., {self.height}, {self.width}), got shape {tuple(image.shape)}")
+        limit = PILImage.MAX_IMAGE_PIXELS
+        if limit is not None and self._square[0] * self._square[1] > 2 * limit:
+            raise ValueError(
+                f"aspect={self.aspect:.3g}: {' x '.join(map(str, self._square))} square pixels are too many"
+            )
         if self._square != (self.height, self.width):
             image = functional.resize(image, list(self._square), antialias=True)
         transposed, mirrored, upside_down = self._turns
@@ -80,6 +87,7 @@ class Geometry:
         """Boxes (B, 4), XYXY in pixels of the stored picture, in pixels of the upright one."""
         height, width = self._square
         transposed, mirrored, upside_down = self._turns
+        boxes = _in_fractions(boxes)
         boxes = boxes * boxes.new_tensor([width / self.width, height / self.height] * 2)
         if transposed:
             boxes, height, width = boxes[:, [1, 0, 3, 2]], width, height
@@ -89,6 +97,7 @@ class Geometry:
         """Boxes (B, 4) of the upright picture in the file's own pixels: the inverse of :meth:`to_upright`."""
         height, width = self._square
         transposed, mirrored, upside_down = self._turns
+        boxes = _in_fractions(boxes)
         boxes = _flipped(boxes, *((width, height) if transposed else (height, width)), mirrored, upside_down)
         boxes = boxes[:, [1, 0, 3, 2]] if transposed else boxes
         return boxes * boxes.new_tensor([self.width / width, self.height / height] * 2)
@@ -108,6 +117,11 @@ class Geometry:
         if transposed:
             across, down = down, across
         return transposed, across == "R", down == "H"
+
+
+def _in_fractions(boxes: Tensor) -> Tensor:
+    """In floating point: a scale is no whole number."""
+    return boxes if boxes.is_floating_point() else boxes.float()
 
 
 def _flipped(boxes: Tensor, height: int, width: int, mirrored: bool, upside_down: bool) -> Tensor:

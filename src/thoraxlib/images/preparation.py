@@ -27,7 +27,7 @@ from PIL import Image as PILImage
 from thoraxlib.files import replacing
 from thoraxlib.images.archives import Stored, listed
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, entries, forget, png_name
-from thoraxlib.images.reading import read
+from thoraxlib.images.reading import check_greys, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
@@ -75,7 +75,7 @@ def prepare(
         (``resize="pad"``), which keeps the aspect ratio.
     form : {"array", "png"}
         ``"array"``: one file ``pixels.npy``, uint8 (N, h, w), to be mapped into memory. ``"png"``: a PNG file for each
-        film, with the path that it has below `source`.
+        film, with the path that it has below `source`; a file without one of the usual endings gets ``.png`` added.
     bits, window
         As for :func:`thoraxlib.images.read`.
     pattern : str, optional
@@ -99,7 +99,7 @@ def prepare(
         Something is not installed that reading needs.
     ValueError
         The destination holds a copy with other settings, another process is writing there, it overlaps a source, or
-        no film at all could be read; a wrong argument.
+        no film at all could be read; a wrong argument, or a destination that is a URL.
     RuntimeError
         A worker died.
 
@@ -114,7 +114,10 @@ def prepare(
     workers = _cpus() if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
+    check_greys(bits, window)
     spec = InputSpec(size=(256, 256), resize="pad") if spec is None else spec
+    if "://" in os.fspath(destination):
+        raise ValueError(f"destination must be a local folder, got {destination}")
     folder = Path(destination)
     _check_apart(folder, sources)
     shape = {key: value for key, value in spec.to_json().items() if key in ("size", "resize", "crop_ratio", "fill")}
@@ -139,12 +142,12 @@ def prepare(
 
 
 class _Result(NamedTuple):
-    """What became of a film: where it lies, and the bytes of its pixels or the length of its PNG file; or an error."""
+    """What became of a film: where it lies, the checksum of its pixels or PNG file, and the pixels; or an error."""
 
     size: tuple[int, int] = (0, 0)
     place: tuple[int, ...] = ()
+    check: int = 0
     pixels: bytes = b""
-    length: int = 0
     error: str | None = None
 
 
@@ -158,10 +161,10 @@ def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None,
         size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy()
         place = placement(spec, *size)
         if png is None:
-            return _Result(size, place, pixels=pixels.tobytes())
+            return _Result(size, place, zlib.crc32(pixels.tobytes()), pixels.tobytes())
         with replacing(png / png_name(film.name)) as scratch:
             PILImage.fromarray(pixels).save(scratch)
-            return _Result(size, place, length=scratch.stat().st_size)
+            return _Result(size, place, zlib.crc32(scratch.read_bytes()))
     except ImportError:  # it would be the same for every film
         raise
     except Exception as error:  # whatever a file, its decoder or its bucket comes up with
@@ -200,7 +203,7 @@ class _Store:
     def _is_whole(self, entry: dict[str, Any]) -> bool:
         if self.shape is None:
             path = self.folder / png_name(entry["name"])
-            return path.is_file() and path.stat().st_size == entry["check"]
+            return path.is_file() and zlib.crc32(path.read_bytes()) == int(entry["check"])
         self._seek(entry["row"])
         return zlib.crc32(self._pixels.read(self.shape[0] * self.shape[1])) == int(entry["check"])
 
@@ -222,10 +225,9 @@ class _Store:
             if self.shape is not None:
                 self._seek(row)
                 self._pixels.write(result.pixels)
-            check = result.length if self.shape is None else zlib.crc32(result.pixels)
             self.rows = max(self.rows, row + 1)
             entry |= {"height": result.size[0], "width": result.size[1], "place": result.place}
-            entry |= {"row": row, "check": check}
+            entry |= {"row": row, "check": result.check}
         else:
             entry["error"] = result.error
         self._manifest.write(json.dumps(entry) + "\n")
@@ -290,7 +292,7 @@ def _check_apart(folder: Path, sources: Iterable[str | os.PathLike[str]]) -> Non
     """Refuse to write into a source, or around one: what is written must never be taken for a film."""
     target = folder.resolve()
     for source in sources:
-        place = Path(source).resolve()
+        place = Path(os.fspath(source).removeprefix("file://")).resolve()
         if place.is_dir() and (place == target or place in target.parents or target in place.parents):
             raise ValueError(f"destination {folder} and source {source} overlap; take a folder beside it")
 

@@ -76,10 +76,7 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
     >>> read(np.array([[1000, 2000, 3000]], np.uint16), window="minmax")[0].tolist()
     [[0.0, 0.5, 1.0]]
     """
-    if bits is not None and not (isinstance(bits, int) and 1 <= bits <= 16):
-        raise ValueError(f"bits must be between 1 and 16, got {bits!r}")
-    if window is not None:
-        check_window(window)
+    check_greys(bits, window)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.exists():
@@ -103,6 +100,14 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
         f"source must be a path, a binary file, a PIL image, a numpy array or a torch tensor, got "
         f"{type(source).__module__}.{type(source).__qualname__}"
     )
+
+
+def check_greys(bits: int | None, window: Window | None) -> None:
+    """Raise ValueError for `bits` or a `window` that :func:`read` would not take."""
+    if bits is not None and (isinstance(bits, bool) or not (isinstance(bits, int) and 1 <= bits <= 16)):
+        raise ValueError(f"bits must be between 1 and 16, got {bits!r}")
+    if window is not None:
+        check_window(window)
 
 
 def _read_file(file: BinaryIO, path: Path, bits: int | None, window: Window | None) -> tv_tensors.Image:

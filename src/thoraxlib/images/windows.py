@@ -29,7 +29,7 @@ def check_window(value: object) -> None:
     if isinstance(value, tuple):
         good = len(value) == 2 and all(isinstance(v, (int, float)) and np.isfinite(v) for v in value)
     else:
-        good = value == "bits" or value in _STRETCHES or (isinstance(value, int) and value >= 0)
+        good = value in ("bits", *_STRETCHES) or (isinstance(value, int) and value >= 0)
     if not good or isinstance(value, bool):
         raise ValueError(
             f"window must be 'bits', 'percentiles', 'minmax', a pair (centre, width) or, for DICOM, the number of a "

@@ -73,23 +73,26 @@ def lr_range_test(
     loss, optimizer
         As in :func:`thoraxlib.training.fit`; the optimizer's own rate does not matter.
     lowest, highest : float
-        Rates of the first and the last step; those between are equally spaced in their logarithm.
+        Rates of the first and the last step; those between are equally spaced in their logarithm, but for the first
+        step, which Lightning makes twice as long.
     steps : int
         Batches.
     stop_above : float
-        Stop where the loss is so many times the best.
+        Stop where the loss is so many times the best; above 1.
     accelerator, precision, progress
         Lightning's.
 
     Raises
     ------
     ValueError
-        Rates that do not grow, or fewer than 2 steps.
+        Rates that do not grow, fewer than 2 steps, or `stop_above` of 1 or less.
     """
     if not 0 < lowest < highest or steps < 2:
         raise ValueError(
             f"lowest={lowest}, highest={highest}, steps={steps}: 0 < lowest < highest and 2 steps are needed"
         )
+    if not stop_above > 1:
+        raise ValueError(f"stop_above={stop_above}: above 1 is accepted")
     task = _RangeTask(model, loss=loss, optimizer=optimizer)
     task.stop_above = stop_above
     training, home = model.training, next(model.parameters()).device

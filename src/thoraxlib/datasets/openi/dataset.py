@@ -57,7 +57,7 @@ class OpenI(Films):
     seed : int
         Of smoothed labels.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+        What to do about absent images; "skip" also leaves out cut-off PNG and JPEG files and warns once.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
 
@@ -79,7 +79,7 @@ class OpenI(Films):
         No such folder, table, reports or images.
     ValueError
         A broken report or table, an unknown option, views without a table of projections, no label that the labeller
-        can tell, no report of its table, or nothing left.
+        can tell, no report of its table, `labeler_ids` without `labeler_csv`, or nothing left.
 
     Warns
     -----
@@ -111,6 +111,8 @@ class OpenI(Films):
         self.root = check_root(root)
         self.labels = label_sets.resolve(labels)
         self.transform = transform
+        if labeler_ids is not None and labeler_csv is None:
+            raise ValueError(f"labeler_ids={os.fspath(labeler_ids)!r} is of no use without labeler_csv")
         self.reports: dict[str, Report] = read_reports(self.root)
         films = {image: name for name, report in self.reports.items() for image in report.images}
         shown, wanted = _shown(self.root, projections, views)

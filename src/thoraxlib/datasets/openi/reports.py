@@ -87,6 +87,8 @@ def _parse(path: Path) -> Element:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
         raise ValueError(f"{path}:{error.lineno}: not well-formed XML: {expat.ErrorString(error.code)}") from error
+    except LookupError as error:
+        raise ValueError(f"{path}: {error}") from error
     return builder.close()
 
 
@@ -124,7 +126,7 @@ def ids_beside(path: str | os.PathLike[str]) -> Path:
 
 
 def export_reports(
-    root: str | os.PathLike[str], path: str | os.PathLike[str], sections: Sequence[str] = ("IMPRESSION",)
+    root: str | os.PathLike[str], path: str | os.PathLike[str], sections: str | Sequence[str] = ("IMPRESSION",)
 ) -> list[str]:
     """Write the reports as the CheXpert labeller takes them, and beside them which line is which report.
 
@@ -137,7 +139,7 @@ def export_reports(
         The folder of the reports.
     path : path
         The file for the labeller.
-    sections : sequence of str
+    sections : str or sequence of str
         Headings whose texts are joined. Reports where these are empty are left out: the labeller would call them
         normal.
 
@@ -151,15 +153,14 @@ def export_reports(
     FileNotFoundError, NotADirectoryError, ValueError
         As :func:`read_reports`; or no report has one of the `sections`.
     """
+    sections = [sections] if isinstance(sections, str) else list(sections)
     joined = {
         report.id: " ".join(filter(None, (report.sections.get(heading, "") for heading in sections)))
         for report in read_reports(root).values()
     }
     texts = {name: text for name, text in joined.items() if text}
     if not texts:
-        raise ValueError(
-            f"sections={list(sections)}: none of the {len(joined)} reports in {root} has a text under them"
-        )
+        raise ValueError(f"sections={sections}: none of the {len(joined)} reports in {root} has a text under them")
     _write(Path(path), [[text] for text in texts.values()])
     _write(ids_beside(path), [["id", "report"], *([name, text] for name, text in texts.items())])
     return list(texts)

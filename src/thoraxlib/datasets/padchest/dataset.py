@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
@@ -21,12 +22,13 @@ from thoraxlib.datasets.padchest.scaling import SCALES, Greys, read_scaled
 from thoraxlib.datasets.padchest.targets import listed_targets
 from thoraxlib.datasets.padchest.terms import TermTree
 from thoraxlib.datasets.tables import Table
+from thoraxlib.images.copies import copied
 
 __all__ = ["PadChest"]
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels*.csv"
 _VIEWS = {"Frontal": ("PA", "AP", "AP_horizontal"), "Lateral": ("L",)}
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class PadChest(Films):
@@ -58,10 +60,11 @@ class PadChest(Films):
         Keep only films whose labels come from these, by the column ``MethodLabel``: "Physician", "RNN_model".
     pediatric : bool, optional
         Keep only the films of children, or only the others (whose column ``Pediatric`` says "No").
-    scale : {"window", "percentiles", "minmax", "bits_stored", "65535"}
+    scale : {"window", "percentiles", "minmax", "bits_stored", "65535"}, optional
         How 16-bit pixels are brought to [0, 1]: by the table's window, where it has one and the pixels are within the
         stored bits, else between their 0.5 and 99.5 percentiles; always between these percentiles; between the smallest
-        and the largest; by the table's ``BitsStored_DICOM``; by the full range.
+        and the largest; by the table's ``BitsStored_DICOM``; by the full range. By default "window". The films of a
+        training copy have the greys of its preparation, whatever is asked for here.
     tree : path, optional
         Another tree of terms than the one that the library has, laid out as ``tree_term_CUI_counts_160K.csv``.
     missing : {"error", "skip"}
@@ -87,6 +90,11 @@ class PadChest(Films):
         A column that is lacking, an image listed twice, an unknown option, no known label, a table without
         ``BitsStored_DICOM`` for an image that is scaled by it, or nothing left.
 
+    Warns
+    -----
+    UserWarning
+        A `scale` is given, but films come from a training copy; images that ``missing="skip"`` left out.
+
     Notes
     -----
     Films of one study share their labels: the report is of the study. "exclude" and "suboptimal study" among a film's
@@ -110,7 +118,7 @@ class PadChest(Films):
         views: str | Sequence[str] | None = None,
         methods: str | Sequence[str] | None = None,
         pediatric: bool | None = None,
-        scale: str = "window",
+        scale: str | None = None,
         tree: str | os.PathLike[str] | None = None,
         missing: str = "error",
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
@@ -120,9 +128,9 @@ class PadChest(Films):
         self.transform = transform
         if unlabelled not in ("drop", "ignore"):
             raise ValueError(f"unlabelled={unlabelled!r}: allowed are 'drop' and 'ignore'")
-        if scale not in SCALES:
+        if scale is not None and scale not in SCALES:
             raise ValueError(f"scale={scale!r}: allowed are {', '.join(map(repr, SCALES))}")
-        self.scale = scale
+        self.scale = scale or SCALES[0]
         table = Table(find_file(self.root, _TABLE, f"{_TABLE}.gz"))
         names = table.column("ImageID")
         table.check_unique(names)
@@ -155,7 +163,12 @@ class PadChest(Films):
         self.views: list[str] = [positions[row] for row in rows]
         self.targets = torch.from_numpy(listed.targets[rows])
         self._paths = [files[name] for name in self.ids]
-        self._greys = _greys(table, rows, scale)
+        self._greys = _greys(table, rows, self.scale)
+        if scale is not None and any(copied(path) is not None for path in self._paths):
+            warnings.warn(
+                f"scale={scale!r} has no effect on the films of a training copy, which have the greys of its making",
+                stacklevel=2,
+            )
 
     def _read(self, index: int) -> tv_tensors.Image:
         return read_scaled(self._paths[index], self.scale, self._greys[index])

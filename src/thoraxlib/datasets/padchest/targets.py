@@ -21,6 +21,7 @@ NORMAL, OTHER, UNCHANGED = "normal", "other findings", "unchanged"
 DROPPED = frozenset({"exclude", "suboptimal study"})  # films that are of no use
 
 _SELECTED = frozenset(label_sets.build("padchest_openi22")) - {OTHER}
+_BLANK = ("", "nan", "none")  # also what pandas writes for an empty field
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
@@ -58,10 +59,10 @@ def parse_labels(text: str) -> list[str] | None:
     (['pleural effusion', 'nodule'], ['normal'])
     """
     text = text.strip()
-    if text.lower() in ("", "nan"):
+    if text.lower() in _BLANK:
         return None
     plain = (" ".join(label.lower().split()) for label in _items(text))
-    return list(dict.fromkeys(label for label in plain if label not in ("", "nan")))
+    return list(dict.fromkeys(label for label in plain if label not in _BLANK))
 
 
 def _items(text: str) -> list[str]:
@@ -126,8 +127,12 @@ def listed_targets(
             unusable = terms is not None and not DROPPED.isdisjoint(terms)
             known = None if unusable or not terms else _with_ancestors(terms, tree, normal)
             rows[text] = _row(known, names), not terms, unusable
-    columns = zip(*(rows[text] for text in texts), strict=True)
-    return ListedTargets(*map(np.array, columns, (np.float32, bool, bool)))
+    found = [rows[text] for text in texts]
+    return ListedTargets(
+        np.array([row for row, *_ in found], np.float32).reshape(len(found), len(labels)),
+        np.array([unlabelled for _, unlabelled, _ in found], bool),
+        np.array([unusable for *_, unusable in found], bool),
+    )
 
 
 def _names(labels: Sequence[str], tree: TermTree, lists: Iterable[list[str] | None]) -> list[str | None]:
@@ -148,9 +153,11 @@ def _with_ancestors(terms: list[str], tree: TermTree, normal: str) -> set[str] |
     if not findings and NORMAL not in terms:
         return None
     positive = tree.with_ancestors(findings)
+    if findings and not positive & _SELECTED:
+        positive.add(OTHER)
     if NORMAL in terms and (not findings or normal == "listed"):
         positive.add(NORMAL)
-    return positive if positive & _SELECTED else positive | {OTHER}
+    return positive
 
 
 def _by_last_root(terms: list[str] | None, tree: TermTree) -> set[str]:
