@@ -10,6 +10,7 @@ import torch
 
 from thoraxlib import datasets
 from thoraxlib import labels as label_sets
+from thoraxlib.datasets.padchest import TermTree
 
 
 def phantom(length: int = 6, seed: int = 0, labels: Any = "nih14", **options: Any) -> Any:
@@ -96,6 +97,25 @@ def test_it_can_be_split_and_joined_again() -> None:
     again = datasets.Concat(list(parts.values()))
     assert sorted(again.ids) == sorted(both.ids)
     assert again.labels == both.labels
+
+
+def test_a_finding_is_also_what_it_is_a_kind_of() -> None:
+    nih = phantom(60, labels=["Consolidation", "Infiltration", "Effusion"])
+    few = phantom(30, 1, labels=["Consolidation", "Effusion"])
+    parts, names = {"nih": nih, "few": few}, ["infiltrates", "pleural effusion", "consolidation"]
+    both = datasets.Concat(parts, names, tree=TermTree.shipped())
+    consolidation, infiltration = nih.targets[:, 0] == 1, nih.targets[:, 1] == 1
+    assert bool((consolidation & ~infiltration).any())
+    assert torch.equal(both.targets[:60, 0] == 1, consolidation | infiltration)
+    assert not both.targets[:60].isnan().any()
+    # where infiltrates are not told, a consolidation tells of one, and its absence of nothing
+    assert torch.equal(both.targets[60:, 0] == 1, few.targets[:, 0] == 1)
+    assert torch.equal(both.targets[60:, 0].isnan(), few.targets[:, 0] == 0)
+    assert torch.equal(both.targets[:, 1:], datasets.Concat(parts, names[1:]).targets)
+    assert torch.equal(both[0]["labels"], both.targets[0])
+    # a part may know kinds alone
+    alone = datasets.Concat({"few": phantom(20, labels=["Consolidation"])}, ["infiltrates"], tree=TermTree.shipped())
+    assert (alone.targets == 1).sum() == (phantom(20, labels=["Consolidation"]).targets == 1).sum()
 
 
 def test_regions_where_all_parts_have_them() -> None:

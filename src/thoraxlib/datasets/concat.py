@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.base import ChestDataset
+
+if TYPE_CHECKING:
+    from thoraxlib.datasets.padchest import TermTree
 
 __all__ = ["Concat"]
 
@@ -32,6 +35,9 @@ class Concat(Dataset[dict[str, Any]]):
         With names, ids and patients become ``name/id``. Without, they stay as they are, and no two parts may share one.
     labels : str or sequence of str, optional
         The common labels. By default all labels of the parts, in the order in which they come.
+    tree : TermTree, optional
+        Which finding is a kind of which: an image with a finding has everything that it is a kind of, where it was
+        negative or unknown. With ``padchest.TermTree.shipped()`` a film of NIH with Consolidation has infiltrates.
 
     Attributes
     ----------
@@ -63,6 +69,8 @@ class Concat(Dataset[dict[str, Any]]):
         self,
         parts: Mapping[str, ChestDataset] | Sequence[ChestDataset],
         labels: str | Sequence[str] | None = None,
+        *,
+        tree: TermTree | None = None,
     ) -> None:
         named = isinstance(parts, Mapping)
         names = list(parts) if isinstance(parts, Mapping) else [str(number) for number in range(len(parts))]
@@ -70,15 +78,15 @@ class Concat(Dataset[dict[str, Any]]):
         if not self.parts:
             raise ValueError("parts holds no data set")
         self.labels: tuple[str, ...] = _all_labels(self.parts) if labels is None else label_sets.resolve(labels)
-        self._columns = [label_sets.align(part.labels, self.labels) for part in self.parts]
+        self._columns = [_Columns.of(part.labels, self.labels, tree) for part in self.parts]
         for name, part, columns in zip(names, self.parts, self._columns, strict=True):
-            if all(column is None for column in columns):
+            if all(column is None for column in columns.own) and not any(columns.kinds):
                 raise ValueError(
                     f"part {name!r} has none of the labels {list(self.labels)}; it has {list(part.labels)}"
                 )
         self._ends = list(accumulate(map(len, self.parts)))
         self.targets: Tensor = torch.cat(
-            [_arranged(part.targets, columns) for part, columns in zip(self.parts, self._columns, strict=True)]
+            [columns.arrange(part.targets) for part, columns in zip(self.parts, self._columns, strict=True)]
         )
         if not named:
             _check_apart([part.ids for part in self.parts], "id")
@@ -103,11 +111,11 @@ class Concat(Dataset[dict[str, Any]]):
         start = self._ends[number] - len(self.parts[number])
         sample = {**self.parts[number][index - start], "labels": self.targets[index].clone(), "id": self.ids[index]}
         if hasattr(self, "boxed"):
-            sample["boxes"], sample["box_labels"] = self._boxes(sample, self._columns[number])
+            sample["boxes"], sample["box_labels"] = self._boxes(sample, self._columns[number].own)
         if not hasattr(self, "region_names"):
             return {key: value for key, value in sample.items() if key not in _OF_REGIONS}
         if "region_labels" in sample:
-            sample["region_labels"] = _arranged(sample["region_labels"], self._columns[number])
+            sample["region_labels"] = self._columns[number].arrange(sample["region_labels"])
         return sample
 
     def _boxes(self, sample: dict[str, Any], columns: list[int | None]) -> tuple[Tensor, Tensor]:
@@ -129,10 +137,32 @@ def _all_labels(parts: Sequence[ChestDataset]) -> tuple[str, ...]:
     return tuple(first.values())
 
 
-def _arranged(targets: Tensor, columns: list[int | None]) -> Tensor:
-    """(N, K) in the common order, NaN where there is no column."""
-    unknown = targets.new_full((len(targets), 1), torch.nan)
-    return torch.cat([targets, unknown], dim=1)[:, [-1 if column is None else column for column in columns]]
+class _Columns(NamedTuple):
+    """Where the common labels are among those of a part: their own column, and those of findings of their kind."""
+
+    own: list[int | None]
+    kinds: list[list[int]]
+
+    @classmethod
+    def of(cls, source: Sequence[str], labels: Sequence[str], tree: TermTree | None) -> _Columns:
+        own = label_sets.align(source, labels)
+        if tree is None:
+            return cls(own, [[] for _ in labels])
+        terms = {label_sets.canonical(term): term for term in tree.terms}
+        above = [tree.with_ancestors([terms.get(label_sets.canonical(label), label)]) for label in source]
+        named = [{label_sets.canonical(term) for term in found} for found in above]
+        wanted = [label_sets.canonical(label) for label in labels]
+        pairs = zip(wanted, own, strict=True)
+        return cls(own, [[c for c, found in enumerate(named) if name in found and c != k] for name, k in pairs])
+
+    def arrange(self, targets: Tensor) -> Tensor:
+        """(N, K) in the common order, NaN where nothing is known."""
+        unknown = targets.new_full((len(targets), 1), torch.nan)
+        arranged = torch.cat([targets, unknown], dim=1)[:, [-1 if column is None else column for column in self.own]]
+        for column, kinds in enumerate(self.kinds):
+            if kinds:
+                arranged[(targets[:, kinds] == 1).any(dim=1), column] = 1
+        return arranged
 
 
 def _check_apart(names: list[list[str]], what: str) -> None:
