@@ -129,6 +129,13 @@ def test_kept_in_a_file(tmp_path: Path) -> None:
     path.write_text(text.replace("phantom-0-p000000", "somebody", 1))
     with pytest.raises(ValueError, match=r"split.csv:\d+: .* is of patient somebody there"):
         load_split(films, path)
+    rows = text.splitlines()
+    patient = next(row.split(",")[1] for row in rows[1:] if text.count(f",{row.split(',')[1]},") > 1)
+    several = next(number for number, row in enumerate(rows) if f",{patient}," in row)
+    rows[several] = "elsewhere," + rows[several].partition(",")[2]
+    path.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match=rf"split.csv:\d+: patient {patient} is in '.*' and in '.*'"):
+        load_split(films, path)
     path.write_text("image\nphantom\n")
     with pytest.raises(ValueError, match="no column 'part'"):
         load_split(films, path)

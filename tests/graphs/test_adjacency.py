@@ -227,6 +227,8 @@ def test_region_graph() -> None:
     graph = region_graph(["c", "a"], "jaccard", counts)
     assert torch.equal(graph.weights, built("jaccard")(counts).select(["c", "a"]).weights)
     assert region_graph(["c", "a"], graph).nodes == ("c", "a")
+    with pytest.raises(ValueError, match="counts go with a builder"):
+        region_graph(["c", "a"], graph, counts)
     assert region_graph(["left lung"], "identity").weights.tolist() == [[1]]
 
 

@@ -256,6 +256,14 @@ def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
         TrainingCopy(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1]", "7"])
+def test_a_damaged_description_is_named(content: str, tree: Path, tmp_path: Path) -> None:
+    prepare(tree, tmp_path / "copy")
+    (tmp_path / "copy" / "copy.json").write_text(content)
+    with pytest.raises(ValueError, match=r"copy\.json is damaged \(.*\): prepare the films anew"):
+        TrainingCopy(tmp_path / "copy")
+
+
 def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     with preparation._alone(tmp_path / "copy"), pytest.raises(ValueError, match="another process is writing"):

@@ -154,7 +154,8 @@ def load_split(dataset: ChestDataset, path: str | os.PathLike[str]) -> dict[str,
     FileNotFoundError
         No such file.
     ValueError
-        The file is of another data set: of other images, or of other patients; or it is no split.
+        The file is of another data set: of other images, or of other patients; or it is no split, or one that has a
+        patient in two parts.
     """
     table = Table(Path(path))
     parts, patients, images = (table.column(name) for name in ("part", "patient_id", "id"))
@@ -167,12 +168,15 @@ def load_split(dataset: ChestDataset, path: str | os.PathLike[str]) -> dict[str,
         raise ValueError(
             f"{path} is the split of another data set: {lacking} of {len(dataset)} images are not in it{first}"
         )
-    for row, (image, patient) in enumerate(zip(images, patients, strict=True)):
+    part_of: dict[str, str] = {}
+    for row, (image, patient, part) in enumerate(zip(images, patients, parts, strict=True)):
         if dataset.patient_ids[index_of[image]] != patient:
             raise ValueError(
                 f"{table.where(row)}: {image} is of patient {patient} there, of {dataset.patient_ids[index_of[image]]} "
                 "in this data set"
             )
+        if part_of.setdefault(patient, part) != part:
+            raise ValueError(f"{table.where(row)}: patient {patient} is in {part!r} and in {part_of[patient]!r}")
     indices: dict[str, list[int]] = {name: [] for name in parts}
     for name, image in zip(parts, images, strict=True):
         indices[name].append(index_of[image])

@@ -249,7 +249,14 @@ def region_graph(
         From this registry; or ready, matched by name.
     counts : str, mapping or RegionCounts, optional
         From :mod:`thoraxlib.graphs.region_counts`, matched by name; by default shipped ones that have all regions.
+
+    Raises
+    ------
+    ValueError
+        Regions that graph or counts lack; `counts` beside a graph that is ready.
     """
+    if counts is not None and isinstance(adjacency, Graph):
+        raise ValueError("counts go with a builder: the adjacency given is a graph already")
     return _graph(regions, adjacency, None if counts is None else region_counts.registry.resolve(counts))
 
 

@@ -60,14 +60,17 @@ class TrainingCopy:
     FileNotFoundError
         There is no copy.
     ValueError
-        The copy is not finished, or was written by another version.
+        The copy is not finished, was written by another version, or its ``copy.json`` is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if not (self.folder / COPY).is_file():
             raise FileNotFoundError(f"{self.folder} holds no training copy: there is no {COPY}")
-        about = json.loads((self.folder / COPY).read_text())
+        try:
+            about = dict(json.loads((self.folder / COPY).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.folder / COPY} is damaged ({error}): prepare the films anew") from error
         if about.get("version") != 1:
             raise ValueError(f"{self.folder}: a copy of version 1 is wanted, got {about.get('version')}")
         if not about["complete"]:
