@@ -1,6 +1,6 @@
 """SegFusionVANGCN (Biomedical Signal Processing and Control 100, 2024): large kernels, organ masks, a label graph.
 
-    python examples/segfusion_vangcn.py                # the phantom: UNet, then four classifiers; about ten minutes
+    python examples/segfusion_vangcn.py                # the phantom: UNet, then four classifiers
     python examples/segfusion_vangcn.py --variants both --films 4000 --epochs 10
     python examples/segfusion_vangcn.py --data nih14 --root /data/nih --organs /data/ChestHeart
     python examples/segfusion_vangcn.py --data chexpert --root /data/CheXpert-v1.0-small --masks /data/chexmask_png
