@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.files import replacing
+from thoraxlib.graphs.chunks import chunks
 from thoraxlib.registry import Registry
 
 __all__ = ["LabelCounts", "build", "describe", "names", "register", "registry", "shipped"]
@@ -108,17 +108,11 @@ class LabelCounts:
         k = len(resolved)
         joint = torch.zeros(k, k, dtype=torch.int64, device="cpu")
         support = torch.zeros(k, k, dtype=torch.int64, device="cpu")
-        parts: Iterable[Any] = [targets] if hasattr(targets, "ndim") else targets
-        for part in parts:
-            rows = part if isinstance(part, Tensor) else np.asarray(part)
-            if rows.ndim != 2 or rows.shape[1] != k:
-                raise ValueError(f"targets must be (N, {k}), one column for each label, got shape {tuple(rows.shape)}")
-            for start in range(0, len(rows), _CHUNK):
-                chunk = rows[start : start + _CHUNK]
-                # a copy, as an array may be read-only or backwards
-                both, of_known = _count(chunk.cpu() if isinstance(chunk, Tensor) else torch.from_numpy(chunk.copy()))
-                joint += both
-                support += of_known
+        message = f"targets must be (N, {k}), one column for each label, got shape"
+        for _, chunk in chunks(targets, (k,), _CHUNK, message):
+            both, of_known = _count(chunk)
+            joint += both
+            support += of_known
         return cls(resolved, joint, support)
 
     @classmethod

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.files import replacing
+from thoraxlib.graphs.chunks import chunks
 from thoraxlib.registry import Registry
 
 __all__ = ["RegionCounts", "build", "describe", "names", "register", "registry", "shipped"]
@@ -94,19 +94,10 @@ class RegionCounts:
         """
         rows, columns = label_sets.resolve(regions), label_sets.resolve(labels)
         sums = torch.zeros(3, len(columns), len(rows), len(rows), dtype=torch.int64, device="cpu")
-        parts: Iterable[Any] = [targets] if hasattr(targets, "ndim") else targets
-        for part in parts:
-            values = part if isinstance(part, Tensor) else np.asarray(part)
-            if values.ndim != 3 or tuple(values.shape[1:]) != (len(rows), len(columns)):
-                raise ValueError(
-                    f"targets must be (N, {len(rows)}, {len(columns)}): images, regions, findings; "
-                    f"got shape {tuple(values.shape)}"
-                )
-            for start in range(0, len(values), _CHUNK):
-                chunk = values[start : start + _CHUNK]
-                # a copy, as an array may be read-only or backwards
-                known = chunk.cpu() if isinstance(chunk, Tensor) else torch.from_numpy(chunk.copy())
-                sums += _count(known, complete, start)
+        shape = (len(rows), len(columns))
+        message = f"targets must be (N, {shape[0]}, {shape[1]}): images, regions, findings; got shape"
+        for start, chunk in chunks(targets, shape, _CHUNK, message):
+            sums += _count(chunk, complete, start)
         return cls(rows, columns, *sums)
 
     def jaccard(self, *, average: str = "macro", skip_absent: bool = False) -> Tensor:
