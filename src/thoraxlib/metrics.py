@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +30,7 @@ from thoraxlib.curves import (
     roc_curves,
 )
 from thoraxlib.files import replacing
+from thoraxlib.text_tables import aligned, decimals, markdown, write
 
 __all__ = [
     "CHEXPERT_RADIOLOGISTS",
@@ -343,27 +343,22 @@ class Report:
         cells = [heading + [self.reference_name] * with_reference]
         for row in (*self.rows, self.mean):
             line = [row.label, str(row.images), str(row.positives)]
-            line += [_number(row.auroc), f"{_number(row.auroc_low)} - {_number(row.auroc_high)}"]
-            line += [_number(row.average_precision)]
-            line += [f"{_number(row.average_precision_low)} - {_number(row.average_precision_high)}"]
+            line += [decimals(row.auroc), f"{decimals(row.auroc_low)} - {decimals(row.auroc_high)}"]
+            line += [decimals(row.average_precision)]
+            line += [f"{decimals(row.average_precision_low)} - {decimals(row.average_precision_high)}"]
             line += ["" if row.reference is None else f"{row.reference:.4f}"] * with_reference
             cells.append(line)
         return cells
 
     def to_text(self) -> str:
         """An aligned table."""
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(_aligned(cell, width, k) for k, (cell, width) in enumerate(zip(line, widths, strict=True)))
-                 for line in cells]  # fmt: skip
+        lines = aligned(self._cells())
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def to_markdown(self) -> str:
         """A Markdown table."""
-        heading, *body = self._cells()
-        rule = ["---"] + ["---:"] * (len(heading) - 1)
-        return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *body)) + "\n"
+        return markdown(self._cells())
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """CSV with full precision, also written to `path` if one is given; NaN is empty."""
@@ -379,18 +374,7 @@ class Report:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``metrics.csv``, ``metrics.md`` and ``metrics.txt`` into `folder`, which is made if need be."""
-        texts = {"metrics.csv": self.to_csv(), "metrics.md": self.to_markdown(), "metrics.txt": f"{self}\n"}
-        for name, text in texts.items():
-            with replacing(Path(folder) / name) as scratch:
-                scratch.write_text(text, encoding="utf-8")
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
-
-
-def _aligned(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)
+        write(folder, {"metrics.csv": self.to_csv(), "metrics.md": self.to_markdown(), "metrics.txt": f"{self}\n"})
 
 
 def evaluate(

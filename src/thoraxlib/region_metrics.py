@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arrays import Floats, array
-from thoraxlib.files import replacing
 from thoraxlib.image_level import image_level
 from thoraxlib.metrics import Report, auroc, evaluate
+from thoraxlib.text_tables import aligned, decimals, markdown, write
 
 __all__ = ["RegionScores", "evaluate_regions"]
 
@@ -82,28 +81,18 @@ class RegionScores:
         means = [*self.per_finding, self.mean]
         counted = [*self._enough.sum(axis=1).tolist(), int(self._enough.sum())]
         for (pooled, image), value, regions in zip(rows, means, counted, strict=True):
-            line = [pooled.label, str(pooled.positives), str(regions), _number(value)]
+            line = [pooled.label, str(pooled.positives), str(regions), decimals(value)]
             for row in (pooled, image):
-                line += [_number(row.auroc), f"{_number(row.auroc_low)} - {_number(row.auroc_high)}"]
+                line += [decimals(row.auroc), f"{decimals(row.auroc_low)} - {decimals(row.auroc_high)}"]
             cells.append(line)
         return cells
 
     def __str__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if k else cell.ljust(width)
-                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in cells
-        )
+        return "\n".join(aligned(self._cells()))
 
     def to_markdown(self) -> str:
         """A Markdown table of the findings."""
-        heading, *body = self._cells()
-        rule = ["---"] + ["---:"] * (len(heading) - 1)
-        return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *body)) + "\n"
+        return markdown(self._cells())
 
     def to_csv(self) -> str:
         """AUROC and positives of every finding in every region, a line each; NaN is empty."""
@@ -118,14 +107,7 @@ class RegionScores:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``regions.csv``, ``regions.md`` and ``regions.txt`` into `folder`, which is made if need be."""
-        texts = {"regions.csv": self.to_csv(), "regions.md": self.to_markdown(), "regions.txt": f"{self}\n"}
-        for name, text in texts.items():
-            with replacing(Path(folder) / name) as scratch:
-                scratch.write_text(text, encoding="utf-8")
-
-
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
+        write(folder, {"regions.csv": self.to_csv(), "regions.md": self.to_markdown(), "regions.txt": f"{self}\n"})
 
 
 def evaluate_regions(
