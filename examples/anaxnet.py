@@ -105,11 +105,14 @@ def main(argv: list[str] | None = None) -> float:
     )
     rows: dict[str, RegionScores] = {}
     heads: dict[str, nn.Module] = {}
+    found: dict[str, training.Predictions] = {}
     for name, model in variants(options, stores["train"], counts).items():
-        heads[name] = train(model, options, stores, options.output / name.replace(" ", "_"))
-        rows[name] = score(heads[name], options, stores["test"])
-        rows[name].save(options.output / name.replace(" ", "_"))
-    lines = [table(rows), difference(heads, options, stores["test"])]
+        folder = options.output / name.replace(" ", "_")
+        heads[name] = train(model, options, stores, folder)
+        found[name] = training.predict(heads[name], stores["test"], batch_size=64, progress=options.progress)
+        rows[name] = score(found[name], options, stores["test"])
+        rows[name].save(folder)
+    lines = [table(rows), difference(found, stores["test"])]
     if options.global_view:
         lines.append(global_view(options, data))
     print("\n".join(lines))
@@ -225,14 +228,8 @@ def train(model: nn.Module, options: argparse.Namespace, stores: Mapping[str, Fe
     return result.model
 
 
-def predicted(model: nn.Module, options: argparse.Namespace, store: FeatureStore) -> training.Predictions:
-    """Logits and labels of a store."""
-    return training.predict(model, store, batch_size=64, progress=options.progress)
-
-
-def score(model: nn.Module, options: argparse.Namespace, store: FeatureStore) -> RegionScores:
+def score(found: training.Predictions, options: argparse.Namespace, store: FeatureStore) -> RegionScores:
     """AUROC of every finding in every region of the test films."""
-    found = predicted(model, options, store)
     return evaluate_regions(
         found.targets,
         found.logits,
@@ -265,13 +262,12 @@ def cell(scores: RegionScores, of: int, k: int) -> str:
     return f"{row.auroc:.3f} ({row.auroc_low:.3f}-{row.auroc_high:.3f})"
 
 
-def difference(heads: Mapping[str, nn.Module], options: argparse.Namespace, store: FeatureStore) -> str:
+def difference(found: Mapping[str, training.Predictions], store: FeatureStore) -> str:
     """What each graph adds to the mean AUROC over all regions at once, with its interval over patients."""
-    found = {name: predicted(model, options, store) for name, model in heads.items()}
     targets = data_targets(store).flatten(0, 1)
     patients = [patient for patient in store.patient_ids for _ in store.region_names]
     lines = []
-    for name in [name for name in heads if name != "no graph"]:
+    for name in [name for name in found if name != "no graph"]:
         with_graph, without = (found[each].logits.flatten(0, 1) for each in (name, "no graph"))
         gain = metrics.bootstrap_difference(targets, with_graph, without, patient_ids=patients)
         values = [np.nanmean(metrics.auroc(targets, each)) for each in (with_graph, without)]
