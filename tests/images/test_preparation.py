@@ -260,8 +260,11 @@ def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
 def test_a_damaged_description_is_named(content: str, tree: Path, tmp_path: Path) -> None:
     prepare(tree, tmp_path / "copy")
     (tmp_path / "copy" / "copy.json").write_text(content)
-    with pytest.raises(ValueError, match=r"copy\.json is damaged \(.*\): prepare the films anew"):
+    message = r"copy\.json is damaged \(.*\): prepare the films anew, in another"
+    with pytest.raises(ValueError, match=message):
         TrainingCopy(tmp_path / "copy")
+    with pytest.raises(ValueError, match=message):
+        images.prepare(tree, tmp_path / "copy", workers=0, progress=False)
 
 
 def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:

@@ -25,12 +25,27 @@ __all__ = [
     "TrainingCopy",
     "copied",
     "copy_at",
+    "description",
     "entries",
     "forget",
     "png_name",
 ]
 
 COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """What a copy says of itself: version, settings, and whether it is finished.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged.
+    """
+    try:
+        return dict(json.loads((folder / COPY).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / COPY} is damaged ({error}): prepare the films anew, in another folder") from error
 
 
 class TrainingCopy:
@@ -67,10 +82,7 @@ class TrainingCopy:
         self.folder = Path(folder)
         if not (self.folder / COPY).is_file():
             raise FileNotFoundError(f"{self.folder} holds no training copy: there is no {COPY}")
-        try:
-            about = dict(json.loads((self.folder / COPY).read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.folder / COPY} is damaged ({error}): prepare the films anew") from error
+        about = description(self.folder)
         if about.get("version") != 1:
             raise ValueError(f"{self.folder}: a copy of version 1 is wanted, got {about.get('version')}")
         if not about["complete"]:

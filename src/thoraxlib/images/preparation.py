@@ -26,7 +26,7 @@ from PIL import Image as PILImage
 
 from thoraxlib.files import replacing
 from thoraxlib.images.archives import Stored, listed
-from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, entries, forget, png_name
+from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
 from thoraxlib.images.reading import check_greys, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
@@ -277,7 +277,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if not (folder / COPY).is_file():
         _describe(folder, settings, complete=False)
         return
-    begun, wanted = json.loads((folder / COPY).read_text())["settings"], json.loads(json.dumps(settings))
+    begun, wanted = description(folder)["settings"], json.loads(json.dumps(settings))
     other = [f"{key}={wanted[key]!r}, begun with {begun.get(key)!r}" for key in wanted if wanted[key] != begun.get(key)]
     if other:
         raise ValueError(f"{folder} holds a copy with other settings ({'; '.join(other)}); take another destination")
