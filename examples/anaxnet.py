@@ -35,7 +35,7 @@ import thoraxlib
 from thoraxlib import datasets, detection, graphs, metrics, training, viz
 from thoraxlib.detection import FeatureStore
 from thoraxlib.images import transform_for
-from thoraxlib.region_metrics import RegionScores, evaluate_regions
+from thoraxlib.metrics import RegionScores, evaluate_regions
 
 PHANTOM: dict[str, Any] = {"size": 128, "films": 1000, "detector": "fasterrcnn_fpn", "detector_epochs": 5}
 PHANTOM |= {"weights": "none", "batch_size": 8, "lr": 3e-3, "head_batch_size": 64, "epochs": 30, "cache": True}

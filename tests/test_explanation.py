@@ -136,7 +136,7 @@ def test_it_takes_films_as_they_come(films: list[Path]) -> None:
 
 
 def test_every_film_has_a_file_of_its_own() -> None:
-    from thoraxlib.explanation import _Names
+    from thoraxlib.explanation.films import _Names
 
     paths = ["x/a.png", "y/a.png", "a-2.png", "a.dcm", "A.png", "a-2.png", "a-3.png", *["p/view1_frontal.jpg"] * 2000]
     names = _Names()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         labels,
         localization,
         losses,
+        maps,
         metrics,
         models,
         pooling,
@@ -45,7 +46,19 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs", "heads"),
-    *("images", "labels", "localization", "losses", "metrics", "models", "pooling", "segmentation", "training", "viz"),
+    *(
+        "images",
+        "labels",
+        "localization",
+        "losses",
+        "maps",
+        "metrics",
+        "models",
+        "pooling",
+        "segmentation",
+        "training",
+        "viz",
+    ),
 )
 _FROM = {
     "InputSpec": "input_spec",
@@ -83,6 +96,7 @@ __all__ = [
     "load_pretrained",
     "localization",
     "losses",
+    "maps",
     "metrics",
     "models",
     "names",

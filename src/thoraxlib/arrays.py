@@ -1,15 +1,12 @@
-"""Targets and scores as checked arrays: what :mod:`thoraxlib.metrics` and :mod:`thoraxlib.curves` begin with."""
+"""Tensors and arrays of any kind as float64."""
 
 from __future__ import annotations
-
-import warnings
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-__all__ = ["Floats", "array", "check_names", "checked", "scorable"]
+__all__ = ["Floats", "array"]
 
 Floats = NDArray[np.float64]
 
@@ -19,38 +16,3 @@ def array(values: ArrayLike) -> Floats:
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     return np.asarray(values, np.float64)
-
-
-def check_names(labels: Sequence[str] | None, y: Floats) -> None:
-    """Raise ValueError where the names are not as many as the columns."""
-    if labels is not None and len(labels) != y.shape[1]:
-        raise ValueError(f"labels has {len(labels)} names, targets have {y.shape[1]} columns")
-
-
-def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
-    """Both as float64 (N, K).
-
-    Raises
-    ------
-    ValueError
-        Shapes that differ, targets other than 0, 1 and NaN, scores that are NaN or infinite.
-    """
-    y, s = array(targets), array(scores)
-    if y.ndim != 2 or y.shape != s.shape or not len(y):
-        raise ValueError(f"targets and scores must both be (N, K), N > 0, got {y.shape} and {s.shape}")
-    odd = y[~np.isin(y, (0, 1)) & ~np.isnan(y)]
-    if len(odd):
-        raise ValueError(f"targets must be 0, 1 or NaN; {len(odd)} are not, the first is {odd[0]:g}")
-    if not np.isfinite(s).all():
-        raise ValueError(f"scores must be finite, but hold {np.isnan(s).sum()} NaN and {np.isinf(s).sum()} infinite")
-    return y, s
-
-
-def scorable(y: Floats, labels: Sequence[str] | None, stacklevel: int) -> list[int]:
-    """Columns that have both classes; the others are named in a warning."""
-    both = [bool((column == 0).any() and (column == 1).any()) for column in y.T]
-    if not all(both):
-        names = [str(k) if labels is None else labels[k] for k, has in enumerate(both) if not has]
-        text = f"no score for labels without both classes: {', '.join(names)}"
-        warnings.warn(text, UserWarning, stacklevel=stacklevel + 1)
-    return [k for k, has in enumerate(both) if has]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike
 
 from thoraxlib.arrays import array
-from thoraxlib.curves import Curve, macro_roc, micro_roc, precision_recall_curves, roc_curves
+from thoraxlib.metrics.curves import Curve, macro_roc, micro_roc, precision_recall_curves, roc_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -79,7 +79,7 @@ def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.I
         raise ValueError(f"heat must be (h, w), got {tuple(values.shape)}")
     if not values.isfinite().all():
         raise ValueError("heat holds NaN or infinite values")
-    from thoraxlib.cams.maps import normalize, upsample
+    from thoraxlib.maps import normalize, upsample
 
     level = normalize(upsample(values[None, None], (film.height, film.width)))[0, 0].numpy()
     colour = _colours()[(level * 255).round().astype(np.intp)]

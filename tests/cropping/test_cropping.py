@@ -20,7 +20,7 @@ from thoraxlib import cropping
 from thoraxlib.cropping import Crop, components, crop_and_resize, largest_component, paste, resample, upsample_uint8
 from thoraxlib.cropping.heat import STATISTICS, heat
 from thoraxlib.cropping.ien001 import tile_crop
-from thoraxlib.localization.otsu import otsu
+from thoraxlib.maps import otsu
 from thoraxlib.registry import OptionError, UnknownNameError
 
 NAMES = ("fixed", "ien001", "otsu", "percentile")

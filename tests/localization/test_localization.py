@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thoraxlib import cams, localization
 from thoraxlib.localization import Boxes, acc_afp, box_iobb, box_iou, localization_table, pointing_game, rules
-from thoraxlib.localization.regions import find_regions
+from thoraxlib.maps import find_components
 from thoraxlib.registry import OptionError
 
 
@@ -83,7 +83,7 @@ def test_regions_are_scipys(seed: int, shape: tuple[int, int, int], share: float
             pixels = regions == index + 1
             box = (columns.start, rows.start, columns.stop, rows.stop)
             expected.append((plane, *box, pixels.sum(), pytest.approx(values[plane][pixels].sum())))
-    found = find_regions(masks, values, connectivity)
+    found = find_components(masks, values, connectivity)
     assert list(zip(found.plane, *found.xyxy.T, found.area, found.total, strict=True)) == expected
 
 

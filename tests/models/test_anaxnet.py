@@ -15,11 +15,11 @@ import thoraxlib
 from thoraxlib import graphs, training
 from thoraxlib.checkpoints.load import CheckpointError
 from thoraxlib.detection import Regions
+from thoraxlib.explanation.by_regions import paint
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.image_level import image_level
+from thoraxlib.metrics import evaluate_regions
 from thoraxlib.models.anaxnet import AnaXNet
-from thoraxlib.region_explanation import paint
-from thoraxlib.region_metrics import evaluate_regions
 from thoraxlib.registry import OptionError
 from thoraxlib.training.data import Samples
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from thoraxlib import cropping
 from thoraxlib.cropping import upsample_uint8
 from thoraxlib.cropping.heat import heat
-from thoraxlib.localization.otsu import otsu
-from thoraxlib.localization.regions import find_regions
+from thoraxlib.maps import find_components, otsu
 
 CASES = {case["name"]: case for case in load_record("ag_cnn_crop.json")["outputs"]["cases"]}
 GREY = 1 / 255 / 0.224  # a grey level of the channel with the smallest deviation
@@ -96,7 +95,7 @@ def test_boxes_and_crops(name: str, threshold: str) -> None:
         assert sha(found.mask)[:16] == expected["mask_sha256"]
         assert int(found.component.sum()) == expected["largest"]
         assert sha(found.component)[:16] == expected["largest_sha256"]
-        regions, sizes = find_regions(found.mask.numpy(), found.mask.numpy()), expected["sizes_raster_order"]
+        regions, sizes = find_components(found.mask.numpy(), found.mask.numpy()), expected["sizes_raster_order"]
         assert len(regions.area) == expected["components"]
         assert regions.area[: len(sizes)].tolist() == sizes  # the record has a dozen at most
         if key in expected:

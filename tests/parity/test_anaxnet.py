@@ -15,7 +15,7 @@ import thoraxlib
 from thoraxlib import graphs
 from thoraxlib import labels as label_sets
 from thoraxlib.graphs import LabelCounts, RegionCounts
-from thoraxlib.region_metrics import evaluate_regions
+from thoraxlib.metrics import evaluate_regions
 
 RECORD = load_record("anaxnet.json")
 GRAPHS = load_record("anaxnet_adjacency.json")

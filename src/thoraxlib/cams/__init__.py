@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
-from thoraxlib.cams.maps import normalize, to_uint8, upsample
 from thoraxlib.cams.split import Split, split
+from thoraxlib.maps import normalize, to_uint8, upsample
 from thoraxlib.registry import Registry
 
 __all__ = [

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
-from thoraxlib.cams.maps import normalize, upsample
 from thoraxlib.cams.split import Split
 from thoraxlib.cams.stage import Stage
+from thoraxlib.maps import normalize, upsample
 
 __all__ = ["AblationCAM", "ScoreCAM"]
 

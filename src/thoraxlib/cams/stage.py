@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoraxlib.cropping import paste
+
 __all__ = ["Stage"]
 
 
@@ -56,8 +58,6 @@ class Stage:
         window = self.model.window(self._features, self.stage) if hasattr(self.model, "window") else None
         if window is None:
             return maps
-        from thoraxlib.cropping import paste  # which needs this room
-
         return paste(maps, window if images is None else window[images], size)
 
     def release(self) -> None:

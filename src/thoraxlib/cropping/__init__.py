@@ -1,7 +1,7 @@
 """Cropping: images and a feature map -> the box that the map attends to, cut out and enlarged.
 
-``build(name)(images, features)`` is a :class:`Crop`: the map's heat, its mask, the mask's largest connected region, the
-region's box, and what the image shows there. All for the whole batch at once, on any device.
+``build(name)(images, features)`` is a :class:`Crop`: the map's heat, its mask, the mask's largest connected component,
+that one's box, and what the image shows there. All for the whole batch at once, on any device.
 """
 
 from thoraxlib.cropping.base import Crop, CropRule

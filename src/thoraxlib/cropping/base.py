@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thoraxlib.cams.maps import upsample
 from thoraxlib.cropping.components import Component, largest_component
 from thoraxlib.cropping.fixed_point import upsample_uint8
 from thoraxlib.cropping.heat import STATISTICS, heat
 from thoraxlib.cropping.resample import crop_and_resize
+from thoraxlib.maps import upsample
 
 __all__ = ["Crop", "CropRule"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thoraxlib.localization.regions import find_runs
+from thoraxlib.maps import find_runs
 
 __all__ = ["Component", "label_components", "largest_component"]
 
@@ -79,17 +79,17 @@ def _(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _by_runs(mask: Tensor, connectivity: int) -> Component:
     n, h, w = mask.shape
-    row, start, stop, region = find_runs(mask.numpy(), connectivity)
+    row, start, stop, component = find_runs(mask.numpy(), connectivity)
     count = len(row)
-    area = np.bincount(region, stop - start)
+    area = np.bincount(component, stop - start)
     first = np.zeros(len(area), np.int64)
-    first[region[::-1]] = np.arange(count)[::-1]  # the last to be written is the first run
+    first[component[::-1]] = np.arange(count)[::-1]  # the last to be written is the first run
     plane = row[first] // h
     order = np.lexsort((first, -area, plane))
     chosen = np.zeros(len(area), bool)
     chosen[order[np.flatnonzero(np.diff(plane[order], prepend=-1))]] = True
 
-    row, start, stop = (column[chosen[region]] for column in (row, start, stop))
+    row, start, stop = (column[chosen[component]] for column in (row, start, stop))
     plane, y = np.divmod(row, h)
     begin = np.flatnonzero(np.diff(plane, prepend=-1))
     valid, box = np.zeros(n, bool), np.tile([0, 0, w, h], (n, 1))

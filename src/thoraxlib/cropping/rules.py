@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thoraxlib.cropping import register
 from thoraxlib.cropping.base import CropRule
-from thoraxlib.localization.otsu import otsu
+from thoraxlib.maps import otsu
 
 __all__ = ["FixedCrop", "OtsuCrop", "PercentileCrop"]
 

@@ -14,7 +14,7 @@ from thoraxlib.arrays import Floats, array
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import batches, evaluating, in_film
 from thoraxlib.localization.metrics import paired_iou
-from thoraxlib.metrics import Interval, percentiles, resampled_weights
+from thoraxlib.metrics.intervals import Interval, percentiles, resampled_weights
 
 __all__ = ["RegionReport", "average_precision", "evaluate"]
 

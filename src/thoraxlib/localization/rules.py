@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thoraxlib.cams.maps import normalize, upsample
 from thoraxlib.localization import register
 from thoraxlib.localization.boxes import Boxes
-from thoraxlib.localization.otsu import otsu
-from thoraxlib.localization.regions import Regions, find_regions
+from thoraxlib.maps import Components, find_components, normalize, otsu, upsample
 
 __all__ = ["BoxRule", "LevelBoxes", "MeanFactorBoxes", "OtsuBoxes", "PercentileBoxes", "ThresholdBoxes"]
 
@@ -127,9 +125,9 @@ class BoxRule(abc.ABC):
     def masks(self, heat: Tensor) -> list[Tensor]:
         """For each level, what counts of the prepared maps (P, h, w): bool (P, h, w)."""
 
-    def regions(self, mask: NDArray[np.bool_], values: NDArray[np.float32]) -> Regions:
+    def regions(self, mask: NDArray[np.bool_], values: NDArray[np.float32]) -> Components:
         """The regions of a level's masks (P, h, w)."""
-        return find_regions(mask, values, self.connectivity)
+        return find_components(mask, values, self.connectivity)
 
     def _filtered(self, rows: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
         rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
@@ -307,14 +305,14 @@ class MeanFactorBoxes(BoxRule):
         threshold = (self.factor * heat.mean(dim=(1, 2))).clamp(max=self.ceiling)
         return [heat > threshold[:, None, None]]
 
-    def regions(self, mask: NDArray[np.bool_], values: NDArray[np.float32]) -> Regions:
+    def regions(self, mask: NDArray[np.bool_], values: NDArray[np.float32]) -> Components:
         """See :meth:`BoxRule.regions`."""
         found = super().regions(mask, values)
         if self.variant != "x_ray":
             return found
-        holes = find_regions(~mask, values, 12 - self.connectivity)
+        holes = find_components(~mask, values, 12 - self.connectivity)
         h, w = mask.shape[1:]
         inside = (holes.xyxy[:, :2] > 0).all(axis=1) & (holes.xyxy[:, 2] < w) & (holes.xyxy[:, 3] < h)
-        holes = Regions(*(column[inside] for column in holes))
+        holes = Components(*(column[inside] for column in holes))
         holes = holes._replace(xyxy=holes.xyxy + np.array([-1, -1, 1, 1]))
-        return Regions(*(np.concatenate(pair) for pair in zip(found, holes, strict=True)))
+        return Components(*(np.concatenate(pair) for pair in zip(found, holes, strict=True)))

@@ -172,7 +172,7 @@ _CARD = ModelCard(
     parity={
         "anaxnet": "presets 'released' (batches of 2 and 1) and 'paper': scores, weights, logits, loss, gradients",
         "anaxnet_adjacency": "adjacency 'jaccard' and 'conditional': matrices exactly",
-        "anaxnet_metrics": "AUROC of every finding in every region (thoraxlib.region_metrics)",
+        "anaxnet_metrics": "AUROC of every finding in every region (thoraxlib.metrics)",
         "anaxnet_scene_graph": "annotations of the converter (data set chest_imagenome)",
     },
     notes=(

@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 from thoraxlib import labels as label_sets
 from thoraxlib.arrays import Floats, array
 from thoraxlib.image_level import image_level
-from thoraxlib.metrics import Report, auroc, evaluate
+from thoraxlib.metrics.report import Report, evaluate
+from thoraxlib.metrics.scores import auroc
 from thoraxlib.text_tables import aligned, decimals, markdown, write
 
 __all__ = ["RegionScores", "evaluate_regions"]

@@ -1,4 +1,4 @@
-"""Connected regions of many masks at once: runs of pixels, joined by a sparse graph."""
+"""Connected components of many masks at once: runs of pixels, joined by a sparse graph."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Regions", "Runs", "find_regions", "find_runs"]
+__all__ = ["Components", "Runs", "find_components", "find_runs"]
 
 
 class Runs(NamedTuple):
-    """R stretches of pixels within a row, in row-major order, and the region that each is part of.
+    """R stretches of pixels within a row, in row-major order, and the component that each is part of.
 
     Attributes
     ----------
@@ -19,18 +19,18 @@ class Runs(NamedTuple):
         int64 (R,): counted through all masks, ``mask * h + y``.
     start, stop : NDArray
         int64 (R,): columns, `stop` exclusive.
-    region : NDArray
+    component : NDArray
         int32 (R,): a number from 0, the same for runs that are connected.
     """
 
     row: NDArray[np.int64]
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
-    region: NDArray[np.int32]
+    component: NDArray[np.int32]
 
 
-class Regions(NamedTuple):
-    """M connected regions, by mask and within one from top to bottom.
+class Components(NamedTuple):
+    """M connected components, by mask and within one from top to bottom.
 
     Attributes
     ----------
@@ -51,10 +51,10 @@ class Regions(NamedTuple):
 
 
 def find_runs(masks: NDArray[np.bool_], connectivity: int = 8) -> Runs:
-    """The runs of each mask, (P, h, w), joined to connected regions.
+    """The runs of each mask, (P, h, w), joined to connected components.
 
-    What is done beyond a pass over the pixels grows with the runs. Two runs of neighbouring rows are of one region if
-    they overlap, or touch at a corner with `connectivity` 8 rather than 4.
+    What is done beyond a pass over the pixels grows with the runs. Two runs of neighbouring rows are of one component
+    if they overlap, or touch at a corner with `connectivity` 8 rather than 4.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -80,18 +80,18 @@ def find_runs(masks: NDArray[np.bool_], connectivity: int = 8) -> Runs:
     return Runs(row, starts - row * width, stops - row * width, connected_components(graph, directed=False)[1])
 
 
-def find_regions(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: int = 8) -> Regions:
-    """The connected regions of each mask, (P, h, w), with the sums of `values`, (P, h, w), in them.
+def find_components(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: int = 8) -> Components:
+    """The connected components of each mask, (P, h, w), with the sums of `values`, (P, h, w), in them.
 
     See :func:`find_runs` for what is connected.
     """
     _, h, w = masks.shape
-    row, start, stop, region = find_runs(masks, connectivity)
+    row, start, stop, component = find_runs(masks, connectivity)
     if not len(row):
         none = np.zeros(0, np.int64)
-        return Regions(none, none.reshape(0, 4), none, none.astype(np.float64))
-    order = np.argsort(region, kind="stable")
-    begin = np.flatnonzero(np.diff(region[order], prepend=-1))
+        return Components(none, none.reshape(0, 4), none, none.astype(np.float64))
+    order = np.argsort(component, kind="stable")
+    begin = np.flatnonzero(np.diff(component[order], prepend=-1))
     # sums of the runs, at the even places; those of the stretches between them are dropped
     pixels = row[:, None] * w + np.stack([start, stop], axis=1)
     sums = np.add.reduceat(np.append(values.ravel(), 0), pixels.ravel(), dtype=np.float64)[::2][order]
@@ -104,7 +104,7 @@ def find_regions(masks: NDArray[np.bool_], values: NDArray[Any], connectivity: i
         np.maximum.reduceat(y, begin) + 1,
     )
     down = np.argsort(order[begin], kind="stable")  # by the first run of each
-    return Regions(
+    return Components(
         (row[begin] // h)[down],
         np.stack(corners, axis=1)[down],
         np.add.reduceat(x2 - x1, begin)[down],

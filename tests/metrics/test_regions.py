@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thoraxlib.metrics import auroc
-from thoraxlib.region_metrics import RegionScores, evaluate_regions
+from thoraxlib.metrics import RegionScores, auroc, evaluate_regions
 
 REGIONS, FINDINGS = ("left", "right", "middle"), ("x", "y")
 

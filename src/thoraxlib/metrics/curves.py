@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arrays import Floats, check_names, checked, scorable
+from thoraxlib.arrays import Floats
+from thoraxlib.metrics.checks import check_names, checked, scorable
 
 __all__ = [
     "CHEXPERT_RADIOLOGISTS",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thoraxlib.explanation import Seen
+from thoraxlib.explanation.look import Seen
 from thoraxlib.image_level import image_level
 from thoraxlib.localization import Boxes
 from thoraxlib.localization.boxes import area

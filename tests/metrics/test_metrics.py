@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from thoraxlib import metrics
+from thoraxlib.metrics.intervals import WEIGHTED
 
 NAN = float("nan")
 METRICS = {"auroc": roc_auc_score, "average_precision": average_precision_score}
@@ -46,7 +47,7 @@ def test_weighted_scores_are_scikit_learns(seed: int, ties: bool, name: str) -> 
     weights = np.random.default_rng(seed).integers(0, 4, size=(3, len(targets))).astype(float)
     weights[:, :2] = 1
     expected = [METRICS[name](targets[:, 0], scores[:, 0], sample_weight=row) for row in weights]
-    assert metrics._WEIGHTED[name](targets[:, 0], scores[:, 0], weights) == pytest.approx(expected)
+    assert WEIGHTED[name](targets[:, 0], scores[:, 0], weights) == pytest.approx(expected)
 
 
 def test_the_difference_of_two_scores_is_of_the_same_resamples() -> None:

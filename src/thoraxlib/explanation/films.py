@@ -1,0 +1,199 @@
+"""What a model finds on films, and where: probabilities, heat maps and boxes in each file's own pixels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from thoraxlib.explanation.by_maps import ByMaps
+from thoraxlib.explanation.by_regions import ByRegions
+from thoraxlib.explanation.look import Look
+from thoraxlib.explanation.result import Explanation, Finding
+from thoraxlib.images import placement, preprocess_for, read
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.localization import Boxes, to_original
+from thoraxlib.maps import upsample
+from thoraxlib.registry import Spec
+
+__all__ = ["explain", "explain_each"]
+
+
+def explain(
+    model: Any,
+    images: Any,
+    *,
+    method: Spec | None = None,
+    rule: Spec | Any | None = None,
+    threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
+    batch_size: int = 16,
+) -> list[Explanation]:
+    """Probabilities, heat maps and boxes of films.
+
+    Parameters
+    ----------
+    model : Classifier
+        With ``input_spec`` and ``labels``.
+    images : source or sequence of sources
+        Files, Pillow images, arrays or tensors, as :func:`thoraxlib.preprocess_for` takes them.
+    method : str or mapping, optional
+        From :mod:`thoraxlib.cams`; default "pcam" for PCAM pooling, "cam" where the head has per-location logits,
+        "gradcam" elsewhere. For a model of anatomical regions, "regions": the heat map is a finding's probability in
+        each region, the highest where regions overlap.
+    rule : str, mapping or callable, optional
+        From :mod:`thoraxlib.localization`; default, at most three boxes of what is above half of "pcam"'s probability,
+        or above 180 of 255 of another map. For a model of anatomical regions, "all" those in which the probability is
+        above the threshold, or "specific": without those that hold a smaller such region.
+    threshold : float, sequence of float or mapping of str to float
+        Above which probability a label is a finding: one for all, K in the model's order, or by name (0.5 for the
+        others). :func:`thoraxlib.metrics.best_thresholds` chooses them.
+    batch_size : int
+        Films at a time.
+
+    Returns
+    -------
+    list of Explanation
+        One for each film. :func:`thoraxlib.explanation.explain_each` gives them one by one instead.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A model without ``input_spec`` or ``labels``; a threshold of another length, outside [0, 1] or for an unknown
+        label; a source that cannot be read.
+
+    Examples
+    --------
+    >>> import thoraxlib
+    >>> model = thoraxlib.build("chexnet", backbone="resnet10t", labels=["Mass", "Edema"], input_spec={"size": 64})
+    >>> (film,) = thoraxlib.explain(model, torch.zeros(1, 80, 60, dtype=torch.uint8), threshold=0)
+    >>> sorted(finding.label for finding in film.findings), film.size
+    (['Edema', 'Mass'], (80, 60))
+    """
+    each = explain_each(model, images, method=method, rule=rule, threshold=threshold, batch_size=batch_size)
+    return list(each)
+
+
+def explain_each(
+    model: Any,
+    images: Any,
+    *,
+    method: Spec | None = None,
+    rule: Spec | Any | None = None,
+    threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
+    batch_size: int = 16,
+) -> Iterator[Explanation]:
+    """As :func:`explain`, one by one; `images` may be an iterator, of which only a batch is held at a time."""
+    if not isinstance(getattr(model, "input_spec", None), InputSpec) or not getattr(model, "labels", ()):
+        raise TypeError(
+            f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib that takes images is needed"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
+    limits = _thresholds(threshold, tuple(model.labels))
+    look: Look = ByRegions(model, method, rule) if hasattr(model, "region_names") else ByMaps(model, method, rule)
+    return _explanations(model, _listed(images), look, limits, batch_size)
+
+
+def _explanations(
+    model: Any, images: Iterable[Any], look: Look, limits: Tensor, batch_size: int
+) -> Iterator[Explanation]:
+    preprocess, device = preprocess_for(model), next(model.parameters()).device
+    names, position, sources = _Names(), 0, iter(images)
+    while batch := list(islice(sources, batch_size)):
+        films = [read(source) for source in batch]
+        x = torch.stack([preprocess.transform(film).as_subclass(Tensor) for film in films]).to(device)
+        seen = look(x, limits)
+        sizes = [(int(film.shape[-2]), int(film.shape[-1])) for film in films]
+        found = to_original(seen.boxes, model.input_spec, [sizes[n] for n in seen.image.tolist()])
+        for n, film in enumerate(films):
+            here = (seen.image == n).nonzero().flatten().tolist()
+            findings = [
+                _finding(
+                    model.labels[int(seen.label[m])],
+                    float(seen.probabilities[n, seen.label[m]]),
+                    found.where(found.image == m),
+                    _to_film(seen.maps[m], model.input_spec, sizes[n]),
+                    look.regions,
+                )
+                for m in here
+            ]
+            yield Explanation(
+                name=names.of(batch[n], position + n),
+                image=film.as_subclass(Tensor),
+                probabilities=dict(zip(model.labels, seen.probabilities[n].tolist(), strict=True)),
+                findings=tuple(sorted(findings, key=lambda finding: -finding.probability)),
+                method=look.method,
+                rule=look.rule,
+            )
+        position += len(batch)
+
+
+def _finding(label: str, probability: float, boxes: Boxes, heat: Tensor, regions: tuple[str, ...]) -> Finding:
+    boxes = boxes.where(boxes.score.argsort(descending=True))
+    corners = tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist())
+    names = tuple(regions[r] for r in boxes.label.tolist()) if regions else ()
+    return Finding(label, probability, corners, tuple(boxes.score.tolist()), heat, names)
+
+
+def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
+    """A map (h, w) of the model's input in the frame of the film, (H, W); NaN where the model saw nothing."""
+    place = placement(spec, *size)
+    seen = upsample(heat[None, None], spec.size)[0, 0]
+    resized, of_input = place.shared(spec.size)
+    values = torch.full((place.height, place.width), float(seen.min()))
+    known = torch.zeros(place.height, place.width)
+    values[resized] = seen[of_input]
+    known[resized] = 1
+    whole = upsample(values[None, None], size)[0, 0]
+    known = functional.interpolate(known[None, None], size=size, mode="nearest-exact")[0, 0]
+    return torch.where(known > 0, whole, torch.nan)
+
+
+def _thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
+    if isinstance(threshold, Mapping):
+        unknown = [label for label in threshold if label not in labels]
+        if unknown:
+            raise ValueError(f"threshold names {unknown}, which the model does not have; it has {list(labels)}")
+        values = torch.tensor([float(threshold.get(label, 0.5)) for label in labels])
+    else:
+        values = torch.as_tensor(threshold, dtype=torch.float32)
+        if values.ndim and values.shape != (len(labels),):
+            raise ValueError(f"threshold must be one number or {len(labels)}, got shape {tuple(values.shape)}")
+        values = values.expand(len(labels))
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"threshold={threshold}: probabilities from 0 to 1")
+    return values
+
+
+def _listed(images: Any) -> Iterable[Any]:
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return [images]
+    if hasattr(images, "ndim"):  # an array or tensor: one film, or a batch of them
+        return list(images) if images.ndim == 4 else [images]
+    return images if isinstance(images, Iterable) else [images]
+
+
+class _Names:
+    """Names of films, each given once, also where a file system does not tell A from a."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, int] = {}
+
+    def of(self, source: Any, position: int) -> str:
+        stem = Path(source).stem if isinstance(source, (str, os.PathLike)) else f"image-{position + 1:04d}"
+        stem = re.sub(r"[^\w.\-]+", "_", stem) or f"image-{position + 1:04d}"
+        name, count = stem, self.given.get(stem.casefold(), 0) + 1
+        while name.casefold() in self.given:
+            count = max(count, 2)
+            name, count = f"{stem}-{count}", count + 1
+        self.given[stem.casefold()] = max(count - 1, 1)
+        self.given.setdefault(name.casefold(), 1)
+        return name

@@ -1,0 +1,13 @@
+"""Heat maps and masks as arrays of pixels: scaling, thresholds, connected components.
+
+What :mod:`thoraxlib.cams`, :mod:`thoraxlib.cropping`, :mod:`thoraxlib.localization` and :mod:`thoraxlib.viz` share. It
+knows nothing of models or boxes' meaning.
+"""
+
+from __future__ import annotations
+
+from thoraxlib.maps.components import Components, Runs, find_components, find_runs
+from thoraxlib.maps.otsu import otsu
+from thoraxlib.maps.scaling import normalize, to_uint8, upsample
+
+__all__ = ["Components", "Runs", "find_components", "find_runs", "normalize", "otsu", "to_uint8", "upsample"]

@@ -1,0 +1,51 @@
+"""Scores of multi-label classification with unknown labels, their intervals, curves, and the table of a test.
+
+Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K), probabilities or logits. Both may be tensors or
+arrays. Scores come from scikit-learn; a label without both classes has the score NaN, is left out of the mean, and is
+named in a warning. The scores of organ masks are in :mod:`thoraxlib.segmentation`, those of boxes in
+:mod:`thoraxlib.localization`.
+"""
+
+from __future__ import annotations
+
+from thoraxlib.metrics.curves import (
+    CHEXPERT_RADIOLOGISTS,
+    Curve,
+    macro_roc,
+    micro_roc,
+    precision_recall_curves,
+    radiologists_under_curve,
+    roc_curves,
+)
+from thoraxlib.metrics.intervals import Interval, bootstrap, bootstrap_difference
+from thoraxlib.metrics.regions import RegionScores, evaluate_regions
+from thoraxlib.metrics.report import Report, Row, evaluate
+from thoraxlib.metrics.scores import auroc, average_precision
+from thoraxlib.metrics.studies import JF_RULES, aggregate
+from thoraxlib.metrics.thresholds import Averages, best_thresholds, confusion, multilabel_report
+
+__all__ = [
+    "CHEXPERT_RADIOLOGISTS",
+    "JF_RULES",
+    "Averages",
+    "Curve",
+    "Interval",
+    "RegionScores",
+    "Report",
+    "Row",
+    "aggregate",
+    "auroc",
+    "average_precision",
+    "best_thresholds",
+    "bootstrap",
+    "bootstrap_difference",
+    "confusion",
+    "evaluate",
+    "evaluate_regions",
+    "macro_roc",
+    "micro_roc",
+    "multilabel_report",
+    "precision_recall_curves",
+    "radiologists_under_curve",
+    "roc_curves",
+]

@@ -1,0 +1,191 @@
+"""Bootstrap intervals of scores, and of their differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from thoraxlib.arrays import Floats
+from thoraxlib.metrics.checks import checked
+
+__all__ = ["WEIGHTED", "Interval", "bootstrap", "bootstrap_difference", "percentiles", "resampled_weights"]
+
+
+class Interval(NamedTuple):
+    """Percentile intervals of a bootstrap: of each label, float64 (K,), and of their mean."""
+
+    low: Floats
+    high: Floats
+    macro_low: float
+    macro_high: float
+
+
+def bootstrap(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    *,
+    metric: str = "auroc",
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    patient_ids: Sequence[str] | None = None,
+) -> Interval:
+    """Percentile bootstrap of a score (Efron and Tibshirani, 1993, chapter 13).
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see :mod:`thoraxlib.metrics`.
+    metric : {"auroc", "average_precision"}
+        The score.
+    n : int
+        Resamples.
+    level : float
+        Coverage, between 0 and 1.
+    seed : int
+        Of the resampling.
+    patient_ids : sequence of str, optional
+        Patient of each image: patients are resampled with all their images, instead of images. Use it where patients
+        have several, or the intervals come out too narrow.
+
+    Returns
+    -------
+    Interval
+        NaN for labels without both classes. Resamples that lack a class of a label do not count for it.
+
+    Raises
+    ------
+    ValueError
+        An argument out of its range.
+    """
+    y, s = checked(targets, scores)
+    return percentiles(_resampled(y, s, metric, n, level, seed, patient_ids), level)
+
+
+def bootstrap_difference(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    others: ArrayLike,
+    *,
+    metric: str = "auroc",
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    patient_ids: Sequence[str] | None = None,
+) -> Interval:
+    """Percentile bootstrap of how much better `scores` are than `others`, both on the same resamples.
+
+    Narrower than what two intervals of :func:`bootstrap` suggest, as both are scores of the same films.
+
+    Parameters
+    ----------
+    targets, scores, others : array_like
+        (N, K); see :mod:`thoraxlib.metrics`.
+    metric, n, level, seed, patient_ids
+        See :func:`bootstrap`.
+
+    Returns
+    -------
+    Interval
+        Of the differences, label by label and of their mean.
+
+    Raises
+    ------
+    ValueError
+        As :func:`bootstrap`.
+    """
+    (y, s), (_, o) = checked(targets, scores), checked(targets, others)
+    ours, theirs = (_resampled(y, each, metric, n, level, seed, patient_ids) for each in (s, o))
+    return percentiles(ours - theirs, level)
+
+
+def _resampled(
+    y: Floats, s: Floats, metric: str, n: int, level: float, seed: int, patient_ids: Sequence[str] | None
+) -> Floats:
+    """The score of each of n resamples, (n, K); the same resamples for the same seed and patients."""
+    if metric not in WEIGHTED:
+        raise ValueError(f"metric={metric!r}: allowed are {', '.join(map(repr, WEIGHTED))}")
+    values = []
+    for weights in resampled_weights(len(y), n=n, level=level, seed=seed, patient_ids=patient_ids):
+        columns = [WEIGHTED[metric](y[:, k], s[:, k], weights) for k in range(y.shape[1])]
+        values.append(np.stack(columns, axis=1))
+    return np.concatenate(values)
+
+
+def resampled_weights(
+    images: int, *, n: int, level: float, seed: int, patient_ids: Sequence[str] | None
+) -> Iterator[Floats]:
+    """How often each image is in each of n resamples of the patients, or without them of the images: parts of (n, N).
+
+    Parameters and errors: see :func:`bootstrap`.
+    """
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"n={n}, level={level}: at least 1 resample, and a level between 0 and 1")
+    groups = np.arange(images) if patient_ids is None else np.unique(np.asarray(patient_ids), return_inverse=True)[1]
+    if len(groups) != images:
+        raise ValueError(f"patient_ids has {len(groups)} entries, targets have {images} rows")
+    rng = np.random.default_rng(seed)
+    count = int(groups.max()) + 1
+    chunk = max(1, 4_000_000 // images)
+    for start in range(0, n, chunk):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n - start))
+        yield drawn[:, groups].astype(np.float64)
+
+
+def percentiles(resampled: Floats, level: float) -> Interval:
+    """The interval of scores (n, K)."""
+    ends = ((1 - level) / 2, (1 + level) / 2)
+    scored = ~np.isnan(resampled).all(axis=0)
+    low, high = np.full((2, resampled.shape[1]), np.nan)
+    macro = (np.nan, np.nan)
+    if scored.any():
+        low[scored], high[scored] = np.nanquantile(resampled[:, scored], ends, axis=0)
+        macro = tuple(np.nanquantile(_row_means(resampled[:, scored]), ends).tolist())
+    return Interval(low, high, *macro)
+
+
+def _row_means(values: Floats) -> Floats:
+    """Mean of what is not NaN in each row; NaN for a row of nothing else."""
+    count = (~np.isnan(values)).sum(axis=1)
+    return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
+
+
+def _weighted_auroc(y: Floats, s: Floats, weights: Floats) -> Floats:
+    """AUROC of one label under each row of `weights` (B, N): (B,), NaN where a class has no weight."""
+    positive, negative = _by_score(y, s, weights)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
+    return np.where(pairs > 0, wins / np.maximum(pairs, 1e-12), np.nan)
+
+
+def _weighted_average_precision(y: Floats, s: Floats, weights: Floats) -> Floats:
+    """Average precision, in the same form."""
+    positive, negative = (side[:, ::-1] for side in _by_score(y, s, weights))
+    found, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+    total = found[:, -1]
+    precision = found / np.maximum(found + false, 1e-12)
+    value = (precision * positive).sum(axis=1) / np.maximum(total, 1e-12)
+    return np.where((total > 0) & (false[:, -1] > 0), value, np.nan)
+
+
+def _by_score(y: Floats, s: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weight of positives and negatives at each distinct score, ascending: two (B, G)."""
+    known = ~np.isnan(y)
+    order = np.flatnonzero(known)[np.argsort(s[known], kind="stable")]
+    if not len(order):
+        return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
+    starts = np.flatnonzero(np.diff(s[order], prepend=-np.inf))
+    sorted_weights = weights[:, order]
+    positive = sorted_weights * y[order]
+    return tuple(np.add.reduceat(part, starts, axis=1) for part in (positive, sorted_weights - positive))  # type: ignore[return-value]
+
+
+#: Scores of one label under many weightings of the images at once.
+WEIGHTED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
+    "auroc": _weighted_auroc,
+    "average_precision": _weighted_average_precision,
+}

@@ -1,0 +1,187 @@
+"""The table of a test: scores of every label with their intervals, beside published ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from thoraxlib.files import replacing
+from thoraxlib.metrics.checks import check_names, checked
+from thoraxlib.metrics.intervals import WEIGHTED, bootstrap
+from thoraxlib.metrics.scores import auroc, average_precision
+from thoraxlib.text_tables import aligned, decimals, markdown, write
+
+__all__ = ["Report", "Row", "evaluate"]
+
+
+class Row(NamedTuple):
+    """One label of a :class:`Report`: counts of known images, scores with intervals, a reference AUROC or None."""
+
+    label: str
+    images: int
+    positives: int
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    average_precision: float
+    average_precision_low: float
+    average_precision_high: float
+    reference: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of a test, label by label; ``str(report)`` is an aligned table.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        One for each label.
+    mean : Row
+        Means over the labels that have both classes; its reference is the mean over the same labels, where all of them
+        have one.
+    level : float
+        Coverage of the intervals.
+    reference_name : str
+        Heading of the reference column.
+    """
+
+    rows: tuple[Row, ...]
+    mean: Row
+    level: float
+    reference_name: str = "published"
+
+    @property
+    def macro_auroc(self) -> float:
+        """Mean AUROC over the labels that have both classes."""
+        return self.mean.auroc
+
+    @property
+    def macro_average_precision(self) -> float:
+        """Mean average precision over the labels that have both classes."""
+        return self.mean.average_precision
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _cells(self) -> list[list[str]]:
+        with_reference = any(row.reference is not None for row in self.rows)
+        percent = f"{100 * self.level:g} %"
+        heading = ["finding", "images", "positive", "AUROC", percent, "AP", percent]
+        cells = [heading + [self.reference_name] * with_reference]
+        for row in (*self.rows, self.mean):
+            line = [row.label, str(row.images), str(row.positives)]
+            line += [decimals(row.auroc), f"{decimals(row.auroc_low)} - {decimals(row.auroc_high)}"]
+            line += [decimals(row.average_precision)]
+            line += [f"{decimals(row.average_precision_low)} - {decimals(row.average_precision_high)}"]
+            line += ["" if row.reference is None else f"{row.reference:.4f}"] * with_reference
+            cells.append(line)
+        return cells
+
+    def to_text(self) -> str:
+        """An aligned table."""
+        lines = aligned(self._cells())
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def to_markdown(self) -> str:
+        """A Markdown table."""
+        return markdown(self._cells())
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """CSV with full precision, also written to `path` if one is given; NaN is empty."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*Row._fields[:-1], self.reference_name])
+        for row in (*self.rows, self.mean):
+            writer.writerow(["" if value is None or value != value else value for value in row])
+        if path is not None:
+            with replacing(path) as scratch:
+                scratch.write_text(text.getvalue(), encoding="utf-8")
+        return text.getvalue()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``metrics.csv``, ``metrics.md`` and ``metrics.txt`` into `folder`, which is made if need be."""
+        write(folder, {"metrics.csv": self.to_csv(), "metrics.md": self.to_markdown(), "metrics.txt": f"{self}\n"})
+
+
+def evaluate(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    labels: Sequence[str],
+    *,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    patient_ids: Sequence[str] | None = None,
+    reference: Mapping[str, float] | None = None,
+    reference_name: str = "published",
+) -> Report:
+    """AUROC and average precision of each label, with bootstrap intervals, beside published values.
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see :mod:`thoraxlib.metrics`.
+    labels : sequence of str
+        The K labels.
+    n_bootstrap, level, seed, patient_ids
+        See :func:`bootstrap`.
+    reference : mapping of str to float, optional
+        AUROC of each label elsewhere; labels without one have an empty cell.
+    reference_name : str
+        Heading of that column.
+
+    Raises
+    ------
+    ValueError
+        As :func:`auroc`; or labels that are not K.
+    """
+    y, s = checked(targets, scores)
+    check_names(labels, y)
+    options: dict[str, Any] = {"n": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
+    areas = auroc(y, s, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said once already
+        precisions = average_precision(y, s)
+    of_area, of_precision = (bootstrap(y, s, metric=metric, **options) for metric in WEIGHTED)
+    known, ones = (~np.isnan(y)).sum(axis=0), np.nansum(y, axis=0)
+    reference = reference or {}
+    rows = tuple(
+        Row(
+            label,
+            int(known[k]),
+            int(ones[k]),
+            float(areas[k]),
+            float(of_area.low[k]),
+            float(of_area.high[k]),
+            float(precisions[k]),
+            float(of_precision.low[k]),
+            float(of_precision.high[k]),
+            reference.get(label),
+        )
+        for k, label in enumerate(labels)
+    )
+    scored = [row for row in rows if not np.isnan(row.auroc)]
+    references = [row.reference for row in scored if row.reference is not None]
+    mean = Row(
+        "mean",
+        len(y),
+        int(sum(row.positives for row in rows)),
+        float(np.mean([row.auroc for row in scored])) if scored else np.nan,
+        of_area.macro_low,
+        of_area.macro_high,
+        float(np.mean([row.average_precision for row in scored])) if scored else np.nan,
+        of_precision.macro_low,
+        of_precision.macro_high,
+        float(np.mean(references)) if scored and len(references) == len(scored) else None,
+    )
+    return Report(rows, mean, level, reference_name)

@@ -1,0 +1,61 @@
+"""AUROC and average precision of each label, by scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from thoraxlib.arrays import Floats
+from thoraxlib.metrics.checks import check_names, checked, scorable
+
+__all__ = ["auroc", "average_precision"]
+
+
+def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:
+    """Area under the ROC curve of each label: float64 (K,).
+
+    Parameters
+    ----------
+    targets, scores : array_like
+        (N, K); see :mod:`thoraxlib.metrics`.
+    labels : sequence of str, optional
+        Names for the warning.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, targets other than 0, 1 and NaN, scores that are NaN or infinite, or labels that are not K.
+
+    Warns
+    -----
+    UserWarning
+        Labels without both classes.
+
+    Examples
+    --------
+    >>> auroc([[0, 1], [1, 0], [1, float("nan")]], [[0.2, 0.3], [0.4, 0.6], [0.1, 0.9]])
+    array([0.5, 0. ])
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return _each(targets, scores, labels, roc_auc_score)
+
+
+def average_precision(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:
+    """Average precision (area under the precision-recall curve) of each label: float64 (K,); see :func:`auroc`."""
+    from sklearn.metrics import average_precision_score
+
+    return _each(targets, scores, labels, average_precision_score)
+
+
+def _each(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, score: Callable[..., Any]) -> Floats:
+    y, s = checked(targets, scores)
+    check_names(labels, y)
+    known = ~np.isnan(y)
+    values = np.full(y.shape[1], np.nan)
+    for k in scorable(y, labels, stacklevel=3):
+        values[k] = score(y[known[:, k], k], s[known[:, k], k])
+    return values
