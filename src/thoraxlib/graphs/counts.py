@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import replacing
+from thoraxlib.files import read_json, replacing
 from thoraxlib.graphs.chunks import chunks
 from thoraxlib.registry import Registry
 
@@ -125,7 +125,7 @@ class LabelCounts:
             No such content, or counts that cannot be.
         """
         try:
-            return _from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return _from_json(read_json(path))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no label counts ('labels', 'joint'): {error!r}") from error
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import replacing
+from thoraxlib.files import read_json, replacing
 
 __all__ = ["NORMALIZATIONS", "Graph"]
 
@@ -163,7 +163,7 @@ class Graph:
             if path.suffix == ".csv":
                 names, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
                 return cls(tuple(names), torch.tensor([[float(value) for value in row] for row in rows], device="cpu"))
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             return cls(tuple(content["nodes"]), torch.tensor(content["weights"], device="cpu"))
         except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} holds no graph ('nodes', 'weights'): {error!r}") from error
