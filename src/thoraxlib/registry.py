@@ -362,7 +362,14 @@ def as_json(value: Any) -> Any:
 
 
 def without_pretrained(value: Any) -> Any:
-    """A recorded spec for building what is to get its own weights next."""
+    """A recorded spec for building what is to get its own weights next: nothing is downloaded, and no file is read."""
     if isinstance(value, Mapping):
-        return {key: without_pretrained(item) for key, item in value.items() if key != "pretrained"}
+        # of a file that somebody else wrote; as_json records no path either
+        return {
+            key: None if key == "path" else without_pretrained(item)
+            for key, item in value.items()
+            if key != "pretrained"
+        }
+    if isinstance(value, (list, tuple)):
+        return [without_pretrained(item) for item in value]
     return value

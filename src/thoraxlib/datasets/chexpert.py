@@ -145,4 +145,4 @@ def _of_views(table: Table, paths: list[str], views: str | Sequence[str] | None)
     else:  # the name says it as well
         sides = ["Lateral" if "lateral" in PurePosixPath(path).name else "Frontal" for path in paths]
     positions = table.column("AP/PA") if "AP/PA" in table.columns else [""] * len(paths)
-    return np.isin(np.array(sides), wanted) | np.isin(np.array(positions), wanted)
+    return np.array([side in wanted or position in wanted for side, position in zip(sides, positions, strict=True)])

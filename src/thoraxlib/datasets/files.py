@@ -205,14 +205,14 @@ def image_size(path: Path) -> tuple[int, int]:
     ValueError
         The file is no image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from thoraxlib.images import read
 
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except UnidentifiedImageError:
+    except Exception:  # Pillow's plug-ins raise many kinds
         height, width = read(path).shape[-2:]  # DICOM; read says what else is wrong
         return int(height), int(width)
 
