@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["below", "parse_json", "read_json", "replacing"]
+__all__ = ["below", "check_stored", "parse_json", "read_json", "replacing"]
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -74,6 +75,26 @@ def below(name: str, source: object) -> str:
     if not possible:
         raise ValueError(f"{source}: {name!r} is no name that a file can have")
     return name
+
+
+def check_stored(path: Path) -> None:
+    """Refuse a zip archive that promises more than it holds; torch.save and numpy.savez compress nothing.
+
+    Raises
+    ------
+    ValueError
+        Naming the file: it is such an archive, or a damaged one. Other files pass.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            promised = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # the module raises many kinds for damaged ones
+        raise ValueError(f"{path}: a damaged archive ({error})") from error
+    if promised > size:
+        raise ValueError(f"{path}: an archive of {size} bytes that promises {promised}; it must not be compressed")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

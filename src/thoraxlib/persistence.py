@@ -81,7 +81,8 @@ class Persistent(
         if Path(source).is_dir():
             config, weights = Path(source, _CONFIG), Path(source, _WEIGHTS)
             if not config.is_file():
-                raise FileNotFoundError(f"{source}: no readable {_CONFIG}; is this a folder that save_pretrained wrote?")
+                why = f"no readable {_CONFIG}; is this a folder that save_pretrained wrote?"
+                raise FileNotFoundError(f"{source}: {why}")
             if not weights.is_file():
                 raise FileNotFoundError(f"{source}: no {_WEIGHTS} beside its {_CONFIG}")
         else:

@@ -48,7 +48,7 @@ class UnknownNameError(KeyError):
 
     def __init__(self, room: str, name: object, known: Iterable[str]) -> None:
         known = list(known)
-        close = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(str(name).lower()[:100], known, n=3, cutoff=0.5)
         hint = f"did you mean {_quote(close)}?" if close else f"known: {_quote(known[:20])}"
         if not close and len(known) > 20:
             hint += f" and {len(known) - 20} more"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import tarfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_archive", "read", "read_ag_cnn", "state_dict_of"]
+from thoraxlib.files import check_stored
+
+__all__ = ["read", "read_ag_cnn", "state_dict_of"]
 
 # Where the sources keep the weights inside what they saved.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -52,7 +53,7 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
             return dict(load_file(path))
         except SafetensorError as error:
             raise ValueError(f"{path}: no readable safetensors file ({error})") from error
-    check_archive(path)
+    check_stored(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
@@ -74,21 +75,6 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         return state_dict_of(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def check_archive(path: Path) -> None:
-    """Refuse an archive whose entries are larger than itself: torch.save compresses nothing."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            promised = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path}: no readable checkpoint; is it truncated? ({error})") from error
-    if promised > path.stat().st_size:
-        raise ValueError(
-            f"{path}: an archive of {path.stat().st_size} bytes that promises {promised}; no checkpoint is compressed"
-        )
 
 
 def _numpy_scalars() -> list[Any]:
@@ -144,9 +130,7 @@ def state_dict_of(content: Any) -> dict[str, Tensor]:
         content = inner
     other = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if not content or other:
-        raise ValueError(
-            f"expected a state dict (name -> tensor) or one under {_WRAPPERS}; other entries: {other[:5]}"
-        )
+        raise ValueError(f"expected a state dict (name -> tensor) or one under {_WRAPPERS}; other entries: {other[:5]}")
     odd = [key for key, value in content.items() if not _plain(value)]
     if odd:
         raise ValueError(f"entries that are no plain tensors of real numbers: {odd[:5]}")

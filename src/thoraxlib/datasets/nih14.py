@@ -262,7 +262,7 @@ def _read_boxes(root: Path, labels: tuple[str, ...]) -> dict[str, list[tuple[lis
             box = [float(value) for value in table.rows[row][2:6]]
         except ValueError:
             box = []
-        if len(box) < 4 or not np.isfinite(np.float32(box)).all() or min(box[2:]) < 0:
+        if len(box) < 4 or not all(abs(value) < 2**31 for value in box) or min(box[2:]) < 0:
             raise ValueError(f"{table.where(row)}: x, y, width, height wanted, got {table.rows[row][2:6]}")
         if canonical in index:
             boxes.setdefault(name, []).append((box, index[canonical]))

@@ -196,7 +196,9 @@ class FeatureStore(Dataset[dict[str, Any]]):
             or [len(column) if isinstance(column, list) else 0 for column in names] != [n, n]
             or not all(isinstance(name, str) for column in names for name in column)
         ):
-            raise ValueError(f"{path} is damaged, or of another store: delete it, and detection.extract writes it again")
+            raise ValueError(
+                f"{path} is damaged, or of another store: delete it, and detection.extract writes it again"
+            )
         self.ids += names[0]
         self.patient_ids += names[1]
         return [shard.get_tensor(key) for key in Shard._fields[1:]]

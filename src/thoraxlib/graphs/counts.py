@@ -126,7 +126,7 @@ class LabelCounts:
         """
         try:
             return _from_json(read_json(path))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
             raise ValueError(f"{path} holds no label counts ('labels', 'joint'): {error!r}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -201,7 +201,8 @@ def _from_json(content: dict[str, Any]) -> LabelCounts:
     if "support" in content:
         support = torch.tensor(content["support"], device="cpu")
     else:
-        support = joint.diagonal()[:, None].expand_as(joint) if joint.ndim == 2 else joint
+        square = joint.ndim == 2 and len(joint) == joint.shape[1]
+        support = joint.diagonal()[:, None].expand_as(joint) if square else joint
     return LabelCounts(tuple(content["labels"]), joint, support)
 
 

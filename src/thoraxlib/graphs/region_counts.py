@@ -140,7 +140,7 @@ class RegionCounts:
         """
         try:
             return given(**read_json(path))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
             raise ValueError(f"{path} holds no region counts ('regions', 'labels', ...): {error!r}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -10,15 +10,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from thoraxlib.checkpoints.files import check_archive
-from thoraxlib.files import replacing
+from thoraxlib.files import check_stored, replacing
 
 __all__ = ["BatchSeed", "Patience", "WholeFiles", "of_run"]
 
 
 def _trusted(path: Path) -> Any:
     """A file of tensors and plain values only; anything else is refused before it could run code."""
-    check_archive(path)
+    check_stored(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
