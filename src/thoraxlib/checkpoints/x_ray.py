@@ -67,7 +67,7 @@ def _trunk_key(name: str) -> str:
     """The name that timm or torchvision has for an entry of the trunk."""
     first, _, rest = name.partition(".")
     if first == "_blocks":
-        number, part, leaf = (rest.split(".", 2) + ["", ""])[:3]
+        number, part, leaf = [*rest.split(".", 2), "", ""][:3]
         stage, index = _BLOCKS.get(number, (0, -1))
         parts = _EXPANDING if stage else _PLAIN
         return f"blocks.{stage}.{index}.{parts[part]}.{leaf}" if index >= 0 and part in parts else name

@@ -24,7 +24,7 @@ def mask_path(folder: str | os.PathLike[str], name: str) -> str:
     """The mask file of the film `name`: its id, less its extension, with ``_`` for slashes."""
     flat = name.replace("/", "_").replace("\\", "_")
     stem, ending = os.path.splitext(flat)
-    return os.path.join(folder, f"{below(stem if ending.lower() in SUFFIXES else flat, 'the ids of films')}.png")
+    return os.path.join(folder, below(f"{stem if ending.lower() in SUFFIXES else flat}.png", "the ids of films"))
 
 
 _PASSED_ON = (
