@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["below", "check_stored", "parse_json", "read_json", "replacing"]
+__all__ = ["below", "check_stored", "parse_json", "read_json", "replacing", "unzipping"]
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -77,6 +77,17 @@ def below(name: str, source: object) -> str:
     return name
 
 
+@contextmanager
+def unzipping(trouble: str) -> Iterator[None]:
+    """What goes wrong within is a ValueError that begins with `trouble`; zipfile raises many kinds for damaged files."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{trouble}: {error}") from error
+
+
 def check_stored(path: Path) -> None:
     """Refuse a zip archive that promises more than it holds; torch.save and numpy.savez compress nothing.
 
@@ -88,11 +99,8 @@ def check_stored(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            promised = sum(entry.file_size for entry in archive.infolist())
-    except Exception as error:  # the module raises many kinds for damaged ones
-        raise ValueError(f"{path}: a damaged archive ({error})") from error
+    with unzipping(f"{path}: a damaged archive"), zipfile.ZipFile(path) as archive:
+        promised = sum(entry.file_size for entry in archive.infolist())
     if promised > size:
         raise ValueError(f"{path}: an archive of {size} bytes that promises {promised}; it must not be compressed")
 

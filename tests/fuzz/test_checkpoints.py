@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from damage import FEW, ODD_BYTES, ODD_TEXTS, ODD_VALUES, damaged, odd_json, refused
 
 import thoraxlib
-from thoraxlib import checkpoints, detection, graphs, localization
+from thoraxlib import checkpoints, datasets, detection, graphs, localization
 from thoraxlib.checkpoints.files import state_dict_of
 from thoraxlib.detection.store import INDEX, Shard, shard_path
 from thoraxlib.persistence import weights_digest
@@ -289,6 +291,80 @@ def test_feature_stores(part: str, tmp_path: Path, data: st.DataObject) -> None:
     if found is not None:
         assert len(found.ids) == len(found) == len(found.targets) == len(found.region_present) == 3
         assert found[2]["features"].shape == (2, 3)
+
+
+SCENE = {
+    "patient_id": 1,
+    "study_id": 2,
+    "viewpoint": "PA",
+    "objects": [{"bbox_name": "trachea", **{f"original_{c}": k for k, c in enumerate(("x1", "y1", "x2", "y2"))}}],
+    "attributes": [{"bbox_name": "trachea", "attributes": [["anatomicalfinding|yes|pneumonia"]]}],
+}
+RECORD = {
+    "image_id": "a",
+    "file_name": "a.png",
+    "annotations": [{"category_id": 0, "bbox": [0, 0, 5, 6], "attributes": [0] * 9}],
+}
+COCO = {
+    "info": {"attributes": ["pneumonia"]},
+    "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 24}],
+    "categories": [{"id": 1, "name": "trachea"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 6], "attributes": [1]}],
+}
+FEATURES = {
+    "image_id": "a",
+    "objects": ["trachea"],
+    "bbox": [[1, 2, 3, 4]],
+    "target": [[0] * 9],
+    "features": [[0.5, 0.25]] * 18,
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@given(data=st.data())
+@FEW
+def test_scene_graphs(packed: bool, tmp_path: Path, data: st.DataObject) -> None:
+    Image.new("L", (24, 20)).save(tmp_path / "a.jpg")
+    content = json.dumps(data.draw(odd_json(SCENE))).encode()
+    if packed:
+        file, path = io.BytesIO(), tmp_path / "silver_dataset/scene_graph.zip"
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a_SceneGraph.json", content)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data.draw(damaged(file.getvalue())))
+    else:
+        (tmp_path / "a_SceneGraph.json").write_bytes(content)
+    check_regions({"name": "chest_imagenome", "root": tmp_path, "images": tmp_path, "split": "all", "cache": False})
+
+
+@pytest.mark.parametrize("content", [COCO, [RECORD]], ids=["coco", "records"])
+@given(data=st.data())
+@FEW
+def test_region_files(content: Any, tmp_path: Path, data: st.DataObject) -> None:
+    Image.new("L", (24, 20)).save(tmp_path / "a.png")
+    (tmp_path / "x.json").write_text(json.dumps(data.draw(odd_json(content))))
+    check_regions({"name": "region_coco", "annotations": tmp_path / "x.json", "images": tmp_path})
+
+
+def check_regions(spec: dict[str, Any]) -> None:
+    named = (str(spec["images"]), "regions: ", "labels: ", "no image is left")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        films = refused(lambda: datasets.build(progress=False, **spec), *named)
+        if films is not None:
+            sample = refused(lambda: films[0], str(spec["images"]))
+            boxes = films.region_boxes
+            assert boxes.isfinite().all()
+            assert (boxes[..., 2:] >= boxes[..., :2]).all()
+            assert sample is None or sample["region_labels"].shape == films.region_targets.shape[1:]
+
+
+@given(data=st.data())
+@FEW
+def test_feature_files(tmp_path: Path, data: st.DataObject) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(data.draw(odd_json(FEATURES))))
+    sample = refused(lambda: datasets.read_anaxnet_features(tmp_path / "x.json"), "x.json")
+    assert sample is None or (sample["features"].shape[0] == 18 and sample["region_labels"].shape == (18, 9))
 
 
 @given(ODD_TEXTS, ODD_VALUES)

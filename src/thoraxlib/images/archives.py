@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from thoraxlib.files import below
+from thoraxlib.files import below, unzipping
 from thoraxlib.images.reading import SUFFIXES
 
 __all__ = ["Stored", "listed"]
@@ -125,10 +125,8 @@ def _of_source(source: str) -> Iterator[Stored]:
 
 
 def _of_archive(url: str, prefix: str) -> Iterator[Stored]:
-    try:
+    with unzipping(f"{url} is no zip archive, or is cut off"):
         members = _archive(url).infolist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{url} is no zip archive, or is cut off: {error}") from error
     for member in members:
         if not member.is_dir():
             stamp = f"crc {member.CRC:08x}"

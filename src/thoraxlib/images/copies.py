@@ -113,7 +113,9 @@ class TrainingCopy:
         path, rows = self.folder / PIXELS, max((self.row(name) for name in self.names), default=-1) + 1
         try:
             pixels: NDArray[Any] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (ValueError, EOFError) as error:
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # NumPy raises many kinds for damaged files
             raise ValueError(f"{path} is damaged: {error}") from error
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self.spec.size or len(pixels) < rows:
             raise ValueError(f"{path} holds {pixels.dtype} {pixels.shape}: it is not that of the manifest")

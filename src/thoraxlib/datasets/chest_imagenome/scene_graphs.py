@@ -7,7 +7,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from thoraxlib.datasets.chest_imagenome.annotations import Annotations, Collector
 from thoraxlib.datasets.files import progress_bar
-from thoraxlib.files import parse_json
+from thoraxlib.files import parse_json, unzipping
 
 __all__ = ["SceneGraphFiles", "parse"]
 
@@ -64,14 +63,12 @@ class SceneGraphFiles:
                         stat = entry.stat()
                         yield entry.name.removesuffix(_END), (entry.name, stat.st_size, stat.st_mtime_ns)
             return
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                for info in archive.infolist():
-                    name = info.filename.rpartition("/")[2]
-                    if name.endswith(_END) and not name.startswith("._"):  # those are a Mac's notes
-                        yield name.removesuffix(_END), (info.filename, info.file_size, info.CRC)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{self.path} is no zip archive, or is cut off: {error}") from error
+        with unzipping(f"{self.path} is no zip archive, or is cut off"), zipfile.ZipFile(self.path) as archive:
+            members = archive.infolist()
+        for info in members:
+            name = info.filename.rpartition("/")[2]
+            if name.endswith(_END) and not name.startswith("._"):  # those are a Mac's notes
+                yield name.removesuffix(_END), (info.filename, info.file_size, info.CRC)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -108,13 +105,11 @@ class SceneGraphFiles:
 
     def _graph(self, image: str, archive: zipfile.ZipFile | None) -> dict[str, Any]:
         name, size, _ = self._members[image]
-        try:
+        with unzipping(f"{self._where(image)} is broken"):
             if size > _LARGEST:
                 raise ValueError(f"a scene graph has at most {_LARGEST} bytes, this one {size}")
             content = (self.path / name).read_bytes() if archive is None else archive.read(name)
             graph = parse_json(content, "what it holds")
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise ValueError(f"{self._where(image)} is broken: {error}") from error
         if not isinstance(graph, dict):
             raise ValueError(f"{self._where(image)} holds a {type(graph).__name__}, not a scene graph")
         return graph
