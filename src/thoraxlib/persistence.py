@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
+from thoraxlib.files import read_json
 from thoraxlib.registry import as_json, without_pretrained
 
 if TYPE_CHECKING:
@@ -64,32 +65,83 @@ class Persistent(
         save_model(self, str(save_directory / _WEIGHTS))
 
     @classmethod
-    def _from_pretrained(
-        cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **hub: Any
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        map_location: str = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
     ) -> Self:
-        from safetensors.torch import load_file
+        """See :func:`load_pretrained`; not the mixin's, which hands what the config says to the download."""
+        source = os.fspath(pretrained_model_name_or_path)
+        if Path(source).is_dir():
+            config, weights = Path(source, _CONFIG), Path(source, _WEIGHTS)
+            if not config.is_file():
+                why = f"no readable {_CONFIG}; is this a folder that save_pretrained wrote?"
+                raise FileNotFoundError(f"{source}: {why}")
+            if not weights.is_file():
+                raise FileNotFoundError(f"{source}: no {_WEIGHTS} beside its {_CONFIG}")
+        else:
+            config, weights = (
+                Path(
+                    hf_hub_download(
+                        source,
+                        name,
+                        revision=revision,
+                        token=token,
+                        cache_dir=cache_dir,
+                        force_download=force_download,
+                        local_files_only=local_files_only,
+                    )
+                )
+                for name in (_CONFIG, _WEIGHTS)
+            )
+        model = _built(read_json(config), config)
+        _load_weights(model, weights, map_location)
+        return model.eval()
 
-        from thoraxlib import labels, models
 
-        if config is None:
-            raise FileNotFoundError(f"{model_id}: no readable {_CONFIG}; is this a folder that save_pretrained wrote?")
-        model: Any
+def _built(config: Any, source: Path) -> Any:
+    """The model that a config describes, before it gets its weights."""
+    from thoraxlib import labels, models
+
+    try:
         if config.get("room") in _ROOMS:
             room = importlib.import_module(f"thoraxlib.{config['room']}")
             model = room.build(config["name"], **without_pretrained(config["options"]))
         else:
             model = models.registry.rebuild(config)
         if "labels" in config:
-            model.labels = labels.resolve(config["labels"])
+            names, of_options = labels.resolve(config["labels"]), len(model.labels)
+            if len(names) != of_options:
+                raise ValueError(f"{len(names)} labels, but options for {of_options}")
+            model.labels = names
         if "input_spec" in config:
             model.input_spec = model.input_spec.updated(config["input_spec"])
-        folder = Path(model_id)
-        weights = folder / _WEIGHTS if folder.is_dir() else Path(hf_hub_download(model_id, _WEIGHTS, **hub))
-        if not weights.is_file():
-            raise FileNotFoundError(f"{model_id}: no {_WEIGHTS} beside its {_CONFIG}")
-        model.load_state_dict(_with_shared(load_file(weights, device=map_location), model), strict=True)
-        model.eval()
-        return model  # type: ignore[no-any-return]
+    except ImportError:  # a plug-in or an extra that is lacking here
+        raise
+    except Exception as error:  # of whatever constructor the options reach
+        raise ValueError(f"{source} describes no model that can be built: {type(error).__name__}: {error}") from error
+    return model
+
+
+def _load_weights(model: Any, path: Path, device: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path, device=device)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    state = _with_shared(state, model)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not of the model that {_CONFIG} beside it describes: {error}") from error
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -139,6 +191,8 @@ def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
     ------
     FileNotFoundError
         The folder, or one of its two files, does not exist.
+    ValueError
+        Naming the file: no JSON, no model that can be built, damaged weights, or those of another model.
     """
     path = Path(source)
     if not path.is_dir() and (path.is_absolute() or len(path.parts) != 2 or path.parts[0] in {".", ".."}):

@@ -48,7 +48,7 @@ class UnknownNameError(KeyError):
 
     def __init__(self, room: str, name: object, known: Iterable[str]) -> None:
         known = list(known)
-        close = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(str(name).lower()[:100], known, n=3, cutoff=0.5)
         hint = f"did you mean {_quote(close)}?" if close else f"known: {_quote(known[:20])}"
         if not close and len(known) > 20:
             hint += f" and {len(known) - 20} more"
@@ -362,7 +362,14 @@ def as_json(value: Any) -> Any:
 
 
 def without_pretrained(value: Any) -> Any:
-    """A recorded spec for building what is to get its own weights next."""
+    """A recorded spec for building what is to get its own weights next: nothing is downloaded, and no file is read."""
     if isinstance(value, Mapping):
-        return {key: without_pretrained(item) for key, item in value.items() if key != "pretrained"}
+        # of a file that somebody else wrote; as_json records no path either
+        return {
+            key: None if key == "path" else without_pretrained(item)
+            for key, item in value.items()
+            if key != "pretrained"
+        }
+    if isinstance(value, (list, tuple)):
+        return [without_pretrained(item) for item in value]
     return value

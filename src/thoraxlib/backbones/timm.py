@@ -57,6 +57,8 @@ class TimmBackbone(Backbone):
         super().__init__()
         if not isinstance(in_chans, int) or in_chans < 1:
             raise ValueError(f"in_chans must be a positive int, got {in_chans!r}")
+        if "checkpoint_path" in options:  # timm may unpickle it, and a saved model's config could name one
+            raise OptionError("backbones: checkpoint_path is not accepted; thoraxlib.load_checkpoint loads files")
         config = timm.models.get_pretrained_cfg(timm_name, allow_unregistered=True)
         if img_size is not None and config is not None and config.fixed_input_size:
             options["img_size"] = img_size

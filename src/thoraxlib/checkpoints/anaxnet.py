@@ -43,7 +43,10 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
     bare = _bare(state)
     graph = bare.get(_ADJACENCY)
     if graph is not None and not (
-        bool(((graph == 0) | (graph == 1)).all()) and graph.equal(graph.mT) and bool((graph.diagonal() == 1).all())
+        graph.ndim == 2
+        and bool(((graph == 0) | (graph == 1)).all())
+        and graph.equal(graph.mT)
+        and bool((graph.diagonal() == 1).all())
     ):
         raise ValueError(
             f"{_ADJACENCY} is no adjacency as AnaXNet makes it: zeros and ones, symmetric, ones on the diagonal"

@@ -41,7 +41,7 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
     result = {}
     for key, value in bare.items():
         name = _renamed(key.removeprefix("gcn."))
-        if name == "A":
+        if name == "A" and value.ndim == 2:
             nodes = tuple(map(str, range(len(value))))
             name, value = "head.operator.matrix", Graph(nodes, value.float()).normalized()
         result[_gate(name, dilated)] = value

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.files import check_stored
+
 __all__ = ["read", "read_ag_cnn", "state_dict_of"]
 
 # Where the sources keep the weights inside what they saved.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+_DEPTH = 8  # of wrappers: a damaged file can hold itself
 
 
 def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[str, Tensor]:
@@ -36,7 +39,8 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
     FileNotFoundError
         No such file.
     ValueError
-        The file is truncated, is no checkpoint, holds no state dict, or needs `allow_pickle`.
+        The file is truncated, is no checkpoint, holds no state dict, or needs `allow_pickle`; or it is an archive that
+        promises more than it holds.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,6 +53,7 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
             return dict(load_file(path))
         except SafetensorError as error:
             raise ValueError(f"{path}: no readable safetensors file ({error})") from error
+    check_stored(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
@@ -62,7 +67,7 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
             "unpickling that can run any code. If you trust the file, pass allow_pickle=True once, then "
             "thoraxlib.save_pretrained(model, folder) to have it as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler of a damaged file raises many kinds
         raise ValueError(
             f"{path}: no readable checkpoint; is it truncated? ({type(error).__name__}: {error})"
         ) from error
@@ -106,17 +111,31 @@ def read_ag_cnn(
 
 
 def state_dict_of(content: Any) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint's content: bare, wrapped, or a whole module's."""
-    if isinstance(content, nn.Module):
-        return dict(content.state_dict())
-    if not isinstance(content, Mapping):
-        raise ValueError(f"expected a state dict, found {type(content).__name__}")
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), (Mapping, nn.Module)):
-            return state_dict_of(content[wrapper])
-    other = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    """The state dict inside a checkpoint's content: bare, wrapped, or a whole module's.
+
+    Raises
+    ------
+    ValueError
+        There is none, or an entry that no model could take: sparse, quantised, complex, or without values.
+    """
+    for _ in range(_DEPTH):
+        if isinstance(content, nn.Module):
+            content = content.state_dict()
+        if not isinstance(content, Mapping):
+            raise ValueError(f"expected a state dict, found {type(content).__name__}")
+        wrapped = (content.get(wrapper) for wrapper in _WRAPPERS)
+        inner = next((value for value in wrapped if isinstance(value, (Mapping, nn.Module))), None)
+        if inner is None:
+            break
+        content = inner
+    other = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if not content or other:
-        raise ValueError(
-            f"expected a state dict (name -> tensor) or one under {_WRAPPERS}; entries that are no tensors: {other[:5]}"
-        )
+        raise ValueError(f"expected a state dict (name -> tensor) or one under {_WRAPPERS}; other entries: {other[:5]}")
+    odd = [key for key, value in content.items() if not _plain(value)]
+    if odd:
+        raise ValueError(f"entries that are no plain tensors of real numbers: {odd[:5]}")
     return dict(content)
+
+
+def _plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not (value.is_quantized or value.is_complex() or value.is_meta)

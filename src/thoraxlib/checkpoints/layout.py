@@ -63,7 +63,8 @@ def stack_heads(state: StateDict, head: str, norm: str | None = None) -> dict[st
     """`state` with the one-label layers ``<head>0``, ``<head>1``, ... as one layer :data:`LOGITS`.
 
     Their 1x1 convolutions become rows of one linear layer; their batch norms ``<norm>0``, ... become one norm, side by
-    side, under the name that :class:`thoraxlib.heads.classwise.ClasswiseHead` has for it.
+    side, under the name that :class:`thoraxlib.heads.classwise.ClasswiseHead` has for it. Layers of different shapes
+    are left out, so that the model lacks them.
     """
     count = sum(key.startswith(head) and key.endswith(".weight") for key in state)
     renamed = {(head, leaf): f"{LOGITS}.{leaf}" for leaf in ("weight", "bias")}
@@ -72,7 +73,7 @@ def stack_heads(state: StateDict, head: str, norm: str | None = None) -> dict[st
     stacked = {}
     for (layer, leaf), name in renamed.items():
         parts = [state[key] for k in range(count) if (key := f"{layer}{k}.{leaf}") in state]
-        if len(parts) == count:
+        if parts and len(parts) == count and len({part.shape[1:] for part in parts}) == 1:
             stacked[name] = torch.cat([part.flatten(1) if part.ndim > 1 else part for part in parts])
     layers = tuple(layer for layer in (head, norm) if layer is not None)
     return {**{key: value for key, value in state.items() if not key.startswith(layers)}, **stacked}

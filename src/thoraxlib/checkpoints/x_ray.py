@@ -26,7 +26,8 @@ _EXPANDING = {
 }
 _PLAIN = {**_EXPANDING, "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-_BLOCKS = [(stage, index) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for index in range(count)]
+_SIZES = enumerate((1, 2, 2, 3, 3, 4, 1))
+_BLOCKS = {str(k): place for k, place in enumerate((stage, index) for stage, n in _SIZES for index in range(n))}
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", **{str(4 + k): f"layer{k + 1}" for k in range(4)}}
 
 
@@ -66,9 +67,10 @@ def _trunk_key(name: str) -> str:
     """The name that timm or torchvision has for an entry of the trunk."""
     first, _, rest = name.partition(".")
     if first == "_blocks":
-        number, part, leaf = rest.split(".", 2)
-        stage, index = _BLOCKS[int(number)]
-        return f"blocks.{stage}.{index}.{(_EXPANDING if stage else _PLAIN)[part]}.{leaf}"
+        number, part, leaf = [*rest.split(".", 2), "", ""][:3]
+        stage, index = _BLOCKS.get(number, (0, -1))
+        parts = _EXPANDING if stage else _PLAIN
+        return f"blocks.{stage}.{index}.{parts[part]}.{leaf}" if index >= 0 and part in parts else name
     return ".".join(filter(None, ((_OUTSIDE | _SEQUENTIAL).get(first, first), rest)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arrays import table
 from thoraxlib.datasets.regions import find_names
+from thoraxlib.files import read_json
 from thoraxlib.image_level import image_level
 
 __all__ = ["read_anaxnet_features"]
@@ -56,11 +57,12 @@ def read_anaxnet_features(
     names, findings = label_sets.resolve(regions), label_sets.resolve(labels)
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         objects = [str(name) for name in content["objects"]]
-        features = _table(content["features"], len(names), None)
-        boxes = _table(content["bbox"], len(objects), 4)
-        targets = _table(content["target"], len(objects), len(findings))
+        width = len(content["features"][0]) if content["features"] else 0
+        features = _rows(content["features"], len(names), width, "features")
+        boxes = _rows(content["bbox"], len(objects), 4, "bbox")
+        targets = _rows(content["target"], len(objects), len(findings), "target")
         image = str(content["image_id"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no feature file of AnaXNet: {type(error).__name__}: {error}") from error
@@ -80,12 +82,8 @@ def read_anaxnet_features(
     }
 
 
-def _table(values: list[list[float]], rows: int, columns: int | None) -> Tensor:
-    """Values as (rows, columns), or as many columns as there are."""
-    table = torch.tensor(values, dtype=torch.float32)
-    if not len(table) and rows == 0 and columns is not None:
-        return table.reshape(0, columns)
-    if table.ndim != 2 or len(table) != rows or (columns is not None and table.shape[1] != columns):
-        wanted = f"({rows}, {'any' if columns is None else columns})"
-        raise ValueError(f"a table {wanted} is wanted, got {tuple(table.shape)}")
-    return table
+def _rows(values: list[list[float]], rows: int, columns: int, part: str) -> Tensor:
+    """Values as (rows, columns)."""
+    if len(values) != rows:
+        raise ValueError(f"{part}: {rows} rows are wanted, got {len(values)}")
+    return torch.from_numpy(table(values, columns, part)).float()

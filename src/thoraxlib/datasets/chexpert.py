@@ -17,6 +17,7 @@ from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.splits import split_patients
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
+from thoraxlib.files import below
 
 __all__ = ["CheXpert"]
 
@@ -121,9 +122,9 @@ def _below_release(name: str, table: Table, row: int) -> str:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if parts and parts[0].lower().startswith("chexpert"):
         parts = parts[1:]
-    if not parts or ".." in parts:
-        raise ValueError(f"{table.where(row)}: {name!r} is no path below the release's folder")
-    return "/".join(parts)
+    if not parts:
+        raise ValueError(f"{table.where(row)}: {name!r} is no path of an image")
+    return below("/".join(parts), table.where(row))
 
 
 def _part(path: str, start: str) -> str:
@@ -144,4 +145,4 @@ def _of_views(table: Table, paths: list[str], views: str | Sequence[str] | None)
     else:  # the name says it as well
         sides = ["Lateral" if "lateral" in PurePosixPath(path).name else "Frontal" for path in paths]
     positions = table.column("AP/PA") if "AP/PA" in table.columns else [""] * len(paths)
-    return np.isin(np.array(sides), wanted) | np.isin(np.array(positions), wanted)
+    return np.array([side in wanted or position in wanted for side, position in zip(sides, positions, strict=True)])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from thoraxlib.files import below
 from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
 from thoraxlib.images.reading import SUFFIXES
 
@@ -91,8 +92,10 @@ def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
     ------
     FileNotFoundError
         There is no image.
+    ValueError
+        A folder that is not below `root`.
     """
-    tops = sorted(tops)
+    tops = sorted(below(top, root) for top in tops)
     found = {name: root / name for name in _images_below(root, tops)}
     if not found:
         first = ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "")
@@ -112,9 +115,7 @@ def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
     """
     tops: set[str] = set()
     for name in names:
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"{name!r} is no path below {root}")
-        tops.add(name.rpartition("/")[0])
+        tops.add(below(name, root).rpartition("/")[0])
     if tops <= {""}:
         root = root.absolute()  # "." has no name
         return index_images(root.parent, glob.escape(root.name))
@@ -132,12 +133,12 @@ def _images_below(root: Path, tops: Sequence[str] | None) -> Iterator[str]:
         return
     for top in tops or ():
         for folder, folders, files in os.walk(root / top):
-            below = PurePosixPath(Path(folder).relative_to(root).as_posix())
+            here = PurePosixPath(Path(folder).relative_to(root).as_posix())
             if COPY in files:
                 folders.clear()
-                yield from (str(below / name) for name in TrainingCopy(Path(folder)).names)
+                yield from (str(here / name) for name in TrainingCopy(Path(folder)).names)
             else:
-                yield from (str(below / name) for name in files if name.lower().endswith(SUFFIXES))
+                yield from (str(here / name) for name in files if name.lower().endswith(SUFFIXES))
 
 
 def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path) -> list[int]:
@@ -204,14 +205,14 @@ def image_size(path: Path) -> tuple[int, int]:
     ValueError
         The file is no image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from thoraxlib.images import read
 
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except UnidentifiedImageError:
+    except Exception:  # Pillow's plug-ins raise many kinds
         height, width = read(path).shape[-2:]  # DICOM; read says what else is wrong
         return int(height), int(width)
 

@@ -16,6 +16,7 @@ from thoraxlib.datasets.files import check_root, existing, find_file, index_tree
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
+from thoraxlib.files import below
 
 __all__ = ["MIMICCXR", "film_file", "find_table", "in_split"]
 
@@ -134,10 +135,12 @@ def film_file(patient: str, study: str, film: str, where: str) -> str:
     Raises
     ------
     ValueError
-        A patient or study that is no number.
+        A patient or study that is no number, or a film that is no file's name.
     """
     if not (patient.isdecimal() and study.isdecimal()):
         raise ValueError(f"{where}: subject_id and study_id must be numbers, got {patient!r} and {study!r}")
+    if "/" in below(film, where):
+        raise ValueError(f"{where}: dicom_id must be a file's name, got {film!r}")
     return f"files/p{patient[:2]}/p{patient}/s{study}/{film}"
 
 

@@ -163,8 +163,7 @@ def _targets(table: Table, labels: tuple[str, ...]) -> NDArray[np.float32]:
 
 
 def _binary(values: list[str], one: str, zero: str) -> NDArray[np.float32]:
-    array = np.array(values)
-    return np.where(array == one, 1.0, np.where(array == zero, 0.0, np.nan)).astype(np.float32)
+    return np.array([{one: 1.0, zero: 0.0}.get(value, np.nan) for value in values], dtype=np.float32)
 
 
 def _findings(table: Table) -> NDArray[np.float32]:
@@ -260,9 +259,11 @@ def _read_boxes(root: Path, labels: tuple[str, ...]) -> dict[str, list[tuple[lis
         if canonical not in known:
             raise ValueError(f"{table.where(row)}: unknown label {finding!r}; known: {', '.join(_FINDINGS)}")
         try:
-            x, y, width, height = (float(value) for value in table.rows[row][2:6])
-        except ValueError as error:
-            raise ValueError(f"{table.where(row)}: x, y, width, height wanted, got {table.rows[row][2:6]}") from error
+            box = [float(value) for value in table.rows[row][2:6]]
+        except ValueError:
+            box = []
+        if len(box) < 4 or not all(abs(value) < 2**31 for value in box) or min(box[2:]) < 0:
+            raise ValueError(f"{table.where(row)}: x, y, width, height wanted, got {table.rows[row][2:6]}")
         if canonical in index:
-            boxes.setdefault(name, []).append(([x, y, width, height], index[canonical]))
+            boxes.setdefault(name, []).append((box, index[canonical]))
     return boxes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image as PILImage
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import functional as F
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.files import check_root
-from thoraxlib.images.reading import SUFFIXES
+from thoraxlib.files import below
+from thoraxlib.images.reading import SUFFIXES, decode
 
 __all__ = ["WithOrganMasks", "mask_path"]
 
@@ -23,7 +24,7 @@ def mask_path(folder: str | os.PathLike[str], name: str) -> str:
     """The mask file of the film `name`: its id, less its extension, with ``_`` for slashes."""
     flat = name.replace("/", "_").replace("\\", "_")
     stem, ending = os.path.splitext(flat)
-    return os.path.join(folder, f"{stem if ending.lower() in SUFFIXES else flat}.png")
+    return os.path.join(folder, below(f"{stem if ending.lower() in SUFFIXES else flat}.png", "the ids of films"))
 
 
 _PASSED_ON = (
@@ -77,9 +78,11 @@ class WithOrganMasks(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = dict(self.dataset[index])
-        with PILImage.open(self._paths[index]) as file:
-            pixels = torch.frombuffer(bytearray(file.convert("L").tobytes()), dtype=torch.uint8)
-            mask: Tensor = (pixels > 0).to(torch.uint8).view(1, file.height, file.width)
+        path = Path(self._paths[index])
+        with path.open("rb") as file:
+            image = decode(file, path)
+        pixels = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8)
+        mask: Tensor = (pixels > 0).to(torch.uint8).view(1, image.height, image.width)
         size = list(sample["image"].shape[-2:])
         if list(mask.shape[-2:]) != size:
             mask = F.resize(tv_tensors.Mask(mask), size)

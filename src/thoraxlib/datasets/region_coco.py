@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arrays import table
 from thoraxlib.datasets.files import check_root, existing, image_size, index_named, progress_bar
 from thoraxlib.datasets.regions import RegionFilms, find_names
+from thoraxlib.files import read_json
 
 __all__ = ["RegionCoco"]
 
@@ -139,13 +140,10 @@ class _Listed(NamedTuple):
 
 def _read(path: Path, labels: str | Sequence[str] | None) -> _Listed:
     """Whichever of the two formats a file has."""
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    try:
-        listed = _records(content) if isinstance(content, list) else _coco(content, path, labels)
-    except (KeyError, TypeError, IndexError) as error:
+        listed = _records(content, path) if isinstance(content, list) else _coco(content, path, labels)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
             f"{path}: neither a COCO file nor records of AnaXNet's converter ({type(error).__name__}: {error})"
         ) from error
@@ -168,7 +166,7 @@ def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | Non
     if len(widths) > 1:
         raise ValueError(f"{path}: annotations have different numbers of attributes: {sorted(widths)}")
     width = widths.pop() if widths else 0
-    names = tuple(content.get("info", {}).get("attributes", ()))
+    names = tuple(str(name) for name in content.get("info", {}).get("attributes", ()))
     if not names and width:
         if labels is None:
             raise ValueError(f"{path} has {width} attributes without names; labels must say what they are")
@@ -188,17 +186,17 @@ def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | Non
         coco.boxes.image.numpy(),
         coco.boxes.label.numpy(),
         coco.boxes.xyxy.numpy(),
-        _values(values, len(names)),
+        table(values, len(names), f"{path}: attributes").astype(np.float32),
     )
 
 
-def _records(content: list[dict[str, Any]]) -> _Listed:
+def _records(content: list[dict[str, Any]], path: Path) -> _Listed:
     regions, labels = label_sets.build("regions18"), label_sets.build("imagenome9")
     boxes = [(image, each) for image, record in enumerate(content) for each in record["annotations"]]
-    region = np.array([each["category_id"] for _, each in boxes], np.int64)
-    if len(region) and not 0 <= region.min() <= region.max() < len(regions):
-        raise IndexError(f"category_id from {region.min()} to {region.max()}, of {len(regions)} regions")
-    corner = np.array([each["bbox"] for _, each in boxes], np.float32).reshape(-1, 4)
+    category = table([[each["category_id"]] for _, each in boxes], 1, f"{path}: category_id")[:, 0]
+    if not np.isin(category, range(len(regions))).all():
+        raise IndexError(f"category_id from {category.min():g} to {category.max():g}, of {len(regions)} regions")
+    corner = table([each["bbox"] for _, each in boxes], 4, f"{path}: bbox").astype(np.float32)
     ids = [str(record["image_id"]) for record in content]
     return _Listed(
         [str(record["file_name"]) for record in content],
@@ -208,12 +206,7 @@ def _records(content: list[dict[str, Any]]) -> _Listed:
         regions,
         labels,
         np.array([image for image, _ in boxes], np.int64),
-        region,
+        category.astype(np.int64),
         np.concatenate([corner[:, :2], corner[:, :2] + corner[:, 2:]], axis=1),
-        _values([each["attributes"] for _, each in boxes], len(labels)),
+        table([each["attributes"] for _, each in boxes], len(labels), f"{path}: attributes").astype(np.float32),
     )
-
-
-def _values(rows: list[list[float | None]], width: int) -> NDArray[np.float32]:
-    """(M, K), NaN for null."""
-    return np.array(rows, np.float32).reshape(len(rows), width)  # None becomes NaN

@@ -98,7 +98,9 @@ def split_patients(
     {'train': [2, 3, 4], 'test': [0, 1]}
     """
     fractions = check_fractions(fractions)
-    patients, owner = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
+    patients = sorted(set(map(str, patient_ids)))
+    number = {patient: index for index, patient in enumerate(patients)}
+    owner = np.array([number[str(patient)] for patient in patient_ids], dtype=np.int64)
     place = np.random.default_rng(seed).permutation(len(patients))
     ends = np.round(np.cumsum(list(fractions.values())) * len(patients)).astype(int)
     return as_parts(np.searchsorted(ends, place, side="right"), owner, fractions)

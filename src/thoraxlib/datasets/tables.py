@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Table"]
+
+_LARGEST = 2**31  # bytes of text: several times the largest release's; a packed file may promise more than memory holds
 
 
 class Table:
@@ -29,7 +32,7 @@ class Table:
     Raises
     ------
     ValueError
-        No header, no row, a row that is too short, or not text.
+        No header, no row, a row that is too short, or not text; or packed text of more than 2 GiB.
     """
 
     def __init__(self, path: Path, delimiter: str = ",") -> None:
@@ -111,15 +114,20 @@ class Table:
         """
         if wanted is None:
             return np.ones(len(self.rows), dtype=bool)
-        values, groups = np.array(self.column(name)), groups or {}
+        values, groups = self.column(name), groups or {}
         names = [wanted] if isinstance(wanted, str) else list(wanted)
-        known = sorted({*values.tolist(), *groups})
+        known = sorted({*values, *groups})
         if not names or not set(names) <= set(known):
             raise ValueError(f"{argument} must name some of {known} (those of {self.path.name}), got {wanted!r}")
-        return np.isin(values, [value for name in names for value in groups.get(name, (name,))])
+        chosen = {value for name in names for value in groups.get(name, (name,))}
+        return np.array([value in chosen for value in values], dtype=bool)
 
 
 def _open(path: Path) -> IO[str]:
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        with gzip.open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"{path} holds more than {_LARGEST} bytes of text")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.files import replacing
+from thoraxlib.files import parse_json, read_json, replacing
 
 __all__ = ["INDEX", "FeatureStore", "Shard", "read_index", "shard_path"]
 
@@ -69,8 +69,15 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no feature store: there is no {INDEX}; detection.extract writes one")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+        index = dict(read_json(path))
+        for key in ("region_names", "labels"):
+            if not isinstance(index[key], list) or not all(isinstance(name, str) for name in index[key]):
+                raise ValueError(f"{key} must be names")
+        for key in ("feature_dim", "length", "shard_size"):
+            if not isinstance(index[key], int) or index[key] < 1:
+                raise ValueError(f"{key} must be a whole number above 0, got {index[key]!r}")
+        return {**index, "fingerprint": str(index["fingerprint"])}
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete the folder and extract anew") from error
 
 
@@ -129,16 +136,10 @@ class FeatureStore(Dataset[dict[str, Any]]):
         self.path = Path(path)
         index = read_index(self.path)
         self.region_names, self.labels = tuple(index["region_names"]), tuple(index["labels"])
-        self.feature_dim, self.fingerprint = int(index["feature_dim"]), str(index["fingerprint"])
+        self.feature_dim, self.fingerprint = index["feature_dim"], index["fingerprint"]
         self._check(detector, region_names, labels, feature_dim)
-        self._files = [shard_path(self.path, k) for k in range(-(-index["length"] // index["shard_size"]))]
-        self._shard_size, self._open = int(index["shard_size"]), dict[int, Any]()
-        lost = [file.name for file in self._files if not file.exists()]
-        if lost:
-            raise FileNotFoundError(
-                f"{self.path} is not complete: {len(lost)} of {len(self._files)} parts are missing, first {lost[0]}; "
-                "the same call of detection.extract goes on where it stopped"
-            )
+        self._length, self._shard_size, self._open = index["length"], index["shard_size"], dict[int, Any]()
+        self._files = self._existing(-(-self._length // self._shard_size))
         self.ids, self.patient_ids = list[str](), list[str]()
         known = [self._known(number) for number in range(len(self._files))]
         self.region_present, self.regions, self.scores, self.region_targets, self.targets = map(
@@ -168,12 +169,38 @@ class FeatureStore(Dataset[dict[str, Any]]):
                 f"(fingerprint {self.fingerprint}, now {detector.fingerprint()}): extract anew"
             )
 
+    def _existing(self, parts: int) -> list[Path]:
+        """The files of all parts; their number may be anything that an index can say."""
+        here = sorted(self.path.glob("*.safetensors"))
+        files = [shard_path(self.path, number) for number in range(min(parts, len(here) + 1))]
+        first = next((file.name for file in files if file not in here), None)
+        if first is not None:
+            lost = parts - sum(file.stem.isdecimal() and int(file.stem) < parts for file in here)
+            raise FileNotFoundError(
+                f"{self.path} is not complete: {lost} of {parts} parts are missing, first {first}; "
+                "the same call of detection.extract goes on where it stopped"
+            )
+        return files
+
     def _known(self, number: int) -> list[Tensor]:
         """Everything of a shard but the features."""
-        shard = self._shard(number)
-        names = json.loads(shard.metadata()["films"])
-        self.ids += names["ids"]
-        self.patient_ids += names["patient_ids"]
+        shard, path = self._shard(number), self._files[number]
+        n = min(self._shard_size, self._length - number * self._shard_size)
+        r, k = len(self.region_names), len(self.labels)
+        shapes = [(n, r, self.feature_dim), (n, r), (n, r, 4), (n, r), (n, r, k), (n, k)]
+        found = {key: tuple(shard.get_slice(key).get_shape()) for key in shard.keys()}  # noqa: SIM118
+        films = parse_json((shard.metadata() or {}).get("films", ""), path)
+        names = [films.get(key) for key in ("ids", "patient_ids")] if isinstance(films, dict) else []
+        if (
+            found != dict(zip(Shard._fields, shapes, strict=True))
+            or [len(column) if isinstance(column, list) else 0 for column in names] != [n, n]
+            or not all(isinstance(name, str) for column in names for name in column)
+        ):
+            raise ValueError(
+                f"{path} is damaged, or of another store: delete it, and detection.extract writes it again"
+            )
+        self.ids += names[0]
+        self.patient_ids += names[1]
         return [shard.get_tensor(key) for key in Shard._fields[1:]]
 
     def _shard(self, number: int) -> Any:

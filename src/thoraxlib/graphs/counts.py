@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import replacing
+from thoraxlib.files import read_json, replacing
 from thoraxlib.graphs.chunks import chunks
 from thoraxlib.registry import Registry
 
@@ -125,8 +125,8 @@ class LabelCounts:
             No such content, or counts that cannot be.
         """
         try:
-            return _from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (KeyError, TypeError, ValueError) as error:
+            return _from_json(read_json(path))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
             raise ValueError(f"{path} holds no label counts ('labels', 'joint'): {error!r}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -201,7 +201,8 @@ def _from_json(content: dict[str, Any]) -> LabelCounts:
     if "support" in content:
         support = torch.tensor(content["support"], device="cpu")
     else:
-        support = joint.diagonal()[:, None].expand_as(joint) if joint.ndim == 2 else joint
+        square = joint.ndim == 2 and len(joint) == joint.shape[1]
+        support = joint.diagonal()[:, None].expand_as(joint) if square else joint
     return LabelCounts(tuple(content["labels"]), joint, support)
 
 

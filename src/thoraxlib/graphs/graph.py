@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import replacing
+from thoraxlib.files import check_stored, read_json, replacing
 
 __all__ = ["NORMALIZATIONS", "Graph"]
 
@@ -158,14 +158,14 @@ class Graph:
         path = Path(path)
         try:
             if path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as content:
-                    return cls(tuple(content["nodes"].tolist()), torch.from_numpy(content["weights"]))
+                nodes, weights = _arrays(path)
+                return cls(tuple(map(str, nodes.tolist())), torch.from_numpy(weights))
             if path.suffix == ".csv":
                 names, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
                 return cls(tuple(names), torch.tensor([[float(value) for value in row] for row in rows], device="cpu"))
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             return cls(tuple(content["nodes"]), torch.tensor(content["weights"], device="cpu"))
-        except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
             raise ValueError(f"{path} holds no graph ('nodes', 'weights'): {error!r}") from error
 
     @property
@@ -185,3 +185,14 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"Graph({len(self.nodes)} nodes, {len(self.edges())} edges)"
+
+
+def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    check_stored(path)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return content["nodes"], content["weights"]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy raises many kinds for damaged files
+        raise ValueError(f"{type(error).__name__}: {error}") from error

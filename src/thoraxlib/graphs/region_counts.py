@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import replacing
+from thoraxlib.files import read_json, replacing
 from thoraxlib.graphs.chunks import chunks
 from thoraxlib.registry import Registry
 
@@ -139,8 +139,8 @@ class RegionCounts:
             No such content, or counts that cannot be.
         """
         try:
-            return given(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (KeyError, TypeError, ValueError) as error:
+            return given(**read_json(path))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
             raise ValueError(f"{path} holds no region counts ('regions', 'labels', ...): {error!r}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from thoraxlib.files import below, unzipping
 from thoraxlib.images.reading import SUFFIXES
 
 __all__ = ["Stored", "listed"]
@@ -90,9 +91,7 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
         for film in _of_source(os.fspath(source)):
             if not _wanted(PurePosixPath(film.name), pattern):
                 continue
-            if film.name.startswith("/") or "\\" in film.name or ".." in PurePosixPath(film.name).parts:
-                raise ValueError(f"{film.url} holds the name {film.name!r}, which points out of it")
-            if found.setdefault(film.name, film) is not film:
+            if found.setdefault(below(film.name, film.url), film) is not film:
                 raise ValueError(f"the sources have two files {film.name}: {found[film.name].url} and {film.url}")
     if not found:
         raise FileNotFoundError(f"no image ({pattern or ', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
@@ -126,10 +125,8 @@ def _of_source(source: str) -> Iterator[Stored]:
 
 
 def _of_archive(url: str, prefix: str) -> Iterator[Stored]:
-    try:
+    with unzipping(f"{url} is no zip archive, or is cut off"):
         members = _archive(url).infolist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{url} is no zip archive, or is cut off: {error}") from error
     for member in members:
         if not member.is_dir():
             stamp = f"crc {member.CRC:08x}"

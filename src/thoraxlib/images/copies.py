@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from thoraxlib.files import below, parse_json, read_json
 from thoraxlib.images.reading import SUFFIXES, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.input_spec import InputSpec
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
+_NUMBERS = ("row", "height", "width", "check")  # of the entry of a film that is there
 
 
 def description(folder: Path) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def description(folder: Path) -> dict[str, Any]:
         The file is damaged.
     """
     try:
-        return dict(json.loads((folder / COPY).read_text(encoding="utf-8")))
+        return dict(read_json(folder / COPY))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / COPY} is damaged ({error}): prepare the films anew, in another folder") from error
 
@@ -75,7 +76,7 @@ class TrainingCopy:
     FileNotFoundError
         There is no copy.
     ValueError
-        The copy is not finished, was written by another version, or its ``copy.json`` is damaged.
+        The copy is not finished, was written by another version, or its ``copy.json`` or manifest is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -85,10 +86,13 @@ class TrainingCopy:
         about = description(self.folder)
         if about.get("version") != 1:
             raise ValueError(f"{self.folder}: a copy of version 1 is wanted, got {about.get('version')}")
-        if not about["complete"]:
+        if not about.get("complete"):
             raise ValueError(f"{self.folder}: the copy is not finished; run the same preparation again")
-        self.spec = InputSpec().updated(about["settings"]["spec"])
-        self._is_array = about["settings"]["form"] == "array"
+        try:
+            self.spec = InputSpec().updated(about["settings"]["spec"])
+            self._is_array = about["settings"]["form"] == "array"
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.folder / COPY} is damaged ({error!r}): prepare the films anew") from error
         found = entries(self.folder / MANIFEST).values()
         self.failures = {entry["name"]: entry["error"] for entry in found if "error" in entry}
         kept = sorted((entry for entry in found if "row" in entry), key=lambda entry: entry["row"])
@@ -102,13 +106,19 @@ class TrainingCopy:
         Raises
         ------
         ValueError
-            A copy of PNG files has no such array.
+            A copy of PNG files has no such array; or the array is not that of the manifest.
         """
         if not self._is_array:
             raise ValueError(f"{self.folder} is a copy of PNG files; there is no array of its pixels")
-        pixels: NDArray[np.uint8] = np.asarray(np.load(self.folder / PIXELS, mmap_mode="r"))
-        if pixels.shape[1:] != self.spec.size or len(pixels) <= self.row(self.names[-1]):
-            raise ValueError(f"{self.folder / PIXELS} has shape {pixels.shape}: it is not that of the manifest")
+        path, rows = self.folder / PIXELS, max((self.row(name) for name in self.names), default=-1) + 1
+        try:
+            pixels: NDArray[Any] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # NumPy raises many kinds for damaged files
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.spec.size or len(pixels) < rows:
+            raise ValueError(f"{path} holds {pixels.dtype} {pixels.shape}: it is not that of the manifest")
         return pixels
 
     def __len__(self) -> int:
@@ -178,10 +188,30 @@ class CopiedFilm(NamedTuple):
 
 
 def entries(manifest: Path) -> dict[str, dict[str, Any]]:
-    """Name -> the last entry of each film in a manifest; a line that was cut off at the end is no entry."""
-    with manifest.open(encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {entry["name"]: entry for entry in found}
+    """Name -> the last entry of each film in a manifest; a line that was cut off at the end is no entry.
+
+    Raises
+    ------
+    ValueError
+        Naming the line: it is no entry of a film, or its name points out of the copy.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    with manifest.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
+                entry = _entry(parse_json(line, where := f"{manifest}:{number}"), where)
+                found[entry["name"]] = entry
+    return found
+
+
+def _entry(content: Any, where: str) -> dict[str, Any]:
+    numbers = [content.get(key) for key in _NUMBERS if "row" in content] if isinstance(content, dict) else [None]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not all(
+        isinstance(content.get(key), str) for key in ("name", *(() if numbers else ("error",)))
+    ):
+        raise ValueError(f"{where} is damaged: it is no film's entry; prepare the films anew, in another folder")
+    below(content["name"], where)
+    return dict(content)
 
 
 def png_name(name: str) -> str:

@@ -214,7 +214,7 @@ class _Store:
     def has(self, film: Stored) -> bool:
         """Whether the film is there, as it is in its source now."""
         entry = self.entries.get(film.name, {})
-        return film.name in self._good and (entry["size"], entry["stamp"]) == (film.size, film.stamp)
+        return film.name in self._good and (entry.get("size"), entry.get("stamp")) == (film.size, film.stamp)
 
     def add(self, film: Stored, result: _Result) -> None:
         """Keep a film, or the error that it gave."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from thoraxlib.files import replacing
+from thoraxlib.arrays import table
+from thoraxlib.files import read_json, replacing
 from thoraxlib.localization.boxes import Boxes
 
 __all__ = ["CocoBoxes", "from_coco", "read_coco", "save_coco", "to_coco"]
@@ -118,11 +118,7 @@ def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
     ValueError
         Not JSON, or what :func:`from_coco` refuses.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: no COCO file of boxes ({type(error).__name__}: {error})") from error
-    return from_coco(content, str(path))
+    return from_coco(read_json(path), str(path))
 
 
 def from_coco(content: Any, source: str) -> CocoBoxes:
@@ -131,24 +127,31 @@ def from_coco(content: Any, source: str) -> CocoBoxes:
     Raises
     ------
     ValueError
-        A part is missing, or an annotation names an image or category that is not there.
+        A part is missing or of another kind, an annotation names an image or category that is not there, an id is not
+        unique, or a box is not finite.
     """
     try:
         images, categories = content["images"], content["categories"]
         place = {image["id"]: k for k, image in enumerate(images)}
         label = {category["id"]: k for k, category in enumerate(categories)}
-        rows = [
-            (*each["bbox"], place[each["image_id"]], label[each["category_id"]], each.get("score", 1.0))
-            for each in content["annotations"]
-        ]
+        annotations = content["annotations"]
+        image = [place[each["image_id"]] for each in annotations]
+        category = [label[each["category_id"]] for each in annotations]
+        xywh = torch.from_numpy(table([each["bbox"] for each in annotations], 4, "bbox"))
+        score = torch.from_numpy(table([[each.get("score", 1.0)] for each in annotations], 1, "score")).float()
         sizes = tuple((int(image["height"]), int(image["width"])) for image in images)
         ids = tuple(str(image["file_name"]) for image in images)
         labels = tuple(str(category["name"]) for category in categories)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"{source}: no COCO file of boxes ({type(error).__name__}: {error})") from error
-    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
-    corner, side = table[:, :2], table[:, 2:4]
-    boxes = Boxes(
-        torch.cat([corner, corner + side], dim=1).float(), table[:, 4].long(), table[:, 5].long(), table[:, 6].float()
-    )
+    for what, found, entries in (("images", place, images), ("categories", label, categories)):
+        if len(found) < len(entries):
+            raise ValueError(f"{source}: two {what} have one id")
+    if not all(side > 0 for size in sizes for side in size):
+        raise ValueError(f"{source}: height and width of an image must be above 0")
+    xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
+    endless = (~xyxy.isfinite()).any(dim=1).nonzero()
+    if len(endless):
+        raise ValueError(f"{source}: bbox {annotations[int(endless[0])]['bbox']} is not finite")
+    boxes = Boxes(xyxy, torch.tensor(image, dtype=torch.long), torch.tensor(category, dtype=torch.long), score[:, 0])
     return CocoBoxes(boxes, labels, ids, sizes)

@@ -131,14 +131,23 @@ def predict_masks(
         Films at a time.
     overwrite : bool
         Write all, after the segmenter has changed; otherwise files that exist are kept, as after an interruption.
+
+    Raises
+    ------
+    ValueError
+        Two ids that would have one file, or an id that points out of the folder.
     """
     from PIL import Image
 
     from thoraxlib.datasets.organs import mask_path
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(mask_path(folder, name)) for name in dataset.ids]
+    owner: dict[Path, str] = {}
+    for path, name in zip(paths, dataset.ids, strict=True):
+        if owner.setdefault(path, name) != name:
+            raise ValueError(f"the masks of {owner[path]!r} and {name!r} would both be {path.name}")
+    folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index, path in enumerate(paths) if overwrite or not path.exists()]
     for batch in _batches(dataset, segmenter, batch_size, missing):
         found = _hard(segmenter, batch["image"]).cpu()

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from thoraxlib.datasets import ChestDataset
 from thoraxlib.detection import RegionDetector
-from thoraxlib.files import replacing
+from thoraxlib.files import read_json, replacing
 from thoraxlib.persistence import Persistent, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
@@ -28,7 +28,7 @@ from thoraxlib.training.data import DataModule
 from thoraxlib.training.detection import DetectionTask
 from thoraxlib.training.logs import EpochTable, quiet
 from thoraxlib.training.regions import RegionTask
-from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles
+from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, of_run
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.task import MultiLabelTask, Task
@@ -248,14 +248,16 @@ def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], re
     config = output / "config.json"
     (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     if resume and checkpoints[0].exists():
-        before = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        before = read_json(config) if config.exists() else {}
+        if not isinstance(before, dict):
+            raise ValueError(f"{config} is damaged: it holds no settings; resume=False starts a new run")
         differing = [key for key in settings if before.get(key) != settings[key]]
         if differing:
             listed = "; ".join(f"{key}: {before.get(key)} before, {settings[key]} now" for key in differing)
             raise ValueError(
                 f"{output} holds a run with other settings ({listed}): change output, or resume=False for a new run"
             )
-        return int(_trusted(checkpoints[0])["epoch"])
+        return int(of_run(checkpoints[0])["epoch"])
     for path in checkpoints:
         path.unlink(missing_ok=True)
     with replacing(config) as scratch:
@@ -267,20 +269,12 @@ def _logger(name: str, output: Path, done: int) -> Any:
     return EpochTable(output, done) if name == "csv" else TensorBoardLogger(output, name="logs", version="")
 
 
-def _trusted(path: Path) -> dict[str, Any]:
-    """A checkpoint of tensors and plain values only; anything else is refused before it could run code."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of this library, or is damaged ({error})") from error
-
-
 def _best(
     model: nn.Module, trainer: Trainer, kept: ModelCheckpoint, path: Path, output: Path, monitor: str
 ) -> FitResult:
     # of the file and not of the callback, which lived in other processes if the strategy spawned some
     state: dict[str, Any] = (
-        _trusted(path) if path.exists() else {"callbacks": {kept.state_key: {"best_model_score": None}}}
+        of_run(path) if path.exists() else {"callbacks": {kept.state_key: {"best_model_score": None}}}
     )
     score = state["callbacks"][kept.state_key]["best_model_score"]
     if score is None or not bool(torch.as_tensor(score).isfinite()):

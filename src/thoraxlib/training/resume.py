@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,13 +10,37 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from thoraxlib.files import replacing
+from thoraxlib.files import check_stored, replacing
 
-__all__ = ["BatchSeed", "Patience", "WholeFiles"]
+__all__ = ["BatchSeed", "Patience", "WholeFiles", "of_run"]
+
+
+def _trusted(path: Path) -> Any:
+    """A file of tensors and plain values only; anything else is refused before it could run code."""
+    check_stored(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint of this library, or is damaged ({error})") from error
+
+
+def of_run(path: Path) -> dict[str, Any]:
+    """The checkpoint that a run left.
+
+    Raises
+    ------
+    ValueError
+        Naming the file: it is none, or is damaged.
+    """
+    content = _trusted(path)
+    parts = {"epoch": int, "state_dict": dict, "callbacks": dict}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in parts.items()):
+        raise ValueError(f"{path} is not a checkpoint of this library")
+    return content
 
 
 class WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
-    """Checkpoints that are whole or absent.
+    """Checkpoints that are whole or absent, and run no code.
 
     Lightning's go through the folder for temporary files: where that is another file system, moving them into place
     is a copy, which a kill can cut.
@@ -25,6 +50,10 @@ class WholeFiles(TorchCheckpointIO):  # type: ignore[misc]
         """Write beside `path`, then rename."""
         with replacing(path) as scratch:
             super().save_checkpoint(checkpoint, scratch, storage_options)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, **_: Any) -> Any:
+        """Tensors and plain values only; Lightning's own unpickles whatever it finds."""
+        return _trusted(Path(path))
 
 
 class BatchSeed(Callback):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from thoraxlib.datasets.chest_imagenome.annotations import Annotations
 from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles, parse
-from thoraxlib.files import replacing
+from thoraxlib.files import parse_json, replacing
 
 __all__ = ["cache_path", "parsed"]
 
@@ -88,11 +88,38 @@ def _load(path: Path, mark: dict[str, str]) -> Annotations | None:
             if file.metadata() != mark:
                 return None
             columns = {name: file.get_tensor(name) for name in Annotations._fields}
-    except (OSError, SafetensorError):
+        for name in ("ids", "patients", "studies", "views", "regions", "findings"):
+            columns[name] = parse_json(columns[name].tobytes(), path)
+    except (OSError, ValueError, SafetensorError):
         return None
-    for name in ("ids", "patients", "studies", "views", "regions", "findings"):
-        columns[name] = json.loads(columns[name].tobytes())
-    return Annotations(**columns)._replace(regions=tuple(columns["regions"]), findings=tuple(columns["findings"]))
+    known = Annotations(**columns)._replace(regions=tuple(columns["regions"]), findings=tuple(columns["findings"]))
+    return known if _fits(known) else None
+
+
+def _fits(tables: Annotations) -> bool:
+    """Whether tables from a file belong together: every position is one of what it counts."""
+    images, regions, findings = len(tables.ids), len(tables.regions), len(tables.findings)
+    boxes, mentions = len(tables.box_region), len(tables.mention_region)
+    return (
+        all(len(column) == images for column in (tables.patients, tables.studies, tables.views))
+        and tables.boxes.shape == (boxes, 4)
+        and len(tables.mention_finding) == len(tables.mention_yes) == mentions
+        and all(
+            len(starts) == images + 1
+            and starts[0] == 0
+            and starts[-1] == entries
+            and bool((np.diff(starts) >= 0).all())
+            for starts, entries in ((tables.box_starts, boxes), (tables.mention_starts, mentions))
+        )
+        and all(
+            not len(column) or 0 <= column.min() <= column.max() < known
+            for column, known in (
+                (tables.box_region, regions),
+                (tables.mention_region, regions),
+                (tables.mention_finding, findings),
+            )
+        )
+    )
 
 
 def _packed(names: list[str] | tuple[str, ...]) -> NDArray[np.uint8]:

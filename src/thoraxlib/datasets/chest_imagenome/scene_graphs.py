@@ -7,7 +7,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Any
 
 from thoraxlib.datasets.chest_imagenome.annotations import Annotations, Collector
 from thoraxlib.datasets.files import progress_bar
+from thoraxlib.files import parse_json, unzipping
 
 __all__ = ["SceneGraphFiles", "parse"]
 
 _END = "_SceneGraph.json"
 _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 _RELATIONS = {"yes": True, "no": False}
+_LARGEST = 2**26  # bytes of a scene graph: far above any; an archive may promise more than the memory holds
 
 
 class SceneGraphFiles:
@@ -62,14 +63,12 @@ class SceneGraphFiles:
                         stat = entry.stat()
                         yield entry.name.removesuffix(_END), (entry.name, stat.st_size, stat.st_mtime_ns)
             return
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                for info in archive.infolist():
-                    name = info.filename.rpartition("/")[2]
-                    if name.endswith(_END) and not name.startswith("._"):  # those are a Mac's notes
-                        yield name.removesuffix(_END), (info.filename, info.file_size, info.CRC)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{self.path} is no zip archive, or is cut off: {error}") from error
+        with unzipping(f"{self.path} is no zip archive, or is cut off"), zipfile.ZipFile(self.path) as archive:
+            members = archive.infolist()
+        for info in members:
+            name = info.filename.rpartition("/")[2]
+            if name.endswith(_END) and not name.startswith("._"):  # those are a Mac's notes
+                yield name.removesuffix(_END), (info.filename, info.file_size, info.CRC)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -105,12 +104,12 @@ class SceneGraphFiles:
         return f"{self.path}/{self._members[image][0]}"
 
     def _graph(self, image: str, archive: zipfile.ZipFile | None) -> dict[str, Any]:
-        name = self._members[image][0]
-        try:
+        name, size, _ = self._members[image]
+        with unzipping(f"{self._where(image)} is broken"):
+            if size > _LARGEST:
+                raise ValueError(f"a scene graph has at most {_LARGEST} bytes, this one {size}")
             content = (self.path / name).read_bytes() if archive is None else archive.read(name)
-            graph = json.loads(content)
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{self._where(image)} is broken: {error}") from error
+            graph = parse_json(content, "what it holds")
         if not isinstance(graph, dict):
             raise ValueError(f"{self._where(image)} holds a {type(graph).__name__}, not a scene graph")
         return graph
@@ -130,9 +129,9 @@ def parse(files: SceneGraphFiles, *, progress: bool) -> Annotations:
             about = tuple(str(graph[key]) for key in ("patient_id", "study_id", "viewpoint"))
             boxes = [(_region(each), [_number(each[corner]) for corner in _CORNERS]) for each in graph["objects"]]
             mentions = [mention for each in graph["attributes"] for mention in _mentions(each)]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            collector.add((image, about[0], about[1], about[2]), boxes, mentions)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"{where} is no scene graph: {type(error).__name__}: {error}") from error
-        collector.add((image, about[0], about[1], about[2]), boxes, mentions)
     return collector.result()
 
 

@@ -87,8 +87,9 @@ def _parse(path: Path) -> Element:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
         raise ValueError(f"{path}:{error.lineno}: not well-formed XML: {expat.ErrorString(error.code)}") from error
-    except LookupError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (LookupError, ValueError) as error:  # of an encoding
+        told = str(error)
+        raise ValueError(told if told.startswith(str(path)) else f"{path}: {told}") from error
     return builder.close()
 
 
@@ -115,7 +116,7 @@ def read_reports(root: str | os.PathLike[str]) -> dict[str, Report]:
 
 
 def _number(name: str) -> tuple[int, str]:
-    digits = re.search(r"\d+", name)
+    digits = re.search(r"\d{1,18}", name)
     return int(digits[0]) if digits else -1, name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -186,9 +187,10 @@ def _greys(table: Table, rows: NDArray[np.intp], scale: str) -> list[Greys]:
         return [Greys()] * len(rows)
     columns = [_numbers(table, rows, f"{name}_DICOM") for name in ("BitsStored", "WindowCenter", "WindowWidth")]
     greys = [
-        Greys(None if bits is None else int(bits), centre, width) for bits, centre, width in zip(*columns, strict=True)
+        Greys(int(bits) if bits is not None and 1 <= bits <= 16 else None, centre, width)
+        for bits, centre, width in zip(*columns, strict=True)
     ]
-    unknown = [row for row, image in zip(rows.tolist(), greys, strict=True) if not 1 <= (image.bits or 0) <= 16]
+    unknown = [row for row, image in zip(rows.tolist(), greys, strict=True) if image.bits is None]
     if scale == "bits_stored" and unknown:
         raise ValueError(
             f"scale='bits_stored': BitsStored_DICOM of {len(unknown)} of {len(rows)} images is no number from 1 to 16, "
@@ -203,4 +205,5 @@ def _numbers(table: Table, rows: NDArray[np.intp], name: str) -> list[float | No
         return [None] * len(rows)
     texts = table.column(name)
     found = (_NUMBER.search(texts[row]) for row in rows)
-    return [None if match is None else float(match[0]) for match in found]
+    numbers = (None if match is None else float(match[0]) for match in found)
+    return [None if number is None or not math.isfinite(number) else number for number in numbers]

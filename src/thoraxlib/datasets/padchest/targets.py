@@ -21,6 +21,7 @@ NORMAL, OTHER, UNCHANGED = "normal", "other findings", "unchanged"
 DROPPED = frozenset({"exclude", "suboptimal study"})  # films that are of no use
 
 _SELECTED = frozenset(label_sets.build("padchest_openi22")) - {OTHER}
+_LONGEST = 10_000  # characters of a list, far above any: what parses it takes more than linear time
 _BLANK = ("", "nan", "none")  # also what pandas writes for an empty field
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
@@ -66,12 +67,12 @@ def parse_labels(text: str) -> list[str] | None:
 
 
 def _items(text: str) -> list[str]:
-    quoted = _QUOTED.findall(text)
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(text) if len(text) <= _LONGEST else None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = None
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        quoted = _QUOTED.findall(text)
         if len(value) == len(quoted):  # fewer: Python has joined strings that no comma separates
             return list(value)
         return [item[1:-1] for item in quoted]
