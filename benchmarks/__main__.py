@@ -1,29 +1,93 @@
-"""Run the named benchmarks, or all, and print one table."""
+"""Ratios against peers: the named tables, or all and the scaling plots, printed and written to the documentation."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import platform
+import re
+import sys
+import traceback
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
-from benchmarks.timing import HEADER
+import torch
 
-NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in {"__init__", "__main__", "timing"}
-)
+from benchmarks import scaling, timing
+from thoraxlib.files import replacing
+
+HERE = Path(__file__).parent
+OTHERS = {"__init__", "__main__", "timing", "scaling"}
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help=f"default: all of {', '.join(NAMES)}")
-    chosen = parser.parse_args().names or NAMES
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("thoraxlib", "torch", "timm", "torchvision"))
-    print(f"{versions}, Python {platform.python_version()}, {platform.machine()}\n\n{HEADER}", flush=True)
-    for name in chosen:
-        for row in importlib.import_module(f"benchmarks.{name}").run():
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(NAMES)}, and the plots")
+    parser.add_argument("--scaling", action="store_true", help="the plots: cost against batch, size, labels, rows")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--pairs", type=int, help="for a quick look: at most so many, and nothing is written")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+    torch.set_num_threads(1)
+    timing.most_pairs = options.pairs or timing.most_pairs
+    device = torch.device(options.device)
+    torch.zeros(1, device=device)  # from here on, a GPU is in use
+    docs = None if options.pairs else HERE.parent / "docs"
+    everything = not options.names and not options.scaling
+    failed = [name for name in (NAMES if everything else options.names) if not table(name, device, docs)]
+    if (everything or options.scaling) and device.type == "cpu":
+        try:
+            scaling.draw(docs)
+        except Exception:
+            traceback.print_exc()
+            failed.append("--scaling")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def table(name: str, device: torch.device, docs: Path | None) -> bool:
+    """Run a benchmark, print its rows as they come, write them; whether it got to its end."""
+    lines, complete = [], True
+    try:
+        module = importlib.import_module(f"benchmarks.{name}")
+        if device.type not in getattr(module, "DEVICES", ("cpu",)):
+            return True
+        lines += [f"*{conditions(module, device)}*", "", *timing.HEADER.split("\n")]
+        print(f"\n## {name}", *lines, sep="\n", flush=True)
+        for row in module.run(device):
+            lines.append(str(row))
             print(row, flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        lines += ["", f"**Stopped by {type(error).__name__}: {error}**"]
+        complete = False
+    if docs is not None:
+        path = docs / "_benchmarks" / f"{name}{'' if device.type == 'cpu' else '-' + device.type}.md"
+        with replacing(path) as scratch:
+            scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return complete
+
+
+def conditions(module: ModuleType, device: torch.device) -> str:
+    """Where, and of which versions."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, one thread"
+    versions = [f"Python {platform.python_version()}"]
+    for package in ("thoraxlib", "torch", *getattr(module, "PACKAGES", ())):
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    return f"{where}; {', '.join(versions)}."
+
+
+def _processor() -> str:
+    listed = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", listed.read_text()) if listed.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,71 +1,86 @@
-"""All-label heat maps as a multiple of one inference forward pass of the same model, and against pytorch-grad-cam."""
+"""All-label heat maps as a multiple of one inference forward pass of the same model, and against other libraries."""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor, nn
 
 import thoraxlib
-from benchmarks.timing import Row, pair
+from benchmarks.timing import Row, Work, compare, optional
 
-CONDITIONS = "14 labels, 224 px, batch 8, 1 thread"
-PEERS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM"}
+DEVICES = ("cpu", "cuda")
+PACKAGES = ("torchvision", "timm", "grad-cam", "torchcam")
+WITH_TARGET = ("cam", "gradcam", "gradcam++")
+GRAD_CAM = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "layercam": "LayerCAM"}
 
 
-def run() -> Iterator[Row]:
-    torch.set_num_threads(1)
+def run(device: torch.device) -> Iterator[Row]:
     for backbone in ("densenet121", "resnet50"):
-        model = thoraxlib.build("chexnet", backbone=backbone).eval()
-        x = torch.randn(8, 3, 224, 224)
-
-        @torch.inference_mode()
-        def forward(model: torch.nn.Module = model, x: torch.Tensor = x) -> torch.Tensor:
-            return model(x)
-
+        model, x = _model(backbone, device), torch.randn(8, 3, 224, 224, device=device)
+        forward = torch.inference_mode()(lambda model=model, x=x: model(x))
         for name in ("cam", "gradcam", "gradcam++", "xgradcam", "hirescam", "layercam"):
-            cam = thoraxlib.cams.build(name, model)
-            ratios = pair(lambda cam=cam, x=x: cam(x), forward, pairs=7)
-            target = 1.05 if name in ("cam", "gradcam", "gradcam++") else None
-            yield Row(f"{name}, {backbone}", "one forward pass", ratios, target, CONDITIONS)
-            if name in PEERS and importlib.util.find_spec("pytorch_grad_cam"):
-                ratios = pair(lambda cam=cam, x=x: cam(x), _peer(PEERS[name], model, x), pairs=1, warmup=0)
-                target = 1 / 25 if name != "layercam" else None
-                yield Row(f"{name}, {backbone}", "pytorch-grad-cam", ratios, target, CONDITIONS)
-        alone = _peak_memory(backbone, "forward")
-        for name in ("gradcam", "gradcam++"):
-            ratio = _peak_memory(backbone, name) / alone
-            yield Row(f"peak memory of {name}, {backbone}", "that of a forward pass", [ratio], None, CONDITIONS)
+            if backbone == "resnet50" and name not in WITH_TARGET:
+                continue
+            row = f"{name}, {backbone}"
+            target = 1.05 if name in WITH_TARGET else None
+            yield compare(row, "a forward pass", _ours(name, model, x), forward, target=target, pairs=5, **_of(x))
+    dense, deep = _model("densenet121", device), _model("resnet50", device)
+    x = torch.randn(8, 3, 224, 224, device=device)
+    yield from optional("gradcam", "pytorch-grad-cam", _against_grad_cam("gradcam", "densenet121", dense, x))
+    for name in GRAD_CAM:
+        yield from optional(name, "pytorch-grad-cam", _against_grad_cam(name, "resnet50", deep, x[:1]))
+    yield from optional("gradcam", "torchcam", _against_torchcam("densenet121", dense, x))
 
 
-def _peak_memory(backbone: str, work: str) -> float:
-    """Kilobytes that are resident at the worst moment beyond those before, in a process of its own (Linux)."""
-    code = f"""
-import re, torch, thoraxlib
-torch.set_num_threads(1)
-status = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
-model, x = thoraxlib.build("chexnet", backbone={backbone!r}).eval(), torch.randn(8, 3, 224, 224)
-cam = thoraxlib.cams.build("cam" if {work!r} == "forward" else {work!r}, model)
-open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-before = status("VmRSS")
-with torch.inference_mode():
-    model(x) if {work!r} == "forward" else cam(x)
-print(status("VmHWM") - before)
-"""
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+def _model(backbone: str, device: torch.device) -> nn.Module:
+    return thoraxlib.build("chexnet", backbone=backbone).eval().to(device)
 
 
-def _peer(name: str, model: torch.nn.Module, x: torch.Tensor) -> Callable[[], None]:
-    """The same maps by pytorch-grad-cam: label by label, as it is used."""
+def _of(x: Tensor) -> dict[str, str]:
+    return {"conditions": f"14 labels, 224 px, batch {len(x)}"}
+
+
+def _ours(name: str, model: nn.Module, x: Tensor) -> Work:
+    cam = thoraxlib.cams.build(name, model)
+    return lambda: cam(x)
+
+
+def _against_grad_cam(name: str, backbone: str, model: nn.Module, x: Tensor) -> Iterator[Row]:
+    """Label by label, as it is used; timed once."""
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    def work() -> None:
-        with getattr(pytorch_grad_cam, name)(model=model, target_layers=[model.neck]) as cam:
+    def peer() -> None:
+        with getattr(pytorch_grad_cam, GRAD_CAM[name])(model=model, target_layers=[model.neck]) as cam:
             for k in range(len(model.labels)):
                 cam(x, [ClassifierOutputTarget(k)] * len(x))
 
-    return work
+    target = 1 / 25 if name in WITH_TARGET else None
+    row = f"{name}, {backbone}"
+    yield compare(row, "pytorch-grad-cam", _ours(name, model, x), peer, target=target, pairs=5, slow=True, **_of(x))
+
+
+def _against_torchcam(backbone: str, model: nn.Module, x: Tensor) -> Iterator[Row]:
+    """With one graph for all labels, and with a forward pass for each, as its pages show it."""
+    from torchcam.methods import GradCAM
+
+    def maps(scores_of: Callable[[int], Tensor], **options: bool) -> None:
+        with GradCAM(model, target_layer=model.neck) as extractor:
+            for k in range(len(model.labels)):
+                extractor(k, scores_of(k), **options)
+
+    def one_graph() -> None:
+        kept: list[Tensor] = []
+
+        def scores(k: int) -> Tensor:
+            if not kept:
+                kept.append(model(x))
+            return kept[0]
+
+        maps(scores, retain_graph=True)
+
+    ours, row = _ours("gradcam", model, x), f"gradcam, {backbone}"
+    yield compare(row, "torchcam, graph retained", ours, one_graph, pairs=5, **_of(x))
+    yield compare(row, "torchcam, as documented", ours, lambda: maps(lambda k: model(x)), pairs=5, slow=True, **_of(x))

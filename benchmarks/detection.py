@@ -9,10 +9,11 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image
 
-from benchmarks.timing import Row, pair
+from benchmarks.timing import Row, compare
 from thoraxlib import detection
 from thoraxlib.detection.select import best_boxes
 
+PACKAGES = ("torchvision", "timm")
 BATCH, SIDE, PROPOSALS = 4, 256, 200
 
 
@@ -28,12 +29,11 @@ def best_of_each(found: list[dict[str, Tensor]], regions: int) -> Tensor:
 
 
 @torch.inference_mode()
-def run() -> Iterator[Row]:
-    torch.set_num_threads(1)
+def run(device: torch.device) -> Iterator[Row]:
     torch.manual_seed(0)
     x = torch.randn(BATCH, 3, SIDE, SIDE)
     sizes = [(SIDE, SIDE)] * BATCH
-    conditions = f"{BATCH} images of {SIDE} px, {PROPOSALS} proposals, 18 regions, 1 thread"
+    conditions = f"{BATCH} images of {SIDE} px, {PROPOSALS} proposals, 18 regions"
     for name in ("fasterrcnn_resnet50_fpn", "fasterrcnn_fpn"):
         net = detection.build(name, proposals=PROPOSALS, score_threshold=0.0, input_spec={"size": SIDE}).eval()
         net.roi_heads.score_thresh, net.roi_heads.detections_per_img = 0.0, 18 * PROPOSALS
@@ -49,8 +49,8 @@ def run() -> Iterator[Row]:
         ours, (boxes, features) = net(x), two_passes()
         if not torch.equal(ours.boxes, boxes) or not torch.allclose(ours.features, features, atol=1e-5):
             raise RuntimeError("the two ways disagree: there is nothing to compare")
-        ratios = pair(lambda net=net: net(x), two_passes, pairs=5, warmup=1)
-        yield Row(f"regions: {name}", "detect, postprocess, second pass", ratios, 0.8, conditions)
+        row, peer = f"regions: {name}", "detect, postprocess, second pass"
+        yield compare(row, peer, lambda net=net: net(x), two_passes, target=0.8, conditions=conditions, pairs=5)
 
     heads, sizes, counts = net.roi_heads, [(SIDE, SIDE)] * 16, [1000] * 16
     heads.score_thresh, heads.detections_per_img = 0.05, 100  # torchvision's defaults
@@ -62,5 +62,6 @@ def run() -> Iterator[Row]:
         boxes = heads.box_coder.decode_single(codes, torch.cat(proposals)).view(-1, 19, 4)[:, 1:]
         return best_boxes(clip_boxes_to_image(boxes, sizes[0]), logits.softmax(dim=-1)[:, 1:], counts)
 
-    ratios = pair(best, lambda: heads.postprocess_detections(logits, codes, proposals, sizes), pairs=5, warmup=1)
-    yield Row("regions: the best box of each", "torchvision's postprocessing", ratios, 0.3, "16 images, 1000 proposals")
+    row, peer = "regions: the best box of each", "torchvision's postprocessing"
+    theirs = lambda: heads.postprocess_detections(logits, codes, proposals, sizes)  # noqa: E731
+    yield compare(row, peer, best, theirs, target=0.3, conditions="16 images, 1000 proposals", pairs=5)

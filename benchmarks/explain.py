@@ -1,33 +1,68 @@
-"""Explaining films, and boxes of heat maps, as multiples of the forward pass that they come with."""
+"""Explaining films, and boxes of heat maps, against the forward passes that they come with and against loops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import thoraxlib
-from benchmarks.timing import Row, pair
+from benchmarks.timing import Row, compare, optional
+
+DEVICES = ("cpu", "cuda")
+PACKAGES = ("torchvision", "timm", "scipy", "grad-cam")
 
 
-def run() -> Iterator[Row]:
-    torch.set_num_threads(1)
-    model = thoraxlib.build("chexnet").eval()
+def run(device: torch.device) -> Iterator[Row]:
+    model = thoraxlib.build("chexnet").eval().to(device)
     dataset = thoraxlib.datasets.build("phantom", size=512, length=32, masks=False)
     films = [dataset[index]["image"] for index in range(32)]
     preprocess = thoraxlib.preprocess_for(model)
-    x = torch.cat([preprocess(film) for film in films])
-
-    @torch.inference_mode()
-    def forward() -> list[torch.Tensor]:
-        return [model(part) for part in x.split(16)]
-
-    conditions = "DenseNet-121, 32 phantom films of 512 px, input 224 px, 1 thread"
+    x = torch.cat([preprocess(film) for film in films]).to(device)
+    forward = torch.inference_mode()(lambda: [model(part) for part in x.split(16)])
+    conditions = "DenseNet-121, 32 films of 512 px, input 224 px"
     for threshold, what in ((0.5, "labels above 0.5"), (0.0, "all 14 labels")):
-        ratios = pair(lambda t=threshold: thoraxlib.explain(model, films, threshold=t), forward, pairs=3, warmup=1)
-        yield Row(f"explain, {what}", "forward pass alone", ratios, None, conditions)
+        work = lambda t=threshold: thoraxlib.explain(model, films, threshold=t)  # noqa: E731
+        yield compare(f"explain, {what}", "the forward passes", work, forward, pairs=3, conditions=conditions)
+    yield from optional("explain", "by hand", _by_hand(model, films[:2]))
     maps = thoraxlib.cams.build("cam", model)(x)
     for name in thoraxlib.localization.names():
         rule = thoraxlib.localization.build(name)
-        ratios = pair(lambda rule=rule: rule(maps, 224), forward, pairs=3, warmup=1)
-        yield Row(f"boxes by {name}, 14 maps a film", "forward pass alone", ratios, None, conditions)
+        work = lambda rule=rule: rule(maps, 224)  # noqa: E731
+        row = f"boxes by {name}, 14 maps a film"
+        yield compare(row, "the forward passes", work, forward, pairs=3, conditions=conditions)
+
+
+def _by_hand(model: nn.Module, films: list[Tensor]) -> Iterator[Row]:
+    """Film by film, label by label: torchvision's transforms, pytorch-grad-cam, SciPy's regions; timed once."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from scipy import ndimage
+    from torchvision import transforms
+    from torchvision.transforms.functional import to_pil_image
+
+    spec = model.input_spec
+    chain = transforms.Compose(
+        [transforms.Resize(spec.size), transforms.ToTensor(), transforms.Normalize(spec.mean, spec.std)]
+    )
+    device = next(model.parameters()).device
+
+    def peer() -> list[Any]:
+        found: list[Any] = []
+        with GradCAM(model=model, target_layers=[model.neck]) as cam:
+            for film in films:
+                x = chain(to_pil_image(film).convert("RGB"))[None].to(device)
+                with torch.inference_mode():
+                    probabilities = model(x).sigmoid()[0].tolist()
+                for k, probability in enumerate(probabilities):
+                    heat = cam(x, [ClassifierOutputTarget(k)])[0]
+                    labels, _ = ndimage.label(heat > 180 / 255)
+                    found.append((probability, ndimage.find_objects(labels)))
+        return found
+
+    conditions = f"DenseNet-121, {len(films)} films of 512 px, 14 labels"
+    ours = lambda: thoraxlib.explain(model, films, method="gradcam", threshold=0)  # noqa: E731
+    peer_name = "torchvision + pytorch-grad-cam + SciPy, one by one"
+    yield compare("explain, all 14 labels", peer_name, ours, peer, pairs=3, slow=True, conditions=conditions)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,22 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import thoraxlib
-from benchmarks.timing import Row, pair, repeated
+from benchmarks.timing import Row, Work, compare, optional, peak, repeated
 from thoraxlib.graphs import LabelCounts
 
+DEVICES = ("cpu", "cuda")
+PACKAGES = ("torch-geometric", "numpy", "pandas")
 LABELS = thoraxlib.labels.build("nih14")
 
 
-def run() -> Iterator[Row]:
-    torch.set_num_threads(1)
+def run(device: torch.device) -> Iterator[Row]:
     torch.manual_seed(0)
-    yield _kept()
-    yield from _against_geometric()
-    yield from _counting()
-    extra = {rows: _extra_memory(rows) / 1024 for rows in (1_000_000, 16_000_000)}
-    ratio = extra[16_000_000] * 2**20 / (16_000_000 * len(LABELS))
-    conditions = ", ".join(f"{mebibytes:.1f} MiB for {rows:,} rows" for rows, mebibytes in extra.items())
-    yield Row("peak extra memory of LabelCounts.of", "16,000,000 x 14 labels as bytes", [ratio], 0.05, conditions)
+    yield from _kept(device)
+    yield from _against_geometric(device)
+    if device.type == "cpu":
+        yield from _counting()
+        yield from _constant_memory()
 
 
 def _label_graph(convolution: str) -> thoraxlib.heads.Head:
@@ -42,37 +39,38 @@ def _label_graph(convolution: str) -> thoraxlib.heads.Head:
     )
 
 
-def _kept() -> Row:
-    head = _label_graph("dense").eval()
-    maps = torch.randn(8, 1024, 1, 1)
-    ours = torch.inference_mode()(lambda: head(maps))
+def _kept(device: torch.device) -> Iterator[Row]:
+    """In eval mode as it is, checking at every call that no weight has changed, and with H folded in as a constant."""
+    head = _label_graph("dense").eval().to(device)
+    maps = torch.randn(8, 1024, 1, 1, device=device)
     anew = torch.inference_mode()(lambda: F.linear(head.vector(maps), head.label_classifiers()))
-    assert torch.equal(ours(), anew())
-    conditions = "14 labels, 300-1024-1024, logits of 8 vectors, 1 thread"
-    return Row(
-        "label graph in eval mode", "computed anew", pair(repeated(ours, 20), repeated(anew, 20)), 0.06, conditions
-    )
+    conditions = "14 labels, 300-1024-1024, logits of 8 vectors"
+    for name, part in (("label graph in eval mode", head), ("label graph, optimize_for_inference", head.fuse())):
+        ours = torch.inference_mode()(lambda part=part: part(maps))
+        assert torch.equal(ours(), anew())
+        yield compare(name, "computed anew", repeated(ours, 20), repeated(anew, 20), target=0.06, conditions=conditions)
 
 
-def _against_geometric() -> Iterator[Row]:
+def _against_geometric(device: torch.device) -> Iterator[Row]:
     """The two layers alone, on the same graph with the same weights."""
-    dense, theirs = _label_graph("dense"), _label_graph("GCNConv")
+    dense, theirs = _label_graph("dense").to(device), _label_graph("GCNConv").to(device)
     with torch.no_grad():
         for ours, peer in zip(dense.convolutions, theirs.convolutions, strict=True):
             peer.layer.lin.weight.copy_(ours.weight.T)
     torch.testing.assert_close(dense.label_classifiers(), theirs.label_classifiers(), rtol=1e-4, atol=1e-4)
-    upstream = torch.randn(len(LABELS), 1024)
-    conditions = "14 labels, 300-1024-1024, 1 thread"
+    upstream = torch.randn(len(LABELS), 1024, device=device)
+    conditions = "14 labels, 300-1024-1024"
     for what, work in (("inference", _inference), ("forward and backward", _backward)):
-        ratios = pair(*(repeated(work(head, upstream), 10) for head in (dense, theirs)))
-        yield Row(f"dense graph convolutions, {what}", "torch_geometric's GCNConv", ratios, 1.0, conditions)
+        ours, peer = (repeated(work(head, upstream), 10) for head in (dense, theirs))
+        name = f"dense graph convolutions, {what}"
+        yield compare(name, "torch_geometric's GCNConv", ours, peer, target=1.0, conditions=conditions)
 
 
-def _inference(head: thoraxlib.heads.Head, upstream: Tensor) -> Callable[[], Tensor]:
+def _inference(head: thoraxlib.heads.Head, upstream: Tensor) -> Work:
     return torch.inference_mode()(head.label_classifiers)
 
 
-def _backward(head: thoraxlib.heads.Head, upstream: Tensor) -> Callable[[], None]:
+def _backward(head: thoraxlib.heads.Head, upstream: Tensor) -> Work:
     def work() -> None:
         head.zero_grad()
         head.label_classifiers().backward(upstream)
@@ -83,34 +81,40 @@ def _backward(head: thoraxlib.heads.Head, upstream: Tensor) -> Callable[[], None
 def _counting() -> Iterator[Row]:
     """Labels of a million films; the target is for NumPy's own integers, its loops are faster on smaller types."""
     positive = np.random.default_rng(0).random((1_000_000, len(LABELS))) < 0.05
+    conditions = "1,000,000 x 14 labels"
     for kind, target in (("int64", 1 / 40), ("float32", None), ("uint8", None)):
         targets = positive.astype(kind)
-        assert (LabelCounts.of(targets, LABELS).joint.numpy() == _one_by_one(targets)).all()
-        ratios = pair(lambda t=targets: LabelCounts.of(t, LABELS), lambda t=targets: _one_by_one(t), 7, 1)
-        yield Row(f"LabelCounts.of, {kind}", "NumPy, label by label", ratios, target, "1,000,000 x 14 labels, 1 thread")
+        assert (LabelCounts.of(targets, LABELS).joint.numpy() == one_by_one(targets)).all()
+        ours, peer = (lambda t=targets: LabelCounts.of(t, LABELS)), (lambda t=targets: one_by_one(t))
+        row = f"LabelCounts.of, {kind}"
+        yield compare(row, "NumPy, label by label", ours, peer, target=target, conditions=conditions, pairs=3)
+    yield from optional("LabelCounts.of, int64", "pandas", _against_pandas(positive.astype("int64"), conditions))
 
 
-def _one_by_one(targets: np.ndarray) -> np.ndarray:
+def _against_pandas(targets: np.ndarray, conditions: str) -> Iterator[Row]:
+    import pandas
+
+    frame = pandas.DataFrame(targets, columns=list(LABELS))
+    assert (LabelCounts.of(targets, LABELS).joint.numpy() == (frame.T @ frame).to_numpy()).all()
+    ours, peer = (lambda: LabelCounts.of(targets, LABELS)), (lambda: frame.T @ frame)
+    yield compare("LabelCounts.of, int64", "pandas, frame.T @ frame", ours, peer, conditions=conditions, pairs=5)
+
+
+def _constant_memory() -> Iterator[Row]:
+    rows = 16_000_000
+    targets = np.random.default_rng(0).integers(0, 2, (rows, len(LABELS)), dtype=np.uint8)
+    extra = {n: peak(lambda n=n: LabelCounts.of(targets[:n], LABELS)) for n in (rows // 16, rows)}
+    if None not in extra.values():
+        conditions = ", ".join(f"{mebibytes:.1f} MiB for {n:,} rows" for n, mebibytes in extra.items())
+        of_labels = targets.nbytes / 2**20
+        name, peer = "peak extra memory of LabelCounts.of", f"{rows:,} x 14 labels as bytes"
+        yield Row(name, peer, [extra[rows] / of_labels], 0.05, conditions, (extra[rows], of_labels))
+
+
+def one_by_one(targets: np.ndarray) -> np.ndarray:
     k = targets.shape[1]
     joint = np.zeros((k, k), dtype=np.int64)
     for i in range(k):
         for j in range(k):
             joint[i, j] = np.sum((targets[:, i] == 1) & (targets[:, j] == 1))
     return joint
-
-
-def _extra_memory(rows: int) -> float:
-    """Kilobytes that are resident at the worst moment beyond those before, in a process of its own (Linux)."""
-    code = f"""
-import re, numpy, thoraxlib
-from thoraxlib.graphs import LabelCounts
-status = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
-labels = thoraxlib.labels.build("nih14")
-targets = numpy.random.default_rng(0).integers(0, 2, ({rows}, 14), dtype=numpy.uint8)
-LabelCounts.of(targets[:10], labels)  # loads what it needs
-open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-before = status("VmRSS")
-LabelCounts.of(targets, labels)
-print(status("VmHWM") - before)
-"""
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

@@ -11,11 +11,12 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from benchmarks.timing import Row, pair
+from benchmarks.timing import Row, compare, optional
 from thoraxlib import datasets, images
 from thoraxlib.datasets.films import Films
 from thoraxlib.input_spec import InputSpec
 
+PACKAGES = ("torchvision", "pillow", "numpy", "scikit-image")
 FILMS, SIDE = 12, 1024
 SPEC = InputSpec(size=(224, 224))
 MEAN, STD = np.array(SPEC.mean, np.float32)[:, None, None], np.array(SPEC.std, np.float32)[:, None, None]
@@ -76,29 +77,34 @@ def check(ours: torch.Tensor, theirs: torch.Tensor, levels: float) -> None:
         raise RuntimeError(f"the two ways disagree by {worst:.2f} grey levels: there is nothing to compare")
 
 
-def run() -> Iterator[Row]:
-    torch.set_num_threads(1)
+def run(device: torch.device) -> Iterator[Row]:
     for smooth in (False, True):
         with tempfile.TemporaryDirectory() as folder:
-            yield from compare(Path(folder), smooth)
+            yield from to_input(Path(folder), smooth)
 
 
-def compare(folder: Path, smooth: bool) -> Iterator[Row]:
+def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     paths = write_films(folder / "films", smooth)
     names = [path.name for path in paths]
     megabytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
-    conditions = f"{FILMS} PNG of {SIDE} px, {megabytes:.2f} MB each, to {SPEC.size[0]} px, one process, 1 thread"
+    conditions = f"{FILMS} PNG of {SIDE} px, {megabytes:.2f} MB each, to {SPEC.size[0]} px"
     kind = "smooth films" if smooth else "films"
-    films, plain, skimage = Folder(folder / "films", names), with_pillow(paths), with_scikit_image(paths)
+    films, plain = Folder(folder / "films", names), with_pillow(paths)
     check(epoch(films), plain(), 1.01)
-    targets = (None, None) if smooth else (0.8, 1 / 3)
-    ratios = pair(lambda: epoch(films), plain, 15)
-    yield Row(f"{kind} to input", "Pillow (RGB) + torchvision v1", ratios, targets[0], conditions)
-    yield Row(f"{kind} to input", "scikit-image", pair(lambda: epoch(films), skimage, 7), targets[1], conditions)
+    ours = lambda: epoch(films)  # noqa: E731
+    target = None if smooth else 0.8
+    row = f"{kind} to input"
+    yield compare(row, "Pillow (RGB) + torchvision v1", ours, plain, target=target, conditions=conditions)
+    yield from optional(row, "scikit-image", _against_scikit_image(row, films, paths, conditions))
 
     spec = InputSpec(size=SPEC.size, resize="stretch")
     images.prepare(folder / "films", folder / "copy", spec=spec, workers=0, progress=False)
     copy = Folder(folder / "copy", names)
     check(epoch(copy), epoch(films), 1.01)
-    ratios = pair(lambda: epoch(copy), lambda: epoch(films), 15)
-    yield Row(f"{kind}: epoch from a training copy", "from the files", ratios, 1 / 30, conditions)
+    row = f"{kind}: epoch from a training copy"
+    yield compare(row, "from the files", lambda: epoch(copy), ours, target=1 / 30, conditions=conditions)
+
+
+def _against_scikit_image(row: str, films: Films, paths: list[Path], conditions: str) -> Iterator[Row]:
+    peer = with_scikit_image(paths)
+    yield compare(row, "scikit-image", lambda: epoch(films), peer, target=1 / 3, conditions=conditions, pairs=5)

@@ -1,30 +1,63 @@
-"""``import thoraxlib`` after torch, as a multiple of ``import torch``, in the same process."""
+"""What importing the library costs on top of torch, and against other libraries, in fresh processes in turn."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
-from benchmarks.timing import Row
+import torch
+
+from benchmarks import timing
+from benchmarks.timing import Row, optional
+
+PACKAGES = ("torchvision", "timm", "torch-geometric", "torchxrayvision", "monai")
+PEERS = ("torchvision", "timm", "torch_geometric", "torchxrayvision", "monai")
 
 CODE = """
-import time
+import re, time
+resident = lambda: int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 start = time.perf_counter()
 import torch
-middle = time.perf_counter()
-import thoraxlib
-end = time.perf_counter()
-thoraxlib.names()
+middle, before = time.perf_counter(), resident()
+import {package}
+end, after = time.perf_counter(), resident()
+{use}
 used = time.perf_counter()
-print((end - middle) / (middle - start), (used - middle) / (middle - start))
+print((end - middle) / (middle - start), (used - middle) / (middle - start), after - before)
 """
 
 
-def run() -> list[Row]:
-    runs = [subprocess.check_output([sys.executable, "-c", CODE], text=True).split() for _ in range(9)][1:]
-    imported, used = ([float(ratio) for ratio in column] for column in zip(*runs, strict=True))
-    conditions = "torch imported before, 8 fresh processes after one"
-    return [
-        Row("import thoraxlib", "import torch", imported, 0.15, conditions),
-        Row("import thoraxlib; thoraxlib.names()", "import torch", used, None, conditions),
-    ]
+def run(device: torch.device) -> Iterator[Row]:
+    _cost("thoraxlib")  # torch's files are read from the disk
+    runs = [_cost("thoraxlib", "thoraxlib.names()") for _ in range(min(8, timing.most_pairs))]
+    imported, used, _ = ([*column] for column in zip(*runs, strict=True))
+    conditions = f"torch imported before, {len(runs)} fresh processes"
+    yield Row("import thoraxlib, beyond torch", "import torch", imported, 0.15, conditions)
+    yield Row("import thoraxlib; thoraxlib.names(), beyond torch", "import torch", used, None, conditions)
+    for package in PEERS:
+        yield from optional("import thoraxlib", f"import {package}", _against(package))
+
+
+def _against(package: str) -> Iterator[Row]:
+    if not _installed(package):
+        raise ImportError(f"no {package}")
+    pairs = [(_cost("thoraxlib"), _cost(package)) for _ in range(min(3, timing.most_pairs))]
+    ratios = [(1 + ours[0]) / (1 + theirs[0]) for ours, theirs in pairs]
+    memory = pairs[0][0][2], pairs[0][1][2]
+    conditions = "torch included in the times, not in the memory"
+    yield Row("import thoraxlib", f"import {package}", ratios, None, conditions, memory)
+
+
+def _installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None
+
+
+def _cost(package: str, use: str = "") -> tuple[float, float, float]:
+    """Seconds of the import, and of it with its use, in multiples of torch's; MiB."""
+    code = CODE.format(package=package, use=use)
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    imported, used, memory = map(float, out.split()[-3:])
+    return imported, used, memory

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thoraxlib
-from benchmarks.timing import Row, pair, repeated
+from benchmarks.timing import Row, compare, repeated
+from benchmarks.training import step
+
+DEVICES = ("cpu", "cuda")
+PACKAGES = ("timm",)
+CONDITIONS = "224 px, batch 8"
 
 
 class PlainLKA(nn.Module):
@@ -84,82 +89,67 @@ class PlainVAN(nn.Module):
         return self.head["fc"](x.mean(dim=(2, 3)))
 
 
-def run() -> Iterator[Row]:
-    torch.set_num_threads(1)
+def run(device: torch.device) -> Iterator[Row]:
     torch.manual_seed(0)
-    yield from _units()
-    model, plain = _models()
-    x, targets = torch.randn(8, 3, 224, 224), torch.rand(8, 14).round()
+    yield from _units(device)
+    model, plain = _models(device)
+    x = torch.randn(8, 3, 224, 224, device=device)
     fast = thoraxlib.optimize_for_inference(model)
-    conditions = "224 px, batch 8, 1 thread"
-    plainly = torch.inference_mode()(lambda: plain(x))
-    for name, net in (("as built", model), ("optimize_for_inference", fast)):
-        ours = torch.inference_mode()(lambda net=net: net(x))
-        same = f"outputs equal to {_difference(ours(), plainly()):.0e}"
-        yield Row(f"VAN-B0 inference, {name}", "plain NCHW", pair(ours, plainly), 1 / 1.5, f"{conditions}; {same}")
+    plainly, as_built, folded = (torch.inference_mode()(lambda net=net: net(x)) for net in (plain, model, fast))
+    ours = {"as built": as_built, "optimize_for_inference": folded}
+    for name, work in ours.items():
+        same = f"{CONDITIONS}; outputs equal to {_difference(work(), plainly()):.0e}"
+        row = f"VAN-B0 inference, {name}"
+        yield compare(row, "plain, NCHW", work, plainly, target=1 / 1.5, conditions=same, pairs=9)
+    for name, work in ours.items():
+        half = torch.autocast(device.type, torch.bfloat16)(work)
+        row = f"VAN-B0 inference, bfloat16 autocast, {name}"
+        yield compare(row, "the same in float32", half, work, target=1.0, conditions=CONDITIONS, pairs=9)
+    yield from _training(model.train(), plain.train(), x)
 
-    model.train()
-    plain.train()
-    theirs = _step(plain, x, targets)
-    ours = _step(model, x, targets)
+
+def _training(model: nn.Module, plain: nn.Module, x: Tensor) -> Iterator[Row]:
+    targets = torch.rand(len(x), 14, device=x.device).round()
     with torch.no_grad():
         same = f"outputs equal to {_difference(model(x), plain(x)):.0e}"
+    ours, theirs = step(model, x, targets), step(plain, x, targets)
     ours(), theirs()
     same += f", first gradients to {_difference(_gradients(model), _gradients(plain)):.0e}"
-    yield Row("VAN-B0 training step, AdamW", "plain NCHW", pair(ours, theirs, 7), 1 / 1.5, f"{conditions}; {same}")
-    half = _step(model, x, targets, torch.bfloat16)
-    yield Row("VAN-B0 training step, bfloat16 autocast", "float32", pair(half, ours, 7), 1.0, conditions)
-
-    model.eval()
-    for name, net in (("as built", model), ("optimize_for_inference", fast)):
-        ours = torch.inference_mode()(lambda net=net: net(x))
-        half = torch.autocast("cpu", torch.bfloat16)(ours)
-        yield Row(f"VAN-B0 inference, bfloat16 autocast, {name}", "float32", pair(half, ours), 1.0, conditions)
+    conditions, row = f"{CONDITIONS}; {same}", "VAN-B0 training step"
+    yield compare(f"{row}, AdamW", "plain, NCHW", ours, theirs, target=1 / 1.5, conditions=conditions, pairs=7)
+    half = step(model, x, targets, torch.bfloat16)
+    row = f"{row}, bfloat16 autocast"
+    yield compare(row, "the same in float32", half, ours, target=1.0, conditions=CONDITIONS, pairs=5)
 
 
-def _units() -> Iterator[Row]:
+def _units(device: torch.device) -> Iterator[Row]:
     """The unit alone, on the maps of VAN-B0's stages."""
     for channels, side in ((32, 56), (64, 28), (160, 14), (256, 7)):
-        unit, plain = thoraxlib.blocks.build("lka", in_channels=channels), PlainLKA(channels)
+        unit, plain = thoraxlib.blocks.build("lka", in_channels=channels).to(device), PlainLKA(channels).to(device)
         plain.load_state_dict(unit.state_dict())
-        x = torch.randn(8, channels, side, side)
+        x = torch.randn(8, channels, side, side, device=device)
         together = x.contiguous(memory_format=torch.channels_last)
         ours = torch.inference_mode()(lambda unit=unit, x=together: unit(x))
         theirs = torch.inference_mode()(lambda plain=plain, x=x: plain(x))
-        same = f"outputs equal to {_difference(ours(), theirs()):.0e}"
-        conditions = f"{channels} channels, batch 8, 1 thread; {same}"
-        ratios = pair(repeated(ours, 5), repeated(theirs, 5))
+        conditions = f"{channels} channels, batch 8; outputs equal to {_difference(ours(), theirs()):.0e}"
         target = 1 / 2.5 if side < 28 else None
-        yield Row(f"LKA unit, {side} x {side}", "plain NCHW", ratios, target, conditions)
+        row, works = f"LKA unit, {side} x {side}", [repeated(work, 5) for work in (ours, theirs)]
+        yield compare(row, "plain, NCHW", *works, target=target, conditions=conditions)
 
 
-def _models() -> tuple[nn.Module, nn.Module]:
+def _models(device: torch.device) -> tuple[nn.Module, nn.Module]:
     """VAN-B0 of the library and the restatement with the same weights, whose norms know their input's statistics."""
-    model = thoraxlib.build("van", labels="nih14")
+    model = thoraxlib.build("van", labels="nih14").to(device)
     for name, parameter in model.named_parameters():
         if "layer_scale" in name:
             nn.init.uniform_(parameter, 0.1, 1)
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 1.0
     with torch.no_grad():
-        model(torch.randn(8, 3, 224, 224))
-    plain = PlainVAN(14)
+        model(torch.randn(8, 3, 224, 224, device=device))
+    plain = PlainVAN(14).to(device)
     plain.load_state_dict(model.state_dict())
     return model.eval(), plain.eval()
-
-
-def _step(model: nn.Module, x: Tensor, targets: Tensor, dtype: torch.dtype | None = None) -> Callable[[], Tensor]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", dtype, enabled=dtype is not None):
-            loss = F.binary_cross_entropy_with_logits(model(x), targets)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step
 
 
 def _gradients(model: nn.Module) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 import thoraxlib
-from benchmarks.timing import Row, pair, seconds
+from benchmarks.timing import Row, compare, seconds
+
+PACKAGES = ("numpy", "timm")
 
 
-def run() -> list[Row]:
-    torch.set_num_threads(1)
+def run(device: torch.device) -> Iterator[Row]:
     dataset = thoraxlib.datasets.build("phantom", length=64)
     model = thoraxlib.build("classifier", backbone="resnet18").eval()
     x = torch.randn(16, 3, 224, 224)
@@ -18,11 +21,7 @@ def run() -> list[Row]:
         for index in range(16):
             dataset[index]
 
-    @torch.inference_mode()
-    def forward() -> torch.Tensor:
-        return model(x)
-
-    ratios = pair(render, forward, pairs=7)
+    forward = torch.inference_mode()(lambda: model(x))
     rate = 16 / min(seconds(render) for _ in range(5))
-    conditions = f"16 images of 224 px with masks, 1 thread; {rate:.0f} images/s here"
-    return [Row("render 16 phantoms", "ResNet-18 forward pass of 16", ratios, None, conditions)]
+    conditions = f"224 px, with masks; {rate:.0f} images/s here"
+    yield compare("16 phantoms", "ResNet-18, forward pass of 16", render, forward, pairs=7, conditions=conditions)

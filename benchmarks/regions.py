@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 import thoraxlib
-from benchmarks.timing import Row, pair, repeated
+from benchmarks.timing import Row, compare, peak, repeated, seconds
 from thoraxlib.graphs import RegionCounts
 from thoraxlib.heads import regions as region_heads
 
+PACKAGES = ("torch-geometric", "numpy", "scikit-learn")
 REGIONS, FINDINGS = thoraxlib.labels.build("regions18"), thoraxlib.labels.build("imagenome9")
 
 
-def run() -> Iterator[Row]:
-    torch.set_num_threads(1)
+def run(device: torch.device) -> Iterator[Row]:
     torch.manual_seed(0)
     yield _adjacency(600)
-    yield from _many(100_000)
-    extra = {images: _extra_memory(images) / 1024 for images in (100_000, 1_000_000)}
-    ratio = extra[1_000_000] * 2**20 / (1_000_000 * len(REGIONS) * len(FINDINGS))
-    conditions = ", ".join(f"{mebibytes:.1f} MiB for {images:,} images" for images, mebibytes in extra.items())
-    yield Row("peak extra memory of RegionCounts.of", "1,000,000 x 18 x 9 labels as bytes", [ratio], 0.5, conditions)
+    yield _many(100_000)
+    yield from _constant_memory()
     yield from _head()
 
 
@@ -37,19 +31,21 @@ def _labels(images: int) -> np.ndarray:
 
 def _adjacency(images: int) -> Row:
     """The loops take so long that they are timed once."""
-    targets = _labels(images)
-    start = time.perf_counter()
-    expected = _by_loops(targets)
-    loops = time.perf_counter() - start
+    targets, found = _labels(images), []
+    conditions = f"{images} images x 18 regions x 9 findings"
+    row = compare(
+        "region adjacency",
+        "loops over pairs and images, scikit-learn",
+        lambda: RegionCounts.of(targets, REGIONS, FINDINGS).jaccard(),
+        lambda: found.append(_by_loops(targets)),
+        target=1 / 5000,
+        conditions=conditions,
+        pairs=9,
+        slow=True,
+    )
     alike = RegionCounts.of(targets, REGIONS, FINDINGS).jaccard().numpy()
-    np.testing.assert_allclose(alike, expected, atol=1e-12)
-    ratios = []
-    for _ in range(9):
-        start = time.perf_counter()
-        RegionCounts.of(targets, REGIONS, FINDINGS).jaccard()
-        ratios.append((time.perf_counter() - start) / loops)
-    conditions = f"{images} images x 18 regions x 9 findings, 1 thread; the loops timed once ({loops:.1f} s)"
-    return Row("region adjacency", "loops over pairs and images, scikit-learn", ratios, 1 / 5000, conditions)
+    np.testing.assert_allclose(alike, found[0], atol=1e-12)
+    return row
 
 
 def _by_loops(targets: np.ndarray) -> np.ndarray:
@@ -72,17 +68,23 @@ def _by_loops(targets: np.ndarray) -> np.ndarray:
     return result
 
 
-def _many(images: int) -> Iterator[Row]:
+def _many(images: int) -> Row:
     """Against reading the labels once, and how long it takes."""
     targets = _labels(images)
-    ours = repeated(lambda: RegionCounts.of(targets, REGIONS, FINDINGS).jaccard(), 1)
-    start = time.perf_counter()
-    ours()
-    seconds = time.perf_counter() - start
-    conditions = f"{images:,} images, {seconds:.2f} s, 1 thread"
-    yield Row(
-        "region adjacency", "summing the labels once", pair(ours, repeated(targets.sum, 1), 7, 1), None, conditions
-    )
+    ours = lambda: RegionCounts.of(targets, REGIONS, FINDINGS).jaccard()  # noqa: E731
+    conditions = f"{images:,} images, {seconds(ours):.2f} s here"
+    return compare("region adjacency", "summing the labels once", ours, targets.sum, conditions=conditions, pairs=7)
+
+
+def _constant_memory() -> Iterator[Row]:
+    images = 1_000_000
+    targets = np.random.default_rng(0).integers(0, 2, (images, len(REGIONS), len(FINDINGS)), dtype=np.uint8)
+    extra = {n: peak(lambda n=n: RegionCounts.of(targets[:n], REGIONS, FINDINGS)) for n in (images // 10, images)}
+    if None not in extra.values():
+        conditions = ", ".join(f"{mebibytes:.1f} MiB for {n:,} images" for n, mebibytes in extra.items())
+        of_labels = targets.nbytes / 2**20
+        name, peer = "peak extra memory of RegionCounts.of", f"{images:,} x 18 x 9 labels as bytes"
+        yield Row(name, peer, [extra[images] / of_labels], 0.5, conditions, (extra[images], of_labels))
 
 
 def _head() -> Iterator[Row]:
@@ -103,22 +105,9 @@ def _head() -> Iterator[Row]:
     run = torch.inference_mode()
     ours, peer = (repeated(run(lambda head=head: head(x)), 2) for head in (dense, theirs))
     floor = repeated(run(lambda: (x @ first) @ second), 2)
-    conditions = "18 regions, 1024-2048-1024, batch 64, inference, 1 thread"
-    yield Row("region graph head", "the same with torch_geometric's GCNConv", pair(ours, peer, 9, 1), 1.0, conditions)
-    yield Row("region graph head", "its two weight products alone", pair(ours, floor, 9, 1), 1.15, conditions)
-
-
-def _extra_memory(images: int) -> float:
-    """Kilobytes that are resident at the worst moment beyond those before, in a process of its own (Linux)."""
-    code = f"""
-import re, numpy
-from thoraxlib.graphs import RegionCounts
-status = lambda key: int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
-targets = numpy.random.default_rng(0).integers(0, 2, ({images}, 18, 9), dtype=numpy.uint8)
-RegionCounts.of(targets[:10], "regions18", "imagenome9")  # loads what it needs
-open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-before = status("VmRSS")
-RegionCounts.of(targets, "regions18", "imagenome9")
-print(status("VmHWM") - before)
-"""
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    conditions = "18 regions, 1024-2048-1024, batch 64, inference"
+    for other, name, target in (
+        (peer, "the same with torch_geometric's GCNConv", 1.0),
+        (floor, "its two weight products alone", 1.15),
+    ):
+        yield compare("region graph head", name, ours, other, target=target, conditions=conditions, pairs=9)

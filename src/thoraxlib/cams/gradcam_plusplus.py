@@ -81,6 +81,6 @@ class GradCAMPlusPlus(GradCAM):
             return (square * positive / (torch.where(bottom == 0, 1, bottom) + self.eps)).sum(dim=(3, 4))
         total = features.sum(dim=(2, 3), keepdim=True).clamp(min=0)
         if self.eps == 0:  # g^2 cancelled: cheaper, and small gradients do not underflow
-            return (positive / (total * positive).add_(2)).sum(dim=(3, 4))
+            return positive.div_(torch.addcmul(positive.new_tensor(2), total, positive)).sum(dim=(3, 4))
         square = positive.square()
         return (square * positive / (2 * square + total * square * positive + self.eps)).sum(dim=(3, 4))

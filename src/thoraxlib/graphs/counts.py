@@ -177,7 +177,7 @@ class LabelCounts:
 def _count(chunk: Tensor) -> tuple[Tensor, Tensor]:
     """Joint counts of a chunk, and those of label i where j is known."""
     ones = chunk.float()
-    if ones.square().sub_(ones).abs_().sum() == 0:  # 0 and 1 throughout
+    if chunk.max() <= 1 if chunk.dtype == torch.uint8 else ones.square().sub_(ones).abs_().sum() == 0:  # only 0 and 1
         joint = (ones.T @ ones).long()
         return joint, joint.diagonal()[:, None].expand_as(joint)
     known = ~ones.isnan()

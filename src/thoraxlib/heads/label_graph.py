@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -129,7 +129,7 @@ class LabelGraphHead(LinearClassifier):
             self._kept = None  # a step may follow, and fused optimisers leave no trace on the weights
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.label_classifiers(), None
-        tensors = [*_tensors(self)]
+        tensors = self._sources()
         state, kept = _state(tensors), self._kept
         if kept is None or state is None or kept.state != state:
             kept = _Kept(state, self.label_classifiers(), [tensor.detach() for tensor in tensors])
@@ -144,6 +144,17 @@ class LabelGraphHead(LinearClassifier):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # a copy has tensors of its own
+
+    def _sources(self) -> list[Tensor]:
+        """What H is computed from. At every call: a module, its parameters or its buffers may be exchanged."""
+        tensors: list[Tensor | None] = []
+        parts = [self._modules[name] for name in ("operator", "embedding", "convolutions")]
+        for part in parts:
+            if part is not None:
+                tensors += part._parameters.values()
+                tensors += part._buffers.values()
+                parts += part._modules.values()  # the loop comes to them
+        return [tensor for tensor in tensors if tensor is not None]
 
     def label_classifiers(self) -> Tensor:
         """H (K, in_features), computed anew: one row for each label."""
@@ -173,22 +184,10 @@ class _Kept(NamedTuple):
 
 def _state(tensors: list[Tensor]) -> tuple[Any, ...] | None:
     """Place and version of every tensor, and the precision asked for; None where that cannot be told."""
-    if any(tensor.is_inference() for tensor in tensors):  # they have no versions
-        return None
     device = tensors[0].device.type
     try:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         places = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-    except RuntimeError:  # batched by vmap, on the meta device
+    except RuntimeError:  # made in inference mode, without a version; batched by vmap, or on the meta device
         return None
     return *places, precision, torch.is_inference_mode_enabled()
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, as ``parameters()`` and ``buffers()`` have them, in a third of the time."""
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None:
-            yield tensor
-    for child in module._modules.values():
-        if child is not None:
-            yield from _tensors(child)
