@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
-from thoraxlib.registry import as_json, without_pretrained
+from thoraxlib.registry import UnknownNameError, as_json, without_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,16 +69,15 @@ class Persistent(
     ) -> Self:
         from safetensors.torch import load_file
 
-        from thoraxlib import labels, models
+        from thoraxlib import labels
 
         if config is None:
             raise FileNotFoundError(f"{model_id}: no readable {_CONFIG}; is this a folder that save_pretrained wrote?")
-        model: Any
-        if config.get("room") in _ROOMS:
-            room = importlib.import_module(f"thoraxlib.{config['room']}")
-            model = room.build(config["name"], **without_pretrained(config["options"]))
-        else:
-            model = models.registry.rebuild(config)
+        try:
+            model = _rebuilt(config)
+        except UnknownNameError as error:
+            error.message += f". {model_id} was saved with it: if it is a plug-in's, install the package that has it"
+            raise
         if "labels" in config:
             model.labels = labels.resolve(config["labels"])
         if "input_spec" in config:
@@ -90,6 +89,16 @@ class Persistent(
         model.load_state_dict(_with_shared(load_file(weights, device=map_location), model), strict=True)
         model.eval()
         return model  # type: ignore[no-any-return]
+
+
+def _rebuilt(config: dict[str, Any]) -> Any:
+    """What a config describes, a model or a part, with new weights."""
+    from thoraxlib import models
+
+    if config.get("room") not in _ROOMS:
+        return models.registry.rebuild(config)
+    room = importlib.import_module(f"thoraxlib.{config['room']}")
+    return room.build(config["name"], **without_pretrained(config["options"]))
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -107,10 +116,14 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     Raises
     ------
     TypeError
-        The model was not built by the registry, or holds a ready part that no registry knows.
+        The model was not built by the registry, holds a ready part that no registry knows, or is no
+        :class:`Persistent` (a plug-in's own class must be).
     """
     if not isinstance(model, Persistent):
-        raise TypeError(f"model must be built by thoraxlib.build, got {type(model).__name__}")
+        raise TypeError(
+            "model must be built by thoraxlib.build, from a class that derives from thoraxlib.persistence.Persistent; "
+            f"got {type(model).__name__}"
+        )
     _config_of(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +152,8 @@ def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
     ------
     FileNotFoundError
         The folder, or one of its two files, does not exist.
+    UnknownNameError
+        A name that the model was saved with is not known here, as that of a plug-in that is not installed.
     """
     path = Path(source)
     if not path.is_dir() and (path.is_absolute() or len(path.parts) != 2 or path.parts[0] in {".", ".."}):

@@ -73,6 +73,8 @@ class ModelCard(Card):
 class ModelRegistry(Registry[nn.Module]):
     """A registry whose ``build`` knows presets and leaves a record on the model."""
 
+    card_type = ModelCard
+
     def build(self, name: str, *, preset: str | None = None, **options: Any) -> nn.Module:
         """Build the model called `name`.
 
@@ -96,6 +98,8 @@ class ModelRegistry(Registry[nn.Module]):
         ------
         UnknownNameError, OptionError, PluginError
             As in every room; also for an unknown preset.
+        TypeError
+            What a plug-in builds is no nn.Module.
         """
         if preset is not None:
             presets = getattr(self.describe(name), "presets", {})
@@ -106,6 +110,8 @@ class ModelRegistry(Registry[nn.Module]):
             if isinstance(spec, Mapping) and default:  # field by field
                 options["input_spec"] = {**default, **spec}
         model = super().build(name, **options)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"models: {name!r} must build an nn.Module, got {type(model).__name__}")
         recorded, unknown = {}, {}
         for key, value in options.items():
             try:
