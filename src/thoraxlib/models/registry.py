@@ -61,7 +61,8 @@ class ModelCard(Card):
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [super().__str__(), f"  paper: {self.paper}", f"  label sets: {', '.join(self.label_sets)}"]
+        lines = [super().__str__(), f"  paper: {self.paper}"]
+        lines += [f"  label sets: {', '.join(self.label_sets)}"] if self.label_sets else []
         lines += [f"  preset {name!r}: {preset.summary}" for name, preset in self.presets.items()]
         for title, table in self.published.items():
             lines.append(f"  published AUROC, {title}: mean {sum(table.values()) / len(table):.4f}")
