@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
 from thoraxlib.files import read_json
-from thoraxlib.registry import as_json, without_pretrained
+from thoraxlib.registry import UnknownNameError, as_json, without_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,14 +107,10 @@ class Persistent(
 
 def _built(config: Any, source: Path) -> Any:
     """The model that a config describes, before it gets its weights."""
-    from thoraxlib import labels, models
+    from thoraxlib import labels
 
     try:
-        if config.get("room") in _ROOMS:
-            room = importlib.import_module(f"thoraxlib.{config['room']}")
-            model = room.build(config["name"], **without_pretrained(config["options"]))
-        else:
-            model = models.registry.rebuild(config)
+        model = _rebuilt(config)
         if "labels" in config:
             names, of_options = labels.resolve(config["labels"]), len(model.labels)
             if len(names) != of_options:
@@ -122,6 +118,9 @@ def _built(config: Any, source: Path) -> Any:
             model.labels = names
         if "input_spec" in config:
             model.input_spec = model.input_spec.updated(config["input_spec"])
+    except UnknownNameError as error:
+        error.message += f". {source.parent} was saved with it: if it is a plug-in's, install the package that has it"
+        raise
     except ImportError:  # a plug-in or an extra that is lacking here
         raise
     except Exception as error:  # of whatever constructor the options reach
@@ -144,6 +143,16 @@ def _load_weights(model: Any, path: Path, device: str) -> None:
         raise ValueError(f"{path} is not of the model that {_CONFIG} beside it describes: {error}") from error
 
 
+def _rebuilt(config: dict[str, Any]) -> Any:
+    """What a config describes, a model or a part, with new weights."""
+    from thoraxlib import models
+
+    if config.get("room") not in _ROOMS:
+        return models.registry.rebuild(config)
+    room = importlib.import_module(f"thoraxlib.{config['room']}")
+    return room.build(config["name"], **without_pretrained(config["options"]))
+
+
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Write `model` to `folder` as ``config.json`` and ``model.safetensors``.
 
@@ -159,10 +168,14 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     Raises
     ------
     TypeError
-        The model was not built by the registry, or holds a ready part that no registry knows.
+        The model was not built by the registry, holds a ready part that no registry knows, or is no
+        :class:`Persistent` (a plug-in's own class must be).
     """
     if not isinstance(model, Persistent):
-        raise TypeError(f"model must be built by thoraxlib.build, got {type(model).__name__}")
+        raise TypeError(
+            "model must be built by thoraxlib.build, from a class that derives from thoraxlib.persistence.Persistent; "
+            f"got {type(model).__name__}"
+        )
     _config_of(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,6 +206,8 @@ def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
         The folder, or one of its two files, does not exist.
     ValueError
         Naming the file: no JSON, no model that can be built, damaged weights, or those of another model.
+    UnknownNameError
+        A name that the model was saved with is not known here, as that of a plug-in that is not installed.
     """
     path = Path(source)
     if not path.is_dir() and (path.is_absolute() or len(path.parts) != 2 or path.parts[0] in {".", ".."}):

@@ -3,9 +3,11 @@
 A :class:`Registry` maps names to factories. Names come from three places, asked in this order:
 
 1. functions and classes decorated with :meth:`Registry.register`;
-2. entry points of installed packages in the group ``thoraxlib.<room>``, found without importing them
-   and loaded on first use;
-3. further :class:`Source` objects, such as the one that makes every timm model a backbone.
+2. :class:`Source` objects, such as the one that makes every timm model a backbone;
+3. plug-ins: entry points of installed packages in the group ``thoraxlib.<room>``, found without importing them and
+   loaded on first use.
+
+So a package that is installed adds names and changes none.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ import difflib
 import fnmatch
 import importlib
 import inspect
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib import metadata
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from thoraxlib.input_spec import InputSpec
 
@@ -68,7 +74,7 @@ class OptionError(TypeError):
 
 
 class PluginError(ImportError):
-    """An entry point that could not be loaded."""
+    """An entry point that could not be loaded, or of which there are several."""
 
 
 @dataclass(frozen=True)
@@ -116,29 +122,78 @@ class Source(Protocol):
 
 
 class _EntryPoints:
-    """Plug-ins: entry points of the group ``thoraxlib.<room>``, each loaded on first use."""
+    """Entry points of the group ``thoraxlib.<room>``: the library's own, or those of every other package.
 
-    def __init__(self, room: str) -> None:
-        self.group = f"thoraxlib.{room}"
+    Parameters
+    ----------
+    room : str
+        See :class:`Registry`.
+    own : bool
+        Which of the two.
+    """
 
-    def _points(self) -> dict[str, metadata.EntryPoint]:
-        return {point.name: point for point in metadata.entry_points(group=self.group)}
+    def __init__(self, room: str, *, own: bool) -> None:
+        self.group, self.own = f"thoraxlib.{room}", own
 
     def names(self) -> Iterable[str]:
-        return self._points()
+        return _declared(self.group, self.own, _installed())
+
+    def points(self, name: str) -> list[metadata.EntryPoint]:
+        """Every declaration of `name`."""
+        return _declared(self.group, self.own, _installed()).get(name, [])
 
     def find(self, name: str) -> Callable[..., Any] | None:
-        point = self._points().get(name)
-        if point is None:
+        points = self.points(name)
+        if not points:
             return None
-        try:
-            return cast("Callable[..., Any]", point.load())
-        except Exception as error:  # whatever a plug-in raises must not take the room down with it
-            package = point.dist.name if point.dist is not None else "unknown package"
+        if len(points) > 1:
+            listed = " and ".join(f"{_package(point)} ({point.value})" for point in points)
             raise PluginError(
-                f"{self.group}: the plug-in {name!r} ({point.value}, from {package}) could not be loaded: "
+                f"{self.group}: several packages declare the plug-in {name!r}: {listed}; uninstall all but one"
+            )
+        (point,) = points
+        try:
+            factory = point.load()
+            inspect.signature(factory)  # what cannot be called has none
+        except Exception as error:  # whatever a plug-in raises must not take the room down with it
+            raise PluginError(
+                f"{self.group}: the plug-in {name!r} ({point.value}, from {_package(point)}) could not be loaded: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        return cast("Callable[..., Any]", factory)
+
+
+def _package(point: metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown package"
+
+
+def _declares(point: metadata.EntryPoint, factory: Callable[..., Any]) -> bool:
+    """Whether `factory` is what the entry point names; a module that was not imported cannot have made it."""
+    try:
+        return point.module in sys.modules and point.load() is factory
+    except AttributeError:
+        return False
+
+
+def _installed() -> tuple[tuple[str, int], ...]:
+    """The folders that packages are imported from, and when something was last put into each."""
+    found = []
+    for path in sys.path:
+        try:
+            found.append((path, os.stat(path or ".").st_mtime_ns))
+        except OSError:
+            continue
+    return tuple(found)
+
+
+@lru_cache(maxsize=128)
+def _declared(group: str, own: bool, installed: object) -> Mapping[str, list[metadata.EntryPoint]]:
+    """The entry points of a group by name, read again only after an installation: it takes up to 20 ms."""
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for point in metadata.entry_points(group=group):
+        if (_package(point) == "thoraxlib") == own:
+            found.setdefault(point.name, []).append(point)
+    return found
 
 
 class Registry(Generic[T]):
@@ -147,9 +202,10 @@ class Registry(Generic[T]):
     Parameters
     ----------
     room : str
-        The room's name, e.g. ``"pooling"``: used in messages and for the entry-point group.
+        The module that offers the verbs, below ``thoraxlib``, e.g. ``"pooling"`` or ``"graphs.adjacency"``: used in
+        messages and for the entry-point group.
     sources : Iterable[Source]
-        Where to look for names that are neither registered nor entry points.
+        Where to look for names that are not registered, before plug-ins.
     modules : Iterable[str]
         Modules whose import registers the room's own entries; imported on the first use of a verb.
 
@@ -169,12 +225,14 @@ class Registry(Generic[T]):
     thoraxlib.registry.UnknownNameError: shapes: unknown name 'sqare'; did you mean 'square'?
     """
 
+    card_type: ClassVar[type[Card]] = Card  #: Of entries that bring no card.
+
     def __init__(self, room: str, sources: Iterable[Source] = (), modules: Iterable[str] = ()) -> None:
         self.room = room
         self._factories: dict[str, Callable[..., T]] = {}
         self._cards: dict[str, Card] = {}
-        self._plugins = _EntryPoints(room)
-        self._sources: tuple[Source, ...] = (self._plugins, *sources)
+        self._plugins = _EntryPoints(room, own=False)
+        self._sources: tuple[Source, ...] = (*sources, _EntryPoints(room, own=True), self._plugins)
         self._modules = list(modules)
 
     # -- the four verbs ---------------------------------------------------------------------------
@@ -209,7 +267,7 @@ class Registry(Generic[T]):
                     "pass override=True to replace it"
                 )
             self._factories[name] = factory
-            self._cards[name] = card or Card()
+            self._cards[name] = card or self.card_type()
             return factory
 
         return decorate
@@ -224,9 +282,21 @@ class Registry(Generic[T]):
         OptionError
             An option that the factory does not accept or lacks; the message lists the accepted ones.
         PluginError
-            The name belongs to a plug-in that fails to import.
+            The name belongs to a plug-in that fails to import, or to several.
+
+        Warns
+        -----
+        UserWarning
+            A plug-in wants the name too; it does not get it.
         """
         factory = self.factory(name)
+        for point in self._plugins.points(name):
+            if not _declares(point, factory):
+                warnings.warn(
+                    f"{self.room}: {name!r} is taken, so that the plug-in of this name ({point.value}, from "
+                    f"{_package(point)}) is not used; its authors must rename it",
+                    stacklevel=2,
+                )
         self.check_options(name, options)
         part = factory(**options)
         if hasattr(part, "__dict__"):  # so that a model given this ready part can record how to build it again
@@ -251,7 +321,7 @@ class Registry(Generic[T]):
         factory = self.factory(name)
         doc = inspect.getdoc(factory) or ""
         return replace(
-            self._cards.get(name, Card()),
+            self._cards.get(name) or self.card_type(),
             name=name,
             room=self.room,
             summary=doc.strip().partition("\n")[0],
@@ -283,6 +353,14 @@ class Registry(Generic[T]):
                 if found is not None:
                     return cast("Callable[..., T]", found)
         raise UnknownNameError(self.room, name, self.names())
+
+    def working(self) -> Iterator[tuple[str, T]]:
+        """Every name, and what it builds without options; of a plug-in that cannot be loaded, a warning instead."""
+        for name in self.names():
+            try:
+                yield name, self.build(name)
+            except PluginError as error:
+                warnings.warn(str(error), stacklevel=2)
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise :class:`OptionError` where `options` does not fit the factory called `name`."""

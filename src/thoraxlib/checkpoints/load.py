@@ -91,8 +91,8 @@ def load_checkpoint(
 
 
 def _recognise(state: Mapping[str, Tensor]) -> str:
-    for name in registry.names():
-        if registry.build(name).recognises(state):
+    for name, layout in registry.working():
+        if layout.recognises(state):
             return name
     raise CheckpointError(
         f"the checkpoint's layout is not recognised; it has {len(state)} entries such as {_some(state)}. "
@@ -149,8 +149,8 @@ def _check(
     rows = next((new[key].shape[0] for name in _LAST if (key := f"{name}.weight") in misshapen), None)
     labels = getattr(model, "labels", ())
     if rows is not None and rows != len(labels):
-        fitting = [label_set for label_set in label_sets.names() if len(label_sets.build(label_set)) == rows]
-        near = max(fitting, key=lambda name: len({*labels} & {*label_sets.build(name)}), default=None)
+        fitting = {name: known for name, known in label_sets.registry.working() if len(known) == rows}
+        near = max(fitting, key=lambda name: len({*labels} & {*fitting[name]}), default=None)
         hint = f"labels={near!r}" if near else f"{rows} labels"
         lines.append(
             f"  The checkpoint has {rows} outputs, the model {len(labels)}: build it with {hint}, "

@@ -22,7 +22,7 @@ Counts = LabelCounts | RegionCounts | Sequence[str]
 #: From counts to a graph on their labels or regions.
 Builder = Callable[[Counts], Graph]
 
-registry: Registry[Builder] = Registry("adjacency")
+registry: Registry[Builder] = Registry("graphs.adjacency")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 _ISOLATED = ("warn", "ignore", "error")

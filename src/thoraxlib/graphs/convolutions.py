@@ -135,6 +135,6 @@ class _Geometric:
         return wanted == ["in_channels", "out_channels", "x", "edge_index"]
 
 
-registry: Registry[nn.Module] = Registry("convolutions", sources=[_Geometric()])
+registry: Registry[nn.Module] = Registry("graphs.convolutions", sources=[_Geometric()])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 register("dense")(DenseConvolution)

@@ -206,7 +206,7 @@ def _from_json(content: dict[str, Any]) -> LabelCounts:
     return LabelCounts(tuple(content["labels"]), joint, support)
 
 
-registry: Registry[LabelCounts] = Registry("counts")
+registry: Registry[LabelCounts] = Registry("graphs.counts")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 _SHIPPED = {

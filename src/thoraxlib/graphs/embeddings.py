@@ -65,7 +65,7 @@ class Embedding(nn.Module):
         return {"name": "file", "path": None, "dim": self.dim, "learn": learn}
 
 
-registry: Registry[Embedding] = Registry("embeddings")
+registry: Registry[Embedding] = Registry("graphs.embeddings")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 

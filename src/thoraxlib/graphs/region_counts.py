@@ -211,7 +211,7 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
     return mean.fill_diagonal_(1)
 
 
-registry: Registry[RegionCounts] = Registry("region_counts")
+registry: Registry[RegionCounts] = Registry("graphs.region_counts")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 

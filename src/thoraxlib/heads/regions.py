@@ -43,5 +43,5 @@ class RegionHead(nn.Module):
 
 _PARTS = ("region_linear", "region_graph")
 
-registry: Registry[RegionHead] = Registry("region_heads", modules=[f"thoraxlib.heads.{name}" for name in _PARTS])
+registry: Registry[RegionHead] = Registry("heads.regions", modules=[f"thoraxlib.heads.{name}" for name in _PARTS])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

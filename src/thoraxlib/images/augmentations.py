@@ -21,7 +21,7 @@ from thoraxlib.registry import Registry
 
 __all__ = ["build", "describe", "names", "register", "registry"]
 
-registry: Registry[nn.Module] = Registry("augmentations")
+registry: Registry[nn.Module] = Registry("images.augmentations")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 _BILINEAR = v2.InterpolationMode.BILINEAR

@@ -61,7 +61,8 @@ class ModelCard(Card):
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [super().__str__(), f"  paper: {self.paper}", f"  label sets: {', '.join(self.label_sets)}"]
+        lines = [super().__str__(), f"  paper: {self.paper}"]
+        lines += [f"  label sets: {', '.join(self.label_sets)}"] if self.label_sets else []
         lines += [f"  preset {name!r}: {preset.summary}" for name, preset in self.presets.items()]
         for title, table in self.published.items():
             lines.append(f"  published AUROC, {title}: mean {sum(table.values()) / len(table):.4f}")
@@ -72,6 +73,8 @@ class ModelCard(Card):
 
 class ModelRegistry(Registry[nn.Module]):
     """A registry whose ``build`` knows presets and leaves a record on the model."""
+
+    card_type = ModelCard
 
     def build(self, name: str, *, preset: str | None = None, **options: Any) -> nn.Module:
         """Build the model called `name`.
@@ -96,6 +99,8 @@ class ModelRegistry(Registry[nn.Module]):
         ------
         UnknownNameError, OptionError, PluginError
             As in every room; also for an unknown preset.
+        TypeError
+            What a plug-in builds is no nn.Module.
         """
         if preset is not None:
             presets = getattr(self.describe(name), "presets", {})
@@ -106,6 +111,8 @@ class ModelRegistry(Registry[nn.Module]):
             if isinstance(spec, Mapping) and default:  # field by field
                 options["input_spec"] = {**default, **spec}
         model = super().build(name, **options)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"models: {name!r} must build an nn.Module, got {type(model).__name__}")
         recorded, unknown = {}, {}
         for key, value in options.items():
             try:

@@ -1,0 +1,41 @@
+"""An adjacency builder."""
+
+from __future__ import annotations
+
+import torch
+
+from thoraxlib.graphs import Graph, LabelCounts
+from thoraxlib.graphs.adjacency import Counts
+from thoraxlib.graphs.counts import shipped
+
+
+class Ochiai:
+    """An undirected edge where labels come together often beside how often each comes, and a loop at every node.
+
+    It weighs Ochiai's coefficient ``sqrt(P(j | i) P(i | j))``, which is ``n_ij / sqrt(n_i n_j)`` if no label is
+    unknown: unlike P(j | i) alone, it does not link everything to the most frequent label.
+
+    Parameters
+    ----------
+    threshold : float
+        In [0, 1): the coefficient must be larger.
+
+    Raises
+    ------
+    ValueError
+        A `threshold` out of its range; when called: labels without counts.
+    """
+
+    def __init__(self, *, threshold: float = 0.1) -> None:
+        if not 0 <= threshold < 1:
+            raise ValueError(f"threshold={threshold}: from 0 to below 1")
+        self.threshold = threshold
+
+    def __call__(self, counts: Counts) -> Graph:
+        """The graph of `counts`, or on labels of which the library has counts."""
+        if not isinstance(counts, LabelCounts):
+            counts = shipped(tuple(counts))
+        chance = counts.conditional()
+        coefficient = (chance * chance.T).sqrt()
+        weights = torch.where(coefficient > self.threshold, coefficient, 0.0)
+        return Graph(counts.labels, weights.fill_diagonal_(1))

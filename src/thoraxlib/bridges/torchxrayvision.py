@@ -1,0 +1,279 @@
+"""torchxrayvision's pretrained classifiers as models, and its segmenter of thoracic anatomy.
+
+Needs the extra: ``pip install "thoraxlib[xrv]"``. The networks are this library's own, with torchxrayvision's weights,
+labels and operating points; only the segmenter's network is torchxrayvision's.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thoraxlib import backbones, segmentation
+from thoraxlib.checkpoints import load_checkpoint
+from thoraxlib.heads.linear import LinearHead
+from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from thoraxlib.models import Classifier, ModelCard, register
+from thoraxlib.segmentation import ORGANS, Segmenter
+from thoraxlib.segmentation.classes import ORGAN_PARTS
+
+__all__ = ["STRUCTURES", "OperatingPointHead", "PSPNet", "xrv_densenet121", "xrv_resnet50"]
+
+#: What the 14 maps of torchxrayvision's PSPNet are, by its own names in lower case.
+STRUCTURES = (
+    *("left clavicle", "right clavicle", "left scapula", "right scapula", "left lung", "right lung"),
+    *("left hilus pulmonis", "right hilus pulmonis", "heart", "aorta", "facies diaphragmatica", "mediastinum"),
+    *("weasand", "spine"),
+)
+
+_CARD = ModelCard(
+    paper="Cohen et al., TorchXRayVision: A library of chest X-ray datasets and models, MIDL 2022, arXiv 2111.00595",
+    notes=(
+        "The labels are those that the weights were trained on. torchxrayvision's network has 18 outputs whatever they "
+        "are, without a name or without an operating point where there is nothing to say; those are left out.",
+        "Its pixels in [-1024, 1024] are the input spec's mean 1/2 and deviation 1/2048.",
+        "Outputs are logits. By default their sigmoid is what torchxrayvision's model gives, 0.5 at the operating "
+        "point; with calibrated=False they are the linear layer's: the way to train on.",
+        "Weights are downloaded by torchxrayvision, into ~/.torchxrayvision, and are pickles.",
+    ),
+)
+
+
+class OperatingPointHead(LinearHead):
+    """A linear head whose logits are 0 where the probability is at the label's operating point.
+
+    torchxrayvision's ``op_norm`` in terms of logits: with a label's threshold t, the probability p = sigmoid(linear)
+    becomes ``p / 2t`` up to t and ``1 - (1 - p) / 2(1 - t)`` above, which is a growing function. ``logit_maps`` are the
+    linear layer's.
+
+    Parameters
+    ----------
+    in_channels : int
+        C.
+    thresholds : Tensor
+        (K,), above 0 and below 1.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, in_channels: int, thresholds: Tensor) -> None:
+        super().__init__(in_channels, len(thresholds))
+        self.register_buffer("thresholds", thresholds)
+
+    def forward(self, features: Any) -> Tensor:
+        """Logits (N, K)."""
+        logits = super().forward(features)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # halves are too coarse near 0 and 1
+        t = self.thresholds.to(logits.dtype)
+        # each side beyond the operating point is held there, so that its gradient is finite
+        below = F.logsigmoid(logits) - (2 * t - logits.sigmoid().minimum(t)).log()
+        above = (2 * (1 - t) - (-logits).sigmoid().minimum(1 - t)).log() - F.logsigmoid(-logits)
+        return torch.where(logits.sigmoid() < t, below, above)
+
+
+@register("xrv_densenet121", card=_CARD)
+def xrv_densenet121(
+    *,
+    weights: str = "all",
+    calibrated: bool = True,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+) -> Classifier:
+    """DenseNet-121 of torchxrayvision, for 224 x 224 pixels, trained on one data set or on seven.
+
+    Parameters
+    ----------
+    weights : {"all", "nih", "pc", "chex", "mimic_nb", "mimic_ch", "rsna"}
+        Which: they decide about labels and operating points, also without `pretrained`. "pc" is PadChest, "mimic_nb"
+        and "mimic_ch" MIMIC-CXR by either of its label files, "rsna" its pneumonia challenge; "all" is these and
+        Google's and OpenI's labels.
+    calibrated : bool
+        Logits in which every label's operating point is 0 (:class:`OperatingPointHead`), or those of the linear layer.
+    pretrained : bool
+        Load these weights, downloaded by torchxrayvision; otherwise new ones, which need no download.
+    input_spec : mapping or InputSpec, optional
+        Changes to the input that the weights were made for, e.g. of its size.
+
+    Raises
+    ------
+    ImportError
+        torchxrayvision is not installed.
+    ValueError
+        Unknown `weights`; another number of channels than 1.
+    RuntimeError
+        Weights that could not be had.
+    """
+    return _classifier("densenet121", "densenet121-res224-", weights, calibrated, pretrained, input_spec)
+
+
+@register("xrv_resnet50", card=_CARD)
+def xrv_resnet50(
+    *,
+    weights: str = "all",
+    calibrated: bool = True,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+) -> Classifier:
+    """ResNet-50 of torchxrayvision, for 512 x 512 pixels, trained on PadChest, NIH, RSNA, SIIM and VinDr.
+
+    Of its 18 named outputs, torchxrayvision has no operating point for Lung Lesion and Enlarged Cardiomediastinum, and
+    answers 0.5 whatever the image; this model leaves them out.
+
+    Parameters
+    ----------
+    weights : {"all"}
+        See :func:`xrv_densenet121`.
+    calibrated, pretrained, input_spec
+        As those of :func:`xrv_densenet121`, with the same errors.
+    """
+    return _classifier("resnet50", "resnet50-res512-", weights, calibrated, pretrained, input_spec)
+
+
+def _classifier(
+    backbone: str,
+    prefix: str,
+    weights: str,
+    calibrated: bool,
+    pretrained: bool,
+    input_spec: Mapping[str, Any] | InputSpec | None,
+) -> Classifier:
+    published = _torchxrayvision().models.model_urls
+    known = [name.removeprefix(prefix) for name in published if name.startswith(prefix)]
+    if weights not in known:
+        raise ValueError(f"weights={weights!r}: allowed are {', '.join(map(repr, known))}")
+    facts = published[prefix + weights]
+    rows = [k for k, label in enumerate(facts["labels"]) if label and not math.isnan(facts["op_threshs"][k])]
+    labels = [facts["labels"][k] for k in rows]
+    spec = InputSpec(size=facts["input_resolution"], channels=1, mean=(0.5,), std=(1 / 2048,), resize="crop")
+    spec = spec.updated(input_spec)
+    if spec.channels != 1:
+        raise ValueError(f"input_spec: torchxrayvision's models take 1 channel, got channels={spec.channels}")
+    trunk = backbones.build(backbone, in_chans=1)
+    thresholds = torch.tensor([facts["op_threshs"][k] for k in rows])
+    width = trunk.channels[-1]
+    head = OperatingPointHead(width, thresholds) if calibrated else LinearHead(width, len(labels))
+    model = Classifier(trunk, head, labels=labels, input_spec=spec)
+    if pretrained:
+        state = _weights(prefix + weights, rows)
+        load_checkpoint(model, {**state, "head.thresholds": thresholds} if calibrated else state, layout="torchvision")
+    return model
+
+
+def _weights(name: str, rows: Sequence[int]) -> dict[str, Tensor]:
+    """The state dict that torchxrayvision loads under `name`, with these rows of its last layer."""
+    try:
+        net = _torchxrayvision().models.get_model(name)
+    except Exception as error:
+        raise _not_had(name, error) from error
+    state = getattr(net, "model", net).state_dict()  # the ResNet is inside
+    last = ("classifier.", "fc.")
+    return {key: value[rows] if key.startswith(last) else value for key, value in state.items() if key != "op_threshs"}
+
+
+@segmentation.register("xrv_pspnet")
+class PSPNet(Segmenter):
+    """torchxrayvision's PSPNet, trained on ChestX-Det's 14 anatomical structures: (N, C, H, W) -> (N, M, H, W).
+
+    Lian et al. 2021, arXiv 2104.10326; 68 million parameters. It tells for each structure whether a place belongs to
+    it, and structures overlap: a class's logit is that of the likeliest of the structures that make it up, and the
+    background's is 0. So the masks of all organs are, as torchxrayvision has them, where one of the structures has a
+    probability above 1/2; where classes overlap, :func:`thoraxlib.segmentation.predict_masks` tells the likeliest.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        M names, the background first: of :data:`STRUCTURES`, or "lungs" for both;
+        ``("background", *STRUCTURES)`` for all.
+    in_chans : int
+        1, or 3 for grey pixels that are repeated.
+    size : int
+        The side of the square to which the network's image is brought, and its logits from: 512 as it was trained.
+    pretrained : bool
+        torchxrayvision's weights, downloaded by it; otherwise new ones, which need no download.
+
+    Raises
+    ------
+    ImportError
+        torchxrayvision is not installed.
+    ValueError
+        Bad classes, or none that the network knows; another number of channels; a `size` below 48.
+    RuntimeError
+        Weights that could not be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, *, classes: Sequence[str] = ORGANS, in_chans: int = 3, size: int = 512, pretrained: bool = False
+    ) -> None:
+        super().__init__(classes, in_chans)
+        if in_chans not in (1, 3):
+            raise ValueError(f"in_chans={in_chans}: allowed are 1 and 3")
+        if size < 48:
+            raise ValueError(f"size={size}: at least 48, for which the network's pyramid of 6 x 6 places is made")
+        self.size = size
+        self.input_spec = self.input_spec.updated({"size": size})
+        self.maps = [_maps_of(organ) for organ in self.classes[1:]]
+        self.net = _pspnet(pretrained)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, M, H, W) of pixels in [0, 1]."""
+        height, width = x.shape[-2:]
+        side = (self.size, self.size)
+        if (height, width) != side:
+            x = F.interpolate(x, side, mode="bilinear", antialias=True)
+        x = (x.expand(-1, 3, -1, -1) - self.mean) / self.std
+        found = self.net(x)[1] if self.training else self.net(x)  # when training, behind an auxiliary output
+        organs = torch.stack([found[:, maps].amax(dim=1) for maps in self.maps], dim=1)
+        if (height, width) != side:
+            organs = F.interpolate(organs, (height, width), mode="bilinear", align_corners=False)
+        return torch.cat([torch.zeros_like(organs[:, :1]), organs], dim=1)
+
+
+def _maps_of(organ: str) -> list[int]:
+    """Positions in :data:`STRUCTURES` of what makes up a class."""
+    maps = [position for position, name in enumerate(STRUCTURES) if name in ORGAN_PARTS.get(organ, (organ,))]
+    if not maps:
+        raise ValueError(f"classes: {organ!r} is unknown to PSPNet; it has 'lungs', {', '.join(map(repr, STRUCTURES))}")
+    return maps
+
+
+def _pspnet(pretrained: bool) -> nn.Module:
+    """The network, without its auxiliary classifier, on which nothing else depends."""
+    package = _torchxrayvision().baseline_models.chestx_det
+    if pretrained:
+        try:
+            net: nn.Module = package.PSPNet().model
+        except Exception as error:
+            raise _not_had("PSPNet", error) from error
+    else:
+        net = package.ptsemseg.pspnet.pspnet(len(STRUCTURES))
+    net.convbnrelu4_aux = net.aux_cls = nn.Identity()
+    return net
+
+
+def _not_had(name: str, error: Exception) -> RuntimeError:
+    return RuntimeError(
+        f"torchxrayvision could not load its weights {name} ({type(error).__name__}: {error}). They are downloaded on "
+        "first use: is this machine online? Build with pretrained=False to do without."
+    )
+
+
+def _torchxrayvision() -> Any:
+    """The package; its import silences every warning of the process, which is undone but for its own."""
+    try:
+        with warnings.catch_warnings():
+            import torchxrayvision
+    except ImportError as error:
+        raise ImportError(f'this needs torchxrayvision: pip install "thoraxlib[xrv]" ({error})') from error
+    warnings.filterwarnings("ignore", module="torchxrayvision")
+    return torchxrayvision

@@ -1,0 +1,205 @@
+"""Entry points of every room, and those that go wrong: each spoils its own name and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import pkgutil
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import thoraxlib
+from thoraxlib import backbones, checkpoints, cropping, graphs, pooling
+from thoraxlib.models import ModelCard
+from thoraxlib.registry import PluginError, Registry, UnknownNameError
+
+Install = Callable[..., str]
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "plugins.md"
+
+
+def every_registry() -> list[Registry[Any]]:
+    found: dict[int, Registry[Any]] = {}
+    for info in pkgutil.walk_packages(thoraxlib.__path__, "thoraxlib."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if isinstance(value, Registry):
+                found[id(value)] = value
+    return sorted(found.values(), key=lambda registry: registry.room)
+
+
+REGISTRIES = every_registry()
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put a package with a module and entry points where Python finds it; gives the module's name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    number = itertools.count()
+
+    def put(package: str, code: str, **points: dict[str, str]) -> str:
+        module = f"plugin_for_test_{tmp_path.name}_{next(number)}".replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(code)
+        lines = []
+        for room, names in points.items():
+            lines += [f"[thoraxlib.{room.replace('__', '.')}]"]
+            lines += [f"{name} = {value.format(module=module)}" for name, value in names.items()]
+        folder = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        importlib.invalidate_caches()
+        return module
+
+    return put
+
+
+MAKE = """
+import torch
+
+class make(torch.nn.Module):
+    "Made by a plug-in."
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+"""
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.room)
+def test_every_room_has_its_group(registry: Registry[Any], install: Install) -> None:
+    room = importlib.import_module(f"thoraxlib.{registry.room}")
+    assert room.registry is registry
+    before = registry.names()
+    module = install("some-parts", MAKE, **{registry.room.replace(".", "__"): {"plugged": "{module}:make"}})
+    assert set(registry.names()) == {*before, "plugged"}  # installed while Python runs
+    assert module not in sys.modules
+    assert registry.describe("plugged").summary == "Made by a plug-in."
+    assert registry.factory("plugged") is sys.modules[module].make
+    assert registry.build("plugged", size=3).options == {"size": 3}
+
+
+def test_the_guide_names_every_group() -> None:
+    groups = re.findall(r"^\| `thoraxlib\.([a-z_.]+)` \|", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(groups) == [registry.room for registry in REGISTRIES]
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "message"),
+    [
+        ("raise RuntimeError('boom')", "{module}:make", "RuntimeError: boom"),
+        ("import a_package_that_is_not_there", "{module}:make", "ModuleNotFoundError.*a_package_that_is_not_there"),
+        ("", "{module}:make", "AttributeError.*make"),
+        ("", "no_such_module_for_test:make", "ModuleNotFoundError.*no_such_module_for_test"),
+        ("", "{module}", "TypeError.*is not a callable object"),
+        ("make = 3", "{module}:make", "TypeError.*is not a callable object"),
+        (
+            "import thoraxlib\n@thoraxlib.pooling.register('avg')\ndef make(): pass",
+            "{module}:make",
+            "DuplicateNameError.*'avg' is already registered",
+        ),
+    ],
+)
+def test_a_broken_plugin(code: str, value: str, message: str, install: Install) -> None:
+    install("broken-parts", code, pooling={"broken": value})
+    install("good-parts", MAKE, pooling={"good": "{module}:make"})
+    assert {"avg", "broken", "good"} <= set(pooling.names())
+    for verb in (pooling.build, pooling.describe):
+        with pytest.raises(PluginError, match=rf"(?s)thoraxlib\.pooling.*'broken'.*from broken-parts.*{message}"):
+            verb("broken")
+    with pytest.raises(PluginError, match="broken-parts"):
+        thoraxlib.build("chexnet", backbone="resnet10t", pool="broken")
+    with pytest.raises(UnknownNameError, match="did you mean 'broken'"):
+        pooling.build("brokem")
+    assert pooling.build("good", r=1).options == {"r": 1}
+    assert type(pooling.build("avg")).__module__.startswith("thoraxlib.")
+
+
+def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Install) -> None:
+    install("broken-layouts", "raise RuntimeError('boom')", checkpoints={"aaa_first": "{module}:make"})
+    model = thoraxlib.build("chexnet", backbone="resnet10t")
+    state = {key.removeprefix("backbone.net."): value for key, value in model.state_dict().items()}
+    state = {key.replace("head.fc", "fc"): value for key, value in state.items()}
+    with pytest.warns(UserWarning, match="'aaa_first'.*broken-layouts.*boom"):
+        assert checkpoints.load_checkpoint(model, state) == "timm"
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "build"),
+    [
+        ("models", "chexnet", lambda: thoraxlib.build("chexnet", backbone="van_b0")),
+        ("backbones", "resnet10t", lambda: backbones.build("resnet10t")),  # timm's
+        ("cropping", "otsu", lambda: cropping.build("otsu")),
+        (
+            "graphs__convolutions",
+            "gcnconv",
+            lambda: graphs.convolutions.build("gcnconv", in_channels=2, out_channels=2),
+        ),
+    ],
+)
+def test_a_name_of_the_library_stays_the_library_s(
+    room: str, name: str, build: Callable[[], Any], install: Install
+) -> None:
+    module = install("bold-parts", MAKE, **{room: {name: "{module}:make", "other": "{module}:make"}})
+    with pytest.warns(UserWarning, match=rf"'{name}' is taken.*\({module}:make, from bold-parts\) is not used"):
+        part = build()
+    assert type(part).__module__.startswith("thoraxlib.")
+    assert module not in sys.modules
+    registry = importlib.import_module(f"thoraxlib.{room.replace('__', '.')}").registry
+    assert registry.names().count(name) == 1
+    assert registry.describe(name).origin.startswith("thoraxlib.")
+    assert registry.build("other", a=1).options == {"a": 1}
+
+
+def test_a_name_that_two_packages_have(install: Install) -> None:
+    install("one-parts", MAKE, pooling={"both": "{module}:make", "one": "{module}:make"})
+    install("two-parts", MAKE, pooling={"both": "{module}:make", "two": "{module}:make"})
+    assert pooling.names().count("both") == 1
+    for verb in (pooling.build, pooling.describe):
+        with pytest.raises(PluginError, match=r"several packages declare.*'both': .*-parts \(.*-parts \(.*uninstall"):
+            verb("both")
+    assert pooling.build("one", a=1).options == {"a": 1}
+    assert pooling.build("two", a=2).options == {"a": 2}
+
+
+def test_a_model_that_is_none(install: Install, tmp_path: Path) -> None:
+    code = "import torch\ndef number():\n    return 3\ndef plain():\n    return torch.nn.Linear(2, 2)\n"
+    install("no-models", code, models={"number": "{module}:number", "plain": "{module}:plain"})
+    with pytest.raises(TypeError, match="models: 'number' must build an nn.Module, got int"):
+        thoraxlib.build("number")
+    with pytest.raises(TypeError, match="a class that derives from thoraxlib.persistence.Persistent; got Linear"):
+        thoraxlib.save_pretrained(thoraxlib.build("plain"), tmp_path / "saved")
+
+
+def test_a_plugin_that_registers_itself(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import thoraxlib\n"
+        "from thoraxlib.models import ModelCard\n"
+        "@thoraxlib.register('with_card', card=ModelCard(paper='A paper'))\n"
+        "def make(*, labels='nih8', pretrained=False):\n"
+        "    'With a card.'\n"
+        "    return thoraxlib.build('chexnet', backbone='resnet10t', labels=labels, pretrained=pretrained)\n"
+        "def plain(*, labels='nih8'):\n"
+        "    'Without.'\n"
+        "    return make(labels=labels)\n"
+    )
+    registry = thoraxlib.models.registry
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))  # it is to be gone afterwards
+    install("own-models", code, models={"with_card": "{module}:make", "plain": "{module}:plain"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for _ in range(2):
+            model: Any = thoraxlib.build("with_card", labels="chexpert5")
+    assert model.config == {"name": "with_card", "options": {"labels": "chexpert5"}}
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 5)
+    card = thoraxlib.describe("with_card")
+    assert card.paper == "A paper"
+    plain = thoraxlib.describe("plain")
+    assert isinstance(plain, ModelCard)
+    assert plain.published == {}
+    assert "Without." in str(plain)
