@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         metrics,
         models,
         pooling,
+        scoring,
         segmentation,
         training,
         viz,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs", "heads"),
-    *("images", "labels", "localization", "losses", "metrics", "models", "pooling", "segmentation", "training", "viz"),
+    *("images", "labels", "localization", "losses", "metrics", "models", "pooling", "scoring", "segmentation"),
+    *("training", "viz"),
 )
 _FROM = {
     "InputSpec": "input_spec",
@@ -91,6 +93,7 @@ __all__ = [
     "preprocess_for",
     "register",
     "save_pretrained",
+    "scoring",
     "segmentation",
     "training",
     "viz",

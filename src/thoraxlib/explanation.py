@@ -231,21 +231,19 @@ def explain_each(
     batch_size: int = 16,
 ) -> Iterator[Explanation]:
     """As :func:`explain`, one by one; `images` may be an iterator, of which only a batch is held at a time."""
+    check_model(model)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
+    limits = thresholds(threshold, tuple(model.labels))
+    return _explanations(model, _listed(images), look_of(model, method, rule), limits, batch_size)
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError unless a model says what its input is and what its logits mean."""
     if not isinstance(getattr(model, "input_spec", None), InputSpec) or not getattr(model, "labels", ()):
         raise TypeError(
             f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib that takes images is needed"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
-    limits = _thresholds(threshold, tuple(model.labels))
-    look: Look
-    if hasattr(model, "region_names"):
-        from thoraxlib.region_explanation import ByRegions
-
-        look = ByRegions(model, method, rule)
-    else:
-        look = ByMaps(model, method, rule)
-    return _explanations(model, _listed(images), look, limits, batch_size)
 
 
 class Seen(NamedTuple):
@@ -280,6 +278,15 @@ class Look(Protocol):
     def __call__(self, x: Tensor, limits: Tensor) -> Seen:
         """What is seen."""
         ...
+
+
+def look_of(model: Any, method: Spec | None = None, rule: Spec | Any | None = None) -> Look:
+    """The way to see a model's findings; `method` and `rule` as in :func:`explain`."""
+    if not hasattr(model, "region_names"):
+        return ByMaps(model, method, rule)
+    from thoraxlib.region_explanation import ByRegions
+
+    return ByRegions(model, method, rule)
 
 
 class ByMaps:
@@ -367,7 +374,8 @@ def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
     return torch.where(known > 0, whole, torch.nan)
 
 
-def _thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
+def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
+    """K thresholds, of what :func:`explain` takes."""
     if isinstance(threshold, Mapping):
         unknown = [label for label in threshold if label not in labels]
         if unknown:

@@ -124,8 +124,8 @@ def fit(
     gradient_clip : float, optional
         Largest norm of the gradient.
     precision, accelerator, devices, num_nodes, strategy
-        Lightning's: ``"bf16-mixed"``, ``"gpu"``, ``2`` on each of ``1``, ``"ddp"``, ... Each device takes batches of the
-        data module's size. Only the first process writes; all of them return the same model and score.
+        Lightning's: ``"bf16-mixed"``, ``"gpu"``, ``2``, ``1``, ``"ddp"``, ... Each device takes batches of the data
+        module's size. Only the first process writes; all of them return the same model and score.
     loggers : sequence of {"csv", "tensorboard"}
         Where scores are written, under ``output/logs``.
     callbacks : sequence of Callback

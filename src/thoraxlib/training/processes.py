@@ -49,7 +49,7 @@ def first_process(function: Callable[P, R]) -> Callable[P, R]:
     def alone(*args: P.args, **options: P.kwargs) -> R:
         if not (distributed.is_available() and distributed.is_initialized()):
             return function(*args, **options)
-        group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         result: list[Any] = [function(*args, **options) if distributed.get_rank() == 0 else None]
         distributed.broadcast_object_list(result, src=0, group=group)
         distributed.destroy_process_group(group)
