@@ -46,11 +46,11 @@ class Network:
         self, model: Any, device: torch.device, autocast: torch.dtype | None, boxes: BoxSettings | None
     ) -> None:
         self.device, self.autocast = device, autocast
+        # nothing is above 1
+        self.limits = torch.ones(len(model.labels)) if boxes is None else thresholds(boxes.threshold, model.labels)
         self.model = optimize_for_inference(copy.deepcopy(model).eval()).to(device)
         self.regional = hasattr(model, "region_names")
         self.look = None if boxes is None and not self.regional else look_of(self.model, *(boxes or BoxSettings())[:2])
-        # nothing is above 1
-        self.limits = torch.ones(len(model.labels)) if boxes is None else thresholds(boxes.threshold, model.labels)
 
     def assessed(self, values: Sequence[float]) -> bool:
         """Whether a film's probabilities are such; for a model of regions, NaN says that it found none."""
