@@ -466,6 +466,12 @@ def test_memory_does_not_grow_with_the_films(tmp_path: Path, boxes: bool) -> Non
     assert many - few < 5000
 
 
+def test_workers_change_nothing(tree: Path, tmp_path: Path) -> None:
+    for workers in (0, 1):
+        score_archive(Tiny(), tree, tmp_path / str(workers), format="csv", num_workers=workers, **QUICK)
+    assert rows(tmp_path / "0") == rows(tmp_path / "1")
+
+
 def test_no_more_is_read_ahead_than_a_batch(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
 
