@@ -147,6 +147,7 @@ class AllOutputs(nn.Module):
         return torch.cat([everything.global_logits, everything.local_logits, everything.logits], dim=1)
 
 
+@training.first_process
 def report(
     model: nn.Module, options: argparse.Namespace, data: Mapping[str, datasets.ChestDataset], folder: Path
 ) -> list[metrics.Report]:

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> float:
     data = parts(options)
     detector = find_regions(options, data)
     stores = {
-        part: detection.extract(
+        part: training.first_process(detection.extract)(
             detector,
             data[part],
             options.output / "features" / options.boxes / part,
@@ -111,19 +111,27 @@ def main(argv: list[str] | None = None) -> float:
         heads[name] = train(model, options, stores, folder)
         found[name] = training.predict(heads[name], stores["test"], batch_size=64, progress=options.progress)
         rows[name] = score(found[name], options, stores["test"])
-        rows[name].save(folder)
+        if training.is_first_process():
+            rows[name].save(folder)
     lines = [table(rows), difference(found, stores["test"])]
     if options.global_view:
         lines.append(global_view(options, data))
-    print("\n".join(lines))
-    (options.output / "result.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     first = next(name for name in rows if name.startswith("graph"))
-    whole = assemble(heads[first], detector)
-    thoraxlib.save_pretrained(whole, options.output / "model")
-    viz.save(draw(whole, options, data, stores["val"]), options.output / "findings.png")
+    write(assemble(heads[first], detector), options, data, stores["val"], "\n".join(lines))
     folders = ", ".join(f"{name.replace(' ', '_')}/" for name in rows)
     print(f"written: {options.output}/ (regions.txt, result.txt, findings.png, graph_*.json, model/, {folders})")
     return rows[first].mean
+
+
+@training.first_process
+def write(
+    model: nn.Module, options: argparse.Namespace, data: Mapping[str, Any], val: FeatureStore, tables: str
+) -> None:
+    """The tables, the whole model, and a picture of what it finds."""
+    print(tables)
+    (options.output / "result.txt").write_text(f"{tables}\n", encoding="utf-8")
+    thoraxlib.save_pretrained(model, options.output / "model")
+    viz.save(draw(model, options, data, val), options.output / "findings.png")
 
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
@@ -172,10 +180,16 @@ def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detect
         **settings,
     )
     print(f"detector: epoch {result.epoch + 1} of {options.detector_epochs}, validation IoU {result.score:.3f}")
-    found = detection.evaluate(detector, data["test"], batch_size=options.batch_size, progress=options.progress)
+    check_regions(detector, options, data["test"])
+    return detector
+
+
+@training.first_process
+def check_regions(detector: detection.RegionDetector, options: argparse.Namespace, films: Any) -> None:
+    """Print and keep how well the regions are found."""
+    found = detection.evaluate(detector, films, batch_size=options.batch_size, progress=options.progress)
     (options.output / "regions.txt").write_text(f"{found}\n", encoding="utf-8")
     print(found)
-    return detector
 
 
 def build_detector(options: argparse.Namespace, parts: dict[str, Any]) -> Any:
@@ -203,7 +217,8 @@ def variants(options: argparse.Namespace, store: FeatureStore, counts: graphs.Re
     made = {"no graph": thoraxlib.build("anaxnet", head=linear, **shared)}
     for kind in options.adjacency:
         graph = graphs.adjacency.region_graph(store.region_names, ADJACENCY[kind], counts)
-        graph.save(options.output / f"graph_{kind}.json")
+        if training.is_first_process():
+            graph.save(options.output / f"graph_{kind}.json")
         print(f"graph by {kind}: {len(graph.edges())} of {len(graph.nodes) * (len(graph.nodes) - 1)} edges")
         torch.manual_seed(options.seed)
         made[f"graph {kind}"] = thoraxlib.build(

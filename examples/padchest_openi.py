@@ -136,7 +136,8 @@ def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.C
     else:
         fractions = dict(zip(("train", "val", "test"), options.fractions, strict=True))
         made = datasets.stratified_split(films, fractions, seed=options.seed)
-        datasets.save_split(made, path)
+        if training.is_first_process():
+            datasets.save_split(made, path)
     print(datasets.prevalence(made))
     untold = [label for label, column in zip(films.labels, films.targets.T, strict=True) if bool(column.isnan().all())]
     if untold:
@@ -156,6 +157,8 @@ def learning_rate(model: nn.Module, options: argparse.Namespace, data: Mapping[s
         return float(options.lr)
     path = options.output / "learning_rate.json"
     if options.restart or not path.exists():
+        if options.devices not in ("auto", "1"):
+            raise SystemExit("--find-lr: first on one device, --devices 1 --epochs 1; its rate is then taken again")
         found = training.lr_range_test(
             model,
             recipe.loaders(model, options, data, options.augmentation),
@@ -187,6 +190,7 @@ def fit(
     return training.fit_stages(model, films, [stage], output=options.output, **run)[-1].model
 
 
+@training.first_process
 def averages(options: argparse.Namespace, found: training.Predictions, val: training.Predictions) -> None:
     """Print and keep precision, recall and F1 at 0.5, and at the thresholds that are best on the validation films."""
     best = np.nan_to_num(metrics.best_thresholds(val.targets, val.probabilities), nan=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,11 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     run.add_argument("--workers", type=int, default=0, help="processes that read images")
     run.add_argument("--cache", action="store_true", help="keep the images in memory (all of one size)")
     run.add_argument("--device", default="auto", help="Lightning accelerator: auto, cpu, gpu, mps")
+    run.add_argument("--devices", default="auto", help="Lightning devices on each machine: auto, 2, or 0,1 (numbers)")
+    run.add_argument("--num-nodes", type=int, default=1, help="machines, each of which runs this command")
+    run.add_argument("--strategy", default="auto", help="Lightning strategy: auto, ddp, fsdp, ...")
     run.add_argument("--precision", default="32-true", help="Lightning precision, e.g. bf16-mixed, 16-mixed")
+    run.add_argument("--accumulate", type=int, default=1, help="batches for each step, on each device")
     run.add_argument("--patience", type=int, help="stop after so many epochs without gain")
     run.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
     run.add_argument("--restart", action="store_true", help="do not go on from an interrupted run in --output")
@@ -59,6 +64,8 @@ def parse(
     if options.data != "phantom" and getattr(options, folder) is None:
         flags.error(f"--data {options.data} needs --{folder}, the folder of the release")
     options.output = options.output or Path("outputs") / name
+    if not training.is_first_process():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
     torch.set_flush_denormal(True)  # gradients of untrained networks get so small that a CPU becomes slow
     return options
 
@@ -163,7 +170,11 @@ def run_settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "patience": options.patience,
         "accelerator": options.device,
+        "devices": options.devices,
+        "num_nodes": options.num_nodes,
+        "strategy": options.strategy,
         "precision": options.precision,
+        "accumulate": options.accumulate,
         "progress": options.progress,
         "resume": not options.restart,
         "seed": options.seed,
@@ -183,6 +194,7 @@ def predictions(model: nn.Module, options: argparse.Namespace, films: datasets.C
     )
 
 
+@training.first_process
 def report(
     model: nn.Module,
     options: argparse.Namespace,

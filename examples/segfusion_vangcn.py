@@ -103,7 +103,7 @@ def train_unet(options: argparse.Namespace) -> segmentation.Segmenter:
         optimizer=partial(torch.optim.Adam, lr=options.unet_lr),
         **recipe.run_settings(options),
     )
-    report = segmentation.evaluate(unet, films["test"])
+    report = training.first_process(segmentation.evaluate)(unet, films["test"])
     print(f"\nUNet, best of epoch {result.epoch + 1}\n{report}")
     return unet
 
@@ -128,7 +128,7 @@ def with_organ_masks(
 ) -> datasets.WithOrganMasks:
     """The films with masks from files, which the UNet writes unless they are there, or all of them `anew`."""
     if organs is not None:
-        segmentation.predict_masks(organs, part, folder, overwrite=anew)
+        training.first_process(segmentation.predict_masks)(organs, part, folder, overwrite=anew)
     return datasets.WithOrganMasks(part, folder if organs is not None else folder.parent)
 
 
@@ -149,11 +149,17 @@ def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, t
     if variant in ("graph", "both"):
         graph = graphs.adjacency.build(**parts["adjacency"])(parts["counts"])
         print(f"label graph: {graph}")
-        options.output.mkdir(parents=True, exist_ok=True)
-        graph.save(options.output / "label_graph.json")
-        with contextlib.suppress(ImportError):  # matplotlib is an extra
-            viz.plot_graph(graph).savefig(options.output / "label_graph.png")
+        if training.is_first_process():
+            draw_graph(graph, options.output)
     return model
+
+
+def draw_graph(graph: graphs.Graph, folder: Path) -> None:
+    """Keep the graph, and its picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    graph.save(folder / "label_graph.json")
+    with contextlib.suppress(ImportError):  # matplotlib is an extra
+        viz.plot_graph(graph).savefig(folder / "label_graph.png")
 
 
 def train(model: nn.Module, options: argparse.Namespace, data: dict[str, Any]) -> metrics.Report:

@@ -29,7 +29,6 @@ def main(argv: list[str] | None = None) -> float:
     paper.add_argument("--sharpness", type=float, default=10.0, help="r of log-sum-exp pooling")
     paper.add_argument("--loss", default="w_cel", help="bce is the paper's unweighted loss")
     paper.add_argument("--batch-size", type=int, default=8)
-    paper.add_argument("--accumulate", type=int, default=10, help="batch size times this is the paper's 80")
     paper.add_argument("--iterations", type=int, default=10_000, help="steps of the optimiser at most")
     paper.add_argument("--epochs", type=int, default=10, help="passes at most; not in the paper")
     paper.add_argument("--lr", type=float, default=0.01, help="not in the paper")
@@ -37,6 +36,7 @@ def main(argv: list[str] | None = None) -> float:
     paper.add_argument("--weight-decay", type=float, default=5e-4, help="not in the paper")
     paper.add_argument("--augmentation", default="none", help="not in the paper")
     paper.add_argument("--monitor", default="val/auroc", help="not in the paper")
+    flags.set_defaults(accumulate=10)  # times the batch size is the paper's 80
     options = recipe.parse(flags, "unified_dcnn", argv)
     torch.manual_seed(options.seed)
 
@@ -50,7 +50,6 @@ def main(argv: list[str] | None = None) -> float:
         augmentation=options.augmentation,
         loss=options.loss,
         optimizer=partial(torch.optim.SGD, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay),
-        accumulate=options.accumulate,
         max_steps=options.iterations,
         monitor=options.monitor,
     )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         metrics,
         models,
         pooling,
+        scoring,
         segmentation,
         training,
         viz,
@@ -46,19 +47,8 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs", "heads"),
-    *(
-        "images",
-        "labels",
-        "localization",
-        "losses",
-        "maps",
-        "metrics",
-        "models",
-        "pooling",
-        "segmentation",
-        "training",
-        "viz",
-    ),
+    *("images", "labels", "localization", "losses", "maps", "metrics", "models", "pooling", "scoring", "segmentation"),
+    *("training", "viz"),
 )
 _FROM = {
     "InputSpec": "input_spec",
@@ -105,6 +95,7 @@ __all__ = [
     "preprocess_for",
     "register",
     "save_pretrained",
+    "scoring",
     "segmentation",
     "training",
     "viz",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from thoraxlib.images.preparation import prepare
 from thoraxlib.input_spec import InputSpec
 
-__all__ = ["main"]
+__all__ = ["main", "window_of"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resize", default="pad", help="pad (keeps the aspect ratio, default), pad_end, crop, stretch")
     parser.add_argument("--form", default="array", choices=("array", "png"), help="one array (default), or PNG files")
     parser.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
-    parser.add_argument("--window", type=_window, help="bits, percentiles, minmax, CENTRE,WIDTH, or a number for DICOM")
+    parser.add_argument(
+        "--window", type=window_of, help="bits, percentiles, minmax, CENTRE,WIDTH, or a number for DICOM"
+    )
     parser.add_argument("--pattern", help="of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
     parser.add_argument("--workers", type=int, help="processes; by default one for each CPU")
     options = vars(parser.parse_args(argv))
@@ -42,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if copy.failures else 0
 
 
-def _window(text: str) -> object:
+def window_of(text: str) -> object:
+    """What a flag says of a window; see :func:`thoraxlib.images.read`."""
     if "," in text:
         centre, width = text.split(",")
         return float(centre), float(width)

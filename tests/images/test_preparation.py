@@ -22,6 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from thoraxlib import datasets, images
+from thoraxlib.files import alone
 from thoraxlib.images import TrainingCopy, copies, preparation, transform_for
 from thoraxlib.images.archives import listed
 from thoraxlib.input_spec import InputSpec
@@ -269,7 +270,7 @@ def test_a_damaged_description_is_named(content: str, tree: Path, tmp_path: Path
 
 def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    with preparation._alone(tmp_path / "copy"), pytest.raises(ValueError, match="another process is writing"):
+    with alone(tmp_path / "copy"), pytest.raises(ValueError, match="another process is writing"):
         images.prepare(tree, tmp_path / "copy", workers=0)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import Films, batches, evaluating, in_film
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
-from thoraxlib.files import replacing
+from thoraxlib.files import discard_scratch, goes_on, replacing
 
 __all__ = ["extract"]
 
@@ -132,13 +132,8 @@ def extract(
 def _begin(folder: Path, index: dict[str, Any]) -> None:
     """Write the index, or see that it is that of the store in the folder; remove what a killed process left."""
     if (folder / INDEX).exists():
-        before = read_index(folder)
-        for key, value in index.items():
-            if before.get(key) != value:
-                why = _WHY.get(key, f"was begun with {key}={before.get(key)!r}, now it is {value!r}")
-                raise ValueError(f"the feature store in {folder} {why}: choose another folder, or delete this one")
-        for scratch in folder.glob(".*.part.safetensors"):
-            scratch.unlink()
+        goes_on(folder, read_index(folder), index, "feature store", _WHY)
+        discard_scratch(folder)
         return
     with replacing(folder / INDEX) as scratch:
         scratch.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from thoraxlib.explanation.films import explain, explain_each
+from thoraxlib.explanation.films import check_model, explain, explain_each, look_of, thresholds
 from thoraxlib.explanation.look import Look, Seen
 from thoraxlib.explanation.result import Explanation, Finding
 
-__all__ = ["Explanation", "Finding", "Look", "Seen", "explain", "explain_each"]
+__all__ = [
+    "Explanation",
+    "Finding",
+    "Look",
+    "Seen",
+    "check_model",
+    "explain",
+    "explain_each",
+    "look_of",
+    "thresholds",
+]

@@ -24,7 +24,7 @@ from thoraxlib.localization import Boxes, to_original
 from thoraxlib.maps import upsample
 from thoraxlib.registry import Spec
 
-__all__ = ["explain", "explain_each"]
+__all__ = ["check_model", "explain", "explain_each", "look_of", "thresholds"]
 
 
 def explain(
@@ -91,15 +91,24 @@ def explain_each(
     batch_size: int = 16,
 ) -> Iterator[Explanation]:
     """As :func:`explain`, one by one; `images` may be an iterator, of which only a batch is held at a time."""
+    check_model(model)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
+    limits = thresholds(threshold, tuple(model.labels))
+    return _explanations(model, _listed(images), look_of(model, method, rule), limits, batch_size)
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError unless a model says what its input is and what its logits mean."""
     if not isinstance(getattr(model, "input_spec", None), InputSpec) or not getattr(model, "labels", ()):
         raise TypeError(
             f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib that takes images is needed"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
-    limits = _thresholds(threshold, tuple(model.labels))
-    look: Look = ByRegions(model, method, rule) if hasattr(model, "region_names") else ByMaps(model, method, rule)
-    return _explanations(model, _listed(images), look, limits, batch_size)
+
+
+def look_of(model: Any, method: Spec | None = None, rule: Spec | Any | None = None) -> Look:
+    """The way to see a model's findings; `method` and `rule` as in :func:`explain`."""
+    return ByRegions(model, method, rule) if hasattr(model, "region_names") else ByMaps(model, method, rule)
 
 
 def _explanations(
@@ -157,7 +166,8 @@ def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
     return torch.where(known > 0, whole, torch.nan)
 
 
-def _thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
+def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
+    """K thresholds, of what :func:`explain` takes."""
     if isinstance(threshold, Mapping):
         unknown = [label for label in threshold if label not in labels]
         if unknown:

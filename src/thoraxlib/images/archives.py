@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 from thoraxlib.files import below, unzipping
 from thoraxlib.images.reading import SUFFIXES
 
-__all__ = ["Stored", "listed"]
+__all__ = ["Stored", "listed", "streamed", "told"]
 
 _STAMPS = ("mtime", "etag", "ETag", "md5Hash", "generation", "LastModified", "updated", "created")
+_MAGIC = re.compile(r"[*?[]")
 _LARGEST = 2**30  # bytes of one file: far above any film
 
 
@@ -70,8 +72,8 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
     Parameters
     ----------
     sources : sequence of str or Path
-        Folders, zip archives or single files: local, or URLs that fsspec knows, such as ``gs://bucket/folder``.
-        Archives within folders are looked into as well.
+        Folders, zip archives or single files, or patterns of them such as ``films/*/p1*.zip``: local, or URLs that
+        fsspec knows, such as ``gs://bucket/folder``. Archives within folders are looked into as well.
     pattern : str, optional
         Of the file's own name, such as ``"IM*"``; by default the endings .png, .jpg, .jpeg, .dcm and .dicom in either
         case. Hidden files and those in ``__MACOSX`` are left out.
@@ -85,17 +87,34 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
     ValueError
         Two files of one name, a name that points out of its source, or a damaged archive.
     """
-    _archive.cache_clear()  # an archive may have been replaced
     found: dict[str, Stored] = {}
+    for film in streamed(sources, pattern):
+        if found.setdefault(film.name, film) is not film:
+            raise ValueError(f"the sources have two files {film.name}: {found[film.name].url} and {film.url}")
+    return [found[name] for name in sorted(found)]
+
+
+def streamed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None) -> Iterator[Stored]:
+    """As :func:`listed`, source by source, holding no more than one folder below a source or one archive at a time.
+
+    The order is the same in each call. Names of several sources may be equal.
+    """
+    _archive.cache_clear()  # an archive may have been replaced
+    none = True
     for source in sources:
         for film in _of_source(os.fspath(source)):
             if not _wanted(PurePosixPath(film.name), pattern):
                 continue
-            if found.setdefault(below(film.name, film.url), film) is not film:
-                raise ValueError(f"the sources have two files {film.name}: {found[film.name].url} and {film.url}")
-    if not found:
+            below(film.name, film.url)
+            none = False
+            yield film
+    if none:
         raise FileNotFoundError(f"no image ({pattern or ', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
-    return [found[name] for name in sorted(found)]
+
+
+def told(error: Exception) -> str:
+    """Why a film could not be read."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _wanted(name: PurePosixPath, pattern: str | None) -> bool:
@@ -111,17 +130,35 @@ def _of_source(source: str) -> Iterator[Stored]:
         system, root = fsspec.core.url_to_fs(source)
     except ImportError as error:
         raise ImportError(f'{source} needs more: pip install "thoraxlib[cloud]" ({error})') from error
-    files: dict[str, dict[str, Any]] = system.find(root, detail=True)
-    if not files:
-        raise FileNotFoundError(f"no such folder or file, or nothing in it: {source}")
-    for path, info in files.items():
-        name = path[len(root) :].lstrip("/") or PurePosixPath(path).name
+    files, top = _files(system, root), root
+    magic = _MAGIC.search(root)
+    if magic is not None and not system.exists(root):
+        top = root[: magic.start()].rpartition("/")[0]
+        files = (file for match in sorted(system.glob(root)) for file in _files(system, match))
+    none = True
+    for path, info in files:
+        none = False
+        name = path[len(top) :].lstrip("/") or PurePosixPath(path).name
         url = system.unstrip_protocol(path)
         if name.lower().endswith(".zip"):
             yield from _of_archive(url, "" if path == root else f"{name[:-4]}/")
         else:
             stamp = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
             yield Stored(name, url, None, int(info["size"] or 0), stamp)
+    if none:
+        raise FileNotFoundError(f"no such folder or file, or nothing in it: {source}")
+
+
+def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Paths and what is known of all files in and below a folder, of one folder below it after the other."""
+    if not system.isdir(root):
+        yield from system.find(root, detail=True).items()
+        return
+    for entry in sorted(system.ls(root, detail=True), key=lambda entry: str(entry["name"])):
+        if entry["type"] == "directory":
+            yield from system.find(entry["name"], detail=True).items()
+        else:
+            yield entry["name"], entry
 
 
 def _of_archive(url: str, prefix: str) -> Iterator[Stored]:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
 import os
-import threading
 import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,18 +20,18 @@ import torch
 from numpy.lib import format as npy
 from PIL import Image as PILImage
 
-from thoraxlib.files import replacing
-from thoraxlib.images.archives import Stored, listed
+from thoraxlib.files import alone, discard_scratch, replacing
+from thoraxlib.images.archives import Stored, listed, told
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
 from thoraxlib.images.reading import check_greys, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.workers import context, cpus, follow_parent
 
 __all__ = ["FAILURES", "prepare"]
 
 FAILURES = "failures.csv"
-_LOCK = ".lock"
 _FORMS = ("array", "png")
 
 
@@ -111,7 +107,7 @@ def prepare(
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if form not in _FORMS:
         raise ValueError(f"form must be one of {_FORMS}, got {form!r}")
-    workers = _cpus() if workers is None else workers
+    workers = cpus() if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
     check_greys(bits, window)
@@ -127,7 +123,7 @@ def prepare(
         _check_distinct(films)
     spec = InputSpec().updated(shape)
     work = partial(_prepared, spec=spec, png=folder if form == "png" else None, bits=bits, window=window)
-    with _alone(folder):
+    with alone(folder):
         _check_settings(folder, settings)
         with _Store(folder, spec.size if form == "array" else None) as store:
             todo = [film for film in films if not store.has(film)]
@@ -168,7 +164,7 @@ def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None,
     except ImportError:  # it would be the same for every film
         raise
     except Exception as error:  # whatever a file, its decoder or its bucket comes up with
-        return _Result(error=str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+        return _Result(error=told(error))
 
 
 class _Store:
@@ -182,8 +178,7 @@ class _Store:
         _cut_torn_line(folder / MANIFEST)
         self.entries = entries(folder / MANIFEST)
         self._manifest = (folder / MANIFEST).open("a", encoding="utf-8")
-        for scratch in folder.rglob(".*.part.*"):  # of a process that was killed
-            scratch.unlink()
+        discard_scratch(folder)
         if shape is not None:
             (folder / PIXELS).touch()
             self._pixels = (folder / PIXELS).open("r+b", buffering=0)
@@ -306,29 +301,12 @@ def _check_distinct(films: Iterable[Stored]) -> None:
             raise ValueError(f"{other} and {film.name} would both become {png_name(film.name)}")
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder, so that no second process writes there; where the system has such locks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process is writing to {folder}") from error
-        yield
-
-
 def _in_order(films: list[Stored], work: Callable[[Stored], _Result], workers: int) -> Iterator[tuple[Stored, _Result]]:
     """Each film with its result, in the order of the list, a few of them ahead in other processes."""
     if not workers or not films:
         yield from ((film, work(film)) for film in films)
         return
-    with ProcessPoolExecutor(min(workers, len(films)), _context(), _settle) as pool:
+    with ProcessPoolExecutor(min(workers, len(films)), context(__name__), _settle) as pool:
         waiting: deque[tuple[Stored, Future[_Result]]] = deque()
         try:
             for film in films:
@@ -348,31 +326,10 @@ def _in_order(films: list[Stored], work: Callable[[Stored], _Result], workers: i
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _cpus() -> int:
-    """Those that this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _context() -> BaseContext:
-    """A way to start workers that share no connection to a bucket with this process, as forked ones would."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, for all of them
-    return context
-
-
 def _settle() -> None:
     """One thread for each worker, and no worker without its parent."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    follow_parent()
 
 
 def _with_bar(

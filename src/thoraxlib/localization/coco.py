@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from thoraxlib.arrays import table
 from thoraxlib.files import read_json, replacing
 from thoraxlib.localization.boxes import Boxes
 
-__all__ = ["CocoBoxes", "from_coco", "read_coco", "save_coco", "to_coco"]
+__all__ = ["CocoBoxes", "from_coco", "join_coco", "read_coco", "save_coco", "to_coco"]
 
 
 class CocoBoxes(NamedTuple):
@@ -106,6 +107,31 @@ def save_coco(
     content = json.dumps(to_coco(boxes, labels, ids, sizes))
     with replacing(path) as scratch:
         scratch.write_text(content + "\n", encoding="utf-8")
+
+
+def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) -> None:
+    """Write one file of several that :func:`save_coco` wrote with the same labels, holding one at a time."""
+
+    def rows(key: str) -> Iterator[str]:
+        films = boxes = 0
+        for part in parts:
+            content = json.loads(Path(part).read_text(encoding="utf-8"))
+            for row in content[key]:
+                moved = {"id": row["id"] + films} if key == "images" else {}
+                if key == "annotations":
+                    moved = {"id": row["id"] + boxes, "image_id": row["image_id"] + films}
+                yield json.dumps({**row, **moved})
+            films, boxes = films + len(content["images"]), boxes + len(content["annotations"])
+
+    with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
+        labels = json.loads(Path(parts[0]).read_text(encoding="utf-8"))["categories"]
+        file.write(f'{{"categories": {json.dumps(labels)}')
+        for key in ("images", "annotations"):
+            file.write(f',\n"{key}": [')
+            for number, row in enumerate(rows(key)):
+                file.write(f"{', ' if number else ''}{row}")
+            file.write("]")
+        file.write("}\n")
 
 
 def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:

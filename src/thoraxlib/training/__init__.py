@@ -14,6 +14,7 @@ from thoraxlib.training.detection import ANAXNET_DETECTOR, DetectionTask
 from thoraxlib.training.fit import FitResult, fit
 from thoraxlib.training.padchest import seed_stage
 from thoraxlib.training.predict import Predictions, predict
+from thoraxlib.training.processes import first_process, is_first_process
 from thoraxlib.training.range_test import RangeTest, lr_range_test
 from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.segmentation import SegmentationTask
@@ -33,8 +34,10 @@ __all__ = [
     "Stage",
     "Task",
     "ag_cnn_stages",
+    "first_process",
     "fit",
     "fit_stages",
+    "is_first_process",
     "lr_range_test",
     "predict",
     "seed_stage",

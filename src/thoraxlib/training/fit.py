@@ -27,6 +27,7 @@ from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.detection import DetectionTask
 from thoraxlib.training.logs import EpochTable, quiet
+from thoraxlib.training.processes import is_first_process
 from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, of_run
 from thoraxlib.training.schedules import Schedule
@@ -82,6 +83,7 @@ def fit(
     precision: str = "32-true",
     accelerator: str = "auto",
     devices: int | str | Sequence[int] = "auto",
+    num_nodes: int = 1,
     strategy: str = "auto",
     channels_last: bool = False,
     loggers: Sequence[str] = ("csv",),
@@ -121,8 +123,9 @@ def fit(
         Batches for each optimizer step.
     gradient_clip : float, optional
         Largest norm of the gradient.
-    precision, accelerator, devices, strategy
-        Lightning's: ``"bf16-mixed"``, ``"gpu"``, ``2``, ``"ddp"``, ...
+    precision, accelerator, devices, num_nodes, strategy
+        Lightning's: ``"bf16-mixed"``, ``"gpu"``, ``2``, ``1``, ``"ddp"``, ... Each device takes batches of the data
+        module's size. Only the first process writes; all of them return the same model and score.
     loggers : sequence of {"csv", "tensorboard"}
         Where scores are written, under ``output/logs``.
     callbacks : sequence of Callback
@@ -193,6 +196,7 @@ def fit(
         trainer = Trainer(
             accelerator=accelerator,
             devices=1 if accelerator == "cpu" and devices == "auto" else devices,
+            num_nodes=num_nodes,
             strategy=strategy,
             precision=precision,  # type: ignore[arg-type, unused-ignore]
             max_epochs=epochs,
@@ -246,7 +250,6 @@ def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, log
 def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], resume: bool) -> int:
     """Make the folder; the last epoch of the run of the same settings in it, -1 where there is none."""
     config = output / "config.json"
-    (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     if resume and checkpoints[0].exists():
         before = read_json(config) if config.exists() else {}
         if not isinstance(before, dict):
@@ -258,6 +261,9 @@ def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], re
                 f"{output} holds a run with other settings ({listed}): change output, or resume=False for a new run"
             )
         return int(of_run(checkpoints[0])["epoch"])
+    if not is_first_process():
+        return -1
+    (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     for path in checkpoints:
         path.unlink(missing_ok=True)
     with replacing(config) as scratch:

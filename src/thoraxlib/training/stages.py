@@ -16,6 +16,7 @@ from thoraxlib.persistence import Persistent, save_pretrained, weights_digest
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
+from thoraxlib.training.processes import is_first_process
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.task import MultiLabelTask, model_inputs
 
@@ -115,7 +116,7 @@ def fit_stages(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"stages={names}: at least one is needed, each with a name of its own")
     folders = [Path(output) / f"{number}_{name}" for number, name in enumerate(names, start=1)]
-    if not resume:  # also of later stages, which began with what is now to be replaced
+    if not resume and is_first_process():  # also of later stages, which began with what is now to be replaced
         for path in (folder / "checkpoints" / f"{kept}.ckpt" for folder in folders for kept in ("last", "best")):
             path.unlink(missing_ok=True)
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

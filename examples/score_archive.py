@@ -1,0 +1,169 @@
+"""Score an archive of any size with any model: a row a film, and boxes where they are asked for.
+
+    python examples/score_archive.py /data/films --model outputs/chexnet/model --output outputs/scores
+    python examples/score_archive.py gs://bucket/films "more/*/*.zip" --model chexnet --option labels=nih14 \
+        --checkpoint model.pth.tar --output outputs/scores --processes 2 --workers 4 --autocast bfloat16
+    torchrun --nproc-per-node 8 examples/score_archive.py list.csv --model owner/name --output scores --boxes
+
+Sources are folders, zip archives, patterns, buckets, a training copy of thoraxlib.prepare, or a table with a column
+`path`. Killed at any moment, the same command goes on; another number of processes may go on as well. Several machines
+share one output folder: `--shard 0/3`, `--shard 1/3`, ... What is written: see `thoraxlib.scoring.score_archive`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import thoraxlib
+from thoraxlib.prepare import window_of
+from thoraxlib.scoring import Scored, score_archive
+from thoraxlib.workers import cpus, follow_parent
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; 0, or 2 where nothing was done. Films that cannot be read are rows with their error."""
+    flags = parser()
+    options = flags.parse_args(argv)
+    if options.processes > 1 and options.shard is not None:
+        flags.error("--processes starts all shards on this machine: give one of it and --shard")
+    try:
+        if options.processes > 1:
+            return in_processes(options)
+        told(score(options))
+        return 0
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags."""
+    flags = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    flags.add_argument("source", nargs="+", help="folders, zip archives, patterns, buckets, a table .csv, or a copy")
+    flags.add_argument("--output", type=Path, required=True)
+    flags.add_argument("--format", choices=("parquet", "csv"), default="parquet")
+    model = flags.add_argument_group("model")
+    model.add_argument("--model", required=True, help="a folder or Hub repository of save_pretrained, or a name")
+    model.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="for a name: JSON values, or text")
+    model.add_argument("--checkpoint", help="for a name: published weights, in any layout that is known")
+    films = flags.add_argument_group("films")
+    films.add_argument("--pattern", help="of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
+    films.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
+    films.add_argument(
+        "--window", type=window_of, help="bits, percentiles, minmax, CENTRE,WIDTH, or a number for DICOM"
+    )
+    boxes = flags.add_argument_group("boxes")
+    boxes.add_argument("--boxes", action="store_true", help="of the findings above the threshold, as COCO JSON")
+    boxes.add_argument("--method", help="heat map; by default the model's own")
+    boxes.add_argument("--rule", help="from heat map to boxes; by default that of thoraxlib.explain")
+    boxes.add_argument("--threshold", type=float, default=0.5)
+    run = flags.add_argument_group("run")
+    run.add_argument("--processes", type=int, default=1, help="start so many here, each with its GPU if there are some")
+    run.add_argument("--shard", type=shard_of, metavar="I/N", help="this process's part; by default torchrun's")
+    run.add_argument("--batch-size", type=int, default=32)
+    run.add_argument("--workers", type=int, default=0, help="processes that read films, for each that scores them")
+    run.add_argument("--part-size", type=int, default=4096, help="films in a file")
+    run.add_argument("--device", help="by default the GPU where there is one")
+    run.add_argument("--autocast", choices=tuple(AUTOCAST), help="compute in this precision")
+    run.add_argument("--restart", action="store_true", help="remove what an earlier run wrote to --output")
+    run.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    return flags
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n"."""
+    i, n = map(int, text.split("/"))
+    return i, n
+
+
+def build(options: argparse.Namespace) -> nn.Module:
+    """The model: a documented one by name, with a checkpoint's weights; or a saved one."""
+    if options.model not in thoraxlib.names():
+        if options.option or options.checkpoint:
+            raise ValueError(f"--option and --checkpoint are for models by name, {options.model} is none")
+        return thoraxlib.load_pretrained(options.model)
+    torch.manual_seed(0)  # what a checkpoint does not have is the same in each process
+    model = thoraxlib.build(options.model, **dict(map(option_of, options.option)))
+    if options.checkpoint:
+        thoraxlib.load_checkpoint(model, options.checkpoint)
+    return model.eval()
+
+
+def option_of(text: str) -> tuple[str, Any]:
+    """Key and value of "key=value"."""
+    key, _, value = text.partition("=")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def score(options: argparse.Namespace, **changes: Any) -> Scored:
+    """Score this process's shard."""
+    settings: dict[str, Any] = {
+        "format": options.format,
+        "boxes": options.boxes,
+        "method": options.method,
+        "rule": options.rule,
+        "threshold": options.threshold,
+        "pattern": options.pattern,
+        "bits": options.bits,
+        "window": options.window,
+        "shard": options.shard,
+        "part_size": options.part_size,
+        "batch_size": options.batch_size,
+        "num_workers": options.workers,
+        "device": options.device,
+        "autocast": AUTOCAST.get(options.autocast),
+        "restart": options.restart,
+        "progress": options.progress,
+    }
+    return score_archive(build(options), options.source, options.output, **{**settings, **changes})
+
+
+def in_processes(options: argparse.Namespace) -> int:
+    """Score all shards, each in a process of its own; the highest of their exit statuses."""
+    if options.restart:
+        raise ValueError(f"--restart is for one process: delete {options.output} first, and start again without it")
+    start = multiprocessing.get_context("spawn")
+    started = [start.Process(target=one_of, args=(options, i)) for i in range(options.processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    return max(abs(process.exitcode or 0) for process in started)
+
+
+def one_of(options: argparse.Namespace, i: int) -> None:
+    """The i-th of the processes; it ends when the first one does."""
+    follow_parent()
+    os.environ["LOCAL_RANK"] = str(i)
+    torch.set_num_threads(max(1, cpus() // options.processes))
+    try:
+        told(score(options, shard=(i, options.processes)))
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def told(scored: Scored) -> None:
+    """Say what is known at the end."""
+    if scored.complete:
+        print(f"written: {scored.folder}/ ({scored.films} films, of which {scored.failed} could not be read)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Files: written whole, held by one process, read with a word about what is broken, named below a folder."""
+
+from __future__ import annotations
+
+from thoraxlib.files.names import below
+from thoraxlib.files.parsing import parse_json, read_json
+from thoraxlib.files.runs import alone, goes_on
+from thoraxlib.files.whole import discard_scratch, replacing
+from thoraxlib.files.zips import check_stored, unzipping
+
+__all__ = [
+    "alone",
+    "below",
+    "check_stored",
+    "discard_scratch",
+    "goes_on",
+    "parse_json",
+    "read_json",
+    "replacing",
+    "unzipping",
+]

@@ -1,0 +1,33 @@
+"""JSON that is said to be broken where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["parse_json", "read_json"]
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        Naming the file: it is not UTF-8, no JSON, or nested too deeply to be read.
+    """
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def parse_json(content: bytes | str, source: object) -> Any:
+    """What JSON text says; `source` is where it comes from, for the message of the ValueError."""
+    try:
+        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
+    except ValueError as error:
+        raise ValueError(f"{source} is no JSON file: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{source} is no JSON file that can be read: it is nested too deeply") from error

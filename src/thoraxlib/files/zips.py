@@ -1,0 +1,38 @@
+"""Zip archives that are damaged, or promise more than they hold."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["check_stored", "unzipping"]
+
+
+@contextmanager
+def unzipping(trouble: str) -> Iterator[None]:
+    """What goes wrong within is a ValueError that begins with `trouble`; zipfile raises many kinds."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{trouble}: {error}") from error
+
+
+def check_stored(path: Path) -> None:
+    """Refuse a zip archive that promises more than it holds; torch.save and numpy.savez compress nothing.
+
+    Raises
+    ------
+    ValueError
+        Naming the file: it is such an archive, or a damaged one. Other files pass.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    size = path.stat().st_size
+    with unzipping(f"{path}: a damaged archive"), zipfile.ZipFile(path) as archive:
+        promised = sum(entry.file_size for entry in archive.infolist())
+    if promised > size:
+        raise ValueError(f"{path}: an archive of {size} bytes that promises {promised}; it must not be compressed")

@@ -1,0 +1,330 @@
+"""Probabilities and boxes of all films of an archive, in files, by any number of processes, and after interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from thoraxlib.explanation import check_model
+from thoraxlib.files import alone, discard_scratch, goes_on, replacing
+from thoraxlib.images.reading import check_greys
+from thoraxlib.images.windows import Window
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.localization import Boxes, save_coco, to_original
+from thoraxlib.localization.coco import join_coco
+from thoraxlib.persistence import fingerprint
+from thoraxlib.registry import Spec
+from thoraxlib.scoring import tables
+from thoraxlib.scoring.listing import copy_spec, films_of, write_listing
+from thoraxlib.scoring.network import BoxSettings, Network, device_of
+from thoraxlib.scoring.reading import Batch, batches
+from thoraxlib.scoring.tables import Row
+
+__all__ = ["Scored", "score_archive"]
+
+MANIFEST, LISTING, SCORES, BOXES = "manifest.json", "listing.jsonl", "scores", "boxes"
+_WHY = {
+    "fingerprint": "was begun with another model, or with this one and other weights or options",
+    "listing": "was begun with other films, or some of them have changed since",
+}
+_REMEDY = "choose another folder, or restart, which removes what is there"
+
+
+class Scored(NamedTuple):
+    """What is known when a call of :func:`score_archive` ends.
+
+    Attributes
+    ----------
+    folder : Path
+        The output.
+    films : int
+        In the archive.
+    failed : int
+        How many of them could not be read; while other processes are still at work, of those of this call.
+    complete : bool
+        Every film has its row.
+    """
+
+    folder: Path
+    films: int
+    failed: int
+    complete: bool
+
+
+def score_archive(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    format: Literal["parquet", "csv"] = "parquet",
+    boxes: bool = False,
+    method: Spec | None = None,
+    rule: Spec | None = None,
+    threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
+    pattern: str | None = None,
+    bits: int | None = None,
+    window: Window | None = None,
+    shard: tuple[int, int] | None = None,
+    part_size: int = 4096,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    device: str | torch.device | None = None,
+    autocast: torch.dtype | None = None,
+    restart: bool = False,
+    progress: bool = True,
+) -> Scored:
+    """Score all films of an archive, and write a row for each.
+
+    `output` receives ``scores/000000.parquet`` (or ``.csv``), ... of `part_size` films each, with the columns ``id``
+    (path below the source), ``path``, ``height``, ``width``, ``error``, and the probability of every label by its name.
+    A film that cannot be read has a row with the ``error``. ``listing.jsonl`` has the films, ``manifest.json`` the
+    model, its fingerprint, labels and input, the settings, versions, and in the end how many films failed. With
+    `boxes`, ``boxes/000000.json``, ... and in the end ``boxes.json``, as COCO JSON, in each film's own pixels.
+
+    Each file is whole or absent. After an interruption at any moment the same call scores the parts that are missing:
+    no row is lost or doubled. Several processes, on several machines with one file system, can work on one output, each
+    on its `shard`; the number of processes may be another one afterwards. Memory does not grow with the number of
+    films, but for what it takes to list one folder or zip archive, or the manifest of a training copy.
+
+    Parameters
+    ----------
+    model : Classifier
+        With ``input_spec`` and ``labels``; a copy of it in eval mode is used.
+    source : str or Path, or a sequence of them
+        Folders of PNG, JPEG and DICOM files, zip archives of them, folders of such archives, or patterns of all these
+        (``"films/*/p1*"``); local, or in buckets (``gs://...``, ``s3://...``: with the extra ``cloud``). A table
+        ``.csv`` with a column ``path`` (relative to its folder, absolute, or a URL; ``archive.zip/film.png`` within
+        an archive) and perhaps ``id``. Or a training copy that :func:`thoraxlib.images.prepare` wrote.
+    output : str or Path
+        A local folder.
+    format : {"parquet", "csv"}
+        ``"parquet"`` needs the extra ``archive``.
+    boxes : bool
+        Draw boxes of the findings above `threshold`, with heat maps of `method` and the `rule`: see
+        :func:`thoraxlib.explain`. Costs a good deal more than the probabilities alone.
+    pattern, bits, window
+        As for :func:`thoraxlib.images.prepare`; a training copy takes none of them.
+    shard : (int, int), optional
+        (i, n): this process is the i-th of n, from 0. By default ``RANK`` and ``WORLD_SIZE`` of the environment, where
+        torchrun sets them, and else (0, 1), all of it.
+    part_size : int
+        Films in a file: what an interruption can cost each process.
+    batch_size, num_workers : int
+        Films at a time, and processes that read them. A script that uses some must be importable
+        (``if __name__ == "__main__":``).
+    device : str or torch.device, optional
+        By default the GPU where there is one, that of ``LOCAL_RANK`` if this is set.
+    autocast : torch.dtype, optional
+        Compute in bfloat16 or float16.
+    restart : bool
+        Remove what an earlier run wrote to `output`. For one process at a time.
+    progress : bool
+        Show a bar.
+
+    Raises
+    ------
+    FileNotFoundError
+        A source is absent or holds no image.
+    ImportError
+        Something is not installed that reading or writing needs.
+    TypeError
+        The model has no ``input_spec`` or no ``labels``.
+    ValueError
+        The output was begun with another model, other films or settings; a wrong argument.
+
+    Examples
+    --------
+    >>> import csv, tempfile, thoraxlib
+    >>> from PIL import Image
+    >>> films, output = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    >>> for name in ("a", "b"):
+    ...     Image.new("L", (80, 60)).save(films / f"{name}.png")
+    >>> model = thoraxlib.build("chexnet", backbone="resnet10t", labels=["Mass", "Edema"], input_spec={"size": 64})
+    >>> scored = score_archive(model, films, output, format="csv", progress=False)
+    >>> scored.films, scored.failed, scored.complete
+    (2, 0, True)
+    >>> with (output / "scores" / "000000.csv").open(newline="") as file:
+    ...     [(row["id"], row["width"], 0 < float(row["Mass"]) < 1) for row in csv.DictReader(file)]
+    [('a.png', '80', True), ('b.png', '80', True)]
+    """
+    sources = [os.fspath(each) for each in ([source] if isinstance(source, (str, os.PathLike)) else source)]
+    check_model(model)
+    labels = tuple(model.labels)  # type: ignore[arg-type]
+    tables.check_format(format, labels)
+    check_greys(bits, window)
+    shard = _shard(shard)
+    if part_size < 1 or batch_size < 1 or num_workers < 0:
+        raise ValueError(f"part_size={part_size}, batch_size={batch_size}, num_workers={num_workers}: 1, 1, 0 or more")
+    if restart and shard[1] > 1:
+        raise ValueError(f"restart with {shard[1]} processes would remove what the others write: delete {output} first")
+    copied = copy_spec(sources)
+    if copied is not None and (bits, window, pattern) != (None, None, None):
+        raise ValueError(f"{sources[0]} is a training copy, of films read before: bits, window and pattern say nothing")
+    asked = BoxSettings(method, rule, threshold) if boxes else None
+    network = Network(model, device_of(device), autocast, asked)
+    folder = Path(output)
+    run = {
+        "labels": list(labels),
+        "input_spec": model.input_spec.to_json(),  # type: ignore[operator, union-attr]
+        "fingerprint": fingerprint(model),
+        "boxes": None if asked is None else {**asked._asdict(), "threshold": network.limits.tolist()},
+        "autocast": None if autocast is None else str(autocast),
+        "bits": bits,
+        "window": window,
+        "format": format,
+        "part_size": part_size,
+    }
+    if restart:
+        _remove(folder)
+    films = _begin(
+        folder, run, {"model": getattr(model, "config", type(model).__qualname__), "sources": sources}, pattern
+    )
+    files = [folder / SCORES / f"{number:06d}.{format}" for number in range(-(-films // part_size))]
+    own = range(shard[0], len(files), shard[1])
+    missing = [number for number in own if not files[number].exists()]
+    failed = 0
+    loader = batches(
+        folder / LISTING,
+        part_size,
+        missing,
+        model.input_spec,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        num_workers=num_workers,
+        bits=bits,
+        window=window,
+    )
+    lengths = {number: min(part_size, films - number * part_size) for number in own}
+    bar = _bar(sum(lengths.values()), sum(lengths[number] for number in missing), shard, progress)
+    with bar:
+        for number, group in groupby(loader if missing else (), key=lambda batch: batch.part):
+            part = _Part(labels, model.input_spec, copied)  # type: ignore[arg-type]
+            for batch in group:
+                part.add(batch, network)
+                bar.update(len(batch.films))
+            failed += part.write(files[number], folder / BOXES / f"{number:06d}.json" if boxes else None)
+    complete = all(file.exists() for file in files)
+    return Scored(folder, films, _finish(folder, files, boxes) if complete else failed, complete)
+
+
+def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
+    if shard is None:
+        shard = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard={shard}: (i, n) with 0 <= i < n is needed")
+    return shard
+
+
+def _begin(folder: Path, run: dict[str, Any], about: dict[str, Any], pattern: str | None) -> int:
+    """List the films, and see that a run that was begun here is of the same; how many films there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / LISTING) as scratch:
+        count, digest = write_listing(films_of(about["sources"], pattern), scratch)
+        run = {**run, "listing": digest, "films": count}
+        with alone(folder, wait=True):
+            if (folder / MANIFEST).exists():
+                goes_on(folder, _manifest(folder)["run"], run, "archive's scores", _WHY, _REMEDY)
+            elif any((folder / SCORES).glob("*")):
+                raise ValueError(f"{folder} holds scores, but no {MANIFEST} that says of what: {_REMEDY}")
+            else:
+                packages = {
+                    name: metadata.version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")
+                }
+                versions = {"thoraxlib": _version(), "python": platform.python_version(), **packages}
+                _describe(folder, {"complete": False, "run": run, **about, "versions": versions})
+    return count
+
+
+def _version() -> str:
+    from thoraxlib import __version__
+
+    return __version__
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged ({error}): {_REMEDY}") from error
+
+
+def _describe(folder: Path, content: dict[str, Any]) -> None:
+    with replacing(folder / MANIFEST) as scratch:
+        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _remove(folder: Path) -> None:
+    """What a run wrote; what says of which films the scores are goes last, in case of an interruption."""
+    written = [path for part in (SCORES, BOXES) for path in (folder / part).glob("*") if path.is_file()]
+    for path in [*written, folder / f"{BOXES}.json", folder / LISTING, folder / MANIFEST]:
+        path.unlink(missing_ok=True)
+
+
+def _bar(total: int, todo: int, shard: tuple[int, int], shown: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    name = "score" if shard[1] == 1 else f"score {shard[0]}/{shard[1]}"
+    return tqdm(total=total, initial=total - todo, desc=name, unit=" films", position=shard[0], disable=not shown)
+
+
+class _Part:
+    """The films of one file, as they are scored."""
+
+    def __init__(self, labels: Sequence[str], spec: InputSpec, copied: InputSpec | None) -> None:
+        self.labels, self.spec, self.copied = labels, spec, copied
+        self.rows: list[Row] = []
+        self.found: list[Boxes] = []
+        self.names: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
+
+    def add(self, batch: Batch, network: Network) -> None:
+        """Score a batch."""
+        probabilities, boxes = network(batch.x) if len(batch.x) else (batch.x, Boxes.from_lists([], []))
+        whole = [film for film, error in zip(batch.films, batch.errors, strict=True) if error is None]
+        sizes = [film.size or size for film, size in zip(whole, batch.sizes, strict=True)]
+        boxes = to_original(boxes, self.spec, batch.sizes)
+        if self.copied is not None:
+            boxes = to_original(boxes, self.copied, sizes)
+        self.found.append(boxes._replace(image=boxes.image + len(self.names)))
+        self.names += [film.stored.name for film in whole]
+        self.sizes += sizes
+        scored = zip(sizes, probabilities.tolist(), strict=True)
+        for film, error in zip(batch.films, batch.errors, strict=True):
+            name, path = film.stored.name, film.stored.origin.removeprefix("file://")
+            if error is not None:
+                height, width = film.size or (None, None)
+                self.rows.append(Row(name, path, height, width, error))
+                continue
+            size, values = next(scored)
+            if network.assessed(values):
+                self.rows.append(Row(name, path, *size, None, values))
+            else:
+                self.rows.append(Row(name, path, *size, "the model's output is NaN: is the precision too low?"))
+
+    def write(self, path: Path, boxes: Path | None) -> int:
+        """Write the boxes, and then the scores, which say that the part is done; how many films failed."""
+        discard_scratch(path.parent.parent, path.stem)
+        if boxes is not None:
+            save_coco(boxes, Boxes.concatenate(self.found), self.labels, self.names, self.sizes)
+        tables.write(path, self.labels, self.rows)
+        return sum(row.error is not None for row in self.rows)
+
+
+def _finish(folder: Path, files: Iterable[Path], boxes: bool) -> int:
+    """Join the boxes, and write how many films failed; one process does it, the last."""
+    with alone(folder, wait=True):
+        about = _manifest(folder)
+        if not about["complete"]:
+            if boxes:
+                join_coco([folder / BOXES / f"{file.stem}.json" for file in files], folder / f"{BOXES}.json")
+            about |= {"complete": True, "failed": sum(map(tables.failures, files))}
+            _describe(folder, about)
+    return int(about["failed"])

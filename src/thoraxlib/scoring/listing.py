@@ -1,0 +1,176 @@
+"""Which films are scored: found once, kept as a file of one line each, and read from there a part at a time."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from thoraxlib.images.archives import Stored, streamed
+from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, png_name
+from thoraxlib.images.reading import read
+from thoraxlib.images.windows import Window
+from thoraxlib.input_spec import InputSpec
+
+__all__ = ["Film", "copy_spec", "films_of", "parts", "write_listing"]
+
+_MEMBER = re.compile(r"(.+?\.zip)/(.+)", flags=re.IGNORECASE)
+
+
+class Film(NamedTuple):
+    """A film to be scored.
+
+    Attributes
+    ----------
+    stored : Stored
+        The file itself.
+    pixels : str, optional
+        Where a training copy has its pixels: a PNG file, or with `row` an array.
+    row : int, optional
+        In that array.
+    size : (int, int), optional
+        (H, W) of the film itself, where the pixels are a copy's.
+    error : str, optional
+        Why the copy lacks it.
+    """
+
+    stored: Stored
+    pixels: str | None = None
+    row: int | None = None
+    size: tuple[int, int] | None = None
+    error: str | None = None
+
+    def to_line(self) -> str:
+        """As a line of JSON."""
+        return json.dumps([list(self.stored), *self[1:]], ensure_ascii=False) + "\n"
+
+    @classmethod
+    def of_line(cls, line: str) -> Film:
+        """What :meth:`to_line` wrote."""
+        stored, pixels, row, size, error = json.loads(line)
+        return cls(Stored(*stored), pixels, row, tuple(size) if size else None, error)
+
+    def image(self, bits: int | None = None, window: Window | None = None) -> tv_tensors.Image:
+        """Its pixels, (1, H, W) as :func:`thoraxlib.images.read` gives them.
+
+        Raises
+        ------
+        ValueError
+            The copy lacks it; and whatever reading comes up with.
+        """
+        if self.error is not None:
+            raise ValueError(self.error)
+        if self.pixels is None:
+            return read(self.stored.open(), bits=bits, window=window)
+        if self.row is None:
+            return read(self.pixels)
+        return tv_tensors.Image(torch.from_numpy(_array(self.pixels)[self.row].copy())[None])
+
+
+@lru_cache(maxsize=1)
+def _array(path: str) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return pixels
+
+
+def copy_spec(sources: Sequence[str]) -> InputSpec | None:
+    """How the films were resized, if the source is a training copy.
+
+    Raises
+    ------
+    ValueError
+        A copy beside other sources, or one that is not finished.
+    """
+    copies = [source for source in sources if _is_copy(source)]
+    if not copies:
+        return None
+    if len(sources) > 1:
+        raise ValueError(f"{copies[0]} is a training copy, which is scored alone, not with {len(sources) - 1} others")
+    return TrainingCopy(copies[0]).spec
+
+
+def films_of(sources: Sequence[str], pattern: str | None = None) -> Iterator[Film]:
+    """All films of folders, archives, patterns, tables (.csv) and training copies, in the same order in each call.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, ValueError
+        As :func:`thoraxlib.images.archives.listed`; a table without a column ``path``, or without rows.
+    """
+    for source in sources:
+        if _is_copy(source):
+            yield from _of_copy(Path(source))
+        elif source.lower().endswith(".csv"):
+            yield from _of_table(source)
+        else:
+            yield from map(Film, streamed([source], pattern))
+
+
+def _is_copy(source: str) -> bool:
+    return "://" not in source and (Path(source) / COPY).is_file()
+
+
+def _of_copy(folder: Path) -> Iterator[Film]:
+    array = description(folder)["settings"]["form"] == "array"
+    for entry in entries(folder / MANIFEST).values():
+        stored = Stored(entry["name"], entry["source"], None, entry["size"], entry["stamp"])
+        if "error" in entry:
+            yield Film(stored, error=entry["error"])
+        else:
+            place = (folder / (PIXELS if array else png_name(entry["name"]))).resolve()
+            yield Film(stored, str(place), entry["row"] if array else None, (entry["height"], entry["width"]))
+
+
+def _of_table(source: str) -> Iterator[Film]:
+    """The films of a table, whose paths are relative to its folder unless they are absolute or URLs."""
+    import fsspec
+
+    with fsspec.open(source, "r", encoding="utf-8-sig", newline="") as file:
+        rows: Any = csv.DictReader(file)
+        if "path" not in (rows.fieldnames or ()):
+            raise ValueError(f"{source} has no column 'path'; its columns are {list(rows.fieldnames or ())}")
+        number = 0
+        for number, row in enumerate(rows, start=1):
+            path = (row["path"] or "").strip()
+            if not path:
+                raise ValueError(f"{source}: row {number} has no path")
+            place = path if "://" in path else str(PurePosixPath(os.path.dirname(source) or ".") / path)
+            member = _MEMBER.fullmatch(place)
+            url, inner = (member[1], member[2]) if member else (place, None)
+            yield Film(Stored(row.get("id") or path, url, inner, 0, ""))
+    if not number:
+        raise ValueError(f"{source} has no rows")
+
+
+def write_listing(films: Iterator[Film], path: Path) -> tuple[int, str]:
+    """Write them to a file, as they come; how many there are, and a digest of all that is known of them."""
+    count, digest = 0, hashlib.sha256()
+    with path.open("wb") as file:
+        for film in films:
+            line = film.to_line().encode()
+            file.write(line)
+            digest.update(line)
+            count += 1
+    return count, digest.hexdigest()[:16]
+
+
+def parts(path: Path, size: int, wanted: Collection[int]) -> Iterator[tuple[int, list[Film]]]:
+    """Number and films of the wanted parts of a listing, of `size` films each but the last."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number in range(max(wanted, default=-1) + 1):
+            if number in wanted:
+                yield number, [Film.of_line(line) for line in islice(file, size)]
+            else:
+                next(islice(file, size - 1, None), None)

@@ -1,0 +1,69 @@
+"""A model as a scorer: batches to probabilities, and where they are wanted to boxes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thoraxlib.explanation import look_of, thresholds
+from thoraxlib.inference import optimize_for_inference
+from thoraxlib.localization import Boxes
+from thoraxlib.registry import Spec
+
+__all__ = ["BoxSettings", "Network", "device_of"]
+
+
+class BoxSettings(NamedTuple):
+    """Which findings get boxes, and how; see :func:`thoraxlib.explain`."""
+
+    method: Spec | None = None
+    rule: Spec | None = None
+    threshold: float | Sequence[float] | Mapping[str, float] = 0.5
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device asked for; by default this process's GPU, where there is one."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % max(torch.cuda.device_count(), 1))
+    return chosen
+
+
+class Network:
+    """An optimised copy of a model, on a device: ``network(x)`` of images (N, C, h, w), N at least 1.
+
+    Gives probabilities float32 (N, K), and boxes in pixels of the images: none without `boxes`.
+    """
+
+    def __init__(
+        self, model: Any, device: torch.device, autocast: torch.dtype | None, boxes: BoxSettings | None
+    ) -> None:
+        self.device, self.autocast = device, autocast
+        # nothing is above 1
+        self.limits = torch.ones(len(model.labels)) if boxes is None else thresholds(boxes.threshold, model.labels)
+        self.model = optimize_for_inference(copy.deepcopy(model).eval()).to(device)
+        self.regional = hasattr(model, "region_names")
+        self.look = None if boxes is None and not self.regional else look_of(self.model, *(boxes or BoxSettings())[:2])
+
+    def assessed(self, values: Sequence[float]) -> bool:
+        """Whether a film's probabilities are such; for a model of regions, NaN says that it found none."""
+        return self.regional or not any(value != value for value in values)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Boxes]:
+        """Probabilities and boxes."""
+        x = x.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            if self.look is None:
+                with torch.inference_mode():
+                    return self.model(x).float().sigmoid().cpu(), Boxes.from_lists([], [])
+            seen = self.look(x, self.limits)
+        found = seen.boxes
+        boxes = Boxes(found.xyxy.float(), seen.image[found.image], seen.label[found.image], found.score.float())
+        return seen.probabilities.float(), boxes
