@@ -377,6 +377,11 @@ class Registry(Generic[T]):
         if missing:
             raise OptionError(f"{self.room}: {name!r} needs {_quote(missing)}; accepted: {_quote(accepted)}")
 
+    def accepts(self, spec: Spec, option: str) -> bool:
+        """Whether the factory that `spec` names takes `option`."""
+        accepted, takes_any = self._parameters(self.factory(self.split_spec(spec)[0]))
+        return takes_any or option in accepted
+
     def resolve(self, spec: Spec | T, **defaults: Any) -> T:
         """A part from its spec: a name, ``{"name": ..., **options}``, or the part itself.
 
@@ -386,8 +391,7 @@ class Registry(Generic[T]):
         if not isinstance(spec, (str, Mapping)):
             return spec
         name, options = self.split_spec(spec)
-        accepted, takes_any = self._parameters(self.factory(name))
-        fitting = {key: value for key, value in defaults.items() if takes_any or key in accepted}
+        fitting = {key: value for key, value in defaults.items() if self.accepts(name, key)}
         return self.build(name, **{**fitting, **options})
 
     def split_spec(self, spec: Spec) -> tuple[str, dict[str, Any]]:

@@ -135,6 +135,7 @@ def _register(name: str) -> None:
         in_chans: int = 3,
         pretrained: bool = False,
         widths: Sequence[int] = widths,
+        depths: Sequence[int] = depths,
         gate: Spec | nn.Module = "lka",
         dropout: float = 0.0,
         drop_path_rate: float = 0.0,

@@ -18,7 +18,7 @@ __all__ = ["CheckpointError", "load_checkpoint"]
 
 
 # what the heads call the layer with one row for each label
-_LAST = ("head.fc", "head.conv")
+_LAST = ("head.fc", "head.conv", "head.linear.fc")
 
 
 class CheckpointError(ValueError):

@@ -122,16 +122,17 @@ class CropRule(abc.ABC):
         """
         _check("images", "(N, C, H, W)", images)
         _check("features", "(N, K, h, w)", features)
-        if len(images) != len(features):
-            raise ValueError(f"features are of {len(features)} images, but there are {len(images)}")
+        count = images.shape[0]  # len(images) would fix it for torch.export
+        if count != features.shape[0]:
+            raise ValueError(f"features are of {features.shape[0]} images, but there are {count}")
         if images.device != features.device:
             raise ValueError(f"features are on {features.device}, images on {images.device}")
         frame = (images.shape[2], images.shape[3])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             hot = heat(features, self.statistic)
-            _expect("statistic", hot, (len(features), *features.shape[2:]))
+            _expect("statistic", hot, (count, *features.shape[2:]))
             mask = self.mask(self.levels(hot, frame))
-            _expect("mask", mask, (len(images), *frame))
+            _expect("mask", mask, (count, *frame))
             component, box, valid = self.region(mask)
             valid = valid & (hot > 0).flatten(1).any(dim=1)
             box = torch.where(valid[:, None], box, box.new_tensor([0, 0, frame[1], frame[0]]))

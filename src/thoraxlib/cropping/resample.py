@@ -47,8 +47,11 @@ def by_parts(
     What fits the cache is several times faster than fresh memory for each step. With gradients it is one step: cutting
     their way back into parts costs more.
     """
+    whole = torch.compiler.is_compiling() or images.device.type != "cpu"
+    if whole or (images.requires_grad and torch.is_grad_enabled()):
+        return cut(images, boxes, size)
     n, step = len(images), max(1, _VALUES // images[0:1].numel()) if len(images) else 1
-    if n <= step or images.device.type != "cpu" or (images.requires_grad and torch.is_grad_enabled()):
+    if n <= step:
         return cut(images, boxes, size)
     crops = images.new_empty(n, images.shape[1], *size)
     for part in (slice(start, start + step) for start in range(0, n, step)):

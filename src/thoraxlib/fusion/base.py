@@ -27,6 +27,11 @@ class Fusion(nn.Module):
         """What the backbone sees of images (N, C, H, W): by default the images."""
         return x
 
+    def sizes(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """h and w of the maps that come out, from those of the backbone's: the last ones', the very last for more."""
+        count = len(self.channels)
+        return [*sizes, *[sizes[-1]] * (count - len(sizes))][-count:]
+
     def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
         """Maps (N, C_i, h_i, w_i) for the head."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Features", "Head"]
+__all__ = ["Features", "Head", "one_map"]
 
 #: What a head sees: one map (N, C, h, w), or several, finest first, from a fusion.
 Features = Tensor | Sequence[Tensor]
@@ -26,3 +26,9 @@ class Head(nn.Module):
     def logit_maps(self, features: Any, *, bias: bool = True) -> Tensor:
         """Per-location logits (N, K, h, w), where the head has them; `bias`: with their constant part."""
         raise NotImplementedError(f"{type(self).__name__} has no per-location logits; use a gradient-based CAM")
+
+
+def one_map(name: str, in_channels: object) -> None:
+    """Raise ValueError unless `in_channels` of the head `name` are those of one map."""
+    if not isinstance(in_channels, int):
+        raise ValueError(f"the head {name!r} takes one map, got in_channels={in_channels}; use the head 'linear'")

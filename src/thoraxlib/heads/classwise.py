@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from thoraxlib import blocks
 from thoraxlib.blocks.attention import Attention
 from thoraxlib.heads import register
+from thoraxlib.heads.base import one_map
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.pooling.base import expansion, per_label
 from thoraxlib.registry import Spec
@@ -59,11 +60,8 @@ class ClasswiseHead(LinearHead):
         norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        one_map("classwise", in_channels)
         super().__init__(in_channels, num_labels, pool=pool, dropout=dropout)
-        if not isinstance(in_channels, int):
-            raise ValueError(
-                f"the head 'classwise' takes one map, got in_channels={in_channels}; use the head 'linear'"
-            )
         self.attention = None if attention is None else blocks.registry.resolve(attention, in_channels=in_channels)
         # the labels' norms side by side: as many numbers, normalised each for itself
         self.norm = nn.BatchNorm1d(num_labels * in_channels * expansion(self.pool)) if norm else None

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from thoraxlib import pooling
 from thoraxlib.heads import register
-from thoraxlib.heads.base import Head
+from thoraxlib.heads.base import Head, one_map
 from thoraxlib.pooling.base import expansion
 from thoraxlib.registry import Spec
 
@@ -39,8 +39,7 @@ class MapHead(Head):
         self, in_channels: int, num_labels: int, *, pool: Spec | nn.Module = "lse", dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if not isinstance(in_channels, int):
-            raise ValueError(f"the head 'map' takes one map, got in_channels={in_channels}; use the head 'linear'")
+        one_map("map", in_channels)
         self.dropout = nn.Dropout2d(dropout)
         self.conv = nn.Conv2d(in_channels, num_labels, 1)
         self.pool = pooling.registry.resolve(pool)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib.heads import register
-from thoraxlib.heads.base import Head
+from thoraxlib.heads.base import Head, one_map
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.registry import Spec
 
@@ -136,7 +136,7 @@ class QueryDecoderHead(Head):
     Raises
     ------
     ValueError
-        `channels` that fit neither the position code nor the attention heads.
+        `channels` that fit neither the position code nor the attention heads; several maps, of a fusion.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ class QueryDecoderHead(Head):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        one_map("query_decoder", in_channels)
         if channels % 4 or channels % attention_heads:
             raise ValueError(
                 f"channels must be a multiple of 4 and of attention_heads={attention_heads}, got {channels}"
@@ -188,7 +189,7 @@ class QueryDecoderHead(Head):
         for layer in self.encoder:
             memory = layer(memory, places, memory, places)
         queries = self.queries[None]
-        x = queries.new_zeros(len(features), *self.queries.shape)
+        x = queries.new_zeros(features.shape[0], *self.queries.shape)  # len(features) would fix it for torch.export
         for layer in self.decoder:
             x = layer(x, queries, memory, places)
         decoded: Tensor = self.norm(x)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from thoraxlib.heads import register
 from thoraxlib.heads.base import Head
+from thoraxlib.heads.linear import LinearHead
+from thoraxlib.registry import Spec
 
 __all__ = ["ViTPerStage"]
 
@@ -27,6 +29,8 @@ class ViTPerStage(Head):
     sizes : sequence of (int, int)
         (h, w) of the maps for which the position codes are made; they are resampled for others. A model with a fusion
         fills them in.
+    pool : str, mapping or nn.Module
+        Of the last map; from :mod:`thoraxlib.pooling`.
     patch : int
         Places of a map that become a token, on each side; fewer for a map that is smaller. A rest at the right and
         bottom is cut off.
@@ -45,6 +49,7 @@ class ViTPerStage(Head):
         num_labels: int,
         *,
         sizes: Sequence[tuple[int, int]] = (),
+        pool: Spec | nn.Module = "avg",
         patch: int = 3,
         width: int = 768,
         depth: int = 3,
@@ -73,12 +78,12 @@ class ViTPerStage(Head):
             )
             for channels, size, side_of in zip(stages, sizes, self.patches, strict=False)
         )
-        self.fc = nn.Linear(last, num_labels)
+        self.linear = LinearHead(last, num_labels, pool=pool)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (N, K) of maps (N, C_i, h_i, w_i)."""
         *stages, last = features
-        logits: Tensor = self.fc(last.mean(dim=(2, 3)))
+        logits: Tensor = self.linear(last)
         for vit, x, patch in zip(self.vits, stages, self.patches, strict=True):
             height, width = (side // patch * patch for side in x.shape[-2:])
             if not (height and width):

@@ -15,7 +15,7 @@ from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.fusion import FusionClassifier
 from thoraxlib.models.registry import ModelCard
-from thoraxlib.registry import Spec
+from thoraxlib.registry import OptionError, Spec
 
 __all__ = ["classifier"]
 
@@ -51,7 +51,8 @@ def classifier(
     labels : str or sequence of str
         A label set's name, or the labels.
     backbone, head, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.pooling`.
+        Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.pooling`. The pooling is the
+        head's; one that has none, or is made already, takes the default alone.
     neck : str, mapping or module, optional
         From :mod:`thoraxlib.blocks`, between backbone and head; a ready one's ``out_channels`` count where it has them.
     attention : str, mapping or module, optional
@@ -86,11 +87,12 @@ def classifier(
     if fusion is not None:
         if neck is not None or attention is not None:
             raise ValueError("neck and attention stand before a head of one map; with fusion= leave them out")
-        sizes = [tuple(-(-side // stride) for side in spec.size) for stride in trunk.strides]
+        height, width = spec.size
+        sizes = [(-(-height // stride), -(-width // stride)) for stride in trunk.strides]
         fuse = fusions.registry.resolve(fusion, channels=trunk.channels, sizes=sizes, round_masks=mask == "hard")
         wide: Any = fuse.channels if len(fuse.channels) > 1 else fuse.channels[0]
-        given = {"num_labels": len(names), "labels": names, "pool": pool, "sizes": [*sizes, sizes[-1]]}
-        over = heads.registry.resolve(head, in_channels=wide, **given)
+        given = {"num_labels": len(names), "labels": names, "pool": pool, "sizes": fuse.sizes(sizes)}
+        over = _head(head, in_channels=wide, **given)
         organs: Any = None if segmenter is None else _segmenter(segmenter, spec.channels)
         return FusionClassifier(
             trunk,
@@ -116,8 +118,17 @@ def classifier(
     if attention is not None:
         name, options = heads.registry.split_spec(head)
         head = {"name": "classwise" if name == "linear" else name, **options, "attention": attention}
-    top = heads.registry.resolve(head, in_channels=channels, num_labels=len(names), labels=names, pool=pool)
+    top = _head(head, in_channels=channels, num_labels=len(names), labels=names, pool=pool)
     return Classifier(trunk, top, labels=names, input_spec=spec, neck=neck, stage=stage)
+
+
+def _head(spec: Any, *, pool: Any, **given: Any) -> heads.Head:
+    """A head that pools by `pool`; what pools nothing, or is made already, takes the default alone."""
+    made = not isinstance(spec, (str, Mapping))
+    if pool != "avg" and (made or not heads.registry.accepts(spec, "pool")):
+        kind = f"a {type(spec).__name__} that is made already" if made else f"{spec!r}, which pools nothing"
+        raise OptionError(f"models: the head is {kind}: pool={pool!r} cannot be set, leave it at 'avg'")
+    return heads.registry.resolve(spec, pool=pool, **given)
 
 
 def _segmenter(spec: Any, channels: int) -> nn.Module:
