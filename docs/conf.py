@@ -25,9 +25,12 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "registry",
+    "rooms",
+    "cards",
+    "flow",
 ]
 templates_path: list[str] = []
-exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
+exclude_patterns = ["_build", "_rooms", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
 suppress_warnings = ["ref.python"]  # attributes of one name in several classes
 
