@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import string
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -75,22 +76,26 @@ class Published(Rendered):
     """The published scores, a table for each set of labels, and their mean."""
 
     def lines(self) -> list[str]:
-        groups: dict[tuple[str, ...], dict[str, Any]] = {}
-        for name in self.arguments:
-            for title, scores in _card(name).published.items():
-                labels = tuple(scores)
-                # a table of fewer labels stands beside that of more
-                wider = next((known for known in groups if set(labels) <= set(known)), labels)
-                groups.setdefault(wider, {})[title] = scores
-        lines: list[str] = []
-        for labels, tables in groups.items():
-            rows = [[label, *(_number(scores.get(label)) for scores in tables.values())] for label in labels]
-            if len(labels) > 1:
-                rows.append(["**mean**", *(_number(sum(s.values()) / len(s)) for s in tables.values())])
-            lines += [*table(["AUROC", *map(plain, tables)], rows), ""]
-        if not lines:
+        published = {title: scores for name in self.arguments for title, scores in _card(name).published.items()}
+        if not published:
             raise self.error(f"nothing is published of {', '.join(self.arguments)}")
-        return lines
+        groups: dict[tuple[str, ...], dict[str, Any]] = {}
+        for scores in sorted(published.values(), key=len, reverse=True):
+            if not any(set(scores) <= set(labels) for labels in groups):
+                groups[tuple(scores)] = {}
+        for title, scores in published.items():  # one of fewer labels stands beside those of more
+            groups[next(labels for labels in groups if set(scores) <= set(labels))][title] = scores
+        return [line for labels, tables in groups.items() for line in self._table(labels, tables)]
+
+    def _table(self, labels: tuple[str, ...], tables: dict[str, Any]) -> list[str]:
+        rows = [[label, *(_number(scores.get(label)) for scores in tables.values())] for label in labels]
+        if len(labels) > 1:
+            rows.append(["**mean**", *(_number(sum(s.values()) / len(s)) for s in tables.values())])
+        if len(tables) <= 5:
+            return [*table(["AUROC", *map(plain, tables)], rows), ""]
+        letters = string.ascii_uppercase[: len(tables)]
+        legend = ", ".join(f"**{letter}** {plain(title)}" for letter, title in zip(letters, tables, strict=True))
+        return [*table(["AUROC", *letters], rows), "", f"{legend}.", ""]
 
 
 def _number(value: float | None) -> str:

@@ -130,6 +130,8 @@ def _draw(cells: dict[str, Cell], arrows: list[tuple[str, str]], alt: str, root:
 
 def _path(a: Cell, b: Cell) -> str:
     (ax, ay), (bx, by) = a.middle, b.middle
+    if a.row == b.row and b.column < a.column:
+        return f"M{a.left},{ay} L{b.left + WIDTH},{by}"
     if b.column > a.column:  # out at the right, in at the left
         start, end, bend = (a.left + WIDTH, ay), (b.left, by), ACROSS
         return f"M{start[0]},{start[1]} C{start[0] + bend},{start[1]} {end[0] - bend},{end[1]} {end[0]},{end[1]}"
