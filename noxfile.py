@@ -48,10 +48,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, with warnings as errors; ``-- --no-gallery`` leaves the examples unrun."""
+    """The site, with warnings as errors, and its doctests; ``-- --no-gallery`` leaves the examples unrun."""
     session.install("-e", ".[docs]")
     options = ["-D", "sphinx_gallery_conf.plot_gallery=0"] if "--no-gallery" in session.posargs else []
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", *options, "docs", "docs/_build/html")
+    options = ["-D", "sphinx_gallery_conf.plot_gallery=0"]
+    session.run("sphinx-build", "-W", "-q", "-b", "doctest", *options, "docs", "docs/_build/doctest")
 
 
 @nox.session

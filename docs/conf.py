@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import sys
 from importlib import metadata
@@ -20,14 +21,18 @@ version = release
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "registry",
+    "rooms",
+    "cards",
+    "flow",
 ]
 templates_path: list[str] = []
-exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
+exclude_patterns = ["_build", "_rooms", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
 suppress_warnings = ["ref.python"]  # attributes of one name in several classes
 
@@ -41,6 +46,9 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+# the pages' examples; those of docstrings run in the test suite, in their modules
+doctest_test_doctest_blocks = ""
+doctest_default_flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any, ClassVar
+from typing import Any
 
-from docutils import nodes
-from docutils.statemachine import StringList
+from rst import Rendered, table
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 
-class RegistryTable(SphinxDirective):
+class RegistryTable(Rendered):
     """Name, summary and options of every entry that the library itself registers in a room."""
 
-    required_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {}
-
-    def run(self) -> list[nodes.Node]:
+    def lines(self) -> list[str]:
         room = importlib.import_module(f"thoraxlib.{self.arguments[0]}")
-        room.names()
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 45 35", ""]
-        lines += ["   * - Name", "     - What it is", "     - Options"]
-        for name in room.registry.registered():
+        own = room.registry.registered()
+        rows = []
+        for name in own:
             card = room.describe(name)
             options = ", ".join(f"``{key}{_default(value)}``" for key, value in card.options.items())
-            lines += [f"   * - ``{name}``", f"     - {card.summary}", f"     - {options or '(none)'}"]
-        container = nodes.container()
-        self.state.nested_parse(StringList([*lines, ""], source="registry"), self.content_offset, container)
-        return container.children
+            rows.append([f"``{name}``", card.summary, options or "(none)"])
+        lines = table(["Name", "What it is", "Options"], rows, [20, 45, 35])
+        more = len(set(room.names()) - set(own))
+        if more:
+            lines += ["", f"``thoraxlib.{self.arguments[0]}.names()`` has {more:,} more, which other libraries bring."]
+        return lines
 
 
 def _default(value: Any) -> str:

@@ -18,7 +18,7 @@ def chunks(targets: Any, shape: Sequence[int], rows: int, message: str) -> Itera
     Parameters
     ----------
     targets : Tensor, array, or an iterable of them
-        (N, *shape), of any number type; or parts of it.
+        ``(N, *shape)``, of any number type; or parts of it.
     shape : sequence of int
         Of a row.
     rows : int

@@ -1,0 +1,33 @@
+"""Which checkpoint files others published: what no program can look up. The rest of the table is read from the library."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """Files of a layout: what was published (empty: nothing that is known of), and the models that they fit."""
+
+    published: str
+    models: tuple[str, ...] = ()
+    other: str = ""
+
+
+FILES: dict[str, Source] = {
+    "chexnet_arnoweng": Source("``model.pth.tar``", ("chexnet",)),
+    "chexnet_zoogzog": Source("``m-25012018-123527.pth.tar``", ("chexnet",)),
+    "chexnet_jrzech": Source("``checkpoint``, of 2018 and of 2022", ("chexnet",)),
+    "jfhealthcare": Source("``pre_train.pth``; torchxrayvision's copy of it", ("jf_top1",)),
+    "x_ray": Source("", ("x_ray",)),
+    "padchest_seed": Source("", ("unified_dcnn_padchest", "unified_dcnn", "chexnet")),
+    "ag_cnn": Source("three files; only the fusion's was seen", ("ag_cnn",)),
+    "anaxnet": Source("", ("anaxnet",)),
+    "cxr_lka": Source("", ("van", "vangcn", "seg_vangcn", "segfusion_van", "segfusion_vangcn", "segfusion_vanvit")),
+    "cxr_vtnet": Source("", ("vtnet",)),
+    "cxr_dense_and_van": Source("", ("dense_and_van",)),
+    "cxr_densevan": Source("", ("densevan",)),
+    "cxr_vanillanet": Source("", ("vanillanet",)),
+    "timm": Source("ImageNet weights of its models", (), "any timm backbone"),
+    "torchvision": Source("ImageNet weights of its models", (), "the same backbones"),
+    "thoraxlib": Source("", (), "every model that was built alike"),
+}

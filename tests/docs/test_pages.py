@@ -1,0 +1,127 @@
+"""The code of the documentation runs, as it stands on the page but for sizes."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import thoraxlib
+from thoraxlib.registry import Registry
+
+DOCS = Path(__file__).parents[2] / "docs"
+GENERATED = {"_build", "gallery", "rooms"}
+ROOMS = (
+    *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs.adjacency"),
+    *("heads", "heads.regions", "images.augmentations", "labels", "localization", "losses", "models", "pooling"),
+    "segmentation",
+)
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+_DOCTEST = re.compile(r"^```\{doctest\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# a comment before the fence says why a block does not run: "% not run: the release is needed"
+_PYTHON = re.compile(r"(^% not run: [^\n]+\n\n?)?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if not GENERATED & set(path.relative_to(DOCS).parts)]
+DOCTESTED = [path for path in PAGES if _DOCTEST.search(path.read_text(encoding="utf-8"))]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(DOCS).as_posix()
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page registers is gone after it."""
+    for room in ROOMS:
+        registry = importlib.import_module(f"thoraxlib.{room}").registry
+        registry.names()
+        monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+        monkeypatch.setattr(registry, "_cards", dict(registry._cards))
+
+
+@pytest.mark.parametrize("path", DOCTESTED, ids=_name)
+def test_doctests(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    # blank lines in place of the prose, so that a failure names the page's own line
+    code = "".join(
+        part if number % 2 else re.sub(r"[^\n]", "", part) for number, part in enumerate(_DOCTEST.split(text))
+    )
+    test = doctest.DocTestParser().get_doctest(code, {}, _name(path), str(path), 0)
+    assert test.examples
+    results = doctest.DocTestRunner(optionflags=FLAGS).run(test)
+    assert results.failed == 0
+
+
+# page -> what stands in it in large, and what takes its place here
+PYTHON: dict[str, dict[str, str]] = {
+    "index.md": {'build("chexnet", labels="nih14")': 'build("chexnet", labels="nih14", input_spec={"size": 64})'},
+    "tutorial.md": {
+        "size=128, length=3000": "size=48, length=60",
+        '"name": "densenet121", "output_stride": 16': '"name": "resnet10t"',
+        '"size": [128, 128]': '"size": [48, 48]',
+        "batch_size=32": "batch_size=8",
+        "epochs=4": "epochs=1",
+    },
+    "guides/registry.md": {'build("chexnet", pool': 'build("chexnet", backbone="resnet10t", pool'},
+    "guides/own-parts.md": {},
+    "guides/checkpoints.md": {},
+    "guides/explain.md": {},
+    "guides/films.md": {},
+    "guides/coming-from.md": {"224, 224": "64, 64", "convnext_tiny": "convnext_atto", "(film,) =": "film, ="},
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the pages name: films, and a checkpoint as arnoweng published it."""
+    import pydicom.data
+    from torchvision.models import densenet121
+
+    monkeypatch.chdir(tmp_path)
+    films = thoraxlib.datasets.build("phantom", size=64, length=2)
+    for name, film in zip(("cxr.png", "a.png"), films, strict=True):
+        thoraxlib.viz.fit(film["image"], 64).save(tmp_path / name)
+    for name in ("b.dcm", "film.dcm"):
+        (tmp_path / name).write_bytes(Path(pydicom.data.get_testdata_file("CT_small.dcm")).read_bytes())
+    net = densenet121()
+    torch.save(net.state_dict(), tmp_path / "densenet121.pth")
+    net.classifier = nn.Sequential(nn.Linear(1024, 14), nn.Sigmoid())
+    state = {f"module.densenet121.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "model.pth.tar")
+    return tmp_path
+
+
+def _guide_names() -> dict[str, Any]:
+    """What the guides' fragments take for granted."""
+    from torchvision.models import resnet18
+
+    model = thoraxlib.build("pcam", backbone="resnet10t", input_spec={"size": 64})
+    return {
+        "model": model,
+        "torchvision_model": resnet18(),
+        "vit": __import__("timm").create_model("vit_tiny_patch16_224", img_size=64, depth=11),
+        "x": torch.rand(1, 3, 64, 64),
+    }
+
+
+@pytest.mark.parametrize("page", PYTHON)
+def test_python(page: str, desk: Path) -> None:
+    path = DOCS / page
+    text = path.read_text(encoding="utf-8")
+    for large, small in PYTHON[page].items():
+        assert large in text, f"{page} no longer has {large!r}"
+        text = text.replace(large, small)
+    blocks = [match for match in _PYTHON.finditer(text) if not match[1]]
+    assert blocks
+    names: dict[str, Any] = {"thoraxlib": thoraxlib, "torch": torch}
+    if page == "guides/explain.md":
+        names |= _guide_names()
+    for block in blocks:
+        line = text[: block.start(2)].count("\n")
+        exec(compile("\n" * line + block[2], str(path), "exec"), names)
