@@ -49,12 +49,11 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import thoraxlib
-from thoraxlib import datasets, detection, graphs, localization, metrics, text_tables, training
-from thoraxlib.explanation import ByMaps
+from thoraxlib import cams, datasets, detection, graphs, localization, metrics, text_tables, training
+from thoraxlib.explanation import Explanation
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, localization_table
-from thoraxlib.region_explanation import ByRegions
 
 PHANTOM: dict[str, Any] = {"size": 64, "films": 500, "epochs": 6, "batch_size": 16, "lr": 2e-3, "backbone": "small"}
 PHANTOM |= {"weights": "none", "augmentation": "none", "cache": True}
@@ -348,15 +347,6 @@ def of_films(model: nn.Module) -> nn.Module:
     return OfFilms(model) if hasattr(model, "region_names") else model
 
 
-def heat_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, str]:
-    """What thoraxlib.explain shows, of all labels: (N, K, h, w); and what it is."""
-    look = ByRegions(model) if hasattr(model, "region_names") else ByMaps(model, None, None)
-    seen = look(x, torch.full((len(model.labels),), -1.0))
-    maps = seen.maps.new_zeros(len(x), len(model.labels), *seen.maps.shape[-2:])
-    maps[seen.image, seen.label] = seen.maps
-    return maps, f"{look.method}, {maps.shape[-2]} x {maps.shape[-1]}"
-
-
 def score(board: Board, options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
     """AUROC of the test films with its interval, and how often the boxes of the heat maps hit the true ones."""
     test = board.films["test"]
@@ -372,24 +362,45 @@ def located(model: nn.Module, test: datasets.ChestDataset) -> dict[str, Any]:
 
     Beside them those of a box in the middle of the film with half its sides, which knows nothing.
     """
-    rule, size = localization.build(**BOX), tuple(model.input_spec.size)
-    known, told, kind, count = [], [], "", 0
-    for batch in recipe.boxed(model, test):
-        maps, kind = heat_maps(model, batch["image"])
-        truth, found = Boxes.from_lists(batch["boxes"], batch["box_labels"]), rule(maps.cpu(), size)
-        for boxes, into in ((truth, known), (found, told)):
-            into.append(boxes._replace(image=boxes.image + count))
-        count += len(maps)
-    if not count:
+    rule = localization.build(**BOX)
+    found, known, blind, kind = [], [], [], ""
+    boxed = torch.nonzero(getattr(test, "boxed", torch.zeros(1))).flatten()
+    for part in torch.split(boxed, 16):
+        samples = [test[index] for index in part.tolist()]
+        shown = thoraxlib.explain(model, [sample["image"] for sample in samples], threshold=0.0)
+        kind = kind or heat_map(model, shown[0].method)
+        for sample, film in zip(samples, shown, strict=True):
+            truth = Boxes.from_lists([sample["boxes"]], [sample["box_labels"]])
+            height, width = film.image.shape[-2:]
+            middle = torch.tensor([width, height] * 2) * torch.tensor([0.25, 0.25, 0.75, 0.75])
+            centred = truth._replace(xyxy=middle.expand(len(truth.label), 4))
+            told = rule(maps_of(film, test.labels), (height, width))
+            for boxes, into in ((told, found), (truth, known), (centred, blind)):
+                into.append(boxes._replace(image=boxes.image + len(into)))
+    if not known:
         return {}
-    truth, found = Boxes.concatenate(known), Boxes.concatenate(told)
-    middle = torch.tensor([size[1], size[0]] * 2) * torch.tensor([0.25, 0.25, 0.75, 0.75])
-    blind = truth._replace(xyxy=middle.expand(len(truth.label), 4))
-    scores = {
-        **hits(found, truth, test.labels),
-        **{f"blind_{k}": v for k, v in hits(blind, truth, test.labels).items()},
-    }
+    truth = Boxes.concatenate(known)
+    guessed = hits(Boxes.concatenate(blind), truth, test.labels)
+    scores = {**hits(Boxes.concatenate(found), truth, test.labels), **{f"blind_{k}": v for k, v in guessed.items()}}
     return {**scores, "boxes": len(truth.label), "heat_map": kind}
+
+
+def maps_of(film: Explanation, labels: Sequence[str]) -> Tensor:
+    """The heat maps of a film (1, K, H, W) in its own pixels; what the model did not see is lowest."""
+    maps = torch.zeros(1, len(labels), *film.image.shape[-2:])
+    for finding in film.findings:
+        lowest = float(finding.map.nan_to_num(nan=torch.inf).min())
+        maps[0, labels.index(finding.label)] = finding.map.nan_to_num(nan=lowest)
+    return maps
+
+
+def heat_map(model: nn.Module, method: str) -> str:
+    """The method of the heat maps, and their own size."""
+    if method == "regions":
+        return method
+    device = next(model.parameters()).device
+    maps = cams.build(method, model)(torch.zeros(1, model.input_spec.channels, *model.input_spec.size, device=device))
+    return f"{method}, {maps.shape[-2]} x {maps.shape[-1]}"
 
 
 def hits(found: Boxes, truth: Boxes, labels: Sequence[str]) -> dict[str, float]:
@@ -417,7 +428,7 @@ def cost(board: Board, model: nn.Module) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counter:
             whole(x[:1])
         timer = Timer("model(x)", globals={"model": whole, "x": x}, num_threads=torch.get_num_threads())
-        seconds = timer.blocked_autorange(min_run_time=0.5).median
+        seconds = timer.blocked_autorange().median
     whole.to("cpu")
     parameters = sum(parameter.numel() for parameter in whole.parameters())
     return {"parameters": parameters, "flops": counter.get_total_flops(), "images_per_second": len(x) / seconds}
