@@ -2,7 +2,7 @@
 
     python examples/leaderboard.py                                        # the phantom, half an hour on two cores
     python examples/leaderboard.py --models chexnet pcam ag_cnn --seeds 3
-    python examples/leaderboard.py --no-train                             # parameters, FLOPs and speed alone
+    python examples/leaderboard.py --no-train                             # parameters, FLOPs, speed; no new training
     python examples/leaderboard.py --data nih14 --root /data/nih --organs /data/ChestHeart
 
 One protocol: the same films, split, input, augmentation, loss, optimiser, epochs, choice of the best epoch (validation
@@ -25,6 +25,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import statistics
 import sys
 import time
@@ -43,6 +44,7 @@ import recipe
 import segfusion_vangcn
 import torch
 import unified_dcnn
+from leaderboard_table import HITS, cells, plot, ranked
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.data import Dataset
@@ -78,7 +80,6 @@ SMALL_HEADS: dict[str, dict[str, Any]] = {
 SMALL_DETECTOR: dict[str, Any] = {"width": 64, "feature_dim": 256, "rois": 64, "proposals": 200}
 # Published tables: of several, the one of the model's own form; otherwise a card's first.
 TABLES = {"unified_dcnn": unified_dcnn.PUBLISHED}
-HITS = {"iou": "IoU > 0.1", "centre": "centre inside"}
 BOX = {"name": "threshold", "levels": (180,), "keep": 1}
 UNSEEN = -20.0  # the logit of findings in a film in which no region was found
 
@@ -94,7 +95,12 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--lr", type=float, help="highest rate of the one-cycle schedule")
     flags.add_argument("--augmentation", help="light, chexnet, none, ...")
     flags.add_argument("--seeds", type=int, default=1, help="trainings of each model; the films stay the same")
-    flags.add_argument("--no-train", dest="train", action="store_false", help="parameters, FLOPs and speed alone")
+    flags.add_argument(
+        "--no-train",
+        dest="train",
+        action="store_false",
+        help="parameters, FLOPs and speed; scores of finished models alone",
+    )
     flags.add_argument("--organs", type=Path, help="images and organ labels for the UNet, for all --data but phantom")
     flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
     known = flags.parse_known_args(argv)[0]
@@ -174,7 +180,7 @@ class Board:
             raise ValueError("organ masks: the UNet learns from --organs, a folder of images and organ labels")
         small = self.options.backbone == "small"
         settings = {"unet_epochs": shares(self.options.epochs, 2)[0], "unet_films": self.options.films}
-        settings |= {"unet_width": 12 if small else 64, "unet_lr": self.options.lr, "restart": False, "cache": False}
+        settings |= {"unet_width": 12 if small else 64, "unet_lr": self.options.lr}
         return segfusion_vangcn.train_unet(argparse.Namespace(**{**vars(self.options), **settings}))
 
     @cached_property
@@ -199,6 +205,8 @@ class InMemory(Dataset[dict[str, Any]]):
         return dict(self.samples[index])
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "films":  # which a copy for another process does not have at first
+            raise AttributeError(name)
         return getattr(self.films, name)
 
 
@@ -413,15 +421,17 @@ def hits(found: Boxes, truth: Boxes, labels: Sequence[str]) -> dict[str, float]:
     return shares
 
 
+def place(options: argparse.Namespace) -> torch.device:
+    """Where models are looked at."""
+    return torch.device("cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu")
+
+
 def cost(board: Board, model: nn.Module) -> dict[str, Any]:
     """Parameters, FLOPs of one film, films per second."""
-    options, whole = board.options, of_films(model).eval().requires_grad_(False)
-    on_gpu = torch.cuda.is_available() and options.device != "cpu"
-    place, test = torch.device("cuda" if on_gpu else "cpu"), board.films["test"]
-    transform = transform_for(board.spec)
+    options, test = board.options, board.films["test"]
+    whole, transform = of_films(model).eval().requires_grad_(False).to(place(options)), transform_for(board.spec)
     films = [transform({"image": test[index]["image"]}) for index in range(min(options.batch_size, len(test)))]
-    x = datasets.collate(films)["image"].to(place)
-    whole.to(place)
+    x = datasets.collate(films)["image"].to(place(options))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an untrained UNet's masks are empty
         whole(x)  # once, so that what does not depend on the film is there
@@ -429,35 +439,37 @@ def cost(board: Board, model: nn.Module) -> dict[str, Any]:
             whole(x[:1])
         timer = Timer("model(x)", globals={"model": whole, "x": x}, num_threads=torch.get_num_threads())
         seconds = timer.blocked_autorange().median
-    whole.to("cpu")
     parameters = sum(parameter.numel() for parameter in whole.parameters())
     return {"parameters": parameters, "flops": counter.get_total_flops(), "images_per_second": len(x) / seconds}
 
 
 def conditions(board: Board) -> str:
     """Of the speed."""
-    on_gpu = torch.cuda.is_available() and board.options.device != "cpu"
-    batch = min(board.options.batch_size, len(board.films["test"]))
-    where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    batch, threads = min(board.options.batch_size, len(board.films["test"])), torch.get_num_threads()
+    cpu = place(board.options).type == "cpu"
+    where = f"CPU, {threads} thread{'s' * (threads > 1)}" if cpu else torch.cuda.get_device_name()
     return f"batches of {batch}, float32, {where}, torch {torch.__version__}"
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------
 
 
+def finished(board: Board, name: str, seed: int) -> dict[str, Any] | None:
+    """The scores of an earlier training, if it came to its end."""
+    path = board.output / name / f"seed{seed}" / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and not board.options.restart else None
+
+
 def run(board: Board, name: str, seed: int) -> dict[str, Any]:
-    """One training with its scores; a finished one is read."""
+    """One training and its scores."""
     options = argparse.Namespace(**{**vars(board.options), "seed": seed, "output": board.output / name / f"seed{seed}"})
     options.cache = False  # the films are in memory already
-    path = options.output / "result.json"
-    if path.exists() and not options.restart:
-        print(f"seed {seed}: finished before")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    path.unlink(missing_ok=True)
+    if options.restart:
+        shutil.rmtree(options.output, ignore_errors=True)
     torch.manual_seed(seed)
     start = time.perf_counter()
     model, note = way(name)(board, options, name)
-    result = {"note": note, "seconds": time.perf_counter() - start, **score(board, options, model)}
+    result = {"note": note, "seconds": time.perf_counter() - start, **score(board, options, model.to(place(options)))}
     wanted = board.options.weights == "imagenet" and "pretrained" in thoraxlib.describe(name).options
     if wanted and not model.config["options"].get("pretrained"):
         result["note"] = "; ".join(filter(None, [note, "from scratch: no ImageNet weights"]))
@@ -470,15 +482,17 @@ def run(board: Board, name: str, seed: int) -> dict[str, Any]:
 def row(board: Board, name: str) -> dict[str, Any]:
     """A model's row: means over seeds."""
     card, options = thoraxlib.describe(name), board.options
-    chosen = TABLES.get(name, next(iter(card.published), None))
-    table = card.published[chosen] if chosen is not None else {}
     known = {"model": name, "trunk": trunk_of(board, name)}
-    if table:
+    chosen = TABLES.get(name, next(iter(card.published), None))
+    if chosen is not None:
+        table = card.published[chosen]
         known |= {"published": sum(table.values()) / len(table), "table": chosen}
-    if not options.train:
+    seeds = range(options.seed, options.seed + options.seeds)
+    runs = [result for seed in seeds if (result := finished(board, name, seed)) is not None]
+    if not options.train and len(runs) < len(seeds):
         torch.manual_seed(options.seed)
         return {**known, **cost(board, build(board, name))}
-    runs = [run(board, name, seed) for seed in range(options.seed, options.seed + options.seeds)]
+    runs = [finished(board, name, seed) or run(board, name, seed) for seed in seeds]
     keys = [key for key in ("auroc", "low", "high", *HITS) if all(key in each for each in runs)]
     means = {key: statistics.fmean(each[key] for each in runs) for key in keys}
     if len(runs) > 1 and "auroc" in means:
@@ -496,46 +510,6 @@ def trunk_of(board: Board, name: str) -> str:
 
 
 # -- table and figure ----------------------------------------------------------------------------------------------
-
-HEADING = ["model", "trunk", "AUROC (95 %)", *HITS.values(), "heat map", "parameters", "MFLOPs", "images/s"]
-HEADING += ["published", "notes"]
-
-
-def ranked(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The highest AUROC first; failures last."""
-    return sorted(rows, key=lambda each: ("error" in each, -each.get("auroc", 0.0), each.get("flops", 0)))
-
-
-def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[str]]:
-    """The table, its heading first, and the titles of the published tables, which its numbers in brackets mean."""
-    titles = list(dict.fromkeys(each["table"] for each in ranked(rows) if "table" in each))
-
-    def number(each: Mapping[str, Any], key: str, form: str = ".3f") -> str:
-        value = each.get(key, math.nan)
-        return "-" if math.isnan(value) else format(value, form)
-
-    table = [HEADING]
-    for each in ranked(rows):
-        auroc = number(each, "auroc")
-        if "auroc" in each:
-            auroc += f" ± {each['spread']:.3f}" if "spread" in each else ""
-            auroc += f" ({each['low']:.3f}-{each['high']:.3f})"
-        published = f"{each['published']:.3f} [{titles.index(each['table']) + 1}]" if "table" in each else "-"
-        table.append(
-            [
-                each["model"],
-                each.get("trunk", "-"),
-                auroc,
-                *(number(each, key) for key in HITS),
-                each.get("heat_map", "-"),
-                number(each, "parameters", ",d"),
-                f"{each['flops'] / 1e6:,.1f}" if "flops" in each else "-",
-                number(each, "images_per_second", ",.0f"),
-                published,
-                f"failed: {each['error']}".replace("|", "/") if "error" in each else each.get("note", ""),
-            ]
-        )
-    return table, titles
 
 
 def explained(board: Board, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -592,48 +566,6 @@ def publish(board: Board, rows: list[dict[str, Any]]) -> None:
         print('no leaderboard.png: pip install "thoraxlib[plot]" draws it', file=sys.stderr)
         return
     figure.savefig(board.output / "leaderboard.png", dpi=110)
-
-
-def plot(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Models by AUROC, with intervals; beside it localisation, and FLOPs."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    shown = [each for each in ranked(rows) if "error" not in each][::-1]
-    wanted = {"auroc": "AUROC, mean over findings", "iou": "share of true boxes hit", "flops": "MFLOPs of one film"}
-    panels = {key: title for key, title in wanted.items() if any(key in each for each in shown)}
-    figure = Figure(figsize=(2.6 + 2.4 * len(panels), 1.5 + 0.22 * len(shown)), layout="constrained")
-    if not panels:
-        return figure
-    blue, orange = "#0072b2", "#d55e00"
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (key, title) in zip(grid, panels.items(), strict=True):
-        here = [(place, each) for place, each in enumerate(shown) if key in each]
-        at, values = [place for place, _ in here], [each[key] for _, each in here]
-        axes.set(xlabel=title, yticks=range(len(shown)), yticklabels=[each["model"] for each in shown])
-        axes.set_ylim(-0.6, len(shown) - 0.4)
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        if key == "auroc":
-            ends = [
-                [each["auroc"] - each["low"] for _, each in here],
-                [each["high"] - each["auroc"] for _, each in here],
-            ]
-            axes.errorbar(values, at, xerr=ends, fmt="o", color=blue, ecolor="0.65", markersize=5)
-        elif key == "iou":
-            for (name, label), look in zip(HITS.items(), (("o", blue), ("D", orange)), strict=True):
-                axes.plot([each[name] for _, each in here], at, look[0], color=look[1], markersize=4.5, label=label)
-            axes.set_xlim(left=-0.02)
-            axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-        else:
-            axes.plot([value / 1e6 for value in values], at, "o", color=blue, markersize=5)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    return figure
 
 
 if __name__ == "__main__":
