@@ -24,6 +24,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from torch import nn
 
 import thoraxlib
 from thoraxlib import datasets, detection, graphs, metrics, training, viz
+from thoraxlib import labels as label_sets
 from thoraxlib.detection import FeatureStore
 from thoraxlib.images import transform_for
 from thoraxlib.metrics import RegionScores, evaluate_regions
@@ -147,9 +149,8 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
         }
         large = datasets.build("phantom", size=512, length=films["test"], seed=seeds["test"], **shared)
         return {**made, "shown": large}
-    shared = {"root": options.root, "images": options.images, "labels": options.labels or "imagenome9"}
-    made = {part: datasets.build("chest_imagenome", split=part, **shared) for part in ("train", "val", "test")}
-    return {**made, "shown": made["test"]}
+    labels = label_sets.resolve(recipe.label_set(options.labels or ["imagenome9"]))
+    return recipe.parts(options, SimpleNamespace(labels=labels))
 
 
 def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detection.RegionDetector:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import thoraxlib
-from thoraxlib import cams, datasets, localization, metrics, training, viz
+from thoraxlib import cams, datasets, graphs, localization, metrics, training, viz
 from thoraxlib.images import transform_for
 from thoraxlib.localization import Boxes, localization_table, pointing_game
 from thoraxlib.registry import Spec
@@ -73,21 +73,29 @@ def parse(
 def build(name: str, options: argparse.Namespace, **parts: Any) -> nn.Module:
     """The model; from scratch, with a word about it, where ImageNet weights were wanted and cannot be had."""
     if options.labels:
-        parts["labels"] = (
-            options.labels[0] if len(options.labels) == 1 and _is_set(options.labels[0]) else options.labels
-        )
+        parts["labels"] = label_set(options.labels)
     if options.size:
         parts["input_spec"] = {**parts.get("input_spec", {}), "size": [options.size, options.size]}
     if options.weights == "imagenet":
         try:
             return thoraxlib.build(name, pretrained=True, **parts)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # offline, or none were ever published
             print(f"{error}\nGoing on from scratch; --weights none asks for that.", file=sys.stderr)
     return thoraxlib.build(name, **parts)
 
 
-def _is_set(name: str) -> bool:
-    return name in thoraxlib.labels.names()
+def label_set(names: list[str]) -> str | list[str]:
+    """What --labels says: the name of a label set, or labels."""
+    return names[0] if len(names) == 1 and names[0] in thoraxlib.labels.names() else names
+
+
+def label_counts(films: datasets.ChestDataset, labels: Sequence[str]) -> graphs.LabelCounts:
+    """Counts of the training labels, for a label graph; shipped ones, with a word about it, where a label has none."""
+    counts = graphs.LabelCounts.of(films.targets, labels)
+    if not counts.absent:
+        return counts
+    print(f"no training film has {', '.join(counts.absent)}: the graph is that of shipped counts")
+    return graphs.counts.shipped(labels)
 
 
 def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.ChestDataset]:
@@ -112,6 +120,10 @@ def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.C
     if options.data == "mimic_cxr":
         shared = {"root": options.root, "labels": labels, "uncertain": options.uncertain, "views": "Frontal"}
         made = {part: datasets.build("mimic_cxr", split=part, **shared) for part in ("train", "val", "test")}
+        return {**made, "shown": made["test"]}
+    if options.data == "chest_imagenome":
+        shared = {"root": options.root, "images": options.images, "labels": labels}
+        made = {part: datasets.build("chest_imagenome", split=part, **shared) for part in ("train", "val", "test")}
         return {**made, "shown": made["test"]}
     made = {part: datasets.build("nih14", root=options.root, split=part, labels=labels) for part in ("train", "val")}
     test = _nih_test(options.root, labels)

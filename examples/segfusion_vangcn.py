@@ -138,11 +138,7 @@ def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, t
     if variant in ("segmentation", "both"):
         parts["segmenter"] = organs
     if variant in ("graph", "both"):
-        labels = recipe.build("van", options).labels
-        parts["counts"] = graphs.LabelCounts.of(train_films.targets, labels)
-        if parts["counts"].absent:
-            print(f"no training film has {', '.join(parts['counts'].absent)}: the graph is that of shipped counts")
-            parts["counts"] = graphs.counts.shipped(labels)
+        parts["counts"] = recipe.label_counts(train_films, train_films.labels)
         parts["adjacency"] = {"name": "mlgcn", "threshold": options.threshold, "isolated": "ignore"}
         parts["embeddings"] = options.embeddings
     model = recipe.build(VARIANTS[variant], options, **parts)

@@ -106,6 +106,23 @@ def test_dense_van() -> None:
     assert sum(p.numel() for p in backbone.parameters()) == 17_489_006 - 385 * 14 - 2 * 25 * 32
 
 
+def test_small_ones() -> None:
+    """Narrower and shallower, by options."""
+    asked = [
+        ("dense_van", {"growth_rate": 2, "depths": (1, 1, 1, 1)}, (18, 20, 22, 24)),
+        ("vanillanet_5", {"factor": 1}, (128, 256, 512, 1024)),
+        ("van_b0", {"widths": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}, (8, 16, 24, 32)),
+    ]
+    for name, options, channels in asked:
+        backbone = backbones.build(name, **options).eval()
+        assert tuple(m.shape[1] for m in backbone(torch.randn(1, 3, 32, 32))) == backbone.channels == channels
+    assert len(backbone.block3) == 2
+    with pytest.raises(ValueError, match=r"growth_rate=0, depths=\(3, 3, 5, 2\): at least 1, and four depths"):
+        backbones.build("dense_van", growth_rate=0)
+    with pytest.raises(ValueError, match="vanillanet_6: factor=0, at least 1"):
+        backbones.build("vanillanet_6", factor=0)
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="widths must be one more than strides"):
         VanillaNet((8, 16), (1, 2))
@@ -115,5 +132,7 @@ def test_errors() -> None:
         backbones.build("vanillanet_5", pretrained=True)
     with pytest.raises(ValueError, match="dense_van: no weights are published"):
         backbones.build("dense_van", pretrained=True)
-    with pytest.raises(ValueError, match=r"van_b0: the published weights have widths \(32, 64, 160, 256\), got"):
+    with pytest.raises(ValueError, match=r"van_b0: the published weights have widths \(32, 64, 160, 256\) and"):
         backbones.build("van_b0", widths=(32, 64, 128, 256), pretrained=True)
+    with pytest.raises(ValueError, match=r"depths \(3, 3, 5, 2\), got \(32, 64, 160, 256\) and \(1, 1, 1, 1\)"):
+        backbones.build("van_b0", depths=(1, 1, 1, 1), pretrained=True)

@@ -356,6 +356,116 @@ def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeyp
     assert model.labels == ("atelectasis", "consolidation")
 
 
+@pytest.mark.filterwarnings("ignore")  # a handful of films says little
+def test_leaderboard_on_the_phantom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    leaderboard = importlib.import_module("leaderboard")
+    monkeypatch.setitem(leaderboard.SMALL_DETECTOR, "score_threshold", 0.0)  # after one epoch nothing is sure
+    models = ["segfusion_vangcn", "ag_cnn", "anaxnet"]
+    flags = [*TINY, "--films", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
+    way = leaderboard.way
+
+    def broken(name: str) -> object:
+        if name == "ag_cnn":
+            raise RuntimeError("out of | memory")
+        return way(name)
+
+    monkeypatch.setattr(leaderboard, "way", broken)
+    assert leaderboard.main(flags) == 1
+    folder = tmp_path / "outputs" / "leaderboard"
+    rows = {row["model"]: row for row in json.loads((folder / "leaderboard.json").read_text())["rows"]}
+    assert set(rows) == set(models)
+    assert [*rows][-1] == "ag_cnn"
+    assert rows["ag_cnn"] == {"model": "ag_cnn", "error": "RuntimeError: out of | memory"}
+    for name in ("segfusion_vangcn", "anaxnet"):
+        row = rows[name]
+        assert 0 <= row["low"] <= row["auroc"] <= row["high"] <= 1
+        assert all(0 <= row[key] <= 1 for key in ("iou", "centre", "blind_iou", "blind_centre"))
+        assert row["flops"] > 1e6
+        assert row["images_per_second"] > 0
+    assert rows["segfusion_vangcn"]["published"] == pytest.approx(0.915)
+    assert rows["segfusion_vangcn"]["table"] in thoraxlib.describe("segfusion_vangcn").published
+    assert "published" not in rows["anaxnet"]  # whose card has no table
+    assert rows["anaxnet"]["note"].startswith("detector 1 + head 1 epochs")
+    text = (folder / "leaderboard.md").read_text()
+    assert "| failed: RuntimeError: out of / memory |" in text
+    assert "[1] abstract, NIH ChestX-ray14" in text
+    assert (folder / "leaderboard.csv").read_text().count("\n") == 4
+    assert np.asarray(Image.open(folder / "leaderboard.png")).std() > 10
+    assert thoraxlib.load_pretrained(folder / "anaxnet" / "seed0" / "model").labels == ("Mass", "Effusion", "Nodule")
+
+    # again: what is finished is not trained again, what failed is
+    trained = []
+    monkeypatch.setattr(leaderboard, "way", lambda name: trained.append(name) or way(name))
+    assert leaderboard.main(flags) == 0
+    assert trained == ["ag_cnn"]
+    after = {row["model"]: row for row in json.loads((folder / "leaderboard.json").read_text())["rows"]}
+    assert all(after[name] == rows[name] for name in ("segfusion_vangcn", "anaxnet"))
+    assert after["ag_cnn"]["note"] == "global 1 + local 1 + fusion 1 epochs"
+    with pytest.raises(ValueError, match="another protocol .films: 24 before, 23 now"):
+        leaderboard.main([*flags, "--films", "23"])
+    with pytest.raises(SystemExit):
+        leaderboard.main([*flags, "nothing"])
+    assert "--models: nothing are not among" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_leaderboard_over_seeds_and_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    leaderboard = importlib.import_module("leaderboard")
+    flags = [*TINY, "--films", "24", "--size", "32", "--labels", "Effusion", "--models", "van"]
+    assert leaderboard.main([*flags, "--seeds", "2"]) == 0
+    folder = tmp_path / "outputs" / "leaderboard"
+    (row,) = json.loads((folder / "leaderboard.json").read_text())["rows"]
+    each = [json.loads((folder / "van" / f"seed{k}" / "result.json").read_text())["auroc"] for k in (0, 1)]
+    assert row["auroc"] == pytest.approx(np.mean(each))
+    assert row["spread"] == pytest.approx(np.std(each, ddof=1))
+    assert leaderboard.main([*flags, "classifier", "--no-train", "--backbone", "own", "--output", "costs"]) == 0
+    rows = {row["model"]: row for row in json.loads((tmp_path / "costs" / "leaderboard.json").read_text())["rows"]}
+    assert "auroc" not in rows["van"]
+    assert rows["van"]["parameters"] > 3e6
+    assert rows["classifier"]["parameters"] == 23_508_032 + 2049
+    assert rows["classifier"]["trunk"] == "resnet50"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_leaderboard_says_what_real_films_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", "nih14", "--root", str(nih_folder(tmp_path / "nih")), "--labels", "Effusion", "Mass"]
+    flags += ["--size", "64", "--backbone", "small", "--models", "anaxnet", "segfusion_van", "x_ray"]
+    assert importlib.import_module("leaderboard").main([*TINY, *flags]) == 2
+    rows = json.loads((tmp_path / "outputs" / "leaderboard" / "leaderboard.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == ["x_ray", "anaxnet", "segfusion_van"]
+    assert "boxes and findings of regions, which nih14 does not have" in rows[1]["error"]
+    assert "--organs" in rows[2]["error"]
+
+
+@pytest.mark.filterwarnings("ignore")  # an untrained UNet's masks are empty
+def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built small, each takes the protocol's films, and has logits and heat maps of all labels."""
+    leaderboard = importlib.import_module("leaderboard")
+    monkeypatch.setattr(leaderboard.Board, "begin", lambda board: None)
+    boards = []
+    monkeypatch.setattr(leaderboard, "row", lambda board, name: boards.append(board) or {"model": name})
+    monkeypatch.setattr(leaderboard, "publish", lambda board, rows: None)
+    assert leaderboard.main([*TINY, "--films", "8", "--labels", "Mass", "Edema"]) == 0
+    assert len(boards) == len(thoraxlib.names())
+    film = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    for name in thoraxlib.names():
+        regional, staged = name == "anaxnet", name == "ag_cnn"
+        masked = bool(thoraxlib.describe(name).options.get("segmenter"))
+        asked = {regional: "regional", staged: "staged", masked: "masked"}.get(True, "plain")
+        assert leaderboard.way(name) is getattr(leaderboard, asked), name
+        model = leaderboard.build(boards[0], name).eval()
+        assert tuple(model.labels) == ("Mass", "Edema"), name
+        assert sum(p.numel() for p in model.parameters()) < 12e6, name
+        assert leaderboard.of_films(model)(torch.rand(2, 3, 64, 64)).shape == (2, 2), name
+        (shown,) = thoraxlib.explain(model, film, threshold=0.0)
+        assert leaderboard.maps_of(shown, model.labels).shape == (1, 2, 64, 64), name
+
+
 AVERAGES = r"^micro +[\d.]+ +[\d.]+ +[\d.]+$"
 
 

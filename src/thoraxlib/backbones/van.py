@@ -82,7 +82,7 @@ class VAN(InTurn):
         super().__init__()
         if not len(widths) == len(depths) == len(mlp_ratios):
             raise ValueError(f"widths, depths and mlp_ratios must be as many, got {widths}, {depths}, {mlp_ratios}")
-        self.channels = tuple(widths)
+        self.channels, self.depths = tuple(widths), tuple(depths)
         self.strides = tuple(4 * 2**stage for stage in range(len(widths)))
         self.in_chans = in_chans
         total, done = sum(depths), 0
@@ -113,8 +113,12 @@ def _published(name: str, backbone: VAN) -> None:
 
     if name not in _HUB:
         raise ValueError(f"{name}: no published weights; {', '.join(_HUB)} have them")
-    if backbone.channels != _SIZES[name][0]:
-        raise ValueError(f"{name}: the published weights have widths {_SIZES[name][0]}, got {backbone.channels}")
+    if (backbone.channels, backbone.depths) != _SIZES[name]:
+        widths, depths = _SIZES[name]
+        raise ValueError(
+            f"{name}: the published weights have widths {widths} and depths {depths}, got {backbone.channels} and "
+            f"{backbone.depths}"
+        )
     try:
         path = hf_hub_download(*_HUB[name])
     except Exception as error:

@@ -1,0 +1,572 @@
+"""Leaderboard: every documented model under one protocol on one data set, in one table and one figure.
+
+    python examples/leaderboard.py                                        # the phantom, half an hour on two cores
+    python examples/leaderboard.py --models chexnet pcam ag_cnn --seeds 3
+    python examples/leaderboard.py --no-train                             # parameters, FLOPs, speed; no new training
+    python examples/leaderboard.py --data nih14 --root /data/nih --organs /data/ChestHeart
+
+One protocol: the same films, split, input, augmentation, loss, optimiser, epochs, choice of the best epoch (validation
+AUROC) and seed for every model. Models that are trained in stages share the epochs among their stages, and the notes
+say how: AG-CNN (global branch, local branch, fusion), AnaXNet (region detector, then the head on its features; a film's
+logit is the highest of its regions), and models with organ masks (a UNet, then the classifier).
+
+On the phantom, trunks are by default small ones of the kind that the paper has (--backbone small); "own" are the
+papers', and any other name is the trunk of all models. Heat maps are those that thoraxlib.explain shows; a box around
+the highest part of each map, one for each film and finding that has a true box, is compared with the true ones.
+
+--output receives leaderboard.md, .csv, .json and .png, anew after every model. The same call goes on where an
+interrupted one stopped. A model that fails is a row that says why; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import shutil
+import statistics
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ag_cnn
+import anaxnet
+import recipe
+import segfusion_vangcn
+import torch
+import unified_dcnn
+from leaderboard_table import HITS, cells, plot, ranked
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+import thoraxlib
+from thoraxlib import cams, datasets, detection, graphs, localization, metrics, text_tables, training
+from thoraxlib.explanation import Explanation
+from thoraxlib.images import transform_for
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.localization import Boxes, localization_table
+
+PHANTOM: dict[str, Any] = {"size": 64, "films": 500, "epochs": 6, "batch_size": 16, "lr": 2e-3, "backbone": "small"}
+PHANTOM |= {"weights": "none", "augmentation": "none", "cache": True}
+REAL: dict[str, Any] = {"size": 224, "epochs": 6, "batch_size": 16, "lr": 1e-4, "backbone": "own"}
+REAL |= {"weights": "imagenet", "augmentation": "light"}
+LABELS = {"chexpert": "chexpert5", "mimic_cxr": "mimic14", "chest_imagenome": "imagenome9"}  # others: nih14
+DATA = (*recipe.DATA, "mimic_cxr", "chest_imagenome")
+
+# Small trunks: a few per cent of what the papers have, of the same kind. Where a trunk can, its last map has stride 8.
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "output_stride": 8},
+    "densenet": {"block_config": [2, 2, 2, 2], "growth_rate": 16, "output_stride": 8, "dilated": False},
+    "van_": {"widths": [16, 32, 64, 128], "depths": [1, 1, 2, 1]},
+    "dense_van": {"growth_rate": 2, "depths": [1, 1, 1, 1]},
+    "vanillanet": {"factor": 1},
+    "swin": {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]},
+}
+SMALL_HEADS: dict[str, dict[str, Any]] = {
+    "vit_per_stage": {"width": 96, "depth": 1, "num_heads": 4},
+    "query_decoder": {"channels": 128, "hidden": 256, "attention_heads": 4},
+}
+SMALL_DETECTOR: dict[str, Any] = {"width": 64, "feature_dim": 256, "rois": 64, "proposals": 200}
+# Published tables: of several, the one of the model's own form; otherwise a card's first.
+TABLES = {"unified_dcnn": unified_dcnn.PUBLISHED}
+BOX = {"name": "threshold", "levels": (180,), "keep": 1}
+UNSEEN = -20.0  # the logit of findings in a film in which no region was found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; how many models failed."""
+    flags = recipe.parser("Every documented model under one protocol.", DATA)
+    flags.add_argument("--models", nargs="+", metavar="NAME", help="by default all of thoraxlib.names()")
+    flags.add_argument("--backbone", help="small, own, or the name of a trunk for all models")
+    flags.add_argument("--weights", choices=("imagenet", "none"), help="that trunks begin with")
+    flags.add_argument("--epochs", type=int, help="of each model, all its stages together")
+    flags.add_argument("--batch-size", type=int)
+    flags.add_argument("--lr", type=float, help="highest rate of the one-cycle schedule")
+    flags.add_argument("--augmentation", help="light, chexnet, none, ...")
+    flags.add_argument("--seeds", type=int, default=1, help="trainings of each model; the films stay the same")
+    flags.add_argument(
+        "--no-train",
+        dest="train",
+        action="store_false",
+        help="parameters, FLOPs and speed; scores of finished models alone",
+    )
+    flags.add_argument("--organs", type=Path, help="images and organ labels for the UNet, for all --data but phantom")
+    flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
+    known = flags.parse_known_args(argv)[0]
+    flags.set_defaults(**(PHANTOM if known.data == "phantom" else REAL), labels=[LABELS.get(known.data, "nih14")])
+    options = recipe.parse(flags, "leaderboard", argv)
+    options.models = options.models or thoraxlib.names()
+    unknown = [name for name in options.models if name not in thoraxlib.names()]
+    if unknown:
+        flags.error(f"--models: {', '.join(unknown)} are not among {', '.join(thoraxlib.names())}")
+    if options.seeds < 1 or options.epochs < 1:
+        flags.error(f"--seeds {options.seeds} --epochs {options.epochs}: at least 1 of each is needed")
+    board = Board(options)
+    board.begin()
+    rows: list[dict[str, Any]] = []
+    for name in options.models:
+        print(f"\n== {name} ==", flush=True)
+        try:
+            rows.append(row(board, name))
+        except Exception as error:  # one model's trouble is not the others'
+            traceback.print_exc()
+            rows.append({"model": name, "error": f"{type(error).__name__}: {error}".splitlines()[0]})
+        publish(board, rows)
+    print(f"\n{board.output / 'leaderboard.md'}\n\n" + "\n".join(text_tables.aligned(cells(rows)[0])))
+    return sum("error" in each for each in rows)
+
+
+# -- what all models share -----------------------------------------------------------------------------------------
+
+
+class Board:
+    """The protocol, and what is made once for all models: films, UNet, masks."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.output = options, options.output
+        self.labels = thoraxlib.labels.resolve(recipe.label_set(options.labels))
+        self.spec = InputSpec(size=(options.size, options.size))
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides about the numbers, as JSON."""
+        keys = ("data", "size", "films", "balance", "epochs", "batch_size", "lr", "augmentation", "backbone", "weights")
+        kept = {key: getattr(self.options, key) for key in (*keys, "seed", "uncertain", "precision", "patience")}
+        return {**kept, "labels": list(self.labels), "root": str(self.options.root or "")}
+
+    def begin(self) -> None:
+        """Note the protocol, or compare it with that of an earlier call.
+
+        Raises
+        ------
+        ValueError
+            The folder holds the results of another protocol.
+        """
+        path, now = self.output / "protocol.json", self.protocol()
+        if path.exists() and not self.options.restart:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            differing = [
+                f"{key}: {before.get(key)} before, {now[key]} now" for key in now if before.get(key) != now[key]
+            ]
+            if differing:
+                raise ValueError(
+                    f"{self.output} holds a leaderboard of another protocol ({'; '.join(differing)}): change --output, "
+                    "or --restart"
+                )
+        text_tables.write(self.output, {"protocol.json": json.dumps(now, indent=2) + "\n"})
+
+    @cached_property
+    def films(self) -> dict[str, Any]:
+        """Train, val and test; kept in memory if asked for."""
+        # of a model, recipe.parts looks at labels and size alone
+        made = recipe.parts(self.options, SimpleNamespace(labels=self.labels, input_spec=self.spec))
+        kept = {part: made[part] for part in ("train", "val", "test")}
+        return {part: InMemory(films) for part, films in kept.items()} if self.options.cache else kept
+
+    @cached_property
+    def organs(self) -> nn.Module:
+        """The UNet of organ masks, trained in the first of two shares of the epochs."""
+        if self.options.data != "phantom" and self.options.organs is None:
+            raise ValueError("organ masks: the UNet learns from --organs, a folder of images and organ labels")
+        small = self.options.backbone == "small"
+        settings = {"unet_epochs": shares(self.options.epochs, 2)[0], "unet_films": self.options.films}
+        settings |= {"unet_width": 12 if small else 64, "unet_lr": self.options.lr}
+        return segfusion_vangcn.train_unet(argparse.Namespace(**{**vars(self.options), **settings}))
+
+    @cached_property
+    def masked(self) -> dict[str, Any]:
+        """The films to train on, with the UNet's masks."""
+        folder, anew = self.output / "masks", self.options.restart
+        with_masks = segfusion_vangcn.with_organ_masks
+        return {part: with_masks(self.films[part], self.organs, folder / part, anew) for part in ("train", "val")}
+
+
+class InMemory(Dataset[dict[str, Any]]):
+    """Films that are read once, whatever number of models looks at them."""
+
+    def __init__(self, films: datasets.ChestDataset) -> None:
+        self.films = films
+        self.samples = [films[index] for index in range(len(films))]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(self.samples[index])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "films":  # which a copy for another process does not have at first
+            raise AttributeError(name)
+        return getattr(self.films, name)
+
+
+def shares(epochs: int, stages: int) -> list[int]:
+    """The epochs of each stage: alike, earlier ones first, at least one each."""
+    return [max(epochs // stages + (number < epochs % stages), 1) for number in range(stages)]
+
+
+def learning(options: argparse.Namespace) -> dict[str, Any]:
+    """Optimiser and schedule of every training."""
+    return {"optimizer": partial(torch.optim.AdamW, lr=options.lr, weight_decay=0.01), "scheduler": "onecycle"}
+
+
+# -- how each model is built and trained ---------------------------------------------------------------------------
+
+
+def sized(part: Any, choice: str, small: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A trunk or head as --backbone has it: small, or the paper's own."""
+    own = {"name": part} if isinstance(part, str) else dict(part)
+    kinds = (options for kind, options in small.items() if own["name"].startswith(kind))
+    return {**own, **next(kinds, {})} if choice == "small" else own
+
+
+def build(board: Board, name: str, **parts: Any) -> nn.Module:
+    """A model of whole films, untrained."""
+    options, defaults = board.options, thoraxlib.describe(name).options
+    if name == "anaxnet":
+        return thoraxlib.build(name, labels=board.labels, detector=detector(board), head=region_head(board), **parts)
+    chosen = options.backbone if options.backbone not in ("small", "own") else defaults["backbone"]
+    parts["backbone"] = sized(chosen, options.backbone, SMALL)
+    if "head" in defaults:
+        parts["head"] = sized(defaults["head"], options.backbone, SMALL_HEADS)
+    if defaults.get("segmenter") and options.backbone == "small":
+        parts.setdefault("segmenter", {"name": "unet", "width": 12, "norm": True})
+    if "counts" in defaults:
+        parts["counts"] = recipe.label_counts(board.films["train"], board.labels)
+    return recipe.build(name, options, input_spec=board.spec.to_json(), **parts)
+
+
+def detector(board: Board) -> detection.RegionDetector:
+    """AnaXNet's region detector, untrained on films."""
+    options, spec = board.options, {"input_spec": board.spec.to_json()}
+    if options.backbone == "own":
+        options = argparse.Namespace(
+            detector="fasterrcnn_resnet50_fpn", weights=options.weights.replace("imagenet", "coco")
+        )
+        return anaxnet.build_detector(options, spec)
+    trunk = {"name": "resnet18"} if options.backbone == "small" else {"name": options.backbone}
+    small = {**SMALL["resnet"], "output_stride": 32} if options.backbone == "small" else {}
+    return detection.build("fasterrcnn_fpn", backbone={**trunk, **small}, **SMALL_DETECTOR, **spec)
+
+
+def region_head(board: Board) -> dict[str, Any]:
+    """AnaXNet's head; tamer over small features."""
+    own = board.options.backbone == "own"
+    return {"name": "region_graph", **anaxnet.HEADS["chest_imagenome" if own else "phantom"]}
+
+
+Trained = tuple[nn.Module, str]
+
+
+def plain(board: Board, options: argparse.Namespace, name: str) -> Trained:
+    """In one call."""
+    model = build(board, name)
+    augmentation = options.augmentation
+    return recipe.fit(model, options, board.films, augmentation=augmentation, loss="bce", **learning(options)), ""
+
+
+def masked(board: Board, options: argparse.Namespace, name: str) -> Trained:
+    """The classifier on films with the UNet's masks; in the end it makes its masks by itself."""
+    first, then = shares(options.epochs, 2)
+    own = argparse.Namespace(**{**vars(options), "epochs": then})
+    model = build(board, name, segmenter=board.organs)
+    augmentation = options.augmentation
+    model = recipe.fit(model, own, board.masked, augmentation=augmentation, loss="bce", **learning(options))
+    return model, f"UNet {first} (on organ masks) + classifier {then} epochs"
+
+
+def staged(board: Board, options: argparse.Namespace, name: str) -> Trained:
+    """AG-CNN: global branch, local branch, fusion, which begins as the global branch's layer."""
+    epochs = shares(options.epochs, 3)
+    stages = training.ag_cnn_stages("G_L_F", epochs=epochs, batch_size=None, **learning(options))
+    stages[-1] = replace(stages[-1], prepare=ag_cnn.begin_with_global)
+    model = build(board, name)
+    films = recipe.loaders(model, options, board.films, options.augmentation)
+    training.fit_stages(model, films, stages, output=options.output, **recipe.run_settings(options))
+    return model, "global {} + local {} + fusion {} epochs".format(*epochs)
+
+
+def regional(board: Board, options: argparse.Namespace, name: str) -> Trained:
+    """AnaXNet: the detector on the films' regions, then the head on the features of what it finds."""
+    if not hasattr(board.films["train"], "region_names"):
+        raise ValueError(f"{name} learns from boxes and findings of regions, which {options.data} does not have")
+    first, then = shares(options.epochs, 2)
+    settings = {**recipe.run_settings(options), "channels_last": False, **learning(options)}
+    finder = detector(board)
+    # boxes do not turn with the film, so that the detector sees it as it is
+    films = recipe.loaders(finder, options, board.films, regions=True)
+    training.fit(finder, films, output=options.output / "detector", epochs=first, gradient_clip=5.0, **settings)
+    stores = {
+        part: detection.extract(
+            finder,
+            board.films[part],
+            options.output / "features" / part,
+            batch_size=options.batch_size,
+            num_workers=options.workers,
+            progress=options.progress,
+        )
+        for part in ("train", "val")
+    }
+    store = stores["train"]
+    counts = graphs.RegionCounts.of(store.region_targets, store.region_names, store.labels)
+    names = {"labels": store.labels, "regions": store.region_names, "in_features": store.feature_dim}
+    head = thoraxlib.build(name, head=region_head(board), counts=counts, **names)
+    features = training.DataModule(stores["train"], stores["val"], batch_size=options.batch_size, seed=options.seed)
+    training.fit(head, features, output=options.output, epochs=then, **settings)
+    model = anaxnet.assemble(head, finder)
+    thoraxlib.save_pretrained(model, options.output / "model")
+    return model, f"detector {first} + head {then} epochs; learns from regions and the findings in them as well"
+
+
+def way(name: str) -> Callable[[Board, argparse.Namespace, str], Trained]:
+    """How a model is trained."""
+    if name in (ways := {"ag_cnn": staged, "anaxnet": regional}):
+        return ways[name]
+    return masked if thoraxlib.describe(name).options.get("segmenter") else plain
+
+
+# -- what is measured ----------------------------------------------------------------------------------------------
+
+
+class OfFilms(nn.Module):
+    """A model of regions as one of films: a finding's logit (N, K) is the highest of the regions that are found."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.labels, self.input_spec = model, model.labels, model.input_spec
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model.forward_all(x).image_logits
+        return logits.nan_to_num(nan=UNSEEN)
+
+
+def of_films(model: nn.Module) -> nn.Module:
+    """The model, with logits of films."""
+    return OfFilms(model) if hasattr(model, "region_names") else model
+
+
+def score(board: Board, options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
+    """AUROC of the test films with its interval, and how often the boxes of the heat maps hit the true ones."""
+    test = board.films["test"]
+    found = recipe.predictions(of_films(model), options, test)
+    report = metrics.evaluate(found.targets, found.probabilities, board.labels, patient_ids=test.patient_ids)
+    report.save(options.output)
+    mean = report.mean
+    return {"auroc": mean.auroc, "low": mean.auroc_low, "high": mean.auroc_high, **located(model, test)}
+
+
+def located(model: nn.Module, test: datasets.ChestDataset) -> dict[str, Any]:
+    """Shares of true boxes that are hit by one box for each film and finding, means over findings; {} without boxes.
+
+    Beside them those of a box in the middle of the film with half its sides, which knows nothing.
+    """
+    rule = localization.build(**BOX)
+    found, known, blind, kind = [], [], [], ""
+    boxed = torch.nonzero(getattr(test, "boxed", torch.zeros(1))).flatten()
+    for part in torch.split(boxed, 16):
+        samples = [test[index] for index in part.tolist()]
+        shown = thoraxlib.explain(model, [sample["image"] for sample in samples], threshold=0.0)
+        kind = kind or heat_map(model, shown[0].method)
+        for sample, film in zip(samples, shown, strict=True):
+            truth = Boxes.from_lists([sample["boxes"]], [sample["box_labels"]])
+            height, width = film.image.shape[-2:]
+            middle = torch.tensor([width, height] * 2) * torch.tensor([0.25, 0.25, 0.75, 0.75])
+            centred = truth._replace(xyxy=middle.expand(len(truth.label), 4))
+            told = rule(maps_of(film, test.labels), (height, width))
+            for boxes, into in ((told, found), (truth, known), (centred, blind)):
+                into.append(boxes._replace(image=boxes.image + len(into)))
+    if not known:
+        return {}
+    truth = Boxes.concatenate(known)
+    guessed = hits(Boxes.concatenate(blind), truth, test.labels)
+    scores = {**hits(Boxes.concatenate(found), truth, test.labels), **{f"blind_{k}": v for k, v in guessed.items()}}
+    return {**scores, "boxes": len(truth.label), "heat_map": kind}
+
+
+def maps_of(film: Explanation, labels: Sequence[str]) -> Tensor:
+    """The heat maps of a film (1, K, H, W) in its own pixels; what the model did not see is lowest."""
+    maps = torch.zeros(1, len(labels), *film.image.shape[-2:])
+    for finding in film.findings:
+        lowest = float(finding.map.nan_to_num(nan=torch.inf).min())
+        maps[0, labels.index(finding.label)] = finding.map.nan_to_num(nan=lowest)
+    return maps
+
+
+def heat_map(model: nn.Module, method: str) -> str:
+    """The method of the heat maps, and their own size."""
+    if method == "regions":
+        return method
+    device = next(model.parameters()).device
+    maps = cams.build(method, model)(torch.zeros(1, model.input_spec.channels, *model.input_spec.size, device=device))
+    return f"{method}, {maps.shape[-2]} x {maps.shape[-1]}"
+
+
+def hits(found: Boxes, truth: Boxes, labels: Sequence[str]) -> dict[str, float]:
+    """Share of true boxes that a box of their film and finding overlaps, or whose centre it has inside."""
+    centre = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
+    points = found._replace(xyxy=torch.cat([centre - 0.01, centre + 0.01], dim=1))
+    shares = {}
+    for name, boxes, row in (("iou", found, ("iou", 0.1)), ("centre", points, ("iobb", 0.5))):
+        shares[name] = localization_table(boxes, truth, labels, rows=[row], images="with_label").mean_accuracy(*row)
+    return shares
+
+
+def place(options: argparse.Namespace) -> torch.device:
+    """Where models are looked at."""
+    return torch.device("cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu")
+
+
+def cost(board: Board, model: nn.Module) -> dict[str, Any]:
+    """Parameters, FLOPs of one film, films per second."""
+    options, test = board.options, board.films["test"]
+    whole, transform = of_films(model).eval().requires_grad_(False).to(place(options)), transform_for(board.spec)
+    films = [transform({"image": test[index]["image"]}) for index in range(min(options.batch_size, len(test)))]
+    x = datasets.collate(films)["image"].to(place(options))
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # an untrained UNet's masks are empty
+        whole(x)  # once, so that what does not depend on the film is there
+        with FlopCounterMode(display=False) as counter:
+            whole(x[:1])
+        timer = Timer("model(x)", globals={"model": whole, "x": x}, num_threads=torch.get_num_threads())
+        seconds = timer.blocked_autorange().median
+    parameters = sum(parameter.numel() for parameter in whole.parameters())
+    return {"parameters": parameters, "flops": counter.get_total_flops(), "images_per_second": len(x) / seconds}
+
+
+def conditions(board: Board) -> str:
+    """Of the speed."""
+    batch, threads = min(board.options.batch_size, len(board.films["test"])), torch.get_num_threads()
+    cpu = place(board.options).type == "cpu"
+    where = f"CPU, {threads} thread{'s' * (threads > 1)}" if cpu else torch.cuda.get_device_name()
+    return f"batches of {batch}, float32, {where}, torch {torch.__version__}"
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def finished(board: Board, name: str, seed: int) -> dict[str, Any] | None:
+    """The scores of an earlier training, if it came to its end."""
+    path = board.output / name / f"seed{seed}" / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and not board.options.restart else None
+
+
+def run(board: Board, name: str, seed: int) -> dict[str, Any]:
+    """One training and its scores."""
+    options = argparse.Namespace(**{**vars(board.options), "seed": seed, "output": board.output / name / f"seed{seed}"})
+    options.cache = False  # the films are in memory already
+    if options.restart:
+        shutil.rmtree(options.output, ignore_errors=True)
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    model, note = way(name)(board, options, name)
+    result = {"note": note, "seconds": time.perf_counter() - start, **score(board, options, model.to(place(options)))}
+    wanted = board.options.weights == "imagenet" and "pretrained" in thoraxlib.describe(name).options
+    if wanted and not model.config["options"].get("pretrained"):
+        result["note"] = "; ".join(filter(None, [note, "from scratch: no ImageNet weights"]))
+    result = {key: value for key, value in (result | cost(board, model)).items() if value == value}  # NaN is no JSON
+    text_tables.write(options.output, {"result.json": json.dumps(result, indent=2) + "\n"})
+    print(f"seed {seed}: AUROC {result.get('auroc', math.nan):.4f}, {result['seconds']:.0f} s", flush=True)
+    return result
+
+
+def row(board: Board, name: str) -> dict[str, Any]:
+    """A model's row: means over seeds."""
+    card, options = thoraxlib.describe(name), board.options
+    known = {"model": name, "trunk": trunk_of(board, name)}
+    chosen = TABLES.get(name, next(iter(card.published), None))
+    if chosen is not None:
+        table = card.published[chosen]
+        known |= {"published": sum(table.values()) / len(table), "table": chosen}
+    seeds = range(options.seed, options.seed + options.seeds)
+    runs = [result for seed in seeds if (result := finished(board, name, seed)) is not None]
+    if not options.train and len(runs) < len(seeds):
+        torch.manual_seed(options.seed)
+        return {**known, **cost(board, build(board, name))}
+    runs = [finished(board, name, seed) or run(board, name, seed) for seed in seeds]
+    keys = [key for key in ("auroc", "low", "high", *HITS) if all(key in each for each in runs)]
+    means = {key: statistics.fmean(each[key] for each in runs) for key in keys}
+    if len(runs) > 1 and "auroc" in means:
+        means["spread"] = statistics.stdev(each["auroc"] for each in runs)
+    return {**known, **runs[0], **means, "seeds": len(runs)}
+
+
+def trunk_of(board: Board, name: str) -> str:
+    """The trunk's name, "small" before a small one's."""
+    choice = board.options.backbone
+    if choice not in ("small", "own"):
+        return choice
+    own = thoraxlib.describe(name).options.get("backbone") or ("resnet18" if choice == "small" else "resnet50")
+    return f"{'small ' if choice == 'small' else ''}{own if isinstance(own, str) else own['name']}"
+
+
+# -- table and figure ----------------------------------------------------------------------------------------------
+
+
+def explained(board: Board, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the numbers are, line by line."""
+    options, side = board.options, board.options.size
+    done = [each for each in rows if "auroc" in each]
+    lines = [
+        f"MFLOPs: a multiplication and an addition are two; of one film of {side} x {side} pixels, the whole model."
+    ]
+    lines.append(f"images/s: inference, {conditions(board)}.")
+    if done:
+        count = {part: len(films) for part, films in board.films.items()}
+        lines[:0] = [
+            f"Data: {options.data}, {count['train']} training, {count['val']} validation, {count['test']} test films, "
+            f"{side} x {side} pixels, {len(board.labels)} labels ({', '.join(board.labels)}).",
+            f"Training: AdamW, one cycle up to a rate of {options.lr:g}, weight decay 0.01, cross-entropy, batches of "
+            f"{options.batch_size}, {options.epochs} epochs in all, augmentation: {options.augmentation}, weights: "
+            f"{options.weights}, trunks: {options.backbone}, best epoch by validation AUROC, seed {options.seed}.",
+            "AUROC: mean over labels, with the bootstrap interval over test patients"
+            + (f"; mean ± deviation over {options.seeds} seeds, and the mean ends." if options.seeds > 1 else "."),
+        ]
+    hit = next((each for each in done if "iou" in each), None)
+    if hit is not None:
+        lines.insert(
+            3,
+            f"{', '.join(HITS.values())}: share of the {hit['boxes']} true boxes that one box for each film and finding"
+            " overlaps so far, or has its centre in; mean over findings. It is around the part above 180 of 255 of the "
+            "heat map that thoraxlib.explain shows. A box in the middle of every film, half as wide and high, has "
+            f"{hit['blind_iou']:.3f} and {hit['blind_centre']:.3f}.",
+        )
+    return lines
+
+
+def publish(board: Board, rows: list[dict[str, Any]]) -> None:
+    """Write what there is so far: Markdown, CSV, JSON, and the figure where matplotlib is installed."""
+    table, titles = cells(rows)
+    notes = [f"- {line}" for line in explained(board, rows)]
+    notes += [f"- [{n}] {title}: mean AUROC, on other films." for n, title in enumerate(titles, start=1)]
+    keys = list(dict.fromkeys(key for each in ranked(rows) for key in each))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(ranked(rows))
+    whole = {"protocol": board.protocol(), "conditions": conditions(board), "rows": ranked(rows)}
+    files = {
+        "leaderboard.md": text_tables.markdown(table) + "\n" + "\n".join(notes) + "\n",
+        "leaderboard.csv": text.getvalue(),
+        "leaderboard.json": json.dumps(whole, indent=2) + "\n",
+    }
+    text_tables.write(board.output, files)
+    try:
+        figure = plot(rows)
+    except ImportError:
+        print('no leaderboard.png: pip install "thoraxlib[plot]" draws it', file=sys.stderr)
+        return
+    figure.savefig(board.output / "leaderboard.png", dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main() else 0)
