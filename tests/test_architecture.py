@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -62,3 +63,16 @@ def test_no_private_names_of_other_files() -> None:
         if name.startswith("_") and not name.startswith("__")
     ]
     assert reached == []
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
+    readme = ROOT.parents[1] / "README.md"
+    if not readme.is_file():
+        pytest.skip("installed without its repository")
+    block = readme.read_text(encoding="utf-8").partition("<!-- tree -->")[2].split("```")[1]
+    lines = block.strip().splitlines()
+    inside = [line.strip() for line in lines if line.startswith("  ")]
+    told = {name for line in inside for name in re.findall(r"\b\w+(?:/|\.py)(?= |$)", line)}
+    there = {f"{path.name}/" for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    there |= {path.name for path in ROOT.glob("*.py") if path.name != "__init__.py"}
+    assert told == there

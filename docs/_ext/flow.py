@@ -151,7 +151,9 @@ def _box(cell: Cell, root: str) -> str:
         for number, (kind, text) in enumerate(texts)
     )
     kind = "part" if cell.room else "data"
-    rectangle = f'<rect x="{cell.left}" y="{cell.top}" width="{WIDTH}" height="{HEIGHT}" rx="{6 if cell.room else 20}"/>'
+    rectangle = (
+        f'<rect x="{cell.left}" y="{cell.top}" width="{WIDTH}" height="{HEIGHT}" rx="{6 if cell.room else 20}"/>'
+    )
     group = f'<g class="{kind}">{rectangle}{words}</g>'
     return f'<a href="{root}rooms/{cell.room}.html">{group}</a>' if cell.room else group
 
