@@ -79,7 +79,7 @@ def below(name: str, source: object) -> str:
 
 @contextmanager
 def unzipping(trouble: str) -> Iterator[None]:
-    """What goes wrong within is a ValueError that begins with `trouble`; zipfile raises many kinds for damaged files."""
+    """What goes wrong within is a ValueError that begins with `trouble`: zipfile raises many kinds."""
     try:
         yield
     except (FileNotFoundError, PermissionError):
