@@ -72,7 +72,7 @@ class Persistent(
         map_location: str = "cpu",
         revision: str | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> Self:
@@ -102,7 +102,8 @@ class Persistent(
             )
         model = _built(read_json(config), config)
         _load_weights(model, weights, map_location)
-        return model.eval()
+        model.eval()
+        return model  # type: ignore[no-any-return]
 
 
 def _built(config: Any, source: Path) -> Any:

@@ -75,10 +75,10 @@ def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.I
         raise ValueError(f"alpha={alpha}: from 0 to 1")
     film = _film(image)
     values = torch.as_tensor(np.asarray(heat.detach().cpu() if isinstance(heat, Tensor) else heat)).float()
-    if values.ndim != 2:
-        raise ValueError(f"heat must be (h, w), got {tuple(values.shape)}")
-    if not values.isfinite().all():
-        raise ValueError("heat holds NaN or infinite values")
+    if values.ndim != 2 or not values.numel():
+        raise ValueError(f"heat must be (h, w), with at least one place, got {tuple(values.shape)}")
+    if not (values.max() - values.min()).isfinite():
+        raise ValueError("heat holds NaN or infinite values, or such that lie too far apart")
     from thoraxlib.maps import normalize, upsample
 
     level = normalize(upsample(values[None, None], (film.height, film.width)))[0, 0].numpy()
@@ -216,10 +216,12 @@ def panel(
     Raises
     ------
     ValueError
-        No cells, or titles that are not as many.
+        No cells, or titles that are not as many; no column, or pictures without a pixel.
     """
     if not cells:
         raise ValueError("cells is empty")
+    if columns < 1 or side < 1:
+        raise ValueError(f"columns={columns}, side={side}: at least 1 of each")
     if titles is not None and len(titles) != len(cells):
         raise ValueError(f"{len(cells)} cells, but {len(titles)} titles")
     gap, head = max(side // 40, 2), round(side / 10) if titles is not None else 0

@@ -360,10 +360,10 @@ def test_the_whole_release_is_indexed_in_seconds(tmp_path: Path) -> None:
     for row in rows:
         (tmp_path / "images" / row.partition(",")[0]).touch()
     (tmp_path / "Data_Entry_2017.csv").write_text("\n".join([HEADER, *rows]))
-    start = time.perf_counter()
+    start = time.process_time()
     dataset = NIH14(root=tmp_path, split="all")
     assert len(dataset) == 112_120
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("folder", ["nih_mini", "nih_tiny64"])

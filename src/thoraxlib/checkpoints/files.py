@@ -58,7 +58,7 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except pickle.UnpicklingError as error:
-        if tarfile.is_tarfile(path):
+        if _is_tar(path):
             raise ValueError(f"{path}: this is an archive; unpack it and give the file inside") from error
         if "weights only" not in str(error).lower() and "weights_only" not in str(error):
             raise ValueError(f"{path}: no readable checkpoint; is it truncated? ({error})") from error
@@ -75,6 +75,13 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         return state_dict_of(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except Exception:  # it looks into packed files, which may be damaged
+        return False
 
 
 def _numpy_scalars() -> list[Any]:

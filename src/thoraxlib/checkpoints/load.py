@@ -146,7 +146,8 @@ def _check(
     if misshapen:
         shapes = [f"{key} {tuple(new[key].shape)} -> {tuple(own[key].shape)}" for key in misshapen]
         lines.append(f"  {len(misshapen)} entries have another shape (checkpoint -> model): {_some(shapes)}")
-    rows = next((new[key].shape[0] for name in _LAST if (key := f"{name}.weight") in misshapen), None)
+    last = (new[key] for name in _LAST if (key := f"{name}.weight") in misshapen)
+    rows = next((len(value) for value in last if value.ndim), None)
     labels = getattr(model, "labels", ())
     if rows is not None and rows != len(labels):
         fitting = {name: known for name, known in label_sets.registry.working() if len(known) == rows}

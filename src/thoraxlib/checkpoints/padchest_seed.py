@@ -35,4 +35,5 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
             stacklevel=2,
         )
     merged = {**rest, **own}
-    return rename_head(merged, next(head for head in _HEADS if f"{head}.weight" in merged))
+    head = next((head for head in _HEADS if f"{head}.weight" in merged), None)
+    return merged if head is None else rename_head(merged, head)

@@ -190,7 +190,7 @@ class FeatureStore(Dataset[dict[str, Any]]):
         shapes = [(n, r, self.feature_dim), (n, r), (n, r, 4), (n, r), (n, r, k), (n, k)]
         found = {key: tuple(shard.get_slice(key).get_shape()) for key in shard.keys()}  # noqa: SIM118
         films = parse_json((shard.metadata() or {}).get("films", ""), path)
-        names = [films.get(key) for key in ("ids", "patient_ids")] if isinstance(films, dict) else []
+        names: list[Any] = [films.get(key) for key in ("ids", "patient_ids")] if isinstance(films, dict) else []
         if (
             found != dict(zip(Shard._fields, shapes, strict=True))
             or [len(column) if isinstance(column, list) else 0 for column in names] != [n, n]

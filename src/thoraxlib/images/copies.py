@@ -205,13 +205,16 @@ def entries(manifest: Path) -> dict[str, dict[str, Any]]:
 
 
 def _entry(content: Any, where: str) -> dict[str, Any]:
-    numbers = [content.get(key) for key in _NUMBERS if "row" in content] if isinstance(content, dict) else [None]
-    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not all(
-        isinstance(content.get(key), str) for key in ("name", *(() if numbers else ("error",)))
+    """`content`, if it is what a preparation writes of a film: where it lies, or the error that it gave."""
+    entry: dict[str, Any] = content if isinstance(content, dict) else {}
+    numbers = _NUMBERS if "row" in entry else ()
+    texts = ("name",) if numbers else ("name", "error")
+    if not all(isinstance(entry.get(key), str) for key in texts) or not all(
+        isinstance(entry.get(key), int) and entry[key] >= 0 for key in numbers
     ):
         raise ValueError(f"{where} is damaged: it is no film's entry; prepare the films anew, in another folder")
-    below(content["name"], where)
-    return dict(content)
+    below(entry["name"], where)
+    return entry
 
 
 def png_name(name: str) -> str:

@@ -150,9 +150,13 @@ def _check_maps(maps: Tensor, scores: Tensor | None) -> None:
         raise ValueError(f"maps must be (N, K, h, w), with at least one place, got {tuple(maps.shape)}")
     if scores is not None and scores.shape != maps.shape[:2]:
         raise ValueError(f"scores must be {tuple(maps.shape[:2])}, one for each map, got {tuple(scores.shape)}")
-    bad = (~maps.isfinite()).flatten(2).any(dim=2).nonzero().tolist()
+    low, high = maps.detach().float().flatten(2).aminmax(dim=2)
+    bad = (~(high - low).isfinite()).nonzero().tolist()
     if bad:
-        raise ValueError(f"maps hold NaN or infinite values, e.g. that of (image, label) {tuple(bad[0])}")
+        raise ValueError(
+            "maps hold NaN or infinite values, or such that lie too far apart, e.g. that of (image, label) "
+            f"{tuple(bad[0])}"
+        )
 
 
 @register("threshold")

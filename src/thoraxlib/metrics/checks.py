@@ -28,8 +28,8 @@ def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
         Shapes that differ, targets other than 0, 1 and NaN, scores that are NaN or infinite.
     """
     y, s = array(targets), array(scores)
-    if y.ndim != 2 or y.shape != s.shape or not len(y):
-        raise ValueError(f"targets and scores must both be (N, K), N > 0, got {y.shape} and {s.shape}")
+    if y.ndim != 2 or y.shape != s.shape or not y.size:
+        raise ValueError(f"targets and scores must both be (N, K), none of them 0, got {y.shape} and {s.shape}")
     odd = y[~np.isin(y, (0, 1)) & ~np.isnan(y)]
     if len(odd):
         raise ValueError(f"targets must be 0, 1 or NaN; {len(odd)} are not, the first is {odd[0]:g}")

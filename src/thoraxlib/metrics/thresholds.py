@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.arrays import Floats
+from thoraxlib.arrays import Floats, array
 from thoraxlib.metrics.checks import checked
 
 __all__ = ["Averages", "best_thresholds", "confusion", "multilabel_report"]
@@ -63,9 +63,14 @@ def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5
     -------
     dict
         ``"sensitivity"``, ``"specificity"``, ``"precision"``, ``"f1"``, ``"accuracy"``; NaN where the denominator is 0.
+
+    Raises
+    ------
+    ValueError
+        As :func:`auroc`; or thresholds that are not one number or K.
     """
     y, s = checked(targets, scores)
-    called = s >= np.broadcast_to(np.asarray(thresholds, np.float64), y.shape[1:])
+    called = s >= _limits(thresholds, y.shape[1])
     tp, fp = (called & (y == 1)).sum(axis=0), (called & (y == 0)).sum(axis=0)
     fn, tn = (~called & (y == 1)).sum(axis=0), (~called & (y == 0)).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -76,6 +81,13 @@ def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5
             "f1": 2 * tp / (2 * tp + fp + fn),
             "accuracy": (tp + tn) / (tp + fp + fn + tn),
         }
+
+
+def _limits(thresholds: ArrayLike, labels: int) -> Floats:
+    limits = array(thresholds)
+    if limits.shape not in ((), (1,), (labels,)):
+        raise ValueError(f"thresholds must be one number or {labels}, got shape {limits.shape}")
+    return np.broadcast_to(limits, (labels,))
 
 
 class Averages(NamedTuple):
@@ -105,6 +117,11 @@ def multilabel_report(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLi
         ``"micro"``: of all labels of all images together; ``"macro"``: means over the labels that are known of any
         image; ``"samples"``: means over the images of which any label is known.
 
+    Raises
+    ------
+    ValueError
+        As :func:`confusion`.
+
     Examples
     --------
     >>> multilabel_report([[1, 0], [1, 1]], [[0.9, 0.8], [0.7, 0.2]])["samples"]
@@ -112,7 +129,7 @@ def multilabel_report(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLi
     """
     y, s = checked(targets, scores)
     known = ~np.isnan(y)
-    called = known & (s > np.broadcast_to(np.asarray(thresholds, np.float64), y.shape[1:]))
+    called = known & (s > _limits(thresholds, y.shape[1]))
     hits, positive = called & (y == 1), y == 1
     found = {"micro": _averages(hits.sum(), called.sum(), positive.sum())}
     for name, axis in (("macro", 0), ("samples", 1)):
