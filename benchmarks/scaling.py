@@ -16,6 +16,8 @@ from benchmarks.timing import Work, seconds
 from thoraxlib.files import replacing
 from thoraxlib.graphs import LabelCounts
 
+PACKAGES = ("timm", "torchvision", "numpy", "grad-cam", "pandas")
+
 
 @dataclass
 class Curves:
@@ -47,15 +49,21 @@ def all_curves() -> Iterator[Curves]:
     yield Curves("rows", "Co-occurrence of 14 labels, int64", "rows", (10_000, 100_000, 1_000_000), _rows, times=3)
 
 
-def draw(docs: Path | None) -> None:
-    """Measure all curves, and draw a picture of each."""
+def draw(docs: Path | None, conditions: str) -> None:
+    """Measure all curves, draw a picture of each, and write what shows them in the documentation."""
+    lines = [f"*{conditions}*"]
     for curves in all_curves():
         curves.measure()
         for name, taken in curves.seconds.items():
             listed = ", ".join(f"{size:,}: {s:.3g} s" for size, s in zip(curves.sizes, taken, strict=True))
             print(f"{curves.title}: {name}: {listed}", flush=True)
+        picture = f"_static/benchmarks/{curves.name}.png"
+        lines += ["", f"![{curves.title}, cost against {curves.axis}]({picture})"]
         if docs is not None:
-            _picture(curves, docs / "_static" / "benchmarks" / f"{curves.name}.png")
+            _picture(curves, docs / picture)
+    if docs is not None:
+        with replacing(docs / "_benchmarks" / "scaling.md") as scratch:
+            scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _picture(curves: Curves, path: Path) -> None:

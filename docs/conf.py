@@ -27,7 +27,7 @@ extensions = [
     "registry",
 ]
 templates_path: list[str] = []
-exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
+exclude_patterns = ["_build", "_benchmarks", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
 suppress_warnings = ["ref.python"]  # attributes of one name in several classes
 
