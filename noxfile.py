@@ -65,8 +65,8 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Ratios against peers; arguments choose the benchmark."""
-    session.install("-e", ".[all]", "scikit-image")
+    """Ratios against peers and scaling plots, written into the documentation; arguments choose: ``-- cams``."""
+    session.install("-e", ".[bench]")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

@@ -41,7 +41,7 @@ def main() -> None:
     failed = [name for name in (NAMES if everything else options.names) if not table(name, device, docs)]
     if (everything or options.scaling) and device.type == "cpu":
         try:
-            scaling.draw(docs)
+            scaling.draw(docs, conditions(scaling, device))
         except Exception:
             traceback.print_exc()
             failed.append("--scaling")

@@ -109,7 +109,7 @@ def run(device: torch.device) -> Iterator[Row]:
         forward = lambda: trunk(there)  # noqa: E731
         row = f"crop: {name}"
         work = ours(rule, kinds["blobs"])
-        yield compare(row, "ResNet-50, a forward pass", work, forward, pairs=5, **conditions)
+        yield compare(row, "ResNet-50, a forward pass", work, forward, pairs=3, warmup=0, **conditions)
 
 
 def _against_opencv(row: str, rule: cropping.CropRule, images: Tensor, features: Tensor, ours: Work) -> Iterator[Row]:

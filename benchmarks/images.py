@@ -94,7 +94,7 @@ def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     ours = lambda: epoch(films)  # noqa: E731
     target = None if smooth else 0.8
     row = f"{kind} to input"
-    yield compare(row, "Pillow (RGB) + torchvision v1", ours, plain, target=target, conditions=conditions)
+    yield compare(row, "Pillow (RGB) + torchvision v1", ours, plain, target=target, conditions=conditions, pairs=9)
     yield from optional(row, "scikit-image", _against_scikit_image(row, films, paths, conditions))
 
     spec = InputSpec(size=SPEC.size, resize="stretch")
@@ -102,7 +102,7 @@ def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     copy = Folder(folder / "copy", names)
     check(epoch(copy), epoch(films), 1.01)
     row = f"{kind}: epoch from a training copy"
-    yield compare(row, "from the files", lambda: epoch(copy), ours, target=1 / 30, conditions=conditions)
+    yield compare(row, "from the files", lambda: epoch(copy), ours, target=1 / 30, conditions=conditions, pairs=5)
 
 
 def _against_scikit_image(row: str, films: Films, paths: list[Path], conditions: str) -> Iterator[Row]:

@@ -42,7 +42,7 @@ def run(device: torch.device) -> Iterator[Row]:
 def _against(package: str) -> Iterator[Row]:
     if not _installed(package):
         raise ImportError(f"no {package}")
-    pairs = [(_cost("thoraxlib"), _cost(package)) for _ in range(min(3, timing.most_pairs))]
+    pairs = [(_cost("thoraxlib"), _cost(package)) for _ in range(min(2, timing.most_pairs))]
     ratios = [(1 + ours[0]) / (1 + theirs[0]) for ours, theirs in pairs]
     memory = pairs[0][0][2], pairs[0][1][2]
     conditions = "torch included in the times, not in the memory"

@@ -16,6 +16,8 @@ from benchmarks.timing import Work, seconds
 from thoraxlib.files import replacing
 from thoraxlib.graphs import LabelCounts
 
+PACKAGES = ("timm", "torchvision", "numpy", "grad-cam", "pandas")
+
 
 @dataclass
 class Curves:
@@ -43,19 +45,25 @@ class Curves:
 def all_curves() -> Iterator[Curves]:
     yield Curves("batch", "Heat maps of 14 labels, DenseNet-121, 224 px", "images in a batch", (1, 2, 4, 8), _batch)
     yield Curves("size", "VAN-B0, inference, batch 2", "side of the image in pixels", (128, 224, 320, 448), _size)
-    yield Curves("labels", "Heat maps, ResNet-18, 224 px, batch 4", "labels", (1, 3, 14, 50), _labels, times=3)
+    yield Curves("labels", "Heat maps, ResNet-18, 224 px, batch 2", "labels", (1, 3, 7, 14, 28), _labels, times=3)
     yield Curves("rows", "Co-occurrence of 14 labels, int64", "rows", (10_000, 100_000, 1_000_000), _rows, times=3)
 
 
-def draw(docs: Path | None) -> None:
-    """Measure all curves, and draw a picture of each."""
+def draw(docs: Path | None, conditions: str) -> None:
+    """Measure all curves, draw a picture of each, and write what shows them in the documentation."""
+    lines = [f"*{conditions}*"]
     for curves in all_curves():
         curves.measure()
         for name, taken in curves.seconds.items():
             listed = ", ".join(f"{size:,}: {s:.3g} s" for size, s in zip(curves.sizes, taken, strict=True))
             print(f"{curves.title}: {name}: {listed}", flush=True)
+        picture = f"_static/benchmarks/{curves.name}.png"
+        lines += ["", f"![{curves.title}, cost against {curves.axis}]({picture})"]
         if docs is not None:
-            _picture(curves, docs / "_static" / "benchmarks" / f"{curves.name}.png")
+            _picture(curves, docs / picture)
+    if docs is not None:
+        with replacing(docs / "_benchmarks" / "scaling.md") as scratch:
+            scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _picture(curves: Curves, path: Path) -> None:
@@ -99,7 +107,7 @@ def _size(size: int) -> dict[str, Work]:
 def _labels(count: int) -> dict[str, Work]:
     labels = [f"label {k}" for k in range(count)]
     model = thoraxlib.build("classifier", labels=labels, backbone="resnet18").eval()
-    x, cam = torch.randn(4, 3, 224, 224), thoraxlib.cams.build("gradcam", model)
+    x, cam = torch.randn(2, 3, 224, 224), thoraxlib.cams.build("gradcam", model)
     works: dict[str, Work] = {
         "forward pass": torch.inference_mode()(lambda: model(x)),
         "gradcam, all labels": lambda: cam(x),

@@ -32,7 +32,7 @@ extensions = [
     "flow",
 ]
 templates_path: list[str] = []
-exclude_patterns = ["_build", "_rooms", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
+exclude_patterns = ["_build", "_benchmarks", "_rooms", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
 suppress_warnings = ["ref.python"]  # attributes of one name in several classes
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,17 @@ CLASSIFIERS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.des
 
 OWN = [
     "van_b0",
+    {"name": "van_b0", "gate": "lka_dilated"},
+    {"name": "van_b0", "gate": "lka_multiscale"},
+    "dense_van",
     "vanillanet_5",
     "densenet121",
-    "efficientnet_b0",
+    {"name": "densenet121", "final_act": False},
+    {"name": "tf_efficientnet_b0", "conv_head": True},
     "googlenet",
     "resnet10t",
     "swin_tiny_patch4_window7_224",
+    "x_ray_custom",
 ]
 
 
@@ -63,8 +69,8 @@ def test_every_model(name: str) -> None:
     assert fast.labels == model.labels
 
 
-@pytest.mark.parametrize("backbone", OWN)
-def test_every_kind_of_backbone(backbone: str) -> None:
+@pytest.mark.parametrize("backbone", OWN, ids=str)
+def test_every_kind_of_backbone(backbone: Any) -> None:
     model = _used(thoraxlib.build("classifier", backbone=backbone, input_spec={"size": 64}).double())
     _assert_same(thoraxlib.optimize_for_inference(model), model, torch.randn(2, 3, 64, 64, dtype=torch.float64))
 
@@ -83,6 +89,33 @@ def test_van_in_single_precision_and_layers() -> None:
     cam = thoraxlib.cams.build("gradcam", fast)
     maps = thoraxlib.cams.build("gradcam", model)(x := torch.randn(2, 3, 64, 64))
     torch.testing.assert_close(cam(x), maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
+
+
+REGIONS = {"fasterrcnn_fpn": {"proposals": 20, "score_threshold": 0.0}, "template": {}}
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+@pytest.mark.parametrize("detector", REGIONS)
+def test_regions_of_images(preset: str, detector: str) -> None:
+    options = {"name": detector, "backbone": "resnet10t", "input_spec": {"size": 64}, **REGIONS[detector]}
+    model = _used(thoraxlib.build("anaxnet", preset=preset, detector=options).double())
+    fast = thoraxlib.optimize_for_inference(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        (logits, _, found), (expected, _, regions) = fast.forward_all(x), model.forward_all(x)
+    assert regions.present.any()
+    assert regions.features.any()
+    for got, wanted in ((logits, expected), (found.boxes, regions.boxes), (found.features, regions.features)):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_features_of_regions(preset: str) -> None:
+    model, x = _used(thoraxlib.build("anaxnet", preset=preset)), torch.randn(2, 18, 1024)
+    with pytest.raises(ValueError, match="AnaXNet has no input_spec: give an example"):
+        thoraxlib.optimize_for_inference(model)
+    _assert_same(thoraxlib.optimize_for_inference(model, x), model, x)
 
 
 def test_other_libraries_models() -> None:
