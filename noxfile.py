@@ -21,6 +21,7 @@ LOWEST = [
     "safetensors==0.4.5",
     "lightning==2.5.0",
     "torchmetrics==1.6.0",
+    "torchxrayvision==1.4.0",
 ]
 
 

@@ -182,8 +182,8 @@ class PSPNet(Segmenter):
 
     Lian et al. 2021, arXiv 2104.10326; 68 million parameters. It tells for each structure whether a place belongs to
     it, and structures overlap: a class's logit is that of the likeliest of the structures that make it up, and the
-    background's is 0. So the masks of all organs are, as torchxrayvision has them, where one of the structures has a
-    probability above 1/2; where classes overlap, :func:`thoraxlib.segmentation.predict_masks` tells the likeliest.
+    background's is 0. So the mask of all organs is where one of the structures has a probability above 1/2, and where
+    classes overlap, the likeliest counts.
 
     Parameters
     ----------
