@@ -155,6 +155,8 @@ def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from system.find(root, detail=True).items()
         return
     for entry in sorted(system.ls(root, detail=True), key=lambda entry: str(entry["name"])):
+        if str(entry["name"]).rstrip("/") == root.rstrip("/"):  # an object that some buckets have for a folder
+            continue
         if entry["type"] == "directory":
             yield from system.find(entry["name"], detail=True).items()
         else:
