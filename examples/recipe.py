@@ -47,7 +47,7 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     run.add_argument("--device", default="auto", help="Lightning accelerator: auto, cpu, gpu, mps")
     run.add_argument("--devices", default="auto", help="Lightning devices on each machine: auto, 2, or 0,1 (numbers)")
     run.add_argument("--num-nodes", type=int, default=1, help="machines, each of which runs this command")
-    run.add_argument("--strategy", default="auto", help="Lightning strategy: auto, ddp, fsdp, ...")
+    run.add_argument("--strategy", default="auto", help="Lightning strategy: auto, ddp, ...")
     run.add_argument("--precision", default="32-true", help="Lightning precision, e.g. bf16-mixed, 16-mixed")
     run.add_argument("--accumulate", type=int, default=1, help="batches for each step, on each device")
     run.add_argument("--patience", type=int, help="stop after so many epochs without gain")

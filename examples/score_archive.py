@@ -28,6 +28,7 @@ from thoraxlib.prepare import window_of
 from thoraxlib.scoring import Scored, score_archive
 from thoraxlib.workers import cpus, follow_parent
 
+OWN = ("model", "option", "checkpoint", "processes")  # flags that score_archive has not
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -74,7 +75,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--processes", type=int, default=1, help="start so many here, each with its GPU if there are some")
     run.add_argument("--shard", type=shard_of, metavar="I/N", help="this process's part; by default torchrun's")
     run.add_argument("--batch-size", type=int, default=32)
-    run.add_argument("--workers", type=int, default=0, help="processes that read films, for each that scores them")
+    run.add_argument(
+        "--workers",
+        dest="num_workers",
+        metavar="N",
+        type=int,
+        default=0,
+        help="processes that read films, for each that scores them",
+    )
     run.add_argument("--part-size", type=int, default=4096, help="films in a file")
     run.add_argument("--device", help="by default the GPU where there is one")
     run.add_argument("--autocast", choices=tuple(AUTOCAST), help="compute in this precision")
@@ -113,25 +121,9 @@ def option_of(text: str) -> tuple[str, Any]:
 
 def score(options: argparse.Namespace, **changes: Any) -> Scored:
     """Score this process's shard."""
-    settings: dict[str, Any] = {
-        "format": options.format,
-        "boxes": options.boxes,
-        "method": options.method,
-        "rule": options.rule,
-        "threshold": options.threshold,
-        "pattern": options.pattern,
-        "bits": options.bits,
-        "window": options.window,
-        "shard": options.shard,
-        "part_size": options.part_size,
-        "batch_size": options.batch_size,
-        "num_workers": options.workers,
-        "device": options.device,
-        "autocast": AUTOCAST.get(options.autocast),
-        "restart": options.restart,
-        "progress": options.progress,
-    }
-    return score_archive(build(options), options.source, options.output, **{**settings, **changes})
+    settings = {key: value for key, value in vars(options).items() if key not in OWN}
+    settings["autocast"] = AUTOCAST.get(options.autocast)
+    return score_archive(build(options), **{**settings, **changes})
 
 
 def in_processes(options: argparse.Namespace) -> int:

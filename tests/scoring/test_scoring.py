@@ -142,7 +142,7 @@ def test_rows_are_what_the_model_says(tree: Path, tmp_path: Path) -> None:
     assert about["run"]["labels"] == ["Mass", "Edema"]
     assert about["run"]["fingerprint"] == thoraxlib.persistence.fingerprint(model)
     assert about["model"]["name"] == "chexnet"
-    assert about["versions"]["torch"] == torch.__version__.split("+")[0] or about["versions"]["torch"]
+    assert {"thoraxlib", "torch", "python"} <= about["versions"].keys()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"manifest.json", "listing.jsonl", "scores", ".lock"}
 
 

@@ -95,7 +95,7 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
 
 
 def streamed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None) -> Iterator[Stored]:
-    """As :func:`listed`, source by source, holding no more than one folder below a source or one archive at a time.
+    """As :func:`listed`, source by source, holding no more than a folder below a source, an archive or a bucket's list.
 
     The order is the same in each call. Names of several sources may be equal.
     """
@@ -150,8 +150,9 @@ def _of_source(source: str) -> Iterator[Stored]:
 
 
 def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Paths and what is known of all files in and below a folder, of one folder below it after the other."""
-    if not system.isdir(root):
+    """Paths and what is known of all files in and below a folder; of a local one, a folder below it at a time."""
+    if "file" not in system.protocol or not system.isdir(root):
+        # a bucket lists thousands of files, whatever their folders, in one answer
         yield from system.find(root, detail=True).items()
         return
     for entry in sorted(system.ls(root, detail=True), key=lambda entry: str(entry["name"])):

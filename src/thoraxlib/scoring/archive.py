@@ -93,7 +93,7 @@ def score_archive(
     Each file is whole or absent. After an interruption at any moment the same call scores the parts that are missing:
     no row is lost or doubled. Several processes, on several machines with one file system, can work on one output, each
     on its `shard`; the number of processes may be another one afterwards. Memory does not grow with the number of
-    films, but for what it takes to list one folder or zip archive, or the manifest of a training copy.
+    films, but for what it takes at the start to list one folder, zip archive or bucket, or the manifest of a copy.
 
     Parameters
     ----------
