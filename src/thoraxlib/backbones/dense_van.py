@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from thoraxlib.backbones import register
@@ -9,8 +11,6 @@ from thoraxlib.backbones.van import InTurn
 from thoraxlib.blocks.van import VANBlock, initialise
 
 __all__ = ["DenseVAN"]
-
-_DEPTHS = (3, 3, 5, 2)
 
 
 @register("dense_van")
@@ -29,6 +29,8 @@ class DenseVAN(InTurn):
         Channels of the image.
     pretrained : bool
         No weights are published: True is an error.
+    depths : sequence of int
+        VAN blocks of the four stages.
     drop_path : float
         Share of samples for which a VAN block's branch is left out, in training.
 
@@ -41,7 +43,14 @@ class DenseVAN(InTurn):
     channels = (288, 320, 352, 384)
     strides = (1, 1, 1, 1)
 
-    def __init__(self, *, in_chans: int = 3, pretrained: bool = False, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        in_chans: int = 3,
+        pretrained: bool = False,
+        depths: Sequence[int] = (3, 3, 5, 2),
+        drop_path: float = 0.0,
+    ) -> None:
         from timm.layers import LayerNorm2d
         from timm.models.densenet import DenseBlock
 
@@ -54,7 +63,7 @@ class DenseVAN(InTurn):
             self.add_module(f"dilation_conv{index}", conv)
             if index < 3:  # 3 x 32 channels more
                 self.add_module(f"dense_block{index}", DenseBlock(3, after, bn_size=4, growth_rate=32))
-        for index, (width, depth) in enumerate(zip(self.channels, _DEPTHS, strict=True), start=1):
+        for index, (width, depth) in enumerate(zip(self.channels, depths, strict=True), start=1):
             if index > 1:
                 self.add_module(f"conv{index - 1}", nn.Conv2d(self.channels[index - 2], width, 1))
             blocks = (VANBlock(width, mlp_ratio=4, drop_path=drop_path) for _ in range(depth))

@@ -199,7 +199,13 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
     widths = [factor * width for width in (*first, 256, 512, *[512] * more, *last)]
     strides = {5: [2, 2, 2], 6: [2, 2, 2, 1]}.get(version, [1, 2, 2, *[1] * more, 2, 1])
 
-    def factory(*, in_chans: int = 3, pretrained: bool = False, activation_slope: float = 1.0) -> VanillaNet:
+    def factory(
+        *,
+        in_chans: int = 3,
+        pretrained: bool = False,
+        widths: Sequence[int] = widths,
+        activation_slope: float = 1.0,
+    ) -> VanillaNet:
         if pretrained:
             raise ValueError(
                 f"{name}: its weights are not downloaded; build with pretrained=False, and give a file to "
