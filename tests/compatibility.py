@@ -246,7 +246,7 @@ def _optimized(name: str) -> str:
     """The same logits; the model stays as it was, and the copy has no gradient and no hook."""
     it, model = known(name), known(name).model
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    fast = thoraxlib.optimize_for_inference(model, it.inputs)
+    fast = thoraxlib.optimize_for_inference(model, it.inputs if model.input_spec is None else None)
     with torch.no_grad():
         assert_near(fast(*it.inputs), it.logits, 1e-4)
     after = model.state_dict()
