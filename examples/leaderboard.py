@@ -70,7 +70,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "densenet": {"block_config": [2, 2, 2, 2], "growth_rate": 16, "output_stride": 8, "dilated": False},
     "van_": {"widths": [16, 32, 64, 128], "depths": [1, 1, 2, 1]},
     "dense_van": {"growth_rate": 2, "depths": [1, 1, 1, 1]},
-    "vanillanet": {"factor": 1},
+    "vanillanet": {"widths": [128, 256, 512, 1024]},
     "swin": {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]},
 }
 SMALL_HEADS: dict[str, dict[str, Any]] = {

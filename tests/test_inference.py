@@ -13,8 +13,6 @@ from thoraxlib.blocks.pointwise import MapGELU, PointwiseConv2d
 from thoraxlib.heads.label_graph import LabelGraphHead
 from thoraxlib.heads.linear import LinearHead
 
-CLASSIFIERS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.describe(name).options]
-
 OWN = [
     "van_b0",
     {"name": "van_b0", "gate": "lka_dilated"},
@@ -50,23 +48,6 @@ def _assert_same(fast: nn.Module, model: nn.Module, x: Tensor) -> None:
     with torch.inference_mode():
         expected = model(x)
         assert float((fast(x) - expected).abs().max() / expected.abs().max()) < 1e-5
-
-
-@pytest.mark.filterwarnings("ignore:the organ masks")
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_model(name: str) -> None:
-    segmented = thoraxlib.describe(name).options.get("segmenter") is not None
-    options = {"segmenter": {"name": "unet", "width": 4}} if segmented else {}
-    model = _used(thoraxlib.build(name, backbone="resnet10t", input_spec={"size": 64}, **options))
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    fast = thoraxlib.optimize_for_inference(model)
-    _assert_same(fast, model, torch.randn(2, 3, 64, 64))
-    after = model.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in fast.modules())
-    assert not any(parameter.requires_grad for parameter in fast.parameters())
-    assert fast.labels == model.labels
 
 
 @pytest.mark.parametrize("backbone", OWN, ids=str)

@@ -110,7 +110,7 @@ def test_small_ones() -> None:
     """Narrower and shallower, by options."""
     asked = [
         ("dense_van", {"growth_rate": 2, "depths": (1, 1, 1, 1)}, (18, 20, 22, 24)),
-        ("vanillanet_5", {"factor": 1}, (128, 256, 512, 1024)),
+        ("vanillanet_5", {"widths": (16, 32, 64, 128)}, (16, 32, 64, 128)),
         ("van_b0", {"widths": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}, (8, 16, 24, 32)),
     ]
     for name, options, channels in asked:
@@ -119,8 +119,8 @@ def test_small_ones() -> None:
     assert len(backbone.block3) == 2
     with pytest.raises(ValueError, match=r"growth_rate=0, depths=\(3, 3, 5, 2\): at least 1, and four depths"):
         backbones.build("dense_van", growth_rate=0)
-    with pytest.raises(ValueError, match="vanillanet_6: factor=0, at least 1"):
-        backbones.build("vanillanet_6", factor=0)
+    with pytest.raises(ValueError, match="widths must be one more than strides"):
+        backbones.build("vanillanet_6", widths=(16, 32))
 
 
 def test_errors() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 import thoraxlib
 from thoraxlib import cams
 from thoraxlib.registry import OptionError, UnknownNameError
-
-CLASSIFIERS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.describe(name).options]
 
 TIMM = {
     "resnet10t": (64, {}),
@@ -528,17 +525,13 @@ def test_maps_that_are_not_finite_are_refused() -> None:
         cams.build("cam", model)(torch.randn(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize("architecture", CLASSIFIERS)
+@pytest.mark.parametrize("architecture", ["pcam", "jf_top1", "x_ray"])
 @pytest.mark.parametrize("name", ["gradcam", "gradcam++", "layercam", "eigencam", "ablationcam"])
-def test_every_documented_model(architecture: str, name: str, small_parts: Callable[[str], dict[str, Any]]) -> None:
-    torch.manual_seed(0)
+def test_attention_before_each_label(architecture: str, name: str) -> None:
     options = {"backbone": "resnet10t", "labels": ["Edema", "Mass"], "input_spec": {"size": [64, 64]}}
-    options |= small_parts(architecture)
-    if architecture in ("pcam", "jf_top1", "x_ray"):
-        options |= {"attention": "spatial_attention", "attention_mode": "cumulative"}
+    options |= {"attention": "spatial_attention", "attention_mode": "cumulative"}
     model = thoraxlib.build(architecture, **options).eval()
     extra = {"batch_size": 256} if name == "ablationcam" else {}
     maps = cams.build(name, model, **extra)(torch.randn(2, 3, 64, 64))
-    side = {"ag_cnn": 64, "dense_and_van": 1}.get(architecture, 2)  # of a crop, put back into the image; one stage more
-    assert maps.shape == (2, 2, side, side)
+    assert maps.shape == (2, 2, 2, 2)
     assert maps.isfinite().all()

@@ -81,20 +81,11 @@ def test_masks_made_or_given(name: str, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", fusion.names())
-@pytest.mark.parametrize("backbone", ["convnext_atto", "swin_tiny_patch4_window7_224", "van_b0"])
-def test_every_fusion_on_backbones(name: str, backbone: str) -> None:
-    segmenter = UNET if name in MASKED else None
-    model = built(fusion=name, backbone=backbone, segmenter=segmenter, labels=["a", "b"])
-    x = torch.rand(2, 3, 64, 64)
-    logits = model(x)
-    assert logits.shape == (2, 2)
-    with torch.no_grad():
-        torch.testing.assert_close(model(x[:1]), logits[:1], rtol=1e-3, atol=1e-4)
-        if "swin" not in backbone:
-            assert model(torch.rand(1, 3, 80, 96)).shape == (1, 2)
-    model.train()(x).sum().backward()
-    frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == {key for key, _ in model.named_parameters() if key.startswith("segmenter.")}
+@pytest.mark.parametrize("backbone", ["convnext_atto", "van_b0"])
+@torch.no_grad()
+def test_images_of_another_size(name: str, backbone: str) -> None:
+    model = built(fusion=name, backbone=backbone, segmenter=UNET if name in MASKED else None, labels=["a", "b"])
+    assert model(torch.rand(1, 3, 80, 96)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("name", MASKED)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from compatibility import small_parts
 from torch import Tensor, nn
 
 import thoraxlib
@@ -19,7 +19,7 @@ MODELS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.describe
 
 
 @pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest, small_parts: Callable[[str], dict[str, Any]]) -> Classifier:
+def model(request: pytest.FixtureRequest) -> Classifier:
     return thoraxlib.build(request.param, **SMALL, **small_parts(request.param)).eval()  # type: ignore[return-value]
 
 
@@ -186,29 +186,6 @@ def test_trains(model: Classifier) -> None:
         losses.append(loss.item())
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
     assert losses[-1] < losses[0]
-
-
-@torch.inference_mode()
-def test_autocast_and_channels_last(model: Classifier) -> None:
-    x = torch.randn(2, 3, 64, 64)
-    expected = model(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(model(x).float(), expected, rtol=0.1, atol=0.1)
-    model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_export(model: Classifier) -> None:
-    x = torch.randn(2, 3, 64, 64)
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
-
-
-def test_compile(model: Classifier) -> None:
-    torch._dynamo.reset()  # each model is one more variant of the same forward
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", blocks.names("*_attention"))

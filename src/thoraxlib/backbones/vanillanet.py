@@ -196,25 +196,25 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
     more = max(version - 7, 0)
     first = [128, 128] if version > 6 else [128]
     last = [1024, 1024] if version > 5 else [1024]
-    base = (*first, 256, 512, *[512] * more, *last)
+    widths = [factor * width for width in (*first, 256, 512, *[512] * more, *last)]
     strides = {5: [2, 2, 2], 6: [2, 2, 2, 1]}.get(version, [1, 2, 2, *[1] * more, 2, 1])
 
     def factory(
-        *, factor: int = factor, in_chans: int = 3, pretrained: bool = False, activation_slope: float = 1.0
+        *,
+        in_chans: int = 3,
+        pretrained: bool = False,
+        widths: Sequence[int] = widths,
+        activation_slope: float = 1.0,
     ) -> VanillaNet:
-        if factor < 1:
-            raise ValueError(f"{name}: factor={factor}, at least 1 is needed")
         if pretrained:
             raise ValueError(
                 f"{name}: its weights are not downloaded; build with pretrained=False, and give a file to "
                 "thoraxlib.load_checkpoint(model, file, trunk_only=True)"
             )
-        widths = [factor * width for width in base]
         return VanillaNet(widths, strides, pool_sizes=pool_sizes, in_chans=in_chans, activation_slope=activation_slope)
 
     pooled = f", poolings to maps of {', '.join(map(str, pool_sizes))}" if pool_sizes else ""
-    widths = f"widths {[*base]} times `factor`, by default {factor}"
-    factory.__doc__ = f"VanillaNet-{version}: {widths}; strides {strides}{pooled}.\n\n{VanillaNet.__doc__}"
+    factory.__doc__ = f"VanillaNet-{version}: widths {widths}, strides {strides}{pooled}.\n\n{VanillaNet.__doc__}"
     register(name)(factory)
 
 

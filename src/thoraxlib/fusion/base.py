@@ -28,7 +28,7 @@ class Fusion(nn.Module):
         return x
 
     def sizes(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """h and w of the maps that come out, from those of the backbone's: the last ones', the very last for more."""
+        """Sides of the maps that come out, from those of the backbone's: the last ones', the very last for more."""
         count = len(self.channels)
         return [*sizes, *[sizes[-1]] * (count - len(sizes))][-count:]
 

@@ -60,8 +60,8 @@ class ViTPerStage(Head):
         super().__init__()
         if isinstance(in_channels, int) or len(in_channels) < 2 or len(sizes) != len(in_channels):
             raise ValueError(
-                f"in_channels and sizes must be of two maps or more, got {in_channels} and {list(sizes)}: build the "
-                "model with a fusion of several maps (fusion='pyramid' or 'seg_pyramid')"
+                f"the head 'vit_per_stage' takes two maps or more, got {in_channels} channels of sizes {list(sizes)}: "
+                "build the model with a fusion of several maps (fusion='pyramid' or 'seg_pyramid')"
             )
         *stages, last = in_channels
         self.patches = [min(patch, *size) for size in sizes[:-1]]
