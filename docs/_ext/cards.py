@@ -34,7 +34,9 @@ def size_and_input(name: str, preset: str | None = None) -> tuple[str, str]:
     count = sum(parameter.numel() for parameter in model.parameters())
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     spec = model.input_spec
-    seen = f"{spec.size[1]} x {spec.size[0]}, {spec.resize}" if spec else "features of regions, or images with a detector"
+    seen = (
+        f"{spec.size[1]} x {spec.size[0]}, {spec.resize}" if spec else "features of regions, or images with a detector"
+    )
     return f"{count:,}" + (f" ({frozen:,} frozen)" if frozen else ""), seen
 
 
@@ -112,11 +114,11 @@ class Parity(Rendered):
         records: dict[str, str] = {}
         for name in self.arguments:
             records |= {record: what for record, what in _card(name).parity.items() if record not in records}
-        rows = [
-            [f"``{record}``", plain(what), _whole(compared.get(record, []))] for record, what in records.items()
-        ]
+        rows = [[f"``{record}``", plain(what), _whole(compared.get(record, []))] for record, what in records.items()]
         return [
-            *table(["Record", "What agrees", "As a whole model, weights loaded by ``load_checkpoint``"], rows, [28, 32, 40]),
+            *table(
+                ["Record", "What agrees", "As a whole model, weights loaded by ``load_checkpoint``"], rows, [28, 32, 40]
+            ),
             "",
             f"Relative error at most {_tolerance():g} of the largest value of each output, unless said otherwise. All of it"
             " is in the default test suite (``tests/parity``), under weights and images that formulas make.",
@@ -150,7 +152,7 @@ class Models(Rendered):
             for name in thoraxlib.models.registry.registered()
         ]
         header = ["Model", "What it is", "Trained on", "Parameters", "Input", "Published weights"]
-        return table(header, rows, [16, 28, 14, 16, 12, 14])
+        return table(header, rows, [20, 25, 13, 14, 11, 17])
 
 
 def _needs(name: str) -> str:
@@ -186,7 +188,9 @@ class Checkpoints(Rendered):
                     ", ".join(f"``{name}``" for name in models) or source.other,
                 ]
             )
-        return table(["Layout", "Source, and what it holds", "Files that were published", "Loads into"], rows, [18, 40, 24, 18])
+        return table(
+            ["Layout", "Source, and what it holds", "Files that were published", "Loads into"], rows, [18, 40, 24, 18]
+        )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

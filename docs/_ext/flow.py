@@ -143,7 +143,7 @@ def _path(a: Cell, b: Cell) -> str:
 
 def _box(cell: Cell, root: str) -> str:
     x, y = cell.middle
-    title = [("title", line) for line in textwrap.wrap(cell.title, 16)]
+    title = [("title", line) for line in textwrap.wrap(cell.title, 15)]
     texts = title + ([("detail", cell.detail)] if cell.detail else [])
     first = y - LINE * (len(texts) - 1) / 2
     words = "".join(
@@ -151,12 +151,13 @@ def _box(cell: Cell, root: str) -> str:
         for number, (kind, text) in enumerate(texts)
     )
     kind = "part" if cell.room else "data"
-    rectangle = f'<rect x="{cell.left}" y="{cell.top}" width="{WIDTH}" height="{HEIGHT}" rx="{6 if cell.room else 20}"/>'
+    rectangle = (
+        f'<rect x="{cell.left}" y="{cell.top}" width="{WIDTH}" height="{HEIGHT}" rx="{6 if cell.room else 20}"/>'
+    )
     group = f'<g class="{kind}">{rectangle}{words}</g>'
     return f'<a href="{root}rooms/{cell.room}.html">{group}</a>' if cell.room else group
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("flow", Flow)
-    app.add_css_file("flow.css")
     return {"parallel_read_safe": True, "version": "1"}

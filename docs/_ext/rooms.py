@@ -91,7 +91,7 @@ def _reference(room: str) -> list[str]:
         names = getattr(part, "__all__", [])
         skipped = [each for each in names if each in VERBS or id(getattr(part, each)) in told]
         if set(names) - set(skipped):
-            lines += [f".. automodule:: thoraxlib.{room}.{name}"]
+            lines += [f".. rubric:: ``thoraxlib.{room}.{name}``", f".. automodule:: thoraxlib.{room}.{name}"]
             lines += [f"   :exclude-members: {', '.join(skipped)}"] if skipped else []
             told |= {id(getattr(part, each)) for each in names}
     return lines

@@ -73,7 +73,7 @@ PYTHON: dict[str, dict[str, str]] = {
     "guides/checkpoints.md": {},
     "guides/explain.md": {},
     "guides/films.md": {},
-    "guides/coming-from.md": {"224, 224": "64, 64", "convnext_tiny": "convnext_atto", "(film,) =": "film, ="},
+    "guides/coming-from.md": {"224, 224": "64, 64", "convnext_tiny": "convnext_atto"},
 }
 
 
