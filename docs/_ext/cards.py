@@ -1,7 +1,7 @@
 """Tables of the documented models, read from their cards, from the models themselves and from the parity manifest.
 
-``{presets}``, ``{published}``, ``{parity}`` and ``{notes}`` take names of models; ``{models}`` and ``{checkpoints}`` list
-all there are.
+``{presets}``, ``{published}``, ``{parity}`` and ``{notes}`` take names of models; ``{models}`` and ``{checkpoints}``
+list all there are.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Parity(Rendered):
                 ["Record", "What agrees", "As a whole model, weights loaded by ``load_checkpoint``"], rows, [28, 32, 40]
             ),
             "",
-            f"Relative error at most {_tolerance():g} of the largest value of each output, unless said otherwise. All of it"
-            " is in the default test suite (``tests/parity``), under weights and images that formulas make.",
+            f"Relative error at most {_tolerance():g} of the largest value of each output, unless said otherwise."
+            " All of it is in the default test suite (``tests/parity``), under weights and images that formulas make.",
         ]
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import thoraxlib
-from thoraxlib.registry import Registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = {"_build", "gallery", "rooms"}

@@ -58,7 +58,7 @@ def cxr_dense_and_van() -> Layout:
 
 @register("cxr_vanillanet")
 def cxr_vanillanet() -> Layout:
-    """CXRClassification's VanillaNet, before fusing: ``stem1``, ``stem2``, ``stages``, and ``cls1``, ``cls2`` of 1x1."""
+    """CXRClassification's VanillaNet, before fusing: ``stem1``, ``stem2``, ``stages``, ``cls1``, ``cls2`` of 1x1."""
     return _layout(
         {r"^cls1\.2\.": "head.fc.", r"^cls1\.3\.": "head.norm.", r"^cls2\.0\.": "head.out."},
         telltale="cls1.2.weight",
