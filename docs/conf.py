@@ -30,15 +30,18 @@ extensions = [
     "rooms",
     "cards",
     "flow",
+    "mathml",
 ]
 templates_path: list[str] = []
 exclude_patterns = ["_build", "_benchmarks", "_rooms", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
 suppress_warnings = ["ref.python"]  # attributes of one name in several classes
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"thoraxlib {release}"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the numpydoc sections say it, with shapes and units

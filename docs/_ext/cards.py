@@ -1,7 +1,7 @@
 """Tables of the documented models, read from their cards, from the models themselves and from the parity manifest.
 
-``{presets}``, ``{published}``, ``{parity}`` and ``{notes}`` take names of models; ``{models}`` and ``{checkpoints}`` list
-all there are.
+``{presets}``, ``{published}``, ``{parity}`` and ``{notes}`` take names of models; ``{models}`` and ``{checkpoints}``
+list all there are.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Parity(Rendered):
                 ["Record", "What agrees", "As a whole model, weights loaded by ``load_checkpoint``"], rows, [28, 32, 40]
             ),
             "",
-            f"Relative error at most {_tolerance():g} of the largest value of each output, unless said otherwise. All of it"
-            " is in the default test suite (``tests/parity``), under weights and images that formulas make.",
+            f"Relative error at most {_tolerance():g} of the largest value of each output, unless said otherwise."
+            " All of it is in the default test suite (``tests/parity``), under weights and images that formulas make.",
         ]
 
 
@@ -152,7 +152,7 @@ class Models(Rendered):
             for name in thoraxlib.models.registry.registered()
         ]
         header = ["Model", "What it is", "Trained on", "Parameters", "Input", "Published weights"]
-        return table(header, rows, [16, 28, 14, 16, 12, 14])
+        return table(header, rows, [20, 25, 13, 14, 11, 17])
 
 
 def _needs(name: str) -> str:

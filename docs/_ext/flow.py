@@ -7,8 +7,8 @@ The content is a grid of cells, a line a row, cells parted by ``|``; then, behin
     film -> trunk -> map
 
 A cell is ``key: Title [room] @where``. With a room it is a part, with a link to the room's page; otherwise it is data.
-``@where`` is read from the model, built and run at the time: a part's parameters, by the name of the submodule; the shape
-of data, by a field of ``forward_all``, or ``@input``. Titles and empty cells are free.
+``@where`` is read from the model, built and run at the time: a part's parameters, by the name of the submodule; the
+shape of data, by a field of ``forward_all``, or ``@input``. Titles and empty cells are free.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def _draw(cells: dict[str, Cell], arrows: list[tuple[str, str]], alt: str, root:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" style="max-width: {width}px"'
         f' role="img" aria-label="{escape(alt)}">',
-        '<defs><marker id="flow-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path class="tip" d="M0,0.5 L8,4 L0,7.5 Z"/></marker></defs>',
+        '<defs><marker id="flow-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"'
+        ' orient="auto"><path class="tip" d="M0,0.5 L8,4 L0,7.5 Z"/></marker></defs>',
         *(f'<path class="arrow" d="{_path(cells[a], cells[b])}" marker-end="url(#flow-tip)"/>' for a, b in arrows),
         *(_box(cell, root) for cell in cells.values()),
     ]
@@ -143,7 +143,7 @@ def _path(a: Cell, b: Cell) -> str:
 
 def _box(cell: Cell, root: str) -> str:
     x, y = cell.middle
-    title = [("title", line) for line in textwrap.wrap(cell.title, 16)]
+    title = [("title", line) for line in textwrap.wrap(cell.title, 15)]
     texts = title + ([("detail", cell.detail)] if cell.detail else [])
     first = y - LINE * (len(texts) - 1) / 2
     words = "".join(
@@ -160,5 +160,4 @@ def _box(cell: Cell, root: str) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("flow", Flow)
-    app.add_css_file("flow.css")
     return {"parallel_read_safe": True, "version": "1"}

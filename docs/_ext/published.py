@@ -1,4 +1,4 @@
-"""Which checkpoint files others published: what no program can look up. The rest of the table is read from the library."""
+"""Which checkpoint files others published: what no program can look up. The rest of their table is computed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A page a room, written before Sphinx reads the sources: a new room or part appears by itself.
 
 A room is a module of ``thoraxlib`` that has a registry, or a module inside it that has one. Its page has the module's
-docstring, a table of each registry, what ``docs/_rooms/<room>.md`` says (what a part must do, an example; a heading there
-is the page's title), and the reference of everything public in it.
+docstring, a table of each registry, what ``docs/_rooms/<room>.md`` says (what a part must do, an example; a heading
+there is the page's title), and the reference of everything public in it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _reference(room: str) -> list[str]:
         names = getattr(part, "__all__", [])
         skipped = [each for each in names if each in VERBS or id(getattr(part, each)) in told]
         if set(names) - set(skipped):
-            lines += [f".. automodule:: thoraxlib.{room}.{name}"]
+            lines += [f".. rubric:: ``thoraxlib.{room}.{name}``", f".. automodule:: thoraxlib.{room}.{name}"]
             lines += [f"   :exclude-members: {', '.join(skipped)}"] if skipped else []
             told |= {id(getattr(part, each)) for each in names}
     return lines
@@ -113,8 +113,8 @@ def index(found: dict[str, list[str]]) -> str:
     return "\n\n".join(
         [
             "# Rooms",
-            "A room holds parts of one kind, and has the same four verbs as every other ({doc}`../guides/registry`). These"
-            " pages are written from the registries.",
+            "A room holds parts of one kind, and has the same four verbs as every other ({doc}`../guides/registry`)."
+            " These pages are written from the registries.",
             *_rst(*table, *rows),
             "\n".join(["```{toctree}", ":hidden:", "", *found, "```"]) + "\n",
         ]

@@ -34,7 +34,7 @@ class Rendered(SphinxDirective):
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int] | None = None) -> list[str]:
     """A list table, with columns as wide as `widths` say or as they need."""
     options = f"   :widths: {' '.join(map(str, widths))}" if widths else "   :widths: auto"
-    lines = [".. list-table::", "   :header-rows: 1", options, ""]
+    lines = [".. list-table::", "   :header-rows: 1", "   :class: facts", options, ""]
     for row in (header, *rows):
         for number, cell in enumerate(row):
             first, *rest = cell.splitlines() or [""]

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import thoraxlib
-from thoraxlib.registry import Registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = {"_build", "gallery", "rooms"}
@@ -73,7 +72,7 @@ PYTHON: dict[str, dict[str, str]] = {
     "guides/checkpoints.md": {},
     "guides/explain.md": {},
     "guides/films.md": {},
-    "guides/coming-from.md": {"224, 224": "64, 64", "convnext_tiny": "convnext_atto", "(film,) =": "film, ="},
+    "guides/coming-from.md": {"224, 224": "64, 64", "convnext_tiny": "convnext_atto"},
 }
 
 

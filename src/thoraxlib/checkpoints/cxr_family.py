@@ -34,7 +34,7 @@ _BATCHED = ("head.labelwise.", "head.linear_share", "head.decoder_share", "head.
 
 @register("cxr_vtnet")
 def cxr_vtnet() -> Layout:
-    """VTNet: ``backbone``, ``transformer``, ``fc``; the position code (``pos_emb.pe``) is computed here, not stored."""
+    """CXRClassification's VTNet: ``backbone``, ``transformer``, ``fc``; ``pos_emb.pe`` is computed here, not stored."""
     return _layout(
         _VTNET,
         telltale="query_embed.weight",
@@ -45,20 +45,20 @@ def cxr_vtnet() -> Layout:
 
 @register("cxr_densevan")
 def cxr_densevan() -> Layout:
-    """DenseVan: the trunk's own names, and ``fc``."""
+    """CXRClassification's DenseVan: the trunk's own names, and ``fc``."""
     return _layout({r"^fc\.": f"{LOGITS}."}, telltale="dilation_conv1.weight")
 
 
 @register("cxr_dense_and_van")
 def cxr_dense_and_van() -> Layout:
-    """DenseAndVAN: torchvision's DenseNet-121 in ``dense``, one VAN stage and the last layer in ``van``."""
+    """CXRClassification's DenseAndVAN: torchvision's DenseNet-121 in ``dense``, a VAN stage, last layer in ``van``."""
     rules = {r"^dense\.": "", r"^van\.head\.": f"{LOGITS}.", r"^van\.(patch_embed|block|norm)1\.": r"neck.\1."}
     return _layout(rules, telltale="dense.features.conv0.weight")
 
 
 @register("cxr_vanillanet")
 def cxr_vanillanet() -> Layout:
-    """VanillaNet of any depth, before fusing: ``stem1``, ``stem2``, ``stages``, and ``cls1``, ``cls2`` of 1x1."""
+    """CXRClassification's VanillaNet, before fusing: ``stem1``, ``stem2``, ``stages``, ``cls1``, ``cls2`` of 1x1."""
     return _layout(
         {r"^cls1\.2\.": "head.fc.", r"^cls1\.3\.": "head.norm.", r"^cls2\.0\.": "head.out."},
         telltale="cls1.2.weight",

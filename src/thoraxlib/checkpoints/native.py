@@ -16,9 +16,7 @@ _BACKBONE = re.compile(r"(\w+_branch\.)?backbone\.")  # of a model, or of one of
 
 @register("thoraxlib")
 def native() -> Layout:
-    """State dicts of this library's models, bare or inside a Lightning checkpoint (prefix ``model.``; of a staged one,
-    ``model.model.``).
-    """
+    """State dicts of this library's models, bare or of a Lightning run (``model.``; staged, ``model.model.``)."""
     return Layout(recognises=_recognises, translate=_translate)
 
 

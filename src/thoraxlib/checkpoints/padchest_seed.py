@@ -18,7 +18,10 @@ _HEADS = ("fc", "classifier")
 
 @register("padchest_seed")
 def padchest_seed() -> Layout:
-    """Its ResNet-50 (``base_model.*``, with layer4 and fc a second time as aliases) and DenseNet-121 as intended."""
+    """jaydurant/ChestX-ray_classification_and_localization: ``base_model.*``.
+
+    Its ResNet-50 has layer4 and fc a second time, as aliases; its DenseNet-121 is read as it was intended.
+    """
     return Layout(
         recognises=lambda state: any(f"{_PREFIX}{head}.weight" in state for head in _HEADS), translate=_translate
     )

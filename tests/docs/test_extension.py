@@ -1,0 +1,79 @@
+"""What the site's own directives rely on: pages of rooms and tables of models that cannot go stale."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import thoraxlib
+
+pytest.importorskip("sphinx", reason="needs the extra docs")
+EXTENSION = Path(__file__).parents[2] / "docs" / "_ext"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXTENSION))
+    for path in EXTENSION.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_every_registry_has_its_room() -> None:
+    import rooms
+
+    found = rooms.rooms()
+    assert {"backbones", "cams", "graphs", "heads", "images", "models", "pooling"} <= set(found)
+    assert found["heads"] == ["heads", "heads.regions"]
+    assert found["images"] == ["images.augmentations"]
+    assert len(found["graphs"]) == 5
+    assert "training" not in found
+    page = rooms.page("pooling", found["pooling"], "# Poolings\n\nWhat to do.\n")
+    assert page.startswith("# Poolings\n")
+    for line in (".. registry:: pooling", "What to do.", ".. automodule:: thoraxlib.pooling.lse"):
+        assert line in page
+
+
+def test_prose_is_of_rooms_that_exist() -> None:
+    import rooms
+
+    assert {path.stem for path in (EXTENSION.parent / "_rooms").glob("*.md")} <= set(rooms.rooms())
+
+
+def test_published_files_are_of_known_layouts_and_models() -> None:
+    from published import FILES
+
+    assert set(FILES) == set(thoraxlib.checkpoints.registry.registered())
+    assert {name for source in FILES.values() for name in source.models} <= set(thoraxlib.names())
+
+
+def test_published_scores_are_side_by_side() -> None:
+    import cards
+
+    labels = thoraxlib.labels.build("nih14")
+    assert cards._number(0.8094) == ".8094"
+    assert cards._number(None) == ""
+    table = cards.Published._table(None, labels, {"A": dict.fromkeys(labels, 0.5), "B": {"Mass": 0.25}})  # type: ignore[arg-type]
+    cells = [line.strip() for line in table]
+    assert cells[cells.index("* - Mass") :][:3] == ["* - Mass", "- .5000", "- .2500"]
+    assert cells[cells.index("* - **mean**") :][:3] == ["* - **mean**", "- .5000", "- .2500"]
+
+
+def test_arrows_of_a_figure() -> None:
+    from flow import Cell, _draw
+
+    cells = {"a": Cell(0, 0, "Film", None, "3 x 8 x 8"), "b": Cell(0, 1, "Trunk & more", "backbones")}
+    svg = _draw(cells, [("a", "b")], "alt", "../")
+    assert svg.count('class="arrow"') == 1
+    assert 'href="../rooms/backbones.html"' in svg
+    assert "Trunk &amp; more" in svg
+    assert "3 x 8 x 8" in svg
+
+
+def test_text_of_a_card() -> None:
+    from rst import plain
+
+    assert plain("a_b* by `backbone`, arXiv 1711.05225v3") == (
+        "a\\_b\\* by ``backbone``, `arXiv 1711.05225v3 <https://arxiv.org/abs/1711.05225v3>`__"
+    )
