@@ -19,7 +19,7 @@ _EXAMPLES = int(os.environ.get("THORAXLIB_FUZZ") or 0)
 
 #: Of a fuzzing test. Several tests use one folder for all their examples: each writes its files anew.
 FEW = settings(
-    max_examples=_EXAMPLES or 15,
+    max_examples=_EXAMPLES or 8,
     derandomize=not _EXAMPLES,
     database=None,
     deadline=None,
