@@ -52,8 +52,9 @@ def _assert_same(fast: nn.Module, model: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.parametrize("backbone", OWN, ids=str)
 def test_every_kind_of_backbone(backbone: Any) -> None:
-    model = _used(thoraxlib.build("classifier", backbone=backbone, input_spec={"size": 64}).double())
-    _assert_same(thoraxlib.optimize_for_inference(model), model, torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    size = 8 if backbone == "dense_van" else 64  # that one never has a stride
+    model = _used(thoraxlib.build("classifier", backbone=backbone, input_spec={"size": size}).double())
+    _assert_same(thoraxlib.optimize_for_inference(model), model, torch.randn(2, 3, size, size, dtype=torch.float64))
 
 
 def test_van_in_single_precision_and_layers() -> None:
@@ -72,23 +73,20 @@ def test_van_in_single_precision_and_layers() -> None:
     torch.testing.assert_close(cam(x), maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
-REGIONS = {"fasterrcnn_fpn": {"proposals": 20, "score_threshold": 0.0}, "template": {}}
-
-
 @pytest.mark.parametrize("preset", ["paper", "released"])
-@pytest.mark.parametrize("detector", REGIONS)
-def test_regions_of_images(preset: str, detector: str) -> None:
-    options = {"name": detector, "backbone": "resnet10t", "input_spec": {"size": 64}, **REGIONS[detector]}
-    model = _used(thoraxlib.build("anaxnet", preset=preset, detector=options).double())
+def test_regions_of_images(preset: str) -> None:
+    detector = {"name": "fasterrcnn_fpn", "backbone": "resnet10t", "proposals": 20, "score_threshold": 0.0}
+    detector["input_spec"] = {"size": 64}
+    model = _used(thoraxlib.build("anaxnet", preset=preset, detector=detector))  # torchvision's only runs in float32
     fast = thoraxlib.optimize_for_inference(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         (logits, _, found), (expected, _, regions) = fast.forward_all(x), model.forward_all(x)
     assert regions.present.any()
     assert regions.features.any()
     for got, wanted in ((logits, expected), (found.boxes, regions.boxes), (found.features, regions.features)):
-        torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
