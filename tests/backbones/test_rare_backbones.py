@@ -115,5 +115,6 @@ def test_errors() -> None:
         backbones.build("vanillanet_5", pretrained=True)
     with pytest.raises(ValueError, match="dense_van: no weights are published"):
         backbones.build("dense_van", pretrained=True)
-    with pytest.raises(ValueError, match=r"van_b0: the published weights have widths \(32, 64, 160, 256\), got"):
-        backbones.build("van_b0", widths=(32, 64, 128, 256), pretrained=True)
+    for options in ({"widths": (32, 64, 128, 256)}, {"depths": (3, 3, 5, 3)}):
+        with pytest.raises(ValueError, match=r"have widths \(32, 64, 160, 256\) and depths \(3, 3, 5, 2\), got"):
+            backbones.build("van_b0", pretrained=True, **options)

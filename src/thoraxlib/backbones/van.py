@@ -104,7 +104,7 @@ class VAN(InTurn):
                 self.add_module(f"{name}{index + 1}", part)
 
 
-def _published(name: str, backbone: VAN) -> None:
+def _published(name: str, backbone: VAN, depths: Sequence[int]) -> None:
     """Load ImageNet weights from the Hugging Face hub into `backbone`."""
     from huggingface_hub import hf_hub_download
     from timm.models import adapt_input_conv
@@ -113,8 +113,12 @@ def _published(name: str, backbone: VAN) -> None:
 
     if name not in _HUB:
         raise ValueError(f"{name}: no published weights; {', '.join(_HUB)} have them")
-    if backbone.channels != _SIZES[name][0]:
-        raise ValueError(f"{name}: the published weights have widths {_SIZES[name][0]}, got {backbone.channels}")
+    widths, layers = _SIZES[name]
+    if (backbone.channels, tuple(depths)) != (widths, layers):
+        raise ValueError(
+            f"{name}: the published weights have widths {widths} and depths {layers}, got {backbone.channels} and "
+            f"{tuple(depths)}"
+        )
     try:
         path = hf_hub_download(*_HUB[name])
     except Exception as error:
@@ -142,7 +146,7 @@ def _register(name: str) -> None:
     ) -> VAN:
         backbone = VAN(widths, depths, in_chans=in_chans, gate=gate, dropout=dropout, drop_path_rate=drop_path_rate)
         if pretrained:
-            _published(name, backbone)
+            _published(name, backbone, depths)
         return backbone
 
     factory.__doc__ = f"VAN-{name[4:].upper()}: widths {widths}, depths {depths}.\n\n{VAN.__doc__}"
