@@ -531,8 +531,8 @@ names the gradient-based methods.
 
 ## Families of backbones
 
-One member of each, of timm's a choice. All take every fusion ({fusions}), and under each every head with every
-pooling, as the table above says; a gradient reaches all of their weights.
+One member of each, of timm's a choice. All take every fusion ({fusions}),
+and under each every head with every pooling, as the table above says; a gradient reaches all of their weights.
 
 {families}
 """

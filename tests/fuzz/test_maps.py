@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from damage import FEW, refused
 
 from thoraxlib import cropping, curves, localization, losses, metrics, viz
-from thoraxlib.maps import normalize, to_uint8, upsample
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes
+from thoraxlib.maps import normalize, to_uint8, upsample
 from thoraxlib.segmentation import metrics as mask_metrics
 
 NUMBERS = st.sampled_from(

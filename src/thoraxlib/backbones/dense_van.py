@@ -12,6 +12,8 @@ from thoraxlib.blocks.van import VANBlock, initialise
 
 __all__ = ["DenseVAN"]
 
+_DEPTHS = (3, 3, 5, 2)
+
 
 @register("dense_van")
 class DenseVAN(InTurn):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from thoraxlib.heads import register
 from thoraxlib.heads.base import Head
@@ -32,15 +33,15 @@ class ViTPerStage(Head):
     pool : str, mapping or nn.Module
         Of the last map; from :mod:`thoraxlib.pooling`.
     patch : int
-        Places of a map that become a token, on each side; fewer for a map that is smaller. A rest at the right and
-        bottom is cut off.
+        Places of a map that become a token, on each side; fewer for a map that is smaller by `sizes`. A rest at the
+        right and bottom is cut off; a map that is smaller than a patch all the same is filled up with zeros.
     width, depth, num_heads : int
         Of each transformer.
 
     Raises
     ------
     ValueError
-        A single map; when called: a map that is smaller than a patch.
+        A single map, or another number of sizes than of maps.
     """
 
     def __init__(
@@ -85,11 +86,9 @@ class ViTPerStage(Head):
         *stages, last = features
         logits: Tensor = self.linear(last)
         for vit, x, patch in zip(self.vits, stages, self.patches, strict=True):
-            height, width = (side // patch * patch for side in x.shape[-2:])
-            if not (height and width):
-                raise ValueError(
-                    f"a map of {x.shape[-2]} x {x.shape[-1]} is smaller than its patch of {patch}: build the model for "
-                    "images of this size (input_spec={'size': ...})"
-                )
+            height, width = (max(side // patch, 1) * patch for side in x.shape[-2:])
+            # trunks that do not pad have smaller maps than their strides say
+            short = [max(patch - side, 0) for side in x.shape[-2:]]
+            x = F.pad(x, (0, short[1], 0, short[0])) if any(short) else x
             logits = logits + vit(x[..., :height, :width])
         return logits
