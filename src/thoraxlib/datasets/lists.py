@@ -46,7 +46,8 @@ def read_list(path: Path, labels: Sequence[str]) -> ImageList:
     Raises
     ------
     ValueError
-        Naming file and line: another number of labels, another value, an image twice; or the list is empty.
+        Naming file and line: another number of labels, another value, no file's name, an image twice; or the list is
+        empty.
     """
     names: dict[str, int] = {}
     targets: list[list[float]] = []
@@ -70,6 +71,8 @@ def read_list(path: Path, labels: Sequence[str]) -> ImageList:
             wanted = f"{len(labels)} labels ({', '.join(labels)}), one or none" if not names else f"{width}, as before,"
             raise ValueError(f"{path}:{number}: {wanted} must follow the file name, got {len(values)}")
         name = name.replace("\\", "/").rpartition("/")[2]
+        if not name:
+            raise ValueError(f"{path}:{number}: a file's name is wanted, got {line!r}")
         if name in names:
             raise ValueError(f"{path}:{number}: {name} is listed again, first in line {names[name]}")
         names[name] = number

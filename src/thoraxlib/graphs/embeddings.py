@@ -237,6 +237,8 @@ def read_vectors(path: str | os.PathLike[str], labels: str | Sequence[str], *, d
                     found[word] = torch.tensor([float(value) for value in values])
                 except ValueError as error:
                     raise ValueError(f"{path}:{number}: {error}") from error
+                if not found[word].isfinite().all():
+                    raise ValueError(f"{path}:{number}: the vector of {word!r} holds NaN or infinite numbers")
     vectors, lost = [], []
     for label in nodes:
         whole = found.get(label.replace(" ", "_"))
