@@ -87,7 +87,7 @@ UNSEEN = -20.0  # the logit of findings in a film in which no region was found
 def main(argv: list[str] | None = None) -> int:
     """Run it; how many models failed."""
     flags = recipe.parser("Every documented model under one protocol.", DATA)
-    flags.add_argument("--models", nargs="+", metavar="NAME", help="by default all of thoraxlib.names()")
+    flags.add_argument("--models", nargs="+", metavar="NAME", help="by default all documented ones")
     flags.add_argument("--backbone", help="small, own, or the name of a trunk for all models")
     flags.add_argument("--weights", choices=("imagenet", "none"), help="that trunks begin with")
     flags.add_argument("--epochs", type=int, help="of each model, all its stages together")
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     known = flags.parse_known_args(argv)[0]
     flags.set_defaults(**(PHANTOM if known.data == "phantom" else REAL), labels=[LABELS.get(known.data, "nih14")])
     options = recipe.parse(flags, "leaderboard", argv)
-    options.models = options.models or thoraxlib.names()
+    options.models = options.models or thoraxlib.models.registry.registered()
     unknown = [name for name in options.models if name not in thoraxlib.names()]
     if unknown:
         flags.error(f"--models: {', '.join(unknown)} are not among {', '.join(thoraxlib.names())}")

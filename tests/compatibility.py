@@ -42,7 +42,7 @@ Table = dict[str, dict[str, str]]
 _STAND_INS: dict[str, Mapping[str, Any]] = {
     "resnet*": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32)},
     "densenet*": {"block_config": (2, 2, 2, 2), "growth_rate": 8},
-    "dense_van": {"depths": (1, 1, 1, 1)},
+    "dense_van": {"growth_rate": 4, "depths": (1, 1, 1, 1)},
     "van_b*": {"widths": (8, 16, 24, 32), "depths": (1, 1, 1, 1)},
     "vanillanet_5": {"widths": (8, 16, 24, 32)},
     "swin_*": {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
@@ -577,7 +577,7 @@ class Page(NamedTuple):
     def find(cls) -> Page:
         """The page as it should be."""
         models = {}
-        for name in thoraxlib.names():
+        for name in thoraxlib.models.registry.registered():
             models[name] = {heading: finding(name, heading) for heading in PROPERTIES}
             print(name, models[name], file=sys.stderr, flush=True)
         with _quiet():

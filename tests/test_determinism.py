@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from compatibility import small_parts
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -34,8 +35,8 @@ def trained(build: Callable[[], Any], *inputs: Tensor) -> list[Tensor]:
         return [*model.state_dict().values(), model.eval()(*inputs)]
 
 
-@pytest.mark.parametrize("name", thoraxlib.names())
-def test_models(name: str, small_parts: Callable[[str], dict[str, Any]]) -> None:
+@pytest.mark.parametrize("name", thoraxlib.models.registry.registered())
+def test_models(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     if "backbone" in thoraxlib.describe(name).options:
         options = {"backbone": "test_resnet", "input_spec": {"size": 64}, "labels": LABELS, **small_parts(name)}

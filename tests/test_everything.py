@@ -22,7 +22,7 @@ HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript",
 
 def test_the_page_is_of_what_is_registered() -> None:
     assert str(COMMITTED) == compat.PAGE.read_text(encoding="utf-8"), WRITE
-    assert list(COMMITTED.models) == thoraxlib.names(), WRITE
+    assert list(COMMITTED.models) == thoraxlib.models.registry.registered(), WRITE
     assert list(next(iter(COMMITTED.models.values()))) == list(compat.PROPERTIES), WRITE
     assert list(COMMITTED.pools) == list(COMMITTED.cams) == heads.names(), WRITE
     assert all(list(row) == pooling.names() for row in COMMITTED.pools.values()), WRITE
@@ -30,7 +30,7 @@ def test_the_page_is_of_what_is_registered() -> None:
     assert list(COMMITTED.families) == compat.families(), WRITE
 
 
-@pytest.mark.parametrize("name", thoraxlib.names())
+@pytest.mark.parametrize("name", thoraxlib.models.registry.registered())
 def test_documented_models(name: str) -> None:
     tried = [heading for heading in compat.PROPERTIES if HAS_ONNX or "ONNX" not in heading]
     found = {heading: compat.finding(name, heading) for heading in tried}

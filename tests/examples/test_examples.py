@@ -451,9 +451,9 @@ def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.Mo
     monkeypatch.setattr(leaderboard, "row", lambda board, name: boards.append(board) or {"model": name})
     monkeypatch.setattr(leaderboard, "publish", lambda board, rows: None)
     assert leaderboard.main([*TINY, "--films", "8", "--labels", "Mass", "Edema"]) == 0
-    assert len(boards) == len(thoraxlib.names())
+    assert len(boards) == len(thoraxlib.models.registry.registered())
     film = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
-    for name in thoraxlib.names():
+    for name in thoraxlib.models.registry.registered():
         regional, staged = name == "anaxnet", name == "ag_cnn"
         masked = bool(thoraxlib.describe(name).options.get("segmenter"))
         asked = {regional: "regional", staged: "staged", masked: "masked"}.get(True, "plain")

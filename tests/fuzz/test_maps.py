@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from damage import FEW, refused
 
-from thoraxlib import cropping, curves, localization, losses, metrics, viz
+from thoraxlib import cropping, localization, losses, metrics, viz
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes
 from thoraxlib.maps import normalize, to_uint8, upsample
@@ -168,8 +168,8 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "best_thresholds": metrics.best_thresholds,
     "confusion": lambda y, s: np.stack(list(metrics.confusion(y, s).values())),
     "multilabel_report": lambda y, s: np.array(list(metrics.multilabel_report(y, s).values())),
-    "micro_roc": lambda y, s: np.array(curves.micro_roc(y, s).area),
-    "macro_roc": lambda y, s: np.array(curves.macro_roc(y, s).area),
+    "micro_roc": lambda y, s: np.array(metrics.micro_roc(y, s).area),
+    "macro_roc": lambda y, s: np.array(metrics.macro_roc(y, s).area),
     "aggregate": lambda y, s: metrics.aggregate(y, ["a", "b", "a", "c", "c"][: len(y)])[0],
 }
 
