@@ -331,9 +331,7 @@ class TestEveryRule:
             localization.build(name)(torch.zeros(1, 1, 0, 4), 8)
         bad = torch.zeros(2, 2, 4, 4)
         bad[1, 0, 2, 2] = float("nan")
-        with pytest.raises(
-            ValueError, match=r"NaN or infinite values, or .* \(image, label\) \(1, 0\)"
-        ):
+        with pytest.raises(ValueError, match=r"NaN or infinite values, or .* \(image, label\) \(1, 0\)"):
             localization.build(name)(bad, 8)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import tv_tensors
 
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.frames import in_originals
+
+if TYPE_CHECKING:
+    from torchvision import tv_tensors
 
 __all__ = ["Films", "batches", "check_regions", "evaluating", "in_film"]
 
@@ -126,6 +127,8 @@ class _Read(Dataset[dict[str, Any]]):
     def __init__(self, detector: RegionDetector, dataset: Any, truth: bool) -> None:
         self.dataset, self.truth, self.named = dataset, truth, hasattr(dataset, "region_names")
         self.regions, self.labels = len(detector.region_names), len(dataset.labels)
+        from thoraxlib.images import transform_for  # torchvision takes longer to import than all of this library
+
         self.transform = transform_for(detector.input_spec)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -150,6 +153,8 @@ class _Read(Dataset[dict[str, Any]]):
 
     def _typed(self, boxes: Tensor, image: Tensor) -> tv_tensors.BoundingBoxes:
         size = tuple(image.shape[-2:])
+        from torchvision import tv_tensors
+
         return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload, no-any-return]
 
     def _boxes(self, boxes: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:
