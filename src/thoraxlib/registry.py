@@ -231,8 +231,8 @@ class Registry(Generic[T]):
         self.room = room
         self._factories: dict[str, Callable[..., T]] = {}
         self._cards: dict[str, Card] = {}
-        self._plugins = _EntryPoints(room, own=False)
-        self._sources: tuple[Source, ...] = (*sources, _EntryPoints(room, own=True), self._plugins)
+        self._bridges, self._plugins = _EntryPoints(room, own=True), _EntryPoints(room, own=False)
+        self._sources: tuple[Source, ...] = (*sources, self._bridges, self._plugins)
         self._modules = list(modules)
 
     # -- the four verbs ---------------------------------------------------------------------------
@@ -312,9 +312,10 @@ class Registry(Generic[T]):
         return sorted(fnmatch.filter(found, pattern), key=_natural)
 
     def registered(self, pattern: str = "*") -> list[str]:
-        """The names that were registered by decorator, without plug-ins not yet loaded and further sources."""
+        """The room's own names: those registered by decorator, without entry points, loaded or not, and other sources."""
         self._load()
-        return sorted(fnmatch.filter(self._factories, pattern), key=_natural)
+        declared = {*self._bridges.names(), *self._plugins.names()}
+        return sorted(fnmatch.filter(set(self._factories) - declared, pattern), key=_natural)
 
     def describe(self, name: str) -> Card:
         """The :class:`Card` of `name`: summary, options with defaults, origin."""
