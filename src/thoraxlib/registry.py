@@ -312,10 +312,9 @@ class Registry(Generic[T]):
         return sorted(fnmatch.filter(found, pattern), key=_natural)
 
     def registered(self, pattern: str = "*") -> list[str]:
-        """The room's own names: those registered by decorator, without entry points, loaded or not, and other sources."""
+        """The names registered by decorator, without bridges to other packages, plug-ins and further sources."""
         self._load()
-        declared = {*self._bridges.names(), *self._plugins.names()}
-        return sorted(fnmatch.filter(set(self._factories) - declared, pattern), key=_natural)
+        return sorted(fnmatch.filter(set(self._factories) - set(self._bridges.names()), pattern), key=_natural)
 
     def describe(self, name: str) -> Card:
         """The :class:`Card` of `name`: summary, options with defaults, origin."""
