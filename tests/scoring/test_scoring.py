@@ -169,7 +169,7 @@ def started(tree: Path, folder: Path, form: str, shard: tuple[int, int], boxes: 
         at_once = reading._Read._reading
 
         def slowly(self: Any, film: Any) -> Any:
-            time.sleep(0.004)
+            time.sleep(0.02)
             return at_once(self, film)
 
         reading._Read._reading = slowly  # type: ignore[method-assign]
@@ -195,13 +195,25 @@ def killed(tree: Path, folder: Path, form: str, boxes: bool, rng: random.Random)
             if child not in ended:
                 done, status = os.waitpid(child, os.WNOHANG)
                 ended |= {child: status} if done else {}
-    time.sleep(rng.uniform(0, 0.02))
+    time.sleep(rng.uniform(0, 0.04))
     for child in children:
         if child not in ended:
             os.kill(child, signal.SIGKILL)
             ended[child] = os.waitpid(child, 0)[1]
     assert all(os.WIFSIGNALED(status) or status == 0 for status in ended.values())
     return any(os.WIFSIGNALED(status) for status in ended.values())
+
+
+def test_what_a_process_killed_at_the_end_left_is_removed(tree: Path, tmp_path: Path) -> None:
+    model, folder, options = Tiny(), tmp_path / "scores", {**QUICK, "boxes": True, "threshold": 0.2}
+    score_archive(model, tree, folder, **options)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    left = [folder / f".{name}.0123456789abcdef.part.json" for name in ("boxes", "manifest")]
+    for path in left:
+        path.write_text("{")
+    assert score_archive(model, tree, folder, **options).complete
+    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -323,6 +323,8 @@ def _finish(folder: Path, files: Iterable[Path], boxes: bool) -> int:
     with alone(folder, wait=True):
         about = _manifest(folder)
         if not about["complete"]:
+            for of in (BOXES, Path(MANIFEST).stem):  # of processes that were killed here
+                discard_scratch(folder, of)
             if boxes:
                 join_coco([folder / BOXES / f"{file.stem}.json" for file in files], folder / f"{BOXES}.json")
             about |= {"complete": True, "failed": sum(map(tables.failures, files))}
