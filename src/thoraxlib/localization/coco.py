@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -115,7 +114,7 @@ def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[s
     def rows(key: str) -> Iterator[str]:
         films = boxes = 0
         for part in parts:
-            content = json.loads(Path(part).read_text(encoding="utf-8"))
+            content = read_json(part)
             for row in content[key]:
                 moved = {"id": row["id"] + films} if key == "images" else {}
                 if key == "annotations":
@@ -124,7 +123,7 @@ def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[s
             films, boxes = films + len(content["images"]), boxes + len(content["annotations"])
 
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
-        labels = json.loads(Path(parts[0]).read_text(encoding="utf-8"))["categories"]
+        labels = read_json(parts[0])["categories"]
         file.write(f'{{"categories": {json.dumps(labels)}')
         for key in ("images", "annotations"):
             file.write(f',\n"{key}": [')

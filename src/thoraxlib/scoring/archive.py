@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from thoraxlib.explanation import check_model
-from thoraxlib.files import alone, discard_scratch, goes_on, replacing
+from thoraxlib.files import alone, discard_scratch, goes_on, read_json, replacing
 from thoraxlib.images.reading import check_greys
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
@@ -251,7 +251,7 @@ def _version() -> str:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        return dict(read_json(folder / MANIFEST))
     except ValueError as error:
         raise ValueError(f"{folder / MANIFEST} is damaged ({error}): {_REMEDY}") from error
 
