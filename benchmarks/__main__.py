@@ -56,7 +56,7 @@ def table(name: str, device: torch.device, docs: Path | None) -> bool:
         module = importlib.import_module(f"benchmarks.{name}")
         if device.type not in getattr(module, "DEVICES", ("cpu",)):
             return True
-        lines += [f"*{conditions(module, device)}*", "", *timing.HEADER.split("\n")]
+        lines += [f"*{conditions(module, device)}*", "", *getattr(module, "HEADER", timing.HEADER).split("\n")]
         print(f"\n## {name}", *lines, sep="\n", flush=True)
         for row in module.run(device):
             lines.append(str(row))
@@ -74,7 +74,8 @@ def table(name: str, device: torch.device, docs: Path | None) -> bool:
 
 def conditions(module: ModuleType, device: torch.device) -> str:
     """Where, and of which versions."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, one thread"
+    timed = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, one thread"
+    where = getattr(module, "WHERE", timed)
     versions = [f"Python {platform.python_version()}"]
     for package in ("thoraxlib", "torch", *getattr(module, "PACKAGES", ())):
         try:

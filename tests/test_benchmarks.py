@@ -120,3 +120,13 @@ def test_an_unknown_name(command: Any, monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(SystemExit):
         command.main()
     assert "unknown benchmark 'cam'; there are cams, cropping" in capsys.readouterr().err
+
+
+def test_recipes_are_counted(command: Any) -> None:
+    from benchmarks import recipes
+
+    layer, x = torch.nn.Linear(10, 50, bias=False), torch.zeros(1, 10)  # 1,000 operations
+    stage = recipes.Stage("ours", "2 epochs", 2, 10**12, [(recipes.TRAINING, lambda: layer(x)), (1, lambda: layer(x))])
+    assert str(stage) == "| ours | 2 epochs | 2 x 1,000,000,000,000 | 0.0 | 8 | 1.3 | 0.1 |"
+    assert "Counted" in command.conditions(recipes, CPU)
+    assert recipes.HEADER.split("\n")[0].count("|") == str(stage).count("|")
