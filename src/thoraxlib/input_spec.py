@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from thoraxlib.arguments import one_of
+
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "InputSpec", "ResizeRule"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -73,14 +75,12 @@ class InputSpec:
             object.__setattr__(self, name, values)
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std!r}")
-        if self.resize not in get_args(ResizeRule):
-            raise ValueError(f"resize must be one of {get_args(ResizeRule)}, got {self.resize!r}")
+        one_of("resize", self.resize, get_args(ResizeRule))
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must be in (0, 1], got {self.crop_ratio!r}")
         if not 0 <= self.fill <= 1:
             raise ValueError(f"fill must be in [0, 1], got {self.fill!r}")
-        if self.blur not in (0, 3):
-            raise ValueError(f"blur must be 0 or 3, got {self.blur!r}")
+        one_of("blur", self.blur, (0, 3))
 
     @classmethod
     def imagenet(cls, channels: int = 3, **changes: Any) -> InputSpec:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from typing_extensions import Self
 
+from thoraxlib.arguments import one_of
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -126,11 +127,6 @@ def _stacked(positives: Counts | None, negatives: Counts | None) -> Tensor | Non
     return torch.stack([p, n])
 
 
-def _check(argument: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument}={value!r}: allowed are {', '.join(map(repr, allowed))}")
-
-
 @register("bce")
 class BCE(nn.Module):
     """Binary cross-entropy of each label, averaged over the known ones.
@@ -160,11 +156,11 @@ class BCE(nn.Module):
         skip_absent: bool = False,
     ) -> None:
         super().__init__()
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("reduction", reduction, REDUCTIONS)
         self.reduction, self.skip_absent = reduction, skip_absent
         self.by_batch = isinstance(pos_weight, str)
         if isinstance(pos_weight, str):
-            _check("pos_weight", pos_weight, ("batch",))
+            one_of("pos_weight", pos_weight, ("batch",))
             pos_weight = None
         weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32)
         if weight is not None and (weight.ndim != 1 or not bool((weight >= 0).all())):
@@ -221,8 +217,8 @@ class WCEL(nn.Module):
         negatives: Counts | None = None,
     ) -> None:
         super().__init__()
-        _check("scope", scope, SCOPES)
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("scope", scope, SCOPES)
+        one_of("reduction", reduction, REDUCTIONS)
         if max_weight is not None and not max_weight > 0:
             raise ValueError(f"max_weight={max_weight}: a positive number or None")
         self.scope, self.reduction, self.max_weight = scope, reduction, max_weight
@@ -287,7 +283,7 @@ class WeightedBCE(nn.Module):
         negatives: Counts | None = None,
     ) -> None:
         super().__init__()
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
         given = _stacked(positives, negatives)
         if given is not None and targets is not None:
@@ -337,7 +333,7 @@ class Focal(nn.Module):
 
     def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0, reduction: str = "mean") -> None:
         super().__init__()
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("reduction", reduction, REDUCTIONS)
         if alpha is not None and not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha}: from 0 to 1, or None")
         _check_gamma(gamma)

@@ -103,7 +103,7 @@ def test_regions_that_are_not_there() -> None:
         assert (low[:2] <= high[:2]).all()
         assert math.isnan(low[2])
     assert "nan" in str(report)
-    with pytest.raises(ValueError, match="score='dice': allowed are 'iou', 'ap50' and 'detection_rate'"):
+    with pytest.raises(ValueError, match="score='dice': allowed are 'iou', 'ap50', 'detection_rate'"):
         report.interval("dice")
 
 

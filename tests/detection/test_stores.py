@@ -299,7 +299,7 @@ def test_features_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"boxes": "true"}, "boxes='true': allowed are 'detected' and 'given'"),
+        ({"boxes": "true"}, "boxes='true': allowed are 'detected', 'given'"),
         ({"batch_size": 0}, "batch_size=0, num_workers=0: at least 1"),
         ({"shard_size": 0}, "shard_size=0: at least 1"),
     ],

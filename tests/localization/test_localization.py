@@ -318,7 +318,7 @@ class TestEveryRule:
 
     def test_bad_options_and_maps(self, name: str) -> None:
         for options, message in (
-            ({"connectivity": 6}, "connectivity=6: allowed are 4 and 8"),
+            ({"connectivity": 6}, "connectivity=6: allowed are 4, 8"),
             ({"min_area": 2.0}, "min_area=2.0, max_area=1.0: shares"),
             ({"max_side": 0}, "max_side=0: a share"),
             ({"keep": 0}, "keep=0: a number of boxes"),

@@ -204,7 +204,7 @@ def test_x_ray_takes_every_pooling_and_attention(pool: str, attention: str, mode
 
 
 def test_attention_options() -> None:
-    with pytest.raises(ValueError, match="attention_mode='twice': allowed are 'once' and 'cumulative'"):
+    with pytest.raises(ValueError, match="attention_mode='twice': allowed are 'once', 'cumulative'"):
         thoraxlib.build("x_ray", attention="channel_attention", attention_mode="twice")
     with pytest.raises(UnknownNameError, match="blocks: unknown name 'pyramid_atention'; did you mean 'pyramid_att"):
         thoraxlib.build("pcam", attention="pyramid_atention")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from thoraxlib.arguments import one_of
 from thoraxlib.files import below
 from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
 from thoraxlib.images.reading import SUFFIXES
@@ -163,8 +164,7 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
     ValueError
         Another value of `missing`.
     """
-    if missing not in ("error", "skip"):
-        raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+    one_of("missing", missing, ("error", "skip"))
     usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _complete(files.get(n))
     is_usable = [usable(name) for name in names]
     kept = [position for position, good in enumerate(is_usable) if good]

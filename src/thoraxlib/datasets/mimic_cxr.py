@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, find_file, index_tree
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.tables import Table
@@ -92,8 +93,7 @@ class MIMICCXR(Films):
         self.root = check_root(root)
         self.labels = label_sets.resolve(labels)
         self.transform = transform
-        if split not in (*_SPLITS, "all"):
-            raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, (*_SPLITS, 'all')))}")
+        one_of("split", split, (*_SPLITS, "all"))
         metadata = Table(find_table(self.root, "metadata"))
         films = metadata.column("dicom_id")
         metadata.check_unique(films)

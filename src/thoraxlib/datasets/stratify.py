@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.splits import Subset, as_parts, check_fractions
 from thoraxlib.datasets.tables import Table
@@ -84,8 +85,7 @@ def stratify_patients(
     [1, 1]
     """
     fractions = check_fractions(fractions)
-    if order not in (1, 2):
-        raise ValueError(f"order={order!r}: allowed are 1 and 2")
+    one_of("order", order, (1, 2))
     if targets.ndim != 2 or len(targets) == 0:
         raise ValueError(f"targets must be (N, K) with an image or more, got shape {tuple(targets.shape)}")
     if len(patient_ids) != len(targets):

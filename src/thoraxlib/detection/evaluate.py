@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats, array
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import batches, evaluating, in_film
@@ -87,8 +88,7 @@ class RegionReport:
         ValueError
             Another score, or numbers out of range.
         """
-        if score not in ("iou", "ap50", "detection_rate"):
-            raise ValueError(f"score={score!r}: allowed are 'iou', 'ap50' and 'detection_rate'")
+        one_of("score", score, ("iou", "ap50", "detection_rate"))
         present, parts = array(self.present), []
         values = array(self.iou.nan_to_num()) if score == "iou" else array(self.found & self.present)
         for weights in resampled_weights(len(self.ids), n=n, level=level, seed=seed, patient_ids=self.patient_ids):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import Films, batches, evaluating, in_film
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
@@ -87,8 +88,7 @@ def extract(
     """
     from tqdm.auto import tqdm
 
-    if boxes not in ("detected", "given"):
-        raise ValueError(f"boxes={boxes!r}: allowed are 'detected' and 'given'")
+    one_of("boxes", boxes, ("detected", "given"))
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size}: at least 1 is needed")
     folder, parts = Path(path), torch.split(torch.arange(len(dataset)), shard_size)

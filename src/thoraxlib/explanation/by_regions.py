@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.explanation.look import Seen
 from thoraxlib.image_level import image_level
 from thoraxlib.localization import Boxes
@@ -38,10 +39,8 @@ class ByRegions:
     """
 
     def __init__(self, model: Any, method: Any = None, rule: Any = None) -> None:
-        if method not in (None, "regions"):
-            raise ValueError(f"method={method!r}: a model of anatomical regions has 'regions'")
-        if rule not in (None, *_RULES):
-            raise ValueError(f"rule={rule!r}: allowed for anatomical regions are 'all' and 'specific'")
+        one_of("method", method, (None, "regions"), " for a model of anatomical regions")
+        one_of("rule", rule, (None, *_RULES), " for a model of anatomical regions")
         self.model, self.method, self.rule = model, "regions", rule or "all"
         self.regions: tuple[str, ...] = tuple(model.region_names)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.files import check_stored, read_json, replacing
 
 __all__ = ["NORMALIZATIONS", "Graph"]
@@ -78,8 +79,7 @@ class Graph:
         ValueError
             Another kind.
         """
-        if kind not in NORMALIZATIONS:
-            raise ValueError(f"normalize={kind!r}: allowed are {', '.join(map(repr, NORMALIZATIONS))}")
+        one_of("normalize", kind, NORMALIZATIONS)
         sums = self.weights.sum(dim=1)
         if kind == "none":
             return self.weights.clone()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.files import read_json, replacing
 from thoraxlib.graphs.chunks import chunks
 from thoraxlib.registry import Registry
@@ -119,8 +120,7 @@ class RegionCounts:
         ValueError
             Another average.
         """
-        if average not in ("macro", "positive"):
-            raise ValueError(f"average={average!r}: allowed are 'macro' and 'positive'")
+        one_of("average", average, ("macro", "positive"))
         occurs, differs = self.either > 0, self.usable > self.both
         present = torch.where(occurs, self.both.double() / self.either.clamp(min=1), 0.0)
         if average == "positive":

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from thoraxlib import graphs
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.graphs.adjacency import Builder, label_graph
 from thoraxlib.heads import register
 from thoraxlib.heads.linear import LinearClassifier, LinearHead
@@ -101,8 +102,7 @@ class LabelGraphHead(LinearClassifier):
         if len(labels) != num_labels:
             raise ValueError(f"labels are {len(labels)}, num_labels={num_labels}: they must be as many")
         for name, value in (("act", act), ("act_last", act_last)):
-            if value not in _ACTIVATIONS:
-                raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, _ACTIVATIONS))}")
+            one_of(name, value, _ACTIVATIONS)
         counted = None if counts is None else graphs.counts.registry.resolve(counts)
         graph = label_graph(labels, adjacency, counted)
         self.operator = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from thoraxlib import graphs
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.graphs.adjacency import Builder, region_graph
 from thoraxlib.heads.label_graph import LabelGraphHead
 from thoraxlib.heads.region_linear import RegionLinearHead
@@ -111,8 +112,7 @@ class RegionGraphHead(RegionHead):
         super().__init__()
         given = {"attention_axis": attention_axis, "missing": missing, "finding_branch": finding_branch}
         for name, value in given.items():
-            if value not in _OPTIONS[name]:
-                raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, _OPTIONS[name]))}")
+            one_of(name, value, _OPTIONS[name])
         self.attention_axis, self.missing, self.finding_branch = attention_axis, missing, finding_branch
         self.slope, self.scale = slope, 1 / math.sqrt(in_features) if scale else 1.0
         if finding_graph is not None and finding_branch is None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.heads.regions import RegionHead, RegionLogits, register
 
 __all__ = ["RegionLinearHead"]
@@ -47,8 +48,7 @@ class RegionLinearHead(RegionHead):
         classifier: str = "shared",
     ) -> None:
         super().__init__()
-        if classifier not in ("shared", "per_region"):
-            raise ValueError(f"classifier={classifier!r}: allowed are 'shared' and 'per_region'")
+        one_of("classifier", classifier, ("shared", "per_region"))
         copies = () if classifier == "shared" else (len(label_sets.resolve(regions)),)
         bound = 1 / math.sqrt(in_features)  # as torch's linear layer has it
         self.weight = nn.Parameter(torch.empty(*copies, num_labels, in_features).uniform_(-bound, bound))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thoraxlib.arguments import height_and_width, one_of
 from thoraxlib.localization import register
 from thoraxlib.localization.boxes import Boxes
 from thoraxlib.maps import Components, find_components, normalize, otsu, upsample
@@ -57,10 +57,8 @@ class BoxRule(abc.ABC):
     keep: int | None = None
 
     def __post_init__(self) -> None:
-        if self.connectivity not in (4, 8):
-            raise ValueError(f"connectivity={self.connectivity}: allowed are 4 and 8")
-        if self.resolution not in ("image", "native"):
-            raise ValueError(f"resolution={self.resolution!r}: allowed are 'image' and 'native'")
+        one_of("connectivity", self.connectivity, (4, 8))
+        one_of("resolution", self.resolution, ("image", "native"))
         if not 0 <= self.min_area <= self.max_area <= 1:
             raise ValueError(
                 f"min_area={self.min_area}, max_area={self.max_area}: shares of the image from 0 to 1, in this order"
@@ -94,9 +92,7 @@ class BoxRule(abc.ABC):
         """
         _check_maps(maps, scores)
         n, k = maps.shape[:2]
-        size = (size, size) if isinstance(size, Integral) else size
-        if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(n, Integral) and n > 0 for n in size):
-            raise ValueError(f"size={size}: one side or (H, W), in whole pixels, at least 1")
+        size = height_and_width(size)
         h, w = size if self.resolution == "image" else maps.shape[2:]
         scale = np.array([size[1] / w, size[0] / h] * 2)
         flat, step = maps.detach().float().flatten(0, 1)[:, None], max(1, _PIXELS // (h * w))
@@ -297,8 +293,7 @@ class MeanFactorBoxes(BoxRule):
         super().__post_init__()
         if not (self.factor > 0 and 0 < self.ceiling <= 1):
             raise ValueError(f"factor={self.factor}, ceiling={self.ceiling}: above 0, and above 0 and at most 1")
-        if self.variant not in (None, "x_ray"):
-            raise ValueError(f"variant={self.variant!r}: allowed are None and 'x_ray'")
+        one_of("variant", self.variant, (None, "x_ray"))
 
     def prepare(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """See :meth:`BoxRule.prepare`."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.localization.boxes import Boxes, area
 from thoraxlib.localization.metrics import acc_afp, hits
 
@@ -122,8 +123,7 @@ def localization_table(
     ValueError
         An option out of its range; a box has a position beyond `labels`.
     """
-    if images not in ("all_annotated", "with_label"):
-        raise ValueError(f"images={images!r}: allowed are 'all_annotated' and 'with_label'")
+    one_of("images", images, ("all_annotated", "with_label"))
     if not rows:
         raise ValueError("rows is empty: (criterion, threshold) pairs are needed")
     if resamples < 0 or not 0 < confidence < 1:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats
 from thoraxlib.metrics.checks import checked
 
@@ -106,8 +107,7 @@ def _resampled(
     y: Floats, s: Floats, metric: str, n: int, level: float, seed: int, patient_ids: Sequence[str] | None
 ) -> Floats:
     """The score of each of n resamples, (n, K); the same resamples for the same seed and patients."""
-    if metric not in WEIGHTED:
-        raise ValueError(f"metric={metric!r}: allowed are {', '.join(map(repr, WEIGHTED))}")
+    one_of("metric", metric, WEIGHTED)
     values = []
     for weights in resampled_weights(len(y), n=n, level=level, seed=seed, patient_ids=patient_ids):
         columns = [WEIGHTED[metric](y[:, k], s[:, k], weights) for k in range(y.shape[1])]

@@ -10,6 +10,7 @@ from torch import nn
 from thoraxlib import backbones, blocks, heads, segmentation
 from thoraxlib import fusion as fusions
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
@@ -78,8 +79,7 @@ def classifier(
     input_spec : mapping or InputSpec, optional
         Changes to the default input (224 x 224, ImageNet statistics).
     """
-    if attention_mode not in ("once", "cumulative"):
-        raise ValueError(f"attention_mode={attention_mode!r}: allowed are 'once' and 'cumulative'")
+    one_of("attention_mode", attention_mode, ("once", "cumulative"))
     names = label_sets.resolve(labels)
     spec = InputSpec.imagenet(in_chans).updated(input_spec)
     trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)

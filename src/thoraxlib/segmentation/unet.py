@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thoraxlib.arguments import one_of
 from thoraxlib.segmentation import register
 from thoraxlib.segmentation.base import ORGANS, Segmenter
 
@@ -84,8 +85,7 @@ class UNet(Segmenter):
         super().__init__(classes, in_chans)
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
-        if fit not in ("pad", "crop"):
-            raise ValueError(f"fit={fit!r}: allowed are 'pad' and 'crop'")
+        one_of("fit", fit, ("pad", "crop"))
         self.fit = fit
         widths = [width * 2**level for level in range(depth + 1)]
         rising, falling = widths[:-1], widths[-2::-1]

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets import ChestDataset
 from thoraxlib.detection import RegionDetector
 from thoraxlib.files import read_json, replacing
@@ -242,9 +243,8 @@ def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, log
         )
     if epochs < 1 or accumulate < 1:
         raise ValueError(f"epochs={epochs}, accumulate={accumulate}: at least 1 of each is needed")
-    unknown = [name for name in loggers if name not in LOGGERS]
-    if unknown:
-        raise ValueError(f"loggers={list(loggers)}: allowed are {', '.join(map(repr, LOGGERS))}")
+    for name in loggers:
+        one_of("loggers", name, LOGGERS)
 
 
 def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], resume: bool) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, find_file, index_images
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.padchest.scaling import SCALES, Greys, read_scaled
@@ -127,11 +128,9 @@ class PadChest(Films):
         self.root = check_root(root)
         self.labels = label_sets.resolve(labels)
         self.transform = transform
-        if unlabelled not in ("drop", "ignore"):
-            raise ValueError(f"unlabelled={unlabelled!r}: allowed are 'drop' and 'ignore'")
-        if scale is not None and scale not in SCALES:
-            raise ValueError(f"scale={scale!r}: allowed are {', '.join(map(repr, SCALES))}")
-        self.scale = scale or SCALES[0]
+        one_of("unlabelled", unlabelled, ("drop", "ignore"))
+        self.scale = SCALES[0] if scale is None else scale
+        one_of("scale", self.scale, SCALES)
         table = Table(find_file(self.root, _TABLE, f"{_TABLE}.gz"))
         names = table.column("ImageID")
         table.check_unique(names)
