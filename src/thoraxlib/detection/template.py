@@ -70,8 +70,7 @@ class Template(RegionDetector):
         input_spec: Mapping[str, Any] | InputSpec | None = None,
     ) -> None:
         spec = default_spec(in_chans, input_spec)
-        trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
-        backbones.check_backbone(trunk)
+        trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
         if not -len(trunk.channels) <= stage < len(trunk.channels):
             raise ValueError(f"stage={stage}: the trunk has {len(trunk.channels)} maps, of {trunk.channels} channels")
         super().__init__(regions, spec, trunk.channels[stage], score_threshold)
