@@ -582,7 +582,9 @@ def test_the_most_specific_region() -> None:
     assert set(told["specific"]) == set(NAMES[1:3])
     with pytest.raises(ValueError, match="method='cam': allowed are None, 'regions' for a model"):
         thoraxlib.explain(model, image, method="cam")
-    with pytest.raises(ValueError, match="rule='otsu': allowed are None, 'all', 'specific' for a model of anatomical regions"):
+    with pytest.raises(
+        ValueError, match="rule='otsu': allowed are None, 'all', 'specific' for a model of anatomical regions"
+    ):
         thoraxlib.explain(model, image, rule="otsu")
 
 

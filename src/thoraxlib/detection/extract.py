@@ -14,9 +14,10 @@ from torch import Tensor
 
 from thoraxlib.arguments import one_of
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.detection.reading import Films, batches, evaluating, in_film
+from thoraxlib.detection.reading import Films, batches, in_film
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
-from thoraxlib.files import discard_scratch, goes_on, replacing
+from thoraxlib.files import discard_scratch, goes_on, write_json
+from thoraxlib.modes import device_of, evaluating
 
 __all__ = ["extract"]
 
@@ -116,8 +117,10 @@ def extract(
         },
     )
     left = sum(len(parts[number]) for number in missing)
+    device = device_of(detector)
     with (
-        evaluating(detector) as device,
+        evaluating(detector),
+        torch.inference_mode(),
         torch.autocast(device.type, autocast, enabled=autocast is not None),
         tqdm(total=len(dataset), initial=len(dataset) - left, desc="extract", disable=not progress) as bar,
     ):
@@ -135,8 +138,7 @@ def _begin(folder: Path, index: dict[str, Any]) -> None:
         goes_on(folder, read_index(folder), index, "feature store", _WHY)
         discard_scratch(folder)
         return
-    with replacing(folder / INDEX) as scratch:
-        scratch.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index, indent=2)
 
 
 def _digest(dataset: Any) -> str:

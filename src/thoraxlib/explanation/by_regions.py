@@ -13,6 +13,7 @@ from thoraxlib.image_level import image_level
 from thoraxlib.localization import Boxes
 from thoraxlib.localization.boxes import area
 from thoraxlib.localization.metrics import box_iogt
+from thoraxlib.modes import evaluating
 
 __all__ = ["ByRegions", "paint"]
 
@@ -47,11 +48,8 @@ class ByRegions:
     @torch.inference_mode()
     def __call__(self, x: Tensor, limits: Tensor) -> Seen:
         """What is seen in images (N, C, h, w) with thresholds (K,)."""
-        training = self.model.training
-        try:
-            output = self.model.eval().forward_all(x)
-        finally:
-            self.model.train(training)
+        with evaluating(self.model):
+            output = self.model.forward_all(x)
         boxes, present = output.regions.boxes.float().cpu(), output.regions.present.cpu()
         assessed = torch.where(present[..., None], output.logits.float().cpu().sigmoid(), torch.nan)
         probabilities, in_regions = image_level(assessed), assessed.nan_to_num(0.0)

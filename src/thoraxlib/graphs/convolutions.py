@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thoraxlib.graphs.operator import GraphOperator
-from thoraxlib.registry import OptionError, Registry
+from thoraxlib.registry import OptionError, Registry, Spec
 
-__all__ = ["DenseConvolution", "GeometricConvolution", "build", "describe", "names", "register", "registry"]
+__all__ = ["DenseConvolution", "GeometricConvolution", "build", "chain", "describe", "names", "register", "registry"]
 
 
 class DenseConvolution(nn.Module):
@@ -138,3 +139,34 @@ class _Geometric:
 registry: Registry[nn.Module] = Registry("graphs.convolutions", sources=[_Geometric()])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 register("dense")(DenseConvolution)
+
+
+def chain(convolution: Spec, widths: Sequence[int], *, bias: bool, learn_adjacency: bool) -> nn.ModuleList:
+    """Convolutions of one kind, from each of the `widths` to the next.
+
+    Parameters
+    ----------
+    convolution : str or mapping
+        Of this registry.
+    widths : sequence of int
+        F of the nodes, and F' of each convolution.
+    bias : bool
+        Have biases.
+    learn_adjacency : bool
+        The weights of the graph's edges are trained.
+
+    Raises
+    ------
+    ValueError
+        `learn_adjacency`, and a convolution that takes no edge weights.
+    """
+    made = nn.ModuleList(
+        registry.resolve(convolution, in_channels=before, out_channels=after, bias=bias)
+        for before, after in pairwise(widths)
+    )
+    if learn_adjacency and not all(getattr(convolve, "weighted", True) for convolve in made):
+        raise ValueError(
+            f"convolution={convolution!r} takes no edge weights, so that learn_adjacency=True would train nothing: "
+            "use 'dense', 'GCNConv' or 'GraphConv'"
+        )
+    return made

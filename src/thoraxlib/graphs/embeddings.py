@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from thoraxlib import labels as label_sets
 from thoraxlib.graphs import counts as label_counts
 from thoraxlib.graphs.counts import LabelCounts
+from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry, Spec
 
 __all__ = ["Embedding", "build", "describe", "names", "read_vectors", "register", "registry"]
@@ -257,8 +256,7 @@ def read_vectors(path: str | os.PathLike[str], labels: str | Sequence[str], *, d
 
 @cache
 def _shipped_vectors() -> dict[str, list[float]]:
-    text = resources.files("thoraxlib.graphs").joinpath("data/word_vectors.json").read_text(encoding="utf-8")
-    vectors: dict[str, list[float]] = json.loads(text)["vectors"]
+    vectors: dict[str, list[float]] = read_shipped("word_vectors")["vectors"]
     return vectors
 
 

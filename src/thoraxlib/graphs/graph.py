@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.files import check_stored, read_json, replacing
+from thoraxlib.files import check_stored, read_json, replacing, write_json
 
 __all__ = ["NORMALIZATIONS", "Graph"]
 
@@ -136,10 +135,11 @@ class Graph:
         path = Path(path)
         if path.suffix not in (".json", ".npz", ".csv"):
             raise ValueError(f"path must end in .json, .npz or .csv, got {path.name!r}")
+        if path.suffix == ".json":
+            write_json(path, self._to_json())
+            return
         with replacing(path) as scratch:
-            if path.suffix == ".json":
-                scratch.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
-            elif path.suffix == ".csv":
+            if path.suffix == ".csv":
                 lines = [self.nodes, *(map(str, row) for row in self.weights.tolist())]
                 scratch.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
             else:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +13,9 @@ from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.files import read_json, replacing
+from thoraxlib.files import read_json, write_json
 from thoraxlib.graphs.chunks import chunks
+from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry
 
 __all__ = ["RegionCounts", "build", "describe", "names", "register", "registry", "shipped"]
@@ -145,8 +143,7 @@ class RegionCounts:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the counts as JSON."""
-        with replacing(Path(path)) as scratch:
-            scratch.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
+        write_json(path, self._to_json())
 
     def select(self, regions: str | Sequence[str]) -> RegionCounts:
         """The counts of `regions`, in their order, found by name.
@@ -229,8 +226,7 @@ def phantom_regions18() -> RegionCounts:
 
     Counted over ``datasets.build("phantom", size=64, length=1000)``, its 14 findings at the prevalence of NIH.
     """
-    text = resources.files("thoraxlib.graphs").joinpath("data/phantom_regions18.json").read_text(encoding="utf-8")
-    return given(**json.loads(text))
+    return given(**read_shipped("phantom_regions18"))
 
 
 def shipped(regions: str | Sequence[str]) -> RegionCounts:

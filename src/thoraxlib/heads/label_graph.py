@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -110,16 +109,9 @@ class LabelGraphHead(LinearClassifier):
         given = self.embedding().shape
         if len(given) != 2 or given[0] != num_labels:
             raise ValueError(f"embeddings must be ({num_labels}, F), one row for each label, got {tuple(given)}")
-        widths = (given[1], *hidden, self.in_features)
-        self.convolutions = nn.ModuleList(
-            graphs.convolutions.registry.resolve(convolution, in_channels=before, out_channels=after, bias=bias)
-            for before, after in pairwise(widths)
+        self.convolutions = graphs.convolutions.chain(
+            convolution, (given[1], *hidden, self.in_features), bias=bias, learn_adjacency=learn_adjacency
         )
-        if learn_adjacency and not all(getattr(convolve, "weighted", True) for convolve in self.convolutions):
-            raise ValueError(
-                f"convolution={convolution!r} takes no edge weights, so that learn_adjacency=True would train nothing: "
-                "use 'dense', 'GCNConv' or 'GraphConv'"
-            )
         self.acts = [*[act] * len(hidden), act_last]
         self._kept: _Kept | None = None
 

@@ -25,10 +25,8 @@ class RegionLinearHead(RegionHead):
         D.
     num_labels : int
         K.
-    labels : str or sequence of str
-        The K labels. Not used.
     regions : str or sequence of str
-        The R regions.
+        The R regions, of which "per_region" has a layer each.
     classifier : {"shared", "per_region"}
         One layer for all regions, or one for each, as AnaXNet's figure has it.
 
@@ -43,7 +41,6 @@ class RegionLinearHead(RegionHead):
         in_features: int,
         num_labels: int,
         *,
-        labels: str | Sequence[str] | None = None,
         regions: str | Sequence[str] = "regions18",
         classifier: str = "shared",
     ) -> None:

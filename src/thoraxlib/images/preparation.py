@@ -20,7 +20,7 @@ import torch
 from numpy.lib import format as npy
 from PIL import Image as PILImage
 
-from thoraxlib.files import alone, discard_scratch, replacing
+from thoraxlib.files import alone, discard_scratch, replacing, write_json
 from thoraxlib.images.archives import Stored, listed, told
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
 from thoraxlib.images.reading import check_greys, read
@@ -279,8 +279,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _describe(folder: Path, settings: dict[str, Any], complete: bool) -> None:
-    with replacing(folder / COPY) as scratch:
-        scratch.write_text(json.dumps({"version": 1, "complete": complete, "settings": settings}, indent=1) + "\n")
+    write_json(folder / COPY, {"version": 1, "complete": complete, "settings": settings}, indent=1)
 
 
 def _check_apart(folder: Path, sources: Iterable[str | os.PathLike[str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from thoraxlib.explanation import check_model
-from thoraxlib.files import alone, discard_scratch, goes_on, read_json, replacing
+from thoraxlib.files import alone, discard_scratch, goes_on, read_json, replacing, write_json
 from thoraxlib.images.reading import check_greys
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
@@ -257,8 +256,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _describe(folder: Path, content: dict[str, Any]) -> None:
-    with replacing(folder / MANIFEST) as scratch:
-        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, content, indent=1)
 
 
 def _remove(folder: Path) -> None:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from thoraxlib.arguments import one_of
 from thoraxlib.datasets import ChestDataset
 from thoraxlib.detection import RegionDetector
-from thoraxlib.files import read_json, replacing
+from thoraxlib.files import read_json, write_json
 from thoraxlib.persistence import Persistent, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
@@ -266,8 +266,7 @@ def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], re
     (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     for path in checkpoints:
         path.unlink(missing_ok=True)
-    with replacing(config) as scratch:
-        scratch.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(config, settings, indent=2)
     return -1
 
 
