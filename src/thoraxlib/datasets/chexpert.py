@@ -104,12 +104,8 @@ class CheXpert(Films):
         if split in ("train", "val"):
             rows = np.array(split_patients(patients, {"train": 0.95, "val": 0.05}, seed)[split])
         rows = rows[_of_views(table, paths, views)[rows]]
-        files = index_tree(self.root, {PurePosixPath(paths[row]).parts[0] for row in rows})
-        rows = rows[existing([paths[row] for row in rows], files, missing, self.root)]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
-            )
+        files = index_tree(self.root, {PurePosixPath(paths[row]).parts[0] for row in rows}) if len(rows) else {}
+        rows = rows[existing([paths[row] for row in rows], files, missing, self.root, split=split, views=views)]
         self.ids: list[str] = [paths[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.study_ids: list[str] = [str(PurePosixPath(paths[row]).parent) for row in rows]

@@ -108,11 +108,7 @@ class MIMICCXR(Films):
             for row in rows.tolist()
         }
         files = index_tree(self.root, {name.rpartition("/s")[0] for name in names.values()}) if names else {}
-        rows = rows[existing(list(names.values()), files, missing, self.root)]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
-            )
+        rows = rows[existing(list(names.values()), files, missing, self.root, split=split, views=views)]
         self.ids = [films[row] for row in rows]
         self.patient_ids = [patients[row] for row in rows]
         self.study_ids: list[str] = [studies[row] for row in rows]

@@ -113,12 +113,7 @@ class NIH14(Films):
         rows = rows[table.having("View Position", views, argument="views")[rows]]
 
         files = index_images(self.root)
-        kept = existing([names[row] for row in rows], files, missing, self.root)
-        rows = rows[kept]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
-            )
+        rows = rows[existing([names[row] for row in rows], files, missing, self.root, split=split, views=views)]
         self.ids: list[str] = [names[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.targets = torch.from_numpy(targets[rows])

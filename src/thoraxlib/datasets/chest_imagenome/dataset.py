@@ -170,11 +170,9 @@ class ChestImaGenome(RegionFilms):
         self.report |= {"without a box of these regions": int((~listed.any(axis=1)).sum())}
         kept = np.flatnonzero(listed.any(axis=1))
         names, files = _find_images(self.images, everything, rows[kept])
-        found = existing(names, files, missing, self.images)
+        found = existing(names, files, missing, self.images, split=split, views=views, left_out=self.report)
         kept = kept[found]
         rows = rows[kept]
-        if not len(rows):
-            raise ValueError(f"no image is left: split={split!r}, views={views!r}, missing={missing!r}; {self.report}")
 
         self.ids = [everything.ids[row] for row in rows]
         self.patient_ids = [everything.patients[row] for row in rows]

@@ -150,12 +150,8 @@ class PadChest(Films):
             kept &= (np.array(table.column("Pediatric")) != "No") == pediatric
         rows = np.flatnonzero(kept)
         files = index_images(self.root, None)
-        rows = rows[existing([names[row] for row in rows], files, missing, self.root)]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: views={views!r}, methods={methods!r}, pediatric={pediatric}, "
-                f"unlabelled={unlabelled!r}, missing={missing!r}, root={self.root}"
-            )
+        asked = {"views": views, "methods": methods, "pediatric": pediatric, "unlabelled": unlabelled}
+        rows = rows[existing([names[row] for row in rows], files, missing, self.root, **asked)]
         patients, studies, positions = (table.column(name) for name in ("PatientID", "StudyID", "Projection"))
         self.ids: list[str] = [names[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
