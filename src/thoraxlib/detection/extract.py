@@ -22,8 +22,8 @@ from thoraxlib.modes import device_of, evaluating
 __all__ = ["extract"]
 
 _WHY = {
-    "fingerprint": "was begun with another detector, or with this one and other weights or options",
-    "data": "was begun with another data set, or with other labels of this one",
+    "fingerprint": "another detector, or this one with other weights or options",
+    "data": "another data set, or other labels of this one",
 }
 
 
@@ -135,7 +135,7 @@ def extract(
 def _begin(folder: Path, index: dict[str, Any]) -> None:
     """Write the index, or see that it is that of the store in the folder; remove what a killed process left."""
     if (folder / INDEX).exists():
-        goes_on(folder, read_index(folder), index, "feature store", _WHY)
+        goes_on(folder, read_index(folder), index, "a feature store", _WHY)
         discard_scratch(folder)
         return
     write_json(folder / INDEX, index, indent=2)

@@ -154,7 +154,8 @@ class RegionCounts:
             A region that was not counted.
         """
         wanted = label_sets.resolve(regions)
-        at = torch.tensor(label_sets.positions(self.regions, wanted, "counts have no {lost}; they have {known}"))
+        places = label_sets.positions(self.regions, wanted, "counts have no {lost}; they have {known}")
+        at = torch.tensor(places, device="cpu")
         return RegionCounts(wanted, self.labels, *(getattr(self, name)[:, at][:, :, at] for name in _FIELDS))
 
     @property

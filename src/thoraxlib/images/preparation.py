@@ -20,7 +20,7 @@ import torch
 from numpy.lib import format as npy
 from PIL import Image as PILImage
 
-from thoraxlib.files import alone, discard_scratch, replacing, write_json
+from thoraxlib.files import alone, discard_scratch, goes_on, replacing, write_json
 from thoraxlib.images.archives import Stored, listed, told
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
 from thoraxlib.images.reading import check_greys, read
@@ -272,10 +272,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if not (folder / COPY).is_file():
         _describe(folder, settings, complete=False)
         return
-    begun, wanted = description(folder)["settings"], json.loads(json.dumps(settings))
-    other = [f"{key}={wanted[key]!r}, begun with {begun.get(key)!r}" for key in wanted if wanted[key] != begun.get(key)]
-    if other:
-        raise ValueError(f"{folder} holds a copy with other settings ({'; '.join(other)}); take another destination")
+    goes_on(folder, description(folder)["settings"], settings, "a copy", remedy="take another destination")
 
 
 def _describe(folder: Path, settings: dict[str, Any], complete: bool) -> None:

@@ -32,8 +32,8 @@ __all__ = ["Scored", "score_archive"]
 
 MANIFEST, LISTING, SCORES, BOXES = "manifest.json", "listing.jsonl", "scores", "boxes"
 _WHY = {
-    "fingerprint": "was begun with another model, or with this one and other weights or options",
-    "listing": "was begun with other films, or some of them have changed since",
+    "fingerprint": "another model, or this one with other weights or options",
+    "listing": "other films, or some of them have changed since",
 }
 _REMEDY = "choose another folder, or restart, which removes what is there"
 
@@ -230,7 +230,7 @@ def _begin(folder: Path, run: dict[str, Any], about: dict[str, Any], pattern: st
         run = {**run, "listing": digest, "films": count}
         with alone(folder, wait=True):
             if (folder / MANIFEST).exists():
-                goes_on(folder, _manifest(folder)["run"], run, "archive's scores", _WHY, _REMEDY)
+                goes_on(folder, _manifest(folder)["run"], run, "scores", _WHY, remedy=_REMEDY)
             elif any((folder / SCORES).glob("*")):
                 raise ValueError(f"{folder} holds scores, but no {MANIFEST} that says of what: {_REMEDY}")
             else:
