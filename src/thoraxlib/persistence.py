@@ -188,11 +188,13 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 
 def can_be_saved(model: nn.Module) -> bool:
     """Whether :func:`save_pretrained` can write `model`: it is known how to build it again."""
+    if not isinstance(model, Persistent):
+        return False
     try:
         _config_of(model)
     except TypeError:
         return False
-    return isinstance(model, Persistent)
+    return True
 
 
 def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
