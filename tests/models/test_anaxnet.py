@@ -418,7 +418,7 @@ def test_a_run_is_not_resumed_on_another_detector_s_features(tmp_path: Path) -> 
         )  # fmt: skip
 
     assert fit("one").score == fit("one").score
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(images: .*one.*other"):
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(images=.*one.*other"):
         fit("other")
 
 
