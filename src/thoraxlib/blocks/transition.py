@@ -35,6 +35,11 @@ class Transition(nn.Module):
     ----------
     out_channels : int
         D.
+
+    Raises
+    ------
+    ValueError
+        Another `kind`, a size below 1, or other channels for "none".
     """
 
     def __init__(

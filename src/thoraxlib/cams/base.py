@@ -190,7 +190,13 @@ class ClassActivationMap(abc.ABC):
         return tokens.transpose(1, 2).reshape(len(tokens), -1, int(grid[0]), int(grid[1]))
 
     def channel_axis(self, features: Tensor, x: Tensor) -> int:
-        """Which dimension of raw features of the images `x` holds the channels."""
+        """Which dimension of raw features of the images `x` holds the channels.
+
+        Raises
+        ------
+        ValueError
+            Features that are neither map nor tokens.
+        """
         if features.ndim not in (3, 4):
             raise ValueError(f"features must be (N, C, h, w), or tokens (N, T, C), got {tuple(features.shape)}")
         if features.ndim == 3:

@@ -105,5 +105,11 @@ class GradientMap(ClassActivationMap):
 
 
 def check_variant(variant: str | None) -> None:
-    """Raise unless `variant` is None or "x_ray"."""
+    """Raise unless `variant` is None or "x_ray".
+
+    Raises
+    ------
+    ValueError
+        Another one.
+    """
     one_of("variant", variant, (None, "x_ray"))

@@ -69,6 +69,11 @@ def stratify_patients(
 ) -> dict[str, list[int]]:
     """The indices of each part; see :func:`stratified_split`.
 
+    Raises
+    ------
+    ValueError
+        Targets that are not (N, K), or not as many as patients' ids; fractions as :func:`stratified_split`.
+
     Examples
     --------
     >>> targets = torch.tensor([[1.0], [1.0], [0.0], [0.0], [0.0], [0.0]])

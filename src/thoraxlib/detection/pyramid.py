@@ -36,6 +36,11 @@ class Pyramid(nn.Module):
     ----------
     strides : tuple of int
         Of the maps, that of "pool" included.
+
+    Raises
+    ------
+    ValueError
+        The trunk has no map of stride 4 or more.
     """
 
     def __init__(self, trunk: backbones.Backbone, out_channels: int) -> None:

@@ -107,7 +107,13 @@ class Template(RegionDetector):
         return maps[self.stage]
 
     def locate(self, maps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same places in all images."""
+        """The same places in all images.
+
+        Raises
+        ------
+        RuntimeError
+            The template was not fitted yet.
+        """
         if bool(self.places.isnan().all()):
             raise RuntimeError("this template has no places yet: give it annotated films, fit(dataset)")
         h, w = x.shape[-2:]

@@ -168,7 +168,13 @@ def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
 
 
 def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
-    """K thresholds, of what :func:`explain` takes."""
+    """K thresholds, of what :func:`explain` takes.
+
+    Raises
+    ------
+    ValueError
+        A label that the model does not have, as many numbers as it has not, or one outside of [0, 1].
+    """
     if isinstance(threshold, Mapping):
         unknown = [label for label in threshold if label not in labels]
         if unknown:

@@ -98,6 +98,11 @@ class Conditional:
         The edge weighs P(j | i) instead of 1.
     absent : {"error", "ignore"}
         What to do about a label that never occurs; with "ignore" it has no edge, not even the loop.
+
+    Raises
+    ------
+    ValueError
+        A threshold outside of [0, 1], or another `absent`; when called: a label that never occurs.
     """
 
     def __init__(self, *, threshold: float = 0.4, weighted: bool = False, absent: str = "error") -> None:

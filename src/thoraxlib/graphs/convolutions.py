@@ -84,7 +84,13 @@ class GeometricConvolution(nn.Module):
         self.weighted = "edge_weight" in inspect.signature(kind.forward).parameters
 
     def forward(self, x: Tensor, graph: GraphOperator) -> Tensor:
-        """(..., K, F) -> (..., K, F')."""
+        """(..., K, F) -> (..., K, F').
+
+        Raises
+        ------
+        OptionError
+            The layer gives another number of channels.
+        """
         nodes, batch = x.shape[-2], x.shape[:-2]
         copies = math.prod(batch)
         flat, edges = x.reshape(-1, x.shape[-1]), graph.edge_index
@@ -121,7 +127,7 @@ class _Geometric:
         if layer is None:
             return None
         factory = partial(GeometricConvolution, layer)
-        factory.__doc__ = f"torch_geometric's ``{layer}`` on the label graph.\n\n{GeometricConvolution.__doc__}"
+        factory.__doc__ = f"torch_geometric's ``{layer}`` on the label graph.\n\n{inspect.getdoc(GeometricConvolution)}"
         factory.__module__ = __name__  # type: ignore[attr-defined]
         return factory
 

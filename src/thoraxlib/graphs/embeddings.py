@@ -126,19 +126,45 @@ def ppmi(
 
 @register("onehot")
 def onehot(*, labels: str | Sequence[str], learn: bool = False) -> Embedding:
-    """The identity matrix: F = K."""
+    """The identity matrix: F = K.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    learn : bool
+        Train them.
+    """
     return Embedding(torch.eye(len(label_sets.resolve(labels))), learn=learn)
 
 
 @register("learned")
 def learned(*, labels: str | Sequence[str], dim: int = 300) -> Embedding:
-    """Vectors from N(0, 1) that are trained."""
+    """Vectors from N(0, 1) that are trained.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    dim : int
+        F.
+    """
     return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim)), learn=True)
 
 
 @register("random")
 def random(*, labels: str | Sequence[str], dim: int = 300, seed: int = 0) -> Embedding:
-    """Vectors from N(0, 1) that stay: a function of `seed` and the number of labels."""
+    """Vectors from N(0, 1) that stay: a function of `seed` and the number of labels.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    dim : int
+        F.
+    seed : int
+        Of the numbers.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
     return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim), generator=generator, device="cpu"))
 
@@ -149,6 +175,13 @@ def word_vectors(*, labels: str | Sequence[str], learn: bool = False) -> Embeddi
 
     Its code calls them GloVe; they are those of ``crawl-300d-2M.vec`` (Mikolov et al. 2018), the mean over a label's
     words. The numbers are under CC BY-SA 3.0, not under this library's licence.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    learn : bool
+        Train them.
 
     Raises
     ------

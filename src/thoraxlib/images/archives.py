@@ -98,6 +98,11 @@ def streamed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = No
     """As :func:`listed`, source by source, holding no more than a folder below a source, an archive or a bucket's list.
 
     The order is the same in each call. Names of several sources may be equal.
+
+    Raises
+    ------
+    FileNotFoundError
+        No image, or a source that is not there.
     """
     _archive.cache_clear()  # an archive may have been replaced
     none = True

@@ -114,7 +114,13 @@ class AnaXNet(Persistent, nn.Module):
         return self.forward_head(self.forward_features(x, present))
 
     def forward_features(self, x: Tensor, present: Tensor | None = None) -> Regions:
-        """The regions of images, or of features as they are; see :meth:`forward`."""
+        """The regions of images, or of features as they are; see :meth:`forward`.
+
+        Raises
+        ------
+        ValueError
+            Images for a model without detector; `present` beside images.
+        """
         if x.ndim == 3:
             self._check(x, present)
             everywhere = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)

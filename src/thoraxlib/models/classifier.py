@@ -79,6 +79,11 @@ def classifier(
         ImageNet weights for the backbone.
     input_spec : mapping or InputSpec, optional
         Changes to the default input (224 x 224, ImageNet statistics).
+
+    Raises
+    ------
+    ValueError
+        Parts that do not go together; a map that the backbone does not have.
     """
     one_of("attention_mode", attention_mode, ("once", "cumulative"))
     names = label_sets.resolve(labels)

@@ -126,7 +126,13 @@ class FusionClassifier(Classifier):
         return self.forward_head(self.forward_features(x, masks))
 
     def forward_features(self, x: Tensor, masks: Tensor | None = None) -> FusionFeatures:  # type: ignore[override]
-        """The backbone's maps, and the mask."""
+        """The backbone's maps, and the mask.
+
+        Raises
+        ------
+        ValueError
+            The backbone gives another number of maps than it says.
+        """
         check_images(x, channels=self.input_spec.channels, stride=max(self.backbone.strides))
         if masks is not None:
             _check_masks(masks, x)

@@ -137,7 +137,13 @@ class ModelRegistry(Registry[nn.Module]):
         return model
 
     def rebuild(self, config: Mapping[str, Any]) -> nn.Module:
-        """The model of a recorded ``model.config``, without pretrained weights (its own are to be loaded next)."""
+        """The model of a recorded ``model.config``, without pretrained weights (its own are to be loaded next).
+
+        Raises
+        ------
+        OptionError
+            No config: name or options are lacking.
+        """
         if not isinstance(config.get("name"), str) or not isinstance(config.get("options"), Mapping):
             raise OptionError(f"models: a config needs 'name' (str) and 'options' (mapping), got {dict(config)!r}")
         return self.build(config["name"], **without_pretrained(config["options"]))

@@ -27,6 +27,11 @@ class TenCrop(nn.Module):
         Average probabilities, as the originals do, or logits.
     chunk : int
         Crops in one forward pass, which bounds memory.
+
+    Raises
+    ------
+    ValueError
+        Sizes below 1, or another `reduce`; when called: images smaller than the crops.
     """
 
     def __init__(

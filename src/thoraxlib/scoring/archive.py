@@ -108,8 +108,9 @@ def score_archive(
     format : {"parquet", "csv"}
         ``"parquet"`` needs the extra ``archive``.
     boxes : bool
-        Draw boxes of the findings above `threshold`, with heat maps of `method` and the `rule`: see
-        :func:`thoraxlib.explain`. Costs a good deal more than the probabilities alone.
+        Draw boxes of the findings. Costs a good deal more than the probabilities alone.
+    method, rule, threshold
+        Heat maps, what makes boxes of them, and from which probability on: see :func:`thoraxlib.explain`.
     pattern, bits, window
         As for :func:`thoraxlib.images.prepare`; a training copy takes none of them.
     shard : (int, int), optional

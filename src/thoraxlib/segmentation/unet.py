@@ -98,7 +98,13 @@ class UNet(Segmenter):
         self.final_conv = nn.Conv2d(width, len(self.classes), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, M, H, W); with ``fit="crop"`` of the next smaller multiples of ``2 ** depth``."""
+        """Logits (N, M, H, W); with ``fit="crop"`` of the next smaller multiples of ``2 ** depth``.
+
+        Raises
+        ------
+        ValueError
+            The image is too small for ``fit="crop"``.
+        """
         height, width = x.shape[-2:]
         multiple = 2 ** len(self.down_conv)
         if self.fit == "pad":
