@@ -35,7 +35,7 @@ class NIH14(Films):
 
     Parameters
     ----------
-    root : str or Path
+    root : path
         The folder of the release.
     split : str
         ``"all"``, or the name of a list file: ``"train_val"`` and ``"test"`` are the official ones; a list is
@@ -47,7 +47,7 @@ class NIH14(Films):
         any list, ``"train"``, ``"val"`` and ``"test"`` are 0.7, 0.1 and 0.2 of all patients. ``"cxr_lka_train"`` and
         ``"cxr_lka_val"`` are the first 80,000 lines of ``train_val`` and the 6,524 others, no patient in both, as in
         QUST-SmartData/CXRClassification.
-    lists : str or Path, optional
+    lists : path, optional
         The folder of the list files; by default ``splits`` in `root`, then `root` itself.
     seed : int
         Of the splits by patient.

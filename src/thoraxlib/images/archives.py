@@ -71,7 +71,7 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
 
     Parameters
     ----------
-    sources : sequence of str or Path
+    sources : sequence of paths
         Folders, zip archives or single files, or patterns of them such as ``films/*/p1*.zip``: local, or URLs that
         fsspec knows, such as ``gs://bucket/folder``. Archives within folders are looked into as well.
     pattern : str, optional

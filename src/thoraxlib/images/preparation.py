@@ -59,10 +59,10 @@ def prepare(
 
     Parameters
     ----------
-    source : str or Path, or a sequence of them
+    source : path, or a sequence of them
         Folders of PNG, JPEG and DICOM files, or zip archives of them, or folders of such archives; local, or in
         buckets (``gs://...``, ``s3://...``: with the extra ``cloud``).
-    destination : str or Path
+    destination : path
         A local folder, neither in a source nor around one. It gets ``manifest.jsonl``, a line for each film: name,
         source with size and stamp, height and width, place (see :func:`thoraxlib.images.placement`), row; or the
         error. ``failures.csv`` lists these at the end.

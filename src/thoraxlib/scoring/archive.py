@@ -98,12 +98,12 @@ def score_archive(
     ----------
     model : Classifier
         With ``input_spec`` and ``labels``; a copy of it in eval mode is used.
-    source : str or Path, or a sequence of them
+    source : path, or a sequence of them
         Folders of PNG, JPEG and DICOM files, zip archives of them, folders of such archives, or patterns of all these
         (``"films/*/p1*"``); local, or in buckets (``gs://...``, ``s3://...``: with the extra ``cloud``). A table
         ``.csv`` with a column ``path`` (relative to its folder, absolute, or a URL; ``archive.zip/film.png`` within
         an archive) and perhaps ``id``. Or a training copy that :func:`thoraxlib.images.prepare` wrote.
-    output : str or Path
+    output : path
         A local folder.
     format : {"parquet", "csv"}
         ``"parquet"`` needs the extra ``archive``.
