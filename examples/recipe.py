@@ -335,7 +335,7 @@ def boxes(
         return None
     found = localization.localize(model, test, method=method, rule=rule)
     # with_label: the detections of a label count on the films that have it; accuracy does not depend on that
-    settings = {"images": "with_label", "resamples": 1000}
+    settings = {"images": "with_label", "n_bootstrap": 1000}
     table = localization_table(found.detected, found.truth, model.labels, **settings)
     short = localization_table(found.detected, found.truth, model.labels, rows=SHORT, **settings)
     title = f"boxes of {method!r} by {rule} on {len(found.ids)} films"

@@ -1,8 +1,10 @@
-"""The tree keeps what CONTRIBUTING says of it: one direction, no reaching into another room's insides."""
+"""The tree keeps what CONTRIBUTING says of it: one direction, no reaching into other rooms, whole docstrings."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -14,6 +16,7 @@ import thoraxlib
 
 ROOT = Path(thoraxlib.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ABOVE_ROOMS = {"models", "training", "persistence", "explanation", "bridges", "__init__"}
 
 
@@ -76,3 +79,90 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
     there = {f"{path.name}/" for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
     there |= {path.name for path in ROOT.glob("*.py") if path.name != "__init__.py"}
     assert told == there
+
+
+def sections(doc: str) -> dict[str, str]:
+    """The sections of a docstring in NumPy's style, by their headings."""
+    _, *parts = re.split(r"^([A-Z][A-Za-z ]+)\n-{3,}\n", doc, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def refers(doc: str) -> bool:
+    """Whether a docstring leaves the rest to that of something else."""
+    return re.search(r"\b(see|as|write|for|errors:) [`:]", doc, re.IGNORECASE) is not None
+
+
+def described(doc: str) -> set[str]:
+    """Parameters that a docstring lists."""
+    found = sections(doc)
+    lines = (found.get("Parameters", "") + found.get("Other Parameters", "")).splitlines()
+    listed = (re.match(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: : .*)?$", line) for line in lines)
+    return {name.strip(" *") for match in listed if match for name in match[1].split(",")}
+
+
+def signature(function: ast.FunctionDef, *, bound: bool) -> set[str]:
+    given = function.args
+    plain = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    names = [a.arg for a in plain if not (isinstance(a.annotation, ast.Name) and a.annotation.id.startswith("_"))]
+    return {*names[bound:], *(star.arg for star in (given.vararg, given.kwarg) if star is not None)}
+
+
+def raised(function: ast.FunctionDef) -> set[str]:
+    """Errors that a function's own lines raise."""
+    kinds, stack = set(), list[ast.AST](function.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+            kinds.add(node.exc.func.id)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "one_of":
+            kinds.add("ValueError")
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            stack += ast.iter_child_nodes(node)
+    return kinds
+
+
+def public(path: Path) -> Iterator[tuple[str, str, set[str] | None, set[str]]]:
+    """Name, docstring, parameters (None: fields of a class) and errors of what a file has for others."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+            continue
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, ast.get_docstring(node) or "", signature(node, bound=False), raised(node)
+            continue
+        methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+        made = methods.get("__init__")
+        known = None if made is None else signature(made, bound=True)
+        errors = {kind for name in ("__init__", "__post_init__") if name in methods for kind in raised(methods[name])}
+        yield node.name, ast.get_docstring(node) or "", known, errors
+        for name, method in methods.items():
+            bound = not any(isinstance(mark, ast.Name) and mark.id == "staticmethod" for mark in method.decorator_list)
+            if not name.startswith("_"):
+                doc = ast.get_docstring(method) or ""
+                yield f"{node.name}.{name}", doc, signature(method, bound=bound), raised(method)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_are_whole(path: Path) -> None:
+    for name, doc, parameters, errors in public(path):
+        if parameters is not None and (listed := described(doc)):
+            assert listed == parameters, f"{name}: parameters in the docstring, and in the signature"
+        if not refers(doc):
+            untold = {kind for kind in errors if kind not in doc}
+            assert not untold, f"{name} raises what its docstring does not tell"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if "= Registry(" in path.read_text(encoding="utf-8")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_every_option_of_every_part_is_told(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+    registry = importlib.import_module(module).registry
+    for name in (*registry.names(), *(["resnet18"] if registry.room == "backbones" else [])):
+        factory = registry.factory(name)
+        doc = inspect.getdoc(factory) or ""
+        options = inspect.signature(factory).parameters.values()
+        if not refers(doc):
+            untold = [option.name for option in options if option.kind not in STARS and option.name not in doc]
+            assert not untold, f"{registry.room} {name}: options that the docstring does not tell"

@@ -110,7 +110,7 @@ def test_intervals() -> None:
     rng = np.random.default_rng(0)
     targets, scores = rng.integers(0, 2, (60, 2)), rng.random((60, 2))
     patients = [str(k % 20) for k in range(60)]
-    first, again = (metrics.bootstrap(targets, scores, n=50, seed=9, patient_ids=patients) for _ in range(2))
+    first, again = (metrics.bootstrap(targets, scores, n_bootstrap=50, seed=9, patient_ids=patients) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    other = metrics.bootstrap(targets, scores, n=50, seed=10, patient_ids=patients)
+    other = metrics.bootstrap(targets, scores, n_bootstrap=50, seed=10, patient_ids=patients)
     assert not np.array_equal(first.low, other.low)

@@ -28,7 +28,7 @@ def test_json_round_trip() -> None:
         ({"mean": (0.1, 0.2)}, "mean must be 1 or 3"),
         ({"std": (0.0,)}, "std must be positive"),
         ({"mean": float("nan")}, "mean must be"),
-        ({"resize": "squash"}, "resize must be one of"),
+        ({"resize": "squash"}, "resize='squash': allowed are 'stretch'"),
         ({"crop_ratio": 1.5}, "crop_ratio must be"),
     ],
 )

@@ -10,7 +10,7 @@ from compatibility import small_parts
 from torch import nn
 
 import thoraxlib
-from thoraxlib import backbones, models
+from thoraxlib import backbones, models, persistence
 
 CLASSIFIERS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.describe(name).options]
 
@@ -97,6 +97,9 @@ def test_an_unknown_part_is_a_clear_error_and_writes_nothing(tmp_path: Path) -> 
     )
     with pytest.raises(TypeError, match=r"was not built by thoraxlib\.build"):
         thoraxlib.save_pretrained(by_hand, tmp_path / "saved")
+    # training asks first: what cannot be saved is trained and returned all the same
+    assert not any(map(persistence.can_be_saved, (model, by_hand, nn.Linear(2, 2))))
+    assert persistence.can_be_saved(thoraxlib.build("chexnet", backbone="resnet10t"))
 
 
 def test_an_interrupted_save_leaves_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

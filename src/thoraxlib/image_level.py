@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
+
 __all__ = ["image_level"]
 
 _RULES = ("max", "mean", "noisy_or")
@@ -31,13 +33,12 @@ def image_level(values: Tensor, rule: str = "max") -> Tensor:
     >>> image_level(torch.tensor([[[0.0, nan, 0.0], [1.0, nan, nan]]]))
     tensor([[1., nan, 0.]])
     """
+    one_of("rule", rule, _RULES)
     known = ~values.isnan()
     if rule == "max":
         result = torch.where(known, values, -torch.inf).amax(dim=-2)
     elif rule == "mean":
         result = torch.where(known, values, 0.0).sum(dim=-2) / known.sum(dim=-2).clamp(min=1)
-    elif rule == "noisy_or":
-        result = 1 - torch.where(known, 1 - values, 1.0).prod(dim=-2)
     else:
-        raise ValueError(f"rule={rule!r}: allowed are {', '.join(map(repr, _RULES))}")
+        result = 1 - torch.where(known, 1 - values, 1.0).prod(dim=-2)
     return torch.where(known.any(dim=-2), result, torch.nan)

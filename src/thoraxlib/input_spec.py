@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "InputSpec", "ResizeRule"]
+from thoraxlib.arguments import one_of
+
+__all__ = ["CENTRE_CROP", "IMAGENET_MEAN", "IMAGENET_STD", "InputSpec", "ResizeRule"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -15,6 +17,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 #: ``stretch``: to `size`, aspect ratio lost. ``crop``: shorter side to `size` / `crop_ratio`, centre crop.
 #: ``pad``: longer side to `size`, the rest `fill`, the image in the centre; ``pad_end``: the image at the top left.
 ResizeRule = Literal["stretch", "crop", "pad", "pad_end"]
+
+#: How ImageNet's networks are tested: the shorter side to 256 pixels, of which the middle 224.
+CENTRE_CROP: Mapping[str, Any] = {"resize": "crop", "crop_ratio": 224 / 256}
 
 
 @dataclass(frozen=True)
@@ -73,21 +78,24 @@ class InputSpec:
             object.__setattr__(self, name, values)
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std!r}")
-        if self.resize not in get_args(ResizeRule):
-            raise ValueError(f"resize must be one of {get_args(ResizeRule)}, got {self.resize!r}")
+        one_of("resize", self.resize, get_args(ResizeRule))
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must be in (0, 1], got {self.crop_ratio!r}")
         if not 0 <= self.fill <= 1:
             raise ValueError(f"fill must be in [0, 1], got {self.fill!r}")
-        if self.blur not in (0, 3):
-            raise ValueError(f"blur must be 0 or 3, got {self.blur!r}")
+        one_of("blur", self.blur, (0, 3))
 
     @classmethod
     def imagenet(cls, channels: int = 3, **changes: Any) -> InputSpec:
         """ImageNet statistics; for other than 3 channels, their average over the colours."""
-        if channels != 3:
-            changes = {"mean": (sum(IMAGENET_MEAN) / 3,), "std": (sum(IMAGENET_STD) / 3,), **changes}
-        return cls(channels=channels, **changes)
+        return cls().with_channels(channels).updated(changes)
+
+    def with_channels(self, channels: int) -> InputSpec:
+        """The same for images of another number of channels, whose mean and std are the average of those here."""
+        if channels == self.channels:
+            return self
+        mean, std = ((sum(values) / len(values),) for values in (self.mean, self.std))
+        return replace(self, channels=channels, mean=mean, std=std)
 
     def updated(self, changes: Mapping[str, Any] | InputSpec | None) -> InputSpec:
         """A copy with some fields replaced.

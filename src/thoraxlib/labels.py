@@ -82,6 +82,44 @@ _PADCHEST22 = (
     "thoracic cage deformation",
     "tuberculosis",
 )
+_IMAGENOME9 = (
+    "lung opacity",
+    "pleural effusion",
+    "atelectasis",
+    "enlarged cardiac silhouette",
+    "pulmonary edema/hazy opacity",
+    "pneumothorax",
+    "consolidation",
+    "fluid overload/heart failure",
+    "pneumonia",
+)
+_SIDE = (
+    "lung",
+    "apical zone",
+    "upper lung zone",
+    "mid lung zone",
+    "lower lung zone",
+    "hilar structures",
+    "costophrenic angle",
+)
+_LUNG8 = (
+    "lung",
+    "upper lung zone",
+    "mid lung zone",
+    "lower lung zone",
+    "hilar structures",
+    "apical zone",
+    "costophrenic angle",
+    "hemidiaphragm",
+)
+_REGIONS18 = (
+    *(f"right {part}" for part in _SIDE),
+    *(f"left {part}" for part in _SIDE),
+    "mediastinum",
+    "upper mediastinum",
+    "cardiac silhouette",
+    "trachea",
+)
 
 
 def _add(name: str, values: tuple[str, ...], summary: str) -> None:
@@ -140,45 +178,7 @@ _add(
     "The same 22 findings in the order in which the original repository lists them.",
 )
 
-_IMAGENOME9 = (
-    "lung opacity",
-    "pleural effusion",
-    "atelectasis",
-    "enlarged cardiac silhouette",
-    "pulmonary edema/hazy opacity",
-    "pneumothorax",
-    "consolidation",
-    "fluid overload/heart failure",
-    "pneumonia",
-)
-_SIDE = (
-    "lung",
-    "apical zone",
-    "upper lung zone",
-    "mid lung zone",
-    "lower lung zone",
-    "hilar structures",
-    "costophrenic angle",
-)
 _add("imagenome9", _IMAGENOME9, "The 9 findings of Chest ImaGenome that AnaXNet tells, in its order.")
-_REGIONS18 = (
-    *(f"right {part}" for part in _SIDE),
-    *(f"left {part}" for part in _SIDE),
-    "mediastinum",
-    "upper mediastinum",
-    "cardiac silhouette",
-    "trachea",
-)
-_LUNG8 = (
-    "lung",
-    "upper lung zone",
-    "mid lung zone",
-    "lower lung zone",
-    "hilar structures",
-    "apical zone",
-    "costophrenic angle",
-    "hemidiaphragm",
-)
 _add(
     "regions18",
     _REGIONS18,

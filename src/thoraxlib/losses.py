@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from typing_extensions import Self
 
+from thoraxlib.arguments import one_of
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -87,7 +88,13 @@ def known_labels(labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """-y ln p, -(1 - y) ln(1 - p), and 1 where the label is known; all (N, ..., K)."""
+    """-y ln p, -(1 - y) ln(1 - p), and 1 where the label is known; all (N, ..., K).
+
+    Raises
+    ------
+    ValueError
+        Logits and labels of different shapes.
+    """
     if logits.shape != labels.shape:
         raise ValueError(
             f"logits have shape {tuple(logits.shape)} and labels {tuple(labels.shape)}: both must be (N, K), with one "
@@ -126,11 +133,6 @@ def _stacked(positives: Counts | None, negatives: Counts | None) -> Tensor | Non
     return torch.stack([p, n])
 
 
-def _check(argument: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument}={value!r}: allowed are {', '.join(map(repr, allowed))}")
-
-
 @register("bce")
 class BCE(nn.Module):
     """Binary cross-entropy of each label, averaged over the known ones.
@@ -148,6 +150,11 @@ class BCE(nn.Module):
         Over the known labels; ``"label_sum"`` is the mean over images, summed over labels.
     skip_absent : bool
         A label without a positive in the batch takes no part, negatives included, as in these two repositories.
+
+    Raises
+    ------
+    ValueError
+        Another `reduction`, or a `pos_weight` that is not K numbers of 0 or more.
     """
 
     pos_weight: Tensor | None
@@ -160,11 +167,11 @@ class BCE(nn.Module):
         skip_absent: bool = False,
     ) -> None:
         super().__init__()
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("reduction", reduction, REDUCTIONS)
         self.reduction, self.skip_absent = reduction, skip_absent
         self.by_batch = isinstance(pos_weight, str)
         if isinstance(pos_weight, str):
-            _check("pos_weight", pos_weight, ("batch",))
+            one_of("pos_weight", pos_weight, ("batch",))
             pos_weight = None
         weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32)
         if weight is not None and (weight.ndim != 1 or not bool((weight >= 0).all())):
@@ -207,6 +214,13 @@ class WCEL(nn.Module):
         Upper bound of the weights.
     positives, negatives : float, sequence of float or Tensor, optional
         P and N of ``scope="dataset"``, in all or for each label (then summed); :meth:`fit` leaves them as they are.
+
+    Raises
+    ------
+    ValueError
+        Another `scope` or `reduction`, a `max_weight` that is not positive, or counts for another scope.
+    RuntimeError
+        When called without the counts of the data set.
     """
 
     counts: Tensor | None
@@ -221,8 +235,8 @@ class WCEL(nn.Module):
         negatives: Counts | None = None,
     ) -> None:
         super().__init__()
-        _check("scope", scope, SCOPES)
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("scope", scope, SCOPES)
+        one_of("reduction", reduction, REDUCTIONS)
         if max_weight is not None and not max_weight > 0:
             raise ValueError(f"max_weight={max_weight}: a positive number or None")
         self.scope, self.reduction, self.max_weight = scope, reduction, max_weight
@@ -274,6 +288,13 @@ class WeightedBCE(nn.Module):
         Over the known labels.
     positives, negatives : float, sequence of float or Tensor, optional
         P and N of each label, instead of `targets`; :meth:`fit` leaves them as they are.
+
+    Raises
+    ------
+    ValueError
+        Another `reduction`; both `targets` and counts.
+    RuntimeError
+        When called before there are weights.
     """
 
     w_pos: Tensor | None
@@ -287,7 +308,7 @@ class WeightedBCE(nn.Module):
         negatives: Counts | None = None,
     ) -> None:
         super().__init__()
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
         given = _stacked(positives, negatives)
         if given is not None and targets is not None:
@@ -310,7 +331,13 @@ class WeightedBCE(nn.Module):
         return torch.where(total > 0, negatives / total.clamp(min=1e-12), 0.5)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN.
+
+        Raises
+        ------
+        RuntimeError
+            There are no weights yet.
+        """
         if self.w_pos is None:
             raise RuntimeError("weighted_bce has no weights: call fit(targets) with training targets (N, K)")
         positive, negative, known = terms(logits, labels)
@@ -333,11 +360,16 @@ class Focal(nn.Module):
         How much less, 0 or more; 0 is the cross-entropy.
     reduction : {"mean", "sum", "label_sum"}
         Over the known labels.
+
+    Raises
+    ------
+    ValueError
+        `alpha` outside of [0, 1], `gamma` below 0, or another `reduction`.
     """
 
     def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0, reduction: str = "mean") -> None:
         super().__init__()
-        _check("reduction", reduction, REDUCTIONS)
+        one_of("reduction", reduction, REDUCTIONS)
         if alpha is not None and not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha}: from 0 to 1, or None")
         _check_gamma(gamma)
@@ -368,6 +400,11 @@ class BatchFocal(nn.Module):
         Factor, above 0.
     gamma : float
         Exponent, 0 or more.
+
+    Raises
+    ------
+    ValueError
+        `alpha` not above 0, or `gamma` below 0.
     """
 
     def __init__(self, *, alpha: float = 0.8, gamma: float = 2.0) -> None:

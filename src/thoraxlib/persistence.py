@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from typing_extensions import Self
 
-__all__ = ["Persistent", "fingerprint", "load_pretrained", "save_pretrained", "weights_digest"]
+__all__ = ["Persistent", "can_be_saved", "fingerprint", "load_pretrained", "save_pretrained", "weights_digest"]
 
 _CONFIG = "config.json"
 _ROOMS = ("detection", "segmentation")  # of parts that are saved by themselves
@@ -184,6 +184,17 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         model.save_pretrained(scratch)
         for name in (_WEIGHTS, "README.md", _CONFIG):
             os.replace(Path(scratch) / name, folder / name)
+
+
+def can_be_saved(model: nn.Module) -> bool:
+    """Whether :func:`save_pretrained` can write `model`: it is known how to build it again."""
+    if not isinstance(model, Persistent):
+        return False
+    try:
+        _config_of(model)
+    except TypeError:
+        return False
+    return True
 
 
 def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:

@@ -340,7 +340,13 @@ class Registry(Generic[T]):
         return True
 
     def factory(self, name: str) -> Callable[..., T]:
-        """The factory behind `name`."""
+        """The factory behind `name`.
+
+        Raises
+        ------
+        UnknownNameError
+            No such name.
+        """
         self._load()
         if name in self._factories:
             return self._factories[name]
@@ -395,7 +401,13 @@ class Registry(Generic[T]):
         return self.build(name, **{**fitting, **options})
 
     def split_spec(self, spec: Spec) -> tuple[str, dict[str, Any]]:
-        """``"x"`` or ``{"name": "x", **options}`` as ``("x", options)``."""
+        """``"x"`` or ``{"name": "x", **options}`` as ``("x", options)``.
+
+        Raises
+        ------
+        OptionError
+            A mapping without the key ``name``.
+        """
         if isinstance(spec, str):
             return spec, {}
         if "name" not in spec:
@@ -427,7 +439,13 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
 
 
 def as_json(value: Any) -> Any:
-    """`value` as plain JSON: parts that a registry built as their spec, input specs as mappings."""
+    """`value` as plain JSON: parts that a registry built as their spec, input specs as mappings.
+
+    Raises
+    ------
+    TypeError
+        A ready part that no registry built.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, InputSpec):

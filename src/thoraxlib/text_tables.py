@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thoraxlib.files import replacing
 
-__all__ = ["aligned", "decimals", "markdown", "write"]
+__all__ = ["aligned", "decimals", "estimate", "markdown", "write"]
 
 Cells = Sequence[Sequence[str]]
 
@@ -19,12 +19,17 @@ def decimals(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
+def estimate(value: float, low: float, high: float) -> str:
+    """A value with its interval, three digits each."""
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
 def aligned(cells: Cells) -> list[str]:
     """A line for each row of cells: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in cells)
     firsts = (line[0].ljust(widths[0]) for line in cells)
-    return ["  ".join([first, *row[1:]]) for first, row in zip(firsts, rows, strict=True)]
+    return ["  ".join([first, *row[1:]]).rstrip() for first, row in zip(firsts, rows, strict=True)]
 
 
 def markdown(cells: Cells) -> str:

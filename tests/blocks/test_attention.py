@@ -86,5 +86,5 @@ def test_positions_do_not_matter_to_channel_attention_and_follow_in_spatial_atte
 def test_errors() -> None:
     with pytest.raises(ValueError, match="reduction must be an int from 1 to the 4 channels, got 8"):
         blocks.build("spatial_attention", in_channels=4)
-    with pytest.raises(ValueError, match="norm must be 'batch' or 'group', got 'layer'"):
+    with pytest.raises(ValueError, match="norm='layer': allowed are 'batch', 'group'"):
         blocks.build("pyramid_attention", in_channels=4, norm="layer")

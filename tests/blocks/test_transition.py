@@ -27,7 +27,7 @@ def test_parameters_of_the_spec() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="kind must be one of"):
+    with pytest.raises(ValueError, match="allowed are 'conv1x1', 'conv3x3', 'none'"):
         blocks.build("transition", in_channels=3, kind="conv5x5")
     with pytest.raises(ValueError, match="'none' keeps the 3 channels"):
         blocks.build("transition", in_channels=3, kind="none", out_channels=4)

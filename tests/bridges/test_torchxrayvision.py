@@ -272,7 +272,7 @@ def test_pspnet_makes_the_masks_of_a_model(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"classes": ("background", "liver")}, "'liver' is unknown to PSPNet; it has 'lungs', 'left clavicle'"),
-        ({"in_chans": 2}, "in_chans=2: allowed are 1 and 3"),
+        ({"in_chans": 2}, "in_chans=2: allowed are 1, 3"),
         ({"size": 32}, "size=32: at least 48"),
     ],
 )

@@ -588,5 +588,5 @@ def test_input_of_the_wrong_kind() -> None:
         largest_component(images[:, 0])
     with pytest.raises(ValueError, match=r"mask must be \(N, H, W\).*got \(16, 16\)"):
         largest_component(images[0, 0] > 0)
-    with pytest.raises(ValueError, match="connectivity=6: allowed are 4 and 8"):
+    with pytest.raises(ValueError, match="connectivity=6: allowed are 4, 8"):
         largest_component(images[:, 0] > 0, 6)

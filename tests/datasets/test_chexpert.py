@@ -145,7 +145,7 @@ def test_missing_files(tmp_path: Path) -> None:
         ({"views": "LL"}, ValueError, "views='LL': allowed"),
         ({"labels": ["Hernia"]}, ValueError, "none of .'Hernia'. is known to CheXpert"),
         ({"root": "nowhere"}, FileNotFoundError, "no such folder"),
-        ({"views": "PA", "split": "valid"}, FileNotFoundError, "no image"),
+        ({"views": "PA", "split": "valid"}, ValueError, "no image is left: split=.valid., views=.PA."),
     ],
 )
 def test_errors(tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:

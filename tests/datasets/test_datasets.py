@@ -139,7 +139,9 @@ def test_a_part_keeps_what_is_known_of_regions() -> None:
     dataset.region_targets = torch.arange(12.0).reshape(3, 2, 2)
     dataset.region_present = torch.tensor([[True, False], [True, True], [False, False]])
     dataset.views = ["PA", "AP", "PA"]
+    dataset.mask_names = ("lungs",)
     part = datasets.Subset(datasets.Subset(dataset, [2, 1]), [1])
+    assert part.mask_names == ("lungs",)
     assert part.region_names == dataset.region_names
     assert torch.equal(part.region_targets, dataset.region_targets[[1]])
     assert part.region_present.tolist() == [[True, True]]

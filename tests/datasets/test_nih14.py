@@ -317,7 +317,7 @@ def test_missing_images(release: Path) -> None:
     assert dataset.ids == [NAMES[1], *NAMES[3:]]
     assert len(dataset.targets) == len(dataset.patient_ids) == 4
     assert dataset[0]["image"].unique().tolist() == [10]
-    with pytest.raises(ValueError, match="missing must be 'error' or 'skip', got 'ignore'"):
+    with pytest.raises(ValueError, match="missing='ignore': allowed are 'error', 'skip'"):
         NIH14(root=release, split="all", missing="ignore")
 
 

@@ -204,7 +204,7 @@ def test_missing_cut_off_and_known_damaged_images(tmp_path: Path) -> None:
         ({"views": "LATERAL"}, ValueError, r"views must name some of \['Frontal', 'L', 'Lateral', 'PA'\]"),
         ({"methods": "physician"}, ValueError, r"methods must name some of \['Physician', 'RNN_model'\]"),
         ({"pediatric": True}, ValueError, "no image is left: .*pediatric=True"),
-        ({"missing": "maybe"}, ValueError, "missing must be"),
+        ({"missing": "maybe"}, ValueError, "missing='maybe': allowed"),
         ({"root": "nowhere"}, FileNotFoundError, "no such folder"),
     ],
 )

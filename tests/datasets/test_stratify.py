@@ -95,7 +95,7 @@ def test_errors() -> None:
         stratify_patients(["a", "b", "b"], targets)
     with pytest.raises(ValueError, match="fractions must be positive and add up to 1"):
         stratify_patients(["a", "b", "c"], targets, {"train": 0.5})
-    with pytest.raises(ValueError, match="order=3: allowed are 1 and 2"):
+    with pytest.raises(ValueError, match="order=3: allowed are 1, 2"):
         stratify_patients(["a", "b", "c"], targets, order=3)
     for shape in ((0, 3), (2,)):
         with pytest.raises(ValueError, match=r"targets must be \(N, K\) with an image or more, got shape"):

@@ -99,11 +99,11 @@ def test_regions_that_are_not_there() -> None:
     expected = torch.tensor([(51 + 50 * 2 / 3) / 101, 51 * 0.5 / 101, NAN]).double()
     torch.testing.assert_close(report.ap50(), expected, equal_nan=True)
     for score in ("iou", "ap50", "detection_rate"):
-        low, high, *_ = report.interval(score, n=200)
+        low, high, *_ = report.interval(score, n_bootstrap=200)
         assert (low[:2] <= high[:2]).all()
         assert math.isnan(low[2])
     assert "nan" in str(report)
-    with pytest.raises(ValueError, match="score='dice': allowed are 'iou', 'ap50' and 'detection_rate'"):
+    with pytest.raises(ValueError, match="score='dice': allowed are 'iou', 'ap50', 'detection_rate'"):
         report.interval("dice")
 
 

@@ -227,16 +227,16 @@ def test_what_is_not_continued(tmp_path: Path) -> None:
     trained = detector()
     trained.roi_heads.box_head.fc7.bias.data[3] += 1e-4
     for changed, data, options, message in [
-        (detector(seed=1), films, {}, "was begun with another detector"),
-        (trained, films, {}, "was begun with another detector"),
-        (detector(score_threshold=0.3), films, {}, "was begun with another detector"),
-        (detector(input_spec={"size": 64}), films, {}, "was begun with another detector"),
-        (net, Films(length=10), {}, "was begun with length=11, now it is 10"),
-        (net, Films(seed=1), {}, "was begun with another data set"),
-        (net, other, {}, "was begun with another data set, or with other labels"),
-        (net, renamed, {}, "was begun with labels=.*'Hernia'"),
-        (net, films, {"boxes": "given"}, "was begun with boxes='detected', now it is 'given'"),
-        (net, films, {"shard_size": 5}, "was begun with shard_size=4, now it is 5"),
+        (detector(seed=1), films, {}, "another detector"),
+        (trained, films, {}, "another detector"),
+        (detector(score_threshold=0.3), films, {}, "another detector"),
+        (detector(input_spec={"size": 64}), films, {}, "another detector"),
+        (net, Films(length=10), {}, "length=11 before, 10 now"),
+        (net, Films(seed=1), {}, "another data set"),
+        (net, other, {}, "another data set, or other labels"),
+        (net, renamed, {}, "labels=.*'Hernia'"),
+        (net, films, {"boxes": "given"}, "boxes='detected' before, 'given' now"),
+        (net, films, {"shard_size": 5}, "shard_size=4 before, 5 now"),
     ]:
         with pytest.raises(ValueError, match=message):
             extract(changed, data, tmp_path, **options)
@@ -299,7 +299,7 @@ def test_features_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"boxes": "true"}, "boxes='true': allowed are 'detected' and 'given'"),
+        ({"boxes": "true"}, "boxes='true': allowed are 'detected', 'given'"),
         ({"batch_size": 0}, "batch_size=0, num_workers=0: at least 1"),
         ({"shard_size": 0}, "shard_size=0: at least 1"),
     ],

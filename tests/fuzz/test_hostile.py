@@ -30,7 +30,7 @@ from thoraxlib.datasets.mimic_cxr import film_file
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.explanation import Explanation
 from thoraxlib.files import below, read_json
-from thoraxlib.graphs.embeddings import read_vectors
+from thoraxlib.graphs.vector_files import read_vectors
 from thoraxlib.images import TrainingCopy
 from thoraxlib.images.archives import listed
 from thoraxlib.registry import OptionError, UnknownNameError

@@ -164,7 +164,7 @@ TARGETS = tensors(
 METRICS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "auroc": metrics.auroc,
     "average_precision": metrics.average_precision,
-    "bootstrap": lambda y, s: metrics.bootstrap(y, s, n=5).low,
+    "bootstrap": lambda y, s: metrics.bootstrap(y, s, n_bootstrap=5).low,
     "best_thresholds": metrics.best_thresholds,
     "confusion": lambda y, s: np.stack(list(metrics.confusion(y, s).values())),
     "multilabel_report": lambda y, s: np.array(list(metrics.multilabel_report(y, s).values())),

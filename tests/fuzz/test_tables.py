@@ -29,7 +29,7 @@ from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.openi import LabelerTable
 from thoraxlib.datasets.padchest import TermTree, listed_targets, parse_labels
 from thoraxlib.graphs import Graph
-from thoraxlib.graphs.embeddings import read_vectors
+from thoraxlib.graphs.vector_files import read_vectors
 
 CHEXPERT = label_sets.build("chexpert14")
 

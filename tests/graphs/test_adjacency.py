@@ -136,7 +136,7 @@ def test_builders_without_counts(name: str) -> None:
         ("mlgcn", {"threshold": 1.5}, "threshold=1.5"),
         ("mlgcn", {"p": 1}, "p=1: from 0 to below 1"),
         ("mlgcn", {"p": float("nan")}, "p=nan"),
-        ("mlgcn", {"divide": "rows"}, "divide='rows': allowed are 'column' and 'row'"),
+        ("mlgcn", {"divide": "rows"}, "divide='rows': allowed are 'column', 'row'"),
         ("mlgcn", {"isolated": "raise"}, "isolated='raise': allowed are 'warn', 'ignore', 'error'"),
         ("conditional", {"threshold": -0.1}, "threshold=-0.1: from 0 to 1"),
     ],

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import thoraxlib
 from thoraxlib import graphs
 from thoraxlib.graphs import LabelCounts
-from thoraxlib.graphs.embeddings import Embedding, read_vectors
+from thoraxlib.graphs.embeddings import Embedding
+from thoraxlib.graphs.vector_files import read_vectors
 from thoraxlib.registry import OptionError
 
 NIH = graphs.counts.build("nih14").labels

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from thoraxlib import cams, localization
-from thoraxlib.localization import Boxes, acc_afp, box_iobb, box_iou, localization_table, pointing_game, rules
+from thoraxlib.localization import Boxes, acc_afp, base, box_iobb, box_iou, localization_table, pointing_game
 from thoraxlib.maps import find_components
 from thoraxlib.registry import OptionError
 
@@ -90,7 +90,7 @@ def test_regions_are_scipys(seed: int, shape: tuple[int, int, int], share: float
 def test_many_maps_are_what_each_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, rule = torch.randn(3, 4, 5, 6), localization.build("threshold")
     together = rule(maps, (40, 48))
-    monkeypatch.setattr(rules, "_PIXELS", 40 * 48 * 5)
+    monkeypatch.setattr(base, "_PIXELS", 40 * 48 * 5)
     assert all(torch.equal(a, b) for a, b in zip(together, rule(maps, (40, 48)), strict=True))
     alone = [rule(maps[n : n + 1, k : k + 1], (40, 48)).xyxy for n in range(3) for k in range(4)]
     assert torch.equal(together.xyxy, torch.cat(alone))
@@ -257,7 +257,7 @@ def test_lists_that_do_not_match() -> None:
     [
         ({"levels": []}, "levels"),
         ({"levels": [300]}, "300"),
-        ({"connectivity": 6}, "4 and 8"),
+        ({"connectivity": 6}, "4, 8"),
         ({"resolution": "x"}, "native"),
     ],
 )
@@ -318,7 +318,7 @@ class TestEveryRule:
 
     def test_bad_options_and_maps(self, name: str) -> None:
         for options, message in (
-            ({"connectivity": 6}, "connectivity=6: allowed are 4 and 8"),
+            ({"connectivity": 6}, "connectivity=6: allowed are 4, 8"),
             ({"min_area": 2.0}, "min_area=2.0, max_area=1.0: shares"),
             ({"max_side": 0}, "max_side=0: a share"),
             ({"keep": 0}, "keep=0: a number of boxes"),
@@ -443,20 +443,20 @@ def test_bootstrap_intervals() -> None:
     n = 400
     truth = Boxes.from_lists([torch.tensor([[0.0, 0.0, 10.0, 10.0]])] * n, [torch.tensor([0])] * n)
     detected = truth.where(torch.arange(n) % 2 == 0)
-    table = localization_table(detected, truth, ["Mass", "Hernia"], rows=[("iou", 0.5)], resamples=500)
+    table = localization_table(detected, truth, ["Mass", "Hernia"], rows=[("iou", 0.5)], n_bootstrap=500)
     assert table.accuracy[0, 0] == 0.5
     assert 0.44 < float(table.low[0, 0]) < 0.5 < float(table.high[0, 0]) < 0.56
     spread = float(table.high[0, 0] - table.low[0, 0])
     assert spread == pytest.approx(2 * 1.96 * (0.25 / n) ** 0.5, rel=0.2)
     assert table.low[0, 1].isnan()
-    again = localization_table(detected, truth, ["Mass", "Hernia"], rows=[("iou", 0.5)], resamples=500)
+    again = localization_table(detected, truth, ["Mass", "Hernia"], rows=[("iou", 0.5)], n_bootstrap=500)
     assert torch.equal(again.low[0, :1], table.low[0, :1])
     assert "0." in str(table).splitlines()[4]
     assert table.mean_accuracy("iou", 0.5) == 0.5
     with pytest.raises(ValueError, match="no row"):
         table.mean_accuracy("iobb", 0.5)
-    with pytest.raises(ValueError, match="resamples=-1"):
-        localization_table(detected, truth, ["Mass", "Hernia"], resamples=-1)
+    with pytest.raises(ValueError, match="n_bootstrap=-1"):
+        localization_table(detected, truth, ["Mass", "Hernia"], n_bootstrap=-1)
 
 
 @settings(max_examples=30, deadline=None)
@@ -491,7 +491,7 @@ def test_localize_and_tune() -> None:
     torch.testing.assert_close(found.detected.where(found.detected.image == n).xyxy, boxes.xyxy * 1.5)
     # another batch size, other rounding: a place at the threshold may fall on its other side
     torch.testing.assert_close(found.detected.where(found.detected.image == n).score, boxes.score, rtol=1e-2, atol=1e-3)
-    table = localization_table(found.detected, found.truth, labels, resamples=50)
+    table = localization_table(found.detected, found.truth, labels, n_bootstrap=50)
     assert str(table)
 
     truth = Boxes.from_lists([torch.tensor([[16.0, 16.0, 32.0, 32.0]])], [torch.tensor([0])])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import thoraxlib
 from thoraxlib import blocks, cams, labels, pooling
+from thoraxlib.blocks.attention import ChannelAttention
 from thoraxlib.models import Classifier
 from thoraxlib.pooling.base import expansion
 from thoraxlib.registry import OptionError, UnknownNameError
@@ -57,6 +58,12 @@ def test_cards(name: str) -> None:
         built = thoraxlib.build(name, preset=preset, **({"backbone": "resnet10t"} if name in MODELS else {}))
         assert built.config["name"] == name
     assert card.paper in str(card)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_input_of_the_card_is_the_model_s(name: str) -> None:
+    model = thoraxlib.build(name, backbone="resnet10t", **small_parts(name))
+    assert thoraxlib.describe(name).input_spec == model.input_spec  # type: ignore[attr-defined]
 
 
 def test_published_means() -> None:
@@ -118,6 +125,11 @@ def test_unified_dcnn_options(options: dict[str, Any]) -> None:
     model = thoraxlib.build("unified_dcnn", **SMALL, **options).eval()
     x = torch.randn(1, options.get("in_chans", 3), 64, 64)
     assert model(x).shape == (1, 14)
+
+
+def test_any_block_is_a_transition() -> None:
+    model = thoraxlib.build("unified_dcnn", backbone="resnet10t", transition={"name": "channel_attention"})
+    assert isinstance(model.neck, ChannelAttention)  # type: ignore[attr-defined]
 
 
 def test_last_pool_needs_a_trunk_with_one() -> None:
@@ -204,7 +216,7 @@ def test_x_ray_takes_every_pooling_and_attention(pool: str, attention: str, mode
 
 
 def test_attention_options() -> None:
-    with pytest.raises(ValueError, match="attention_mode='twice': allowed are 'once' and 'cumulative'"):
+    with pytest.raises(ValueError, match="attention_mode='twice': allowed are 'once', 'cumulative'"):
         thoraxlib.build("x_ray", attention="channel_attention", attention_mode="twice")
     with pytest.raises(UnknownNameError, match="blocks: unknown name 'pyramid_atention'; did you mean 'pyramid_att"):
         thoraxlib.build("pcam", attention="pyramid_atention")

@@ -134,7 +134,7 @@ def test_small_probabilities_survive_16_bits(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("logits", "rule", "error", "message"),
     [
-        (torch.zeros(1, 3, 4, 4), "round", ValueError, "rule='round': allowed are 'hard' and 'soft'"),
+        (torch.zeros(1, 3, 4, 4), "round", ValueError, "rule='round': allowed are 'hard', 'soft'"),
         (torch.zeros(1, 1, 4, 4), "hard", ValueError, r"background and organs, got \(1, 1, 4, 4\)"),
         (torch.zeros(3, 4, 4), "hard", ValueError, r"logits must be \(N, M, H, W\)"),
         ({"out": torch.zeros(1, 3, 4, 4)}, "soft", TypeError, r"must give logits \(N, M, H, W\), got dict"),
@@ -159,7 +159,7 @@ def test_bad_classes(name: str, classes: tuple[str, ...]) -> None:
     [
         ("unet", {"width": 0}, ValueError, "width and depth must be at least 1, got 0 and 4"),
         ("unet", {"depth": 0}, ValueError, "got 4 and 0"),
-        ("unet", {"fit": "resize"}, ValueError, "fit='resize': allowed are 'pad' and 'crop'"),
+        ("unet", {"fit": "resize"}, ValueError, "fit='resize': allowed are 'pad', 'crop'"),
         ("lraspp_mobilenet_v3_large", {"in_chans": 1}, ValueError, "takes 3 channels, got in_chans=1"),
         ("lraspp_mobilenet_v3_large", {"pretraind": True}, OptionError, "did you mean 'pretrained'"),
         ("unett", {}, UnknownNameError, "segmentation: unknown name 'unett'; did you mean 'unet'"),

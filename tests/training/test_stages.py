@@ -200,7 +200,7 @@ def test_a_stage_does_not_go_on_from_another_start(tmp_path: Path) -> None:
         (tmp_path / "1_global" / "checkpoints" / f"{name}.ckpt").unlink()
     other = Net()
     nn.init.constant_(other.global_branch[0].bias, 0.5)
-    with pytest.raises(ValueError, match=r"2_local holds a run with other settings \(model: .*start"):
+    with pytest.raises(ValueError, match=r"2_local holds a run with other settings \(model=.*start"):
         training.fit_stages(other, module(), stages(epochs=1), output=tmp_path, **FAST)
     anew = training.fit_stages(other, module(), stages(epochs=1), output=tmp_path, resume=False, **FAST)
     assert [result.trainer.current_epoch for result in anew] == [1, 1, 1]

@@ -160,7 +160,7 @@ def test_a_checkpoint_cut_short_leaves_the_one_before(tmp_path: Path, monkeypatc
 
 def test_resuming_with_other_settings_is_an_error(tmp_path: Path) -> None:
     training.fit(Net(), module(), output=tmp_path, epochs=1, **FAST)
-    with pytest.raises(ValueError, match="epochs: 1 before, 2 now"):
+    with pytest.raises(ValueError, match="epochs=1 before, 2 now"):
         training.fit(Net(), module(), output=tmp_path, epochs=2, **FAST)
     again = training.fit(Net(), module(), output=tmp_path, epochs=2, resume=False, **FAST)
     assert again.trainer.current_epoch == 2

@@ -6,9 +6,20 @@ GoogLeNet, which timm lacks, are registered here.
 
 from thoraxlib.backbones.base import Backbone, check_backbone
 from thoraxlib.backbones.timm import TimmBackbone, TimmSource
-from thoraxlib.registry import Registry
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.registry import Registry, Spec
 
-__all__ = ["Backbone", "TimmBackbone", "build", "check_backbone", "describe", "names", "register", "registry"]
+__all__ = [
+    "Backbone",
+    "TimmBackbone",
+    "build",
+    "check_backbone",
+    "describe",
+    "for_input",
+    "names",
+    "register",
+    "registry",
+]
 
 registry: Registry[Backbone] = Registry(
     "backbones",
@@ -16,3 +27,25 @@ registry: Registry[Backbone] = Registry(
     modules=[f"thoraxlib.backbones.{name}" for name in ("torchvision", "x_ray", "van", "dense_van", "vanillanet")],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+
+def for_input(backbone: Spec | Backbone, spec: InputSpec, *, pretrained: bool = False) -> Backbone:
+    """The backbone that a name, a mapping or a ready module stands for, for a model's input.
+
+    Parameters
+    ----------
+    backbone : str, mapping or Backbone
+        A ready one stays as it is, whatever the other two say.
+    spec : InputSpec
+        Its channels, and its size for those that are made for one.
+    pretrained : bool
+        ImageNet weights.
+
+    Raises
+    ------
+    TypeError
+        See :func:`check_backbone`.
+    """
+    trunk = registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
+    check_backbone(trunk)
+    return trunk

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from thoraxlib.arguments import one_of
 from thoraxlib.backbones.timm import TimmBackbone
 
 __all__ = ["DenseNetBackbone"]
@@ -33,8 +34,7 @@ class DenseNetBackbone(TimmBackbone):
     def __init__(
         self, timm_name: str, *, output_stride: int = 32, dilated: bool = True, final_act: bool = True, **options: Any
     ) -> None:
-        if output_stride not in (32, 16, 8, 4):
-            raise ValueError(f"output_stride must be 32, 16, 8 or 4, got {output_stride!r}")
+        one_of("output_stride", output_stride, (32, 16, 8, 4))
         super().__init__(timm_name, **options)
         if not final_act:
             list(self.net.children())[-1].act = nn.Identity()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -131,6 +132,6 @@ class _Factory(partial[TimmBackbone]):
 
     def __new__(cls, backbone: type[TimmBackbone], name: str) -> _Factory:
         self = super().__new__(cls, backbone, name)
-        self.__doc__ = f"The timm model ``{name}`` as a feature pyramid.\n\n{backbone.__doc__}"
+        self.__doc__ = f"The timm model ``{name}`` as a feature pyramid.\n\n{inspect.getdoc(backbone)}"
         self.__module__ = backbone.__module__
         return self

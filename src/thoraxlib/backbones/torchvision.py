@@ -71,7 +71,15 @@ class _HalfNormalize(nn.Module):
 
 @register("alexnet")
 def alexnet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
-    """AlexNet in torchvision's version (one column); its last two maps are before and after the last max pool."""
+    """AlexNet in torchvision's version (one column); its last two maps are before and after the last max pool.
+
+    Parameters
+    ----------
+    in_chans : int
+        Channels of the images; the first layer's weights are adapted to them.
+    pretrained : bool
+        ImageNet weights.
+    """
     from torchvision import models
 
     net = _create("alexnet", models.alexnet, models.AlexNet_Weights.IMAGENET1K_V1 if pretrained else None)
@@ -82,7 +90,20 @@ def alexnet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
 
 @register("googlenet")
 def googlenet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
-    """GoogLeNet in torchvision's version, with batch norm and without auxiliary heads."""
+    """GoogLeNet in torchvision's version, with batch norm and without auxiliary heads.
+
+    Parameters
+    ----------
+    in_chans : int
+        Channels of the images.
+    pretrained : bool
+        ImageNet weights, for images of 3 channels.
+
+    Raises
+    ------
+    ValueError
+        Pretrained, and other than 3 channels.
+    """
     from torchvision import models
 
     if pretrained and in_chans != 3:
@@ -118,7 +139,13 @@ def _create(name: str, factory: Any, weights: Any, **options: Any) -> Any:
 
 
 def adapt_first_conv(parent: nn.Module, name: str, in_chans: int) -> None:
-    """Give the first convolution `in_chans` inputs, its weights adapted by timm's rule."""
+    """Give the first convolution `in_chans` inputs, its weights adapted by timm's rule.
+
+    Raises
+    ------
+    ValueError
+        Channels that are no positive int.
+    """
     from timm.models import adapt_input_conv
 
     if not isinstance(in_chans, int) or in_chans < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -66,6 +67,11 @@ class VAN(InTurn):
     drop_path_rate : float
         Share of samples for which the last block is left out, in training; rises linearly from 0 over the blocks. The
         paper's is 0.1 (b0 to b2) and 0.2 (b3).
+
+    Raises
+    ------
+    ValueError
+        Widths, depths and ratios that are not as many.
     """
 
     def __init__(
@@ -149,7 +155,7 @@ def _register(name: str) -> None:
             _published(name, backbone)
         return backbone
 
-    factory.__doc__ = f"VAN-{name[4:].upper()}: widths {widths}, depths {depths}.\n\n{VAN.__doc__}"
+    factory.__doc__ = f"VAN-{name[4:].upper()}: widths {widths}, depths {depths}.\n\n{inspect.getdoc(VAN)}"
     register(name)(factory)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from itertools import accumulate, compress
 from operator import mul
@@ -214,7 +215,10 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
         return VanillaNet(widths, strides, pool_sizes=pool_sizes, in_chans=in_chans, activation_slope=activation_slope)
 
     pooled = f", poolings to maps of {', '.join(map(str, pool_sizes))}" if pool_sizes else ""
-    factory.__doc__ = f"VanillaNet-{version}: widths {widths}, strides {strides}{pooled}.\n\n{VanillaNet.__doc__}"
+    factory.__doc__ = (
+        f"VanillaNet-{version}: widths {widths}, strides {strides}{pooled}.\n\nIts weights are not downloaded: "
+        f"``pretrained=True`` is refused.\n\n{inspect.getdoc(VanillaNet)}"
+    )
     register(name)(factory)
 
 

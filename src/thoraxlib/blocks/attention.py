@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thoraxlib.arguments import one_of
 from thoraxlib.blocks import register
 
 __all__ = ["Attention", "ChannelAttention", "PyramidAttention", "SpatialAttention"]
@@ -173,7 +174,6 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 
 def _conv(channels: int, out: int, kernel: int, stride: int, norm: str) -> nn.Sequential:
     """Convolution, norm, ReLU."""
-    if norm not in ("batch", "group"):
-        raise ValueError(f"norm must be 'batch' or 'group', got {norm!r}")
+    one_of("norm", norm, ("batch", "group"))
     layer = nn.BatchNorm2d(out) if norm == "batch" else nn.GroupNorm(math.gcd(32, out), out)
     return nn.Sequential(nn.Conv2d(channels, out, kernel, stride, kernel // 2), layer, nn.ReLU())

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thoraxlib.arguments import one_of
 from thoraxlib.blocks import register
 
 __all__ = ["Transition"]
@@ -34,6 +35,11 @@ class Transition(nn.Module):
     ----------
     out_channels : int
         D.
+
+    Raises
+    ------
+    ValueError
+        Another `kind`, a size below 1, or other channels for "none".
     """
 
     def __init__(
@@ -46,8 +52,7 @@ class Transition(nn.Module):
     ) -> None:
         super().__init__()
         kernels = {"conv1x1": 1, "conv3x3": 3, "none": None}
-        if kind not in kernels:
-            raise ValueError(f"kind must be one of {list(kernels)}, got {kind!r}")
+        one_of("kind", kind, kernels)
         kernel = kernels[kind]
         if kernel is None and out_channels not in (None, in_channels):
             raise ValueError(f"kind 'none' keeps the {in_channels} channels, but out_channels={out_channels} was given")

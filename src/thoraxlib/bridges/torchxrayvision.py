@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib import backbones, segmentation
+from thoraxlib.arguments import one_of
 from thoraxlib.checkpoints import load_checkpoint
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
@@ -145,8 +146,7 @@ def _classifier(
 ) -> Classifier:
     published = _torchxrayvision().models.model_urls
     known = [name.removeprefix(prefix) for name in published if name.startswith(prefix)]
-    if weights not in known:
-        raise ValueError(f"weights={weights!r}: allowed are {', '.join(map(repr, known))}")
+    one_of("weights", weights, known)
     facts = published[prefix + weights]
     rows = [k for k, label in enumerate(facts["labels"]) if label and not math.isnan(facts["op_threshs"][k])]
     labels = [facts["labels"][k] for k in rows]
@@ -214,8 +214,7 @@ class PSPNet(Segmenter):
         self, *, classes: Sequence[str] = ORGANS, in_chans: int = 3, size: int = 512, pretrained: bool = False
     ) -> None:
         super().__init__(classes, in_chans)
-        if in_chans not in (1, 3):
-            raise ValueError(f"in_chans={in_chans}: allowed are 1 and 3")
+        one_of("in_chans", in_chans, (1, 3))
         if size < 48:
             raise ValueError(f"size={size}: at least 48, for which the network's pyramid of 6 x 6 places is made")
         self.size = size

@@ -5,8 +5,7 @@ from __future__ import annotations
 import abc
 import difflib
 import operator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from thoraxlib.cams.split import Split, split
 from thoraxlib.cams.stage import Stage
+from thoraxlib.modes import evaluating
 
 __all__ = ["ClassActivationMap"]
 
@@ -91,7 +91,7 @@ class ClassActivationMap(abc.ABC):
 
     def _run(self, x: Tensor, labels: Labels, *, with_logits: bool) -> tuple[Tensor | None, Tensor]:
         try:
-            with torch.inference_mode(False), _evaluating(self.model):
+            with torch.inference_mode(False), evaluating(self.model):
                 features, maps = self._features_and_maps(x, labels)
                 if isinstance(self.model, Stage):
                     maps = self.model.in_image(maps, (x.shape[-2], x.shape[-1]))
@@ -190,7 +190,13 @@ class ClassActivationMap(abc.ABC):
         return tokens.transpose(1, 2).reshape(len(tokens), -1, int(grid[0]), int(grid[1]))
 
     def channel_axis(self, features: Tensor, x: Tensor) -> int:
-        """Which dimension of raw features of the images `x` holds the channels."""
+        """Which dimension of raw features of the images `x` holds the channels.
+
+        Raises
+        ------
+        ValueError
+            Features that are neither map nor tokens.
+        """
         if features.ndim not in (3, 4):
             raise ValueError(f"features must be (N, C, h, w), or tokens (N, T, C), got {tuple(features.shape)}")
         if features.ndim == 3:
@@ -230,15 +236,3 @@ def _fits(size: Sequence[int], x: Tensor) -> bool:
     """Whether a grid (h, w) has the shape of the images, within one cell."""
     height, width = x.shape[-2:]
     return abs(size[0] * width - size[1] * height) <= max(height, width)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards every module in the mode in which it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

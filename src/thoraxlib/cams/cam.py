@@ -53,7 +53,13 @@ class CAM(ClassActivationMap):
         return maps if labels is None else maps[:, labels]
 
     def logit_maps(self, features: Tensor, x: Tensor, *, bias: bool) -> Tensor:
-        """Per-location logits (N, K, h, w) of the model's raw features."""
+        """Per-location logits (N, K, h, w) of the model's raw features.
+
+        Raises
+        ------
+        TypeError
+            The head is not such that its logits are a mean of those of places.
+        """
         if not hasattr(self.model, "logit_maps"):
             return self._of_linear(features, x, bias)
         try:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.arguments import one_of
 from thoraxlib.cams import register
 from thoraxlib.cams.gradcam import GradCAM
 from thoraxlib.cams.split import Split
@@ -63,8 +64,7 @@ class GradCAMPlusPlus(GradCAM):
         super().__init__(model, target, relu=relu, score=score, variant=variant)
         if not (math.isfinite(eps) and eps >= 0):
             raise ValueError(f"eps={eps}: a finite number of at least 0 is needed")
-        if denominator not in ("paper", "product", "one"):
-            raise ValueError(f"denominator={denominator!r}: allowed are 'paper', 'product' and 'one'")
+        one_of("denominator", denominator, ("paper", "product", "one"))
         self.denominator, self.eps = ("product", 1e-7) if variant == "x_ray" else (denominator, eps)
 
     def weights(self, gradients: Tensor, features: Tensor) -> Tensor:

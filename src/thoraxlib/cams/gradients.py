@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.arguments import one_of
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split
 
@@ -56,8 +57,7 @@ class GradientMap(ClassActivationMap):
         variant: str | None = None,
     ) -> None:
         super().__init__(model, target)
-        if score not in ("logit", "probability"):
-            raise ValueError(f"score={score!r}: allowed are 'logit' and 'probability'")
+        one_of("score", score, ("logit", "probability"))
         check_variant(variant)
         self.relu, self.variant = relu, variant
         self.score = "probability" if variant == "x_ray" else score
@@ -105,6 +105,11 @@ class GradientMap(ClassActivationMap):
 
 
 def check_variant(variant: str | None) -> None:
-    """Raise unless `variant` is None or "x_ray"."""
-    if variant not in (None, "x_ray"):
-        raise ValueError(f"variant={variant!r}: allowed are None and 'x_ray'")
+    """Raise unless `variant` is None or "x_ray".
+
+    Raises
+    ------
+    ValueError
+        Another one.
+    """
+    one_of("variant", variant, (None, "x_ray"))

@@ -59,7 +59,13 @@ class Split:
         self._run: tuple[Tensor, Tensor, Tensor] | None = None  # images, the layer's output, logits
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The layer's output for images (N, C, H, W), detached."""
+        """The layer's output for images (N, C, H, W), detached.
+
+        Raises
+        ------
+        ValueError
+            The layer does not run for these images, or the model's output is no logits (N, K).
+        """
         kept: list[Tensor] = []
 
         def keep(output: Tensor) -> Tensor:

@@ -30,7 +30,13 @@ class Stage:
         self._features: Any = None
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The map (N, C, h, w) of images."""
+        """The map (N, C, h, w) of images.
+
+        Raises
+        ------
+        ValueError
+            The model has no such map.
+        """
         self._features = self.model.forward_features(x)
         maps = self._features.maps
         if not -len(maps) <= self.stage < len(maps):

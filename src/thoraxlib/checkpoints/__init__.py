@@ -1,7 +1,21 @@
 """Published checkpoints: their layouts are recognised, translated and loaded whole or not at all."""
 
+from thoraxlib.checkpoints.files import read, read_ag_cnn
 from thoraxlib.checkpoints.layout import Layout
 from thoraxlib.registry import Registry
+
+__all__ = [
+    "CheckpointError",
+    "Layout",
+    "build",
+    "describe",
+    "load_checkpoint",
+    "names",
+    "read",
+    "read_ag_cnn",
+    "register",
+    "registry",
+]
 
 registry: Registry[Layout] = Registry(
     "checkpoints",
@@ -20,18 +34,4 @@ registry: Registry[Layout] = Registry(
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
-from thoraxlib.checkpoints.files import read, read_ag_cnn  # noqa: E402  (the loader needs the registry above)
-from thoraxlib.checkpoints.load import CheckpointError, load_checkpoint  # noqa: E402
-
-__all__ = [
-    "CheckpointError",
-    "Layout",
-    "build",
-    "describe",
-    "load_checkpoint",
-    "names",
-    "read",
-    "read_ag_cnn",
-    "register",
-    "registry",
-]
+from thoraxlib.checkpoints.load import CheckpointError, load_checkpoint  # noqa: E402  (needs the registry above)

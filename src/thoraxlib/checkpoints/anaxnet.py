@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict
+from thoraxlib.checkpoints.layout import Layout, StateDict, bare
 
 __all__ = ["anaxnet"]
 
@@ -28,20 +28,16 @@ def anaxnet() -> Layout:
     The detector is another file there, of detectron2; a model's own stays.
     """
     return Layout(
-        recognises=lambda state: "anatomy_gc1.weight" in _bare(state),
+        recognises=lambda state: "anatomy_gc1.weight" in bare(state),
         translate=_translate,
         kept=lambda key: key.startswith("detector."),
         names={"region_names": "regions18", "labels": "imagenome9"},
     )
 
 
-def _bare(state: StateDict) -> dict[str, Tensor]:
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
 def _translate(state: StateDict) -> dict[str, Tensor]:
-    bare = _bare(state)
-    graph = bare.get(_ADJACENCY)
+    entries = bare(state)
+    graph = entries.get(_ADJACENCY)
     if graph is not None and not (
         graph.ndim == 2
         and bool(((graph == 0) | (graph == 1)).all())
@@ -51,4 +47,4 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
         raise ValueError(
             f"{_ADJACENCY} is no adjacency as AnaXNet makes it: zeros and ones, symmetric, ones on the diagonal"
         )
-    return {_OWN.get(key, key): value for key, value in bare.items()}
+    return {_OWN.get(key, key): value for key, value in entries.items()}

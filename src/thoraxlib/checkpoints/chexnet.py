@@ -7,7 +7,7 @@ import re
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict, modern_densenet_keys, rename_head
+from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, rename_head
 
 __all__ = ["chexnet_arnoweng", "chexnet_jrzech", "chexnet_zoogzog"]
 
@@ -36,11 +36,11 @@ def chexnet_jrzech() -> Layout:
 
 
 def _wrapped(state: StateDict, *wrappers: str) -> bool:
-    return any(key.removeprefix("module.").startswith(f"{wrapper}.") for wrapper in wrappers for key in state)
+    return any(key.startswith(f"{wrapper}.") for wrapper in wrappers for key in bare(state))
 
 
 def _stripped(state: StateDict) -> dict[str, Tensor]:
-    return {re.sub(r"^densenet(121|169|201)\.", "", key.removeprefix("module.")): state[key] for key in state}
+    return {re.sub(r"^densenet(121|169|201)\.", "", key): value for key, value in bare(state).items()}
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:

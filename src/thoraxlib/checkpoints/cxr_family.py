@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict
+from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, bare
 
 __all__ = ["cxr_dense_and_van", "cxr_densevan", "cxr_vanillanet", "cxr_vtnet"]
 
@@ -77,13 +77,10 @@ def _layout(
 
     def translate(state: StateDict) -> dict[str, Tensor]:
         result = {}
-        for key, value in state.items():
-            name = key.removeprefix("module.")
+        for name, value in bare(state).items():
             for pattern, replacement in rules.items():
                 name = re.sub(pattern, replacement, name)
             result[name] = reshape(name, value)
         return result
 
-    return Layout(
-        recognises=lambda state: telltale in state or f"module.{telltale}" in state, translate=translate, spare=spare
-    )
+    return Layout(recognises=lambda state: telltale in bare(state), translate=translate, spare=spare)

@@ -7,7 +7,7 @@ import re
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict
+from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, bare
 from thoraxlib.graphs import Graph
 
 __all__ = ["cxr_lka"]
@@ -30,16 +30,16 @@ def cxr_lka() -> Layout:
 
 
 def _recognises(state: StateDict) -> bool:
-    keys = {key.removeprefix("module.") for key in state}
+    keys = set(bare(state))
     embeddings = {f"{trunk}patch_embed1.proj.weight" for trunk in ("", *_TRUNKS)}
     return bool({*embeddings, "gc1.weight", "gcn.A"} & keys)
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:
-    bare = {key.removeprefix("module."): value for key, value in state.items()}
-    dilated = any(_GATE in key and "conv1x1" in key for key in bare)
+    entries = bare(state)
+    dilated = any(_GATE in key and "conv1x1" in key for key in entries)
     result = {}
-    for key, value in bare.items():
+    for key, value in entries.items():
         name = _renamed(key.removeprefix("gcn."))
         if name == "A" and value.ndim == 2:
             nodes = tuple(map(str, range(len(value))))

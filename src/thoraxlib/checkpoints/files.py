@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.checkpoints.layout import bare
 from thoraxlib.files import check_stored
 
 __all__ = ["read", "read_ag_cnn", "state_dict_of"]
@@ -109,7 +110,7 @@ def read_ag_cnn(
     files = {"global_branch": global_branch, "local_branch": local_branch, "fusion": fusion}
     joined: dict[str, Tensor] = {}
     for part, path in files.items():
-        state = {key.removeprefix("module."): value for key, value in read(path).items()}
+        state = bare(read(path))
         wanted = "fc.weight" if part == "fusion" else "classifier.weight"
         if wanted not in state:
             raise ValueError(f"{part}={str(Path(path))!r} has no entry {wanted!r}: is it the file of another part?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict, modern_densenet_keys, stack_heads
+from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, stack_heads
 
 __all__ = ["jfhealthcare"]
 
@@ -21,14 +21,15 @@ def jfhealthcare() -> Layout:
 
 
 def _recognises(state: StateDict) -> bool:
-    keys = {key.removeprefix("module.") for key in state}
+    keys = bare(state)
     return "fc_0.weight" in keys and "bn_0.weight" in keys and any(key.startswith("backbone.") for key in keys)
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:
-    bare = {key.removeprefix("module."): value for key, value in state.items()}
-    trunk = {_trunk_key(key): value for key, value in bare.items() if _in_trunk(key)}
-    rest = {key.removeprefix("attention_map."): value for key, value in bare.items() if not key.startswith("backbone.")}
+    entries = bare(state)
+    trunk = {_trunk_key(key): value for key, value in entries.items() if _in_trunk(key)}
+    others = {key: value for key, value in entries.items() if not key.startswith("backbone.")}
+    rest = {key.removeprefix("attention_map."): value for key, value in others.items()}
     return {**modern_densenet_keys(trunk), **stack_heads(rest, "fc_", "bn_")}
 
 

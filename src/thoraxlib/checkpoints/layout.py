@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["LOGITS", "Layout", "StateDict", "modern_densenet_keys", "rename_head", "stack_heads"]
+__all__ = ["LOGITS", "Layout", "StateDict", "bare", "modern_densenet_keys", "rename_head", "stack_heads"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -46,6 +46,11 @@ class Layout:
     spare: Callable[[str], bool] = lambda key: False
     kept: Callable[[str], bool] = lambda key: False
     names: Mapping[str, str] = field(default_factory=dict)
+
+
+def bare(state: StateDict) -> dict[str, Tensor]:
+    """`state` without the ``module.`` that torch's data parallel engines put before every key."""
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def modern_densenet_keys(state: StateDict) -> dict[str, Tensor]:

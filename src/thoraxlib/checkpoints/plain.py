@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict, modern_densenet_keys, rename_head
+from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, rename_head
 
 __all__ = ["timm", "torchvision"]
 
@@ -24,12 +24,12 @@ def torchvision() -> Layout:
 
 def _plain(*heads: str) -> Layout:
     def find(state: StateDict) -> str | None:
-        keys = {key.removeprefix("module.") for key in state}
+        keys = bare(state)
         return next((head for head in heads if f"{head}.weight" in keys), None)
 
     def translate(state: StateDict) -> dict[str, Tensor]:
-        bare = modern_densenet_keys({key.removeprefix("module."): value for key, value in state.items()})
-        head = find(bare)
-        return rename_head(bare, head) if head is not None else bare
+        entries = modern_densenet_keys(bare(state))
+        head = find(entries)
+        return rename_head(entries, head) if head is not None else entries
 
     return Layout(recognises=lambda state: find(state) is not None, translate=translate)

@@ -7,7 +7,7 @@ import re
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, stack_heads
+from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, bare, stack_heads
 
 __all__ = ["x_ray"]
 
@@ -37,23 +37,19 @@ def x_ray() -> Layout:
     return Layout(recognises=_recognises, translate=_translate, spare=_spare)
 
 
-def _bare(state: StateDict) -> dict[str, Tensor]:
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
 def _recognises(state: StateDict) -> bool:
-    keys = _bare(state)
+    keys = bare(state)
     return any(key.startswith("img_model.") for key in keys) or "first_layer.0.weight" in keys
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:
-    bare = _bare(state)
-    if "fc_0.weight" in bare:
-        bare = stack_heads(bare, "fc_")
-    elif "FF.0.weight" in bare:  # with img_model.classifier, ImageNet's, unused beside it
-        bare = {key: value for key, value in bare.items() if not key.startswith("img_model.classifier.")}
+    entries = bare(state)
+    if "fc_0.weight" in entries:
+        entries = stack_heads(entries, "fc_")
+    elif "FF.0.weight" in entries:  # with img_model.classifier, ImageNet's, unused beside it
+        entries = {key: value for key, value in entries.items() if not key.startswith("img_model.classifier.")}
     result = {}
-    for key, value in bare.items():
+    for key, value in entries.items():
         name = key.removeprefix("img_model.").removeprefix("attention_map.").removeprefix("attention_map_1.")
         head = next((head for head in _HEADS if name in (f"{head}.weight", f"{head}.bias")), None)
         if head is not None:

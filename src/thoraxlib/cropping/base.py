@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import height_and_width, one_of
 from thoraxlib.cropping.components import Component, largest_component
 from thoraxlib.cropping.fixed_point import upsample_uint8
 from thoraxlib.cropping.heat import STATISTICS, heat
@@ -95,12 +95,12 @@ class CropRule(abc.ABC):
 
     def __post_init__(self) -> None:
         if not callable(self.statistic):
-            _one_of("statistic", self.statistic, (*STATISTICS,), ", or a function (N, K, h, w) -> (N, h, w)")
-        _one_of("upsampling", self.upsampling, ("bilinear", "uint8"))
-        _one_of("connectivity", self.connectivity, (4, 8))
-        _one_of("on_empty", self.on_empty, ("full", "raise"))
+            one_of("statistic", self.statistic, STATISTICS, ", or a function (N, K, h, w) -> (N, h, w)")
+        one_of("upsampling", self.upsampling, ("bilinear", "uint8"))
+        one_of("connectivity", self.connectivity, (4, 8))
+        one_of("on_empty", self.on_empty, ("full", "raise"))
         if self.size is not None:
-            self.size = _sides(self.size)
+            self.size = height_and_width(self.size)
 
     def __call__(self, images: Tensor, features: Tensor) -> Crop:
         """Crops of images.
@@ -139,7 +139,7 @@ class CropRule(abc.ABC):
             component = component & valid[:, None, None]
         if self.on_empty == "raise" and not valid.all():
             _explain(valid, features, hot)
-        size = frame if self.size is None else _sides(self.size)
+        size = frame if self.size is None else height_and_width(self.size)
         return Crop(self.cut(images, box, size), box, valid, hot, mask, component, self.window(box, size))
 
     def levels(self, hot: Tensor, size: tuple[int, int]) -> Tensor:
@@ -163,22 +163,6 @@ class CropRule(abc.ABC):
     def window(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """The edges of what a crop of `size` shows, float32 (N, 4)."""
         return boxes.float()
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...], more: str = "") -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}{more}")
-
-
-def _sides(size: int | Sequence[int]) -> tuple[int, int]:
-    sides: Any = (size, size) if isinstance(size, Integral) else size
-    if (
-        not isinstance(sides, Sequence)
-        or len(sides) != 2
-        or not all(isinstance(n, Integral) and int(n) > 0 for n in sides)
-    ):
-        raise ValueError(f"size={size!r}: one side or (H, W), in whole pixels, at least 1")
-    return int(sides[0]), int(sides[1])
 
 
 def _check(name: str, shape: str, tensor: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from thoraxlib.arguments import one_of
 from thoraxlib.maps import find_runs
 
 __all__ = ["Component", "label_components", "largest_component"]
@@ -55,8 +56,7 @@ def largest_component(mask: Tensor, connectivity: int = 8) -> Component:
         raise TypeError(f"mask must be bool (N, H, W), got {mask.dtype}")
     if mask.ndim != 3 or 0 in mask.shape[1:]:
         raise ValueError(f"mask must be (N, H, W), with at least one pixel, got {tuple(mask.shape)}")
-    if connectivity not in (4, 8):
-        raise ValueError(f"connectivity={connectivity}: allowed are 4 and 8")
+    one_of("connectivity", connectivity, (4, 8))
     return Component(*torch.ops.thoraxlib.largest_component(mask, connectivity))
 
 

@@ -10,17 +10,12 @@ from thoraxlib.datasets.coco import save_coco, to_coco, to_detectron2
 from thoraxlib.datasets.collate import collate
 from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.organs import WithOrganMasks
+from thoraxlib.datasets.prevalence import Prevalence, prevalence
 from thoraxlib.datasets.region_statistics import RegionStatistics, region_statistics
 from thoraxlib.datasets.regions import RegionTable, read_regions
+from thoraxlib.datasets.split_files import load_split, save_split
 from thoraxlib.datasets.splits import Subset, oversample, split_by_patient, split_patients
-from thoraxlib.datasets.stratify import (
-    Prevalence,
-    load_split,
-    prevalence,
-    save_split,
-    stratified_split,
-    stratify_patients,
-)
+from thoraxlib.datasets.stratify import stratified_split, stratify_patients
 from thoraxlib.registry import Registry
 
 __all__ = [

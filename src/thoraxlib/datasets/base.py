@@ -6,7 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["ChestDataset"]
+__all__ = ["OF_ALL", "OF_EACH", "ChestDataset"]
+
+#: Attributes that a data set may have beside those of :class:`ChestDataset`, with an entry for each image: lists or
+#: tensors.
+OF_EACH = ("boxed", "region_targets", "region_present", "region_boxes", "study_ids", "views", "sizes", "file_names")
+#: And those of all images together.
+OF_ALL = ("region_names", "mask_names")
 
 
 @runtime_checkable
@@ -14,8 +20,8 @@ class ChestDataset(Protocol):
     """A map-style data set of samples, with what is known without decoding an image.
 
     A sample is a dict with ``image`` (``tv_tensors.Image``, (1, H, W), uint8 or float32 in [0, 1]), ``labels``
-    (float32 (K,): 1, 0, or NaN for unknown), ``id`` (str), and where they exist ``boxes`` (float32 (B, 4), XYXY in
-    pixels of the sample's image, x1 and y1 exclusive) with ``box_labels`` (int64 (B,), index into `labels`) and
+    (float32 (K,): 1, 0, or NaN for unknown), ``id`` (str), and where they exist ``boxes`` (float32 (B, 4): x1, y1, x2,
+    y2 in pixels of the sample's image, x2 and y2 exclusive) with ``box_labels`` (int64 (B,), index into `labels`) and
     ``masks`` (uint8 (M, H, W)).
 
     Where a data set has ``region_names``, R names, samples also have ``regions`` (boxes (R, 4), row r is

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, index_tree
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.splits import split_patients
@@ -90,8 +91,7 @@ class CheXpert(Films):
         self.root = check_root(root)
         self.labels = label_sets.resolve(labels)
         self.transform = transform
-        if split not in _TABLES:
-            raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, _TABLES))}")
+        one_of("split", split, _TABLES)
         path = self.root / _TABLES[split]
         if not path.is_file():
             raise FileNotFoundError(f"{self.root} has no {path.name}, which split {split!r} is")
@@ -104,12 +104,8 @@ class CheXpert(Films):
         if split in ("train", "val"):
             rows = np.array(split_patients(patients, {"train": 0.95, "val": 0.05}, seed)[split])
         rows = rows[_of_views(table, paths, views)[rows]]
-        files = index_tree(self.root, {PurePosixPath(paths[row]).parts[0] for row in rows})
-        rows = rows[existing([paths[row] for row in rows], files, missing, self.root)]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
-            )
+        files = index_tree(self.root, {PurePosixPath(paths[row]).parts[0] for row in rows}) if len(rows) else {}
+        rows = rows[existing([paths[row] for row in rows], files, missing, self.root, split=split, views=views)]
         self.ids: list[str] = [paths[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.study_ids: list[str] = [str(PurePosixPath(paths[row]).parent) for row in rows]
@@ -137,9 +133,8 @@ def _of_views(table: Table, paths: list[str], views: str | Sequence[str] | None)
     if views is None:
         return np.ones(len(paths), dtype=bool)
     wanted = [views] if isinstance(views, str) else list(views)
-    unknown = [view for view in wanted if view not in ("Frontal", "Lateral", "PA", "AP")]
-    if unknown or not wanted:
-        raise ValueError(f"views={views!r}: allowed are 'Frontal', 'Lateral', 'PA' and 'AP'")
+    for view in wanted or [""]:
+        one_of("views", view, ("Frontal", "Lateral", "PA", "AP"))
     if "Frontal/Lateral" in table.columns:
         sides = table.column("Frontal/Lateral")
     else:  # the name says it as well

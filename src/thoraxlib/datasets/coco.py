@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.regions import RegionTable, read_regions
-from thoraxlib.files import replacing
+from thoraxlib.files import write_json
 
 __all__ = ["save_coco", "to_coco", "to_detectron2"]
 
@@ -85,9 +84,7 @@ def save_coco(
     progress: bool = True,
 ) -> None:
     """Write :func:`to_coco` to a file, whole or not at all."""
-    content = json.dumps(to_coco(dataset, split=split, first_category=first_category, progress=progress))
-    with replacing(path) as scratch:
-        scratch.write_text(content + "\n", encoding="utf-8")
+    write_json(path, to_coco(dataset, split=split, first_category=first_category, progress=progress))
 
 
 def to_detectron2(dataset: ChestDataset, *, progress: bool = True) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from thoraxlib.arguments import one_of
 from thoraxlib.files import below
 from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
 from thoraxlib.images.reading import SUFFIXES
@@ -141,7 +142,7 @@ def _images_below(root: Path, tops: Sequence[str] | None) -> Iterator[str]:
                 yield from (str(here / name) for name in files if name.lower().endswith(SUFFIXES))
 
 
-def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path) -> list[int]:
+def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path, **chosen: object) -> list[int]:
     """Positions of the names that have a file.
 
     Parameters
@@ -154,17 +155,18 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
         With ``"skip"``, files that are absent, empty or cut off (PNG, JPEG: their end mark is looked for) are left out
         with one warning. With ``"error"``, absent ones raise; cut-off ones raise when they are read.
     where : Path
-        For the message.
+        The folder, for the messages.
+    **chosen
+        Options that the names were chosen by, for the message.
 
     Raises
     ------
     FileNotFoundError
         With the count and the first names.
     ValueError
-        Another value of `missing`.
+        Another value of `missing`; or no image is left.
     """
-    if missing not in ("error", "skip"):
-        raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+    one_of("missing", missing, ("error", "skip"))
     usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _complete(files.get(n))
     is_usable = [usable(name) for name in names]
     kept = [position for position, good in enumerate(is_usable) if good]
@@ -180,6 +182,9 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
             f"{len(lost)} of {len(names)} images below {where} are missing or cut off and skipped: {first}",
             stacklevel=3,
         )
+    if not kept:
+        asked = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "missing": missing}.items())
+        raise ValueError(f"no image is left: {asked}, {where}")
     return kept
 
 

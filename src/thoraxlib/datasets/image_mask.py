@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import SUFFIXES, check_root
 from thoraxlib.datasets.films import Films
 from thoraxlib.images.reading import decode
@@ -95,8 +96,7 @@ class ImageMask(Films):
         self._classes = _by_value(classes)
         self.mask_names: tuple[str, ...] = tuple(self._classes)
         folders = check_root(self.root / images, "images"), check_root(self.root / masks, "masks")
-        if pair not in ("name", "order"):
-            raise ValueError(f"pair={pair!r}: allowed are 'name' and 'order'")
+        one_of("pair", pair, ("name", "order"))
         pairs = _by_name(*folders, suffix) if pair == "name" else _by_order(*folders, suffix)
         self._paths = [film for film, _ in pairs]
         self._masks = [mask for _, mask in pairs]

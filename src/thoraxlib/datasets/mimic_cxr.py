@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, find_file, index_tree
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.tables import Table
@@ -92,8 +93,7 @@ class MIMICCXR(Films):
         self.root = check_root(root)
         self.labels = label_sets.resolve(labels)
         self.transform = transform
-        if split not in (*_SPLITS, "all"):
-            raise ValueError(f"split={split!r}: allowed are {', '.join(map(repr, (*_SPLITS, 'all')))}")
+        one_of("split", split, (*_SPLITS, "all"))
         metadata = Table(find_table(self.root, "metadata"))
         films = metadata.column("dicom_id")
         metadata.check_unique(films)
@@ -108,11 +108,7 @@ class MIMICCXR(Films):
             for row in rows.tolist()
         }
         files = index_tree(self.root, {name.rpartition("/s")[0] for name in names.values()}) if names else {}
-        rows = rows[existing(list(names.values()), files, missing, self.root)]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
-            )
+        rows = rows[existing(list(names.values()), files, missing, self.root, split=split, views=views)]
         self.ids = [films[row] for row in rows]
         self.patient_ids = [patients[row] for row in rows]
         self.study_ids: list[str] = [studies[row] for row in rows]

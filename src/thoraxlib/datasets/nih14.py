@@ -35,7 +35,7 @@ class NIH14(Films):
 
     Parameters
     ----------
-    root : str or Path
+    root : path
         The folder of the release.
     split : str
         ``"all"``, or the name of a list file: ``"train_val"`` and ``"test"`` are the official ones; a list is
@@ -47,7 +47,7 @@ class NIH14(Films):
         any list, ``"train"``, ``"val"`` and ``"test"`` are 0.7, 0.1 and 0.2 of all patients. ``"cxr_lka_train"`` and
         ``"cxr_lka_val"`` are the first 80,000 lines of ``train_val`` and the 6,524 others, no patient in both, as in
         QUST-SmartData/CXRClassification.
-    lists : str or Path, optional
+    lists : path, optional
         The folder of the list files; by default ``splits`` in `root`, then `root` itself.
     seed : int
         Of the splits by patient.
@@ -113,12 +113,7 @@ class NIH14(Films):
         rows = rows[table.having("View Position", views, argument="views")[rows]]
 
         files = index_images(self.root)
-        kept = existing([names[row] for row in rows], files, missing, self.root)
-        rows = rows[kept]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: split={split!r}, views={views!r}, missing={missing!r}, root={self.root}"
-            )
+        rows = rows[existing([names[row] for row in rows], files, missing, self.root, split=split, views=views)]
         self.ids: list[str] = [names[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.targets = torch.from_numpy(targets[rows])

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.base import OF_ALL, OF_EACH, ChestDataset
 from thoraxlib.datasets.files import check_root
 from thoraxlib.files import below
 from thoraxlib.images.reading import SUFFIXES, decode
@@ -25,18 +25,6 @@ def mask_path(folder: str | os.PathLike[str], name: str) -> str:
     flat = name.replace("/", "_").replace("\\", "_")
     stem, ending = os.path.splitext(flat)
     return os.path.join(folder, below(f"{stem if ending.lower() in SUFFIXES else flat}.png", "the ids of films"))
-
-
-_PASSED_ON = (
-    "boxed",
-    "study_ids",
-    "views",
-    "mask_names",
-    "transform",
-    "region_names",
-    "region_targets",
-    "region_present",
-)
 
 
 class WithOrganMasks(Dataset[dict[str, Any]]):
@@ -89,6 +77,6 @@ class WithOrganMasks(Dataset[dict[str, Any]]):
         return {**sample, "organ_mask": tv_tensors.Mask(mask)}
 
     def __getattr__(self, name: str) -> Any:
-        if name in _PASSED_ON:
+        if name in (*OF_ALL, *OF_EACH, "transform"):
             return getattr(self.dataset, name)
         raise AttributeError(name)

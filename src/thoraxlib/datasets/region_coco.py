@@ -85,8 +85,6 @@ class RegionCoco(RegionFilms):
 
         files = index_named(self.images, listed.files)
         kept = existing(listed.files, files, missing, self.images)
-        if not kept:
-            raise ValueError(f"{path}: no image is left, of {len(listed.files)}")
         self.ids = [listed.ids[k] for k in kept]
         self.patient_ids = [listed.patients[k] for k in kept]
         self.file_names = [listed.files[k] for k in kept]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.regions import read_regions
+from thoraxlib.text_tables import aligned
 
 __all__ = ["RegionStatistics", "region_statistics"]
 
@@ -46,22 +47,12 @@ class RegionStatistics(NamedTuple):
         return self.positives.sum(dim=1)
 
     def __str__(self) -> str:
-        head = max(map(len, (*self.region_names, "all regions")))
-        width = [max(len(label), 7) for label in self.labels]
-
-        def line(name: str, present: str, cells: list[str]) -> str:
-            columns = "".join(f"{cell:>{w + 2}}" for cell, w in zip(cells, width, strict=True))
-            return f"{name:<{head}}{present:>9}{columns}"
-
-        rows = zip(self.region_names, self.present.tolist(), self.positives.tolist(), strict=True)
-        return "\n".join(
-            [
-                f"{self.images} images, {self.complete} with all {len(self.region_names)} regions; positives:",
-                line("", "present", list(self.labels)),
-                *(line(name, str(present), [str(count) for count in counts]) for name, present, counts in rows),
-                line("all regions", str(int(self.present.sum())), [str(count) for count in self.by_label.tolist()]),
-            ]
-        )
+        rows = list(zip(self.region_names, self.present.tolist(), self.positives.tolist(), strict=True))
+        rows.append(("all regions", int(self.present.sum()), self.by_label.tolist()))
+        cells = [["", "present", *self.labels]]
+        cells += [[name, str(present), *map(str, counts)] for name, present, counts in rows]
+        head = f"{self.images} images, {self.complete} with all {len(self.region_names)} regions; positives:"
+        return "\n".join([head, *aligned(cells)])
 
 
 def region_statistics(dataset: ChestDataset, *, progress: bool = True) -> RegionStatistics:

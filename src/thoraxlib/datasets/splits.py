@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.base import OF_ALL, OF_EACH, ChestDataset
 
 __all__ = ["Subset", "oversample", "split_by_patient", "split_patients"]
-
-_TENSORS = ("boxed", "region_targets", "region_present", "region_boxes")
-_LISTS = ("study_ids", "views", "sizes", "file_names")
 
 
 class Subset(Dataset[dict[str, Any]]):
     """Some images of a data set, itself a data set with ``labels``, ``targets``, ``patient_ids`` and ``ids``.
 
-    And with ``boxed``, ``study_ids``, ``views`` and what is known of regions and files, where the data set has them.
+    And with ``boxed``, ``study_ids``, ``views``, ``mask_names`` and what is known of regions and files, where the data
+    set has them.
 
     Parameters
     ----------
@@ -41,15 +39,14 @@ class Subset(Dataset[dict[str, Any]]):
         self.targets: Tensor = dataset.targets[rows]
         self.patient_ids: list[str] = [dataset.patient_ids[index] for index in self.indices]
         self.ids: list[str] = [dataset.ids[index] for index in self.indices]
-        if hasattr(dataset, "region_names"):
-            self.region_names: tuple[str, ...] = dataset.region_names
-        for name in _TENSORS:
+        for name in OF_ALL:
             if hasattr(dataset, name):
-                setattr(self, name, getattr(dataset, name)[rows])
-        for name in _LISTS:
-            if hasattr(dataset, name):
-                column = getattr(dataset, name)
-                setattr(self, name, [column[index] for index in self.indices])
+                setattr(self, name, getattr(dataset, name))
+        for name in OF_EACH:
+            column = getattr(dataset, name, None)
+            if column is not None:
+                chosen = column[rows] if isinstance(column, Tensor) else [column[index] for index in self.indices]
+                setattr(self, name, chosen)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,4 +1,4 @@
-"""Splits by patient that are alike in all their labels, kept in a file, with a table of what is in each part.
+"""Splits by patient that are alike in all their labels.
 
 No package on the registry splits so: iterative-stratification and scikit-multilearn take no groups (the first says that
 it will not), and the second draws its ties from numpy's global state.
@@ -6,26 +6,19 @@ it will not), and the second draws its ties from numpy's global state.
 
 from __future__ import annotations
 
-import csv
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.splits import Subset, as_parts, check_fractions
-from thoraxlib.datasets.tables import Table
-from thoraxlib.files import replacing
 
-__all__ = ["Prevalence", "load_split", "prevalence", "save_split", "stratified_split", "stratify_patients"]
+__all__ = ["stratified_split", "stratify_patients"]
 
 
 def stratified_split(
@@ -76,6 +69,11 @@ def stratify_patients(
 ) -> dict[str, list[int]]:
     """The indices of each part; see :func:`stratified_split`.
 
+    Raises
+    ------
+    ValueError
+        Targets that are not (N, K), or not as many as patients' ids; fractions as :func:`stratified_split`.
+
     Examples
     --------
     >>> targets = torch.tensor([[1.0], [1.0], [0.0], [0.0], [0.0], [0.0]])
@@ -84,8 +82,7 @@ def stratify_patients(
     [1, 1]
     """
     fractions = check_fractions(fractions)
-    if order not in (1, 2):
-        raise ValueError(f"order={order!r}: allowed are 1 and 2")
+    one_of("order", order, (1, 2))
     if targets.ndim != 2 or len(targets) == 0:
         raise ValueError(f"targets must be (N, K) with an image or more, got shape {tuple(targets.shape)}")
     if len(patient_ids) != len(targets):
@@ -124,129 +121,3 @@ def _deal(counts: NDArray[np.int32], shares: NDArray[np.float64], place: NDArray
             lacking[chosen, own] -= added
             left[own] -= added
     return part
-
-
-def save_split(parts: Mapping[str, ChestDataset], path: str | os.PathLike[str]) -> None:
-    """Write which image is in which part: a CSV file with ``part``, ``patient_id`` and ``id``.
-
-    Raises
-    ------
-    ValueError
-        An image that is in two parts, or twice in one.
-    """
-    rows = [
-        (name, patient, image)
-        for name, part in parts.items()
-        for patient, image in zip(part.patient_ids, part.ids, strict=True)
-    ]
-    twice = [image for image, count in Counter(image for *_, image in rows).items() if count > 1]
-    if twice:
-        raise ValueError(f"{len(twice)} images are in the split more than once, e.g. {twice[0]}")
-    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("part", "patient_id", "id"), *rows])
-
-
-def load_split(dataset: ChestDataset, path: str | os.PathLike[str]) -> dict[str, Subset]:
-    """The parts that :func:`save_split` wrote, of the data set that was split.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ValueError
-        The file is of another data set: of other images, or of other patients; or it is no split, or one that has a
-        patient in two parts.
-    """
-    table = Table(Path(path))
-    parts, patients, images = (table.column(name) for name in ("part", "patient_id", "id"))
-    table.check_unique(images)
-    index_of = {image: index for index, image in enumerate(dataset.ids)}
-    unknown = [image for image in images if image not in index_of]
-    lacking = len(index_of) - (len(images) - len(unknown))
-    if unknown or lacking:
-        first = f"; of its images this data set lacks {len(unknown)}, e.g. {unknown[0]}" if unknown else ""
-        raise ValueError(
-            f"{path} is the split of another data set: {lacking} of {len(dataset)} images are not in it{first}"
-        )
-    part_of: dict[str, str] = {}
-    for row, (image, patient, part) in enumerate(zip(images, patients, parts, strict=True)):
-        if dataset.patient_ids[index_of[image]] != patient:
-            raise ValueError(
-                f"{table.where(row)}: {image} is of patient {patient} there, of {dataset.patient_ids[index_of[image]]} "
-                "in this data set"
-            )
-        if part_of.setdefault(patient, part) != part:
-            raise ValueError(f"{table.where(row)}: patient {patient} is in {part!r} and in {part_of[patient]!r}")
-    indices: dict[str, list[int]] = {name: [] for name in parts}
-    for name, image in zip(parts, images, strict=True):
-        indices[name].append(index_of[image])
-    return {name: Subset(dataset, sorted(rows)) for name, rows in indices.items()}
-
-
-@dataclass(frozen=True)
-class Prevalence:
-    """How often each label is positive in each part; ``str(prevalence)`` is a table.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        K.
-    images, patients : dict of str to int
-        Of each part.
-    positives, known : dict of str to Tensor
-        int64 (K,): images of each part that have the label, and of which it is known.
-    """
-
-    labels: tuple[str, ...]
-    images: dict[str, int]
-    patients: dict[str, int]
-    positives: dict[str, Tensor]
-    known: dict[str, Tensor]
-
-    @property
-    def shares(self) -> Tensor:
-        """Positive among known images, (parts, K); NaN where none is known."""
-        return torch.stack([self.positives[name] / self.known[name] for name in self.images])
-
-    @property
-    def spread(self) -> Tensor:
-        """For each label the largest difference of its shares in two parts, (K,)."""
-        shares = self.shares
-        return shares.amax(dim=0) - shares.amin(dim=0)
-
-    def __str__(self) -> str:
-        cells = [["", *self.images, "spread"]]
-        cells.append(["patients", *map(str, self.patients.values()), ""])
-        cells.append(["images", *map(str, self.images.values()), ""])
-        columns = list(zip(self.positives.values(), self.shares, strict=True))
-        for k, label in enumerate(self.labels):
-            counts = [f"{int(count[k])} ({_percent(share[k])})" for count, share in columns]
-            cells.append([label, *counts, _percent(self.spread[k])])
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in cells
-        )
-
-
-def prevalence(parts: Mapping[str, ChestDataset]) -> Prevalence:
-    """Count the labels of each part of a split.
-
-    Raises
-    ------
-    ValueError
-        No part, or parts with different labels.
-    """
-    sets = {tuple(part.labels) for part in parts.values()}
-    if len(sets) != 1:
-        raise ValueError(f"parts must have the same labels, got {len(sets)} sets of them")
-    return Prevalence(
-        labels=sets.pop(),
-        images={name: len(part) for name, part in parts.items()},
-        patients={name: len(set(part.patient_ids)) for name, part in parts.items()},
-        positives={name: (part.targets == 1).sum(dim=0) for name, part in parts.items()},
-        known={name: (~part.targets.isnan()).sum(dim=0) for name, part in parts.items()},
-    )
-
-
-def _percent(share: Tensor) -> str:
-    return "-" if bool(share.isnan()) else f"{100 * float(share):.1f} %"

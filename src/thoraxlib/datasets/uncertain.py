@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.tables import Table
 
 __all__ = ["mined_targets"]
@@ -54,8 +55,7 @@ def mined_targets(
     ValueError
         A column that is lacking, a value that is not 1, 0, -1 or blank, an unknown policy, or no known label.
     """
-    if blank not in ("zeros", "ignore"):
-        raise ValueError(f"blank={blank!r}: allowed are 'zeros' and 'ignore'")
+    one_of("blank", blank, ("zeros", "ignore"))
     sources = label_sets.align(findings, labels)
     if all(position is None for position in sources):
         raise ValueError(f"labels: none of {list(labels)} is known to {source}; known: {', '.join(findings)}")
@@ -103,7 +103,6 @@ def _policies(uncertain: str | Mapping[str, str], labels: Sequence[str]) -> list
             raise ValueError(f"uncertain names {unknown}, which are not among the labels {list(labels)}")
         by_name = {label_sets.canonical(label): policy for label, policy in uncertain.items()}
         chosen = [by_name.get(label_sets.canonical(label), "ignore") for label in labels]
-    wrong = sorted(set(chosen) - set(_POLICIES))
-    if wrong:
-        raise ValueError(f"uncertain={wrong[0]!r}: allowed are {', '.join(map(repr, (*_POLICIES, 'jf')))}")
+    for policy in chosen:
+        one_of("uncertain", policy, _POLICIES, ", or 'jf' for all labels")
     return chosen

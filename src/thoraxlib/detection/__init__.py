@@ -1,6 +1,9 @@
 """Anatomical regions: image -> a box and a feature vector for each region."""
 
 from thoraxlib.detection.base import RegionDetector, Regions
+from thoraxlib.detection.evaluate import RegionReport, average_precision, evaluate
+from thoraxlib.detection.extract import extract
+from thoraxlib.detection.store import FeatureStore
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -22,7 +25,3 @@ registry: Registry[RegionDetector] = Registry(
     "detection", modules=[f"thoraxlib.detection.{name}" for name in ("torchvision", "pyramid", "template")]
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
-
-from thoraxlib.detection.evaluate import RegionReport, average_precision, evaluate  # noqa: E402  (use the room)
-from thoraxlib.detection.extract import extract  # noqa: E402
-from thoraxlib.detection.store import FeatureStore  # noqa: E402

@@ -159,7 +159,13 @@ def default_spec(in_chans: int, changes: Mapping[str, Any] | InputSpec | None) -
 
 
 def is_there(detector: RegionDetector, x: Tensor, boxes: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Checked boxes, cut off at the image's border, and which of them are present and have an area."""
+    """Checked boxes, cut off at the image's border, and which of them are present and have an area.
+
+    Raises
+    ------
+    ValueError
+        Boxes or `present` of another shape; a box of a present region that is not finite.
+    """
     shape = (len(x), len(detector.region_names))
     if boxes.shape != (*shape, 4):
         raise ValueError(f"boxes must be {(*shape, 4)} for these images and regions, got {tuple(boxes.shape)}")

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats, array
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.detection.reading import batches, evaluating, in_film
+from thoraxlib.detection.reading import batches, in_film
 from thoraxlib.localization.metrics import paired_iou
-from thoraxlib.metrics.intervals import Interval, percentiles, resampled_weights
+from thoraxlib.metrics.intervals import Interval, bootstrap_mean, percentiles, resampled_weights
+from thoraxlib.modes import device_of, evaluating
+from thoraxlib.text_tables import aligned, estimate
 
 __all__ = ["RegionReport", "average_precision", "evaluate"]
 
@@ -72,14 +75,14 @@ class RegionReport:
         """Mean over the regions that any film shows."""
         return float(self.ap50().nanmean())
 
-    def interval(self, score: str = "iou", *, n: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+    def interval(self, score: str = "iou", *, n_bootstrap: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
         """Percentile intervals of each region's score, and of their mean, over resampled patients.
 
         Parameters
         ----------
         score : {"iou", "ap50", "detection_rate"}
             Which score.
-        n, level, seed
+        n_bootstrap, level, seed
             See :func:`thoraxlib.metrics.bootstrap`.
 
         Raises
@@ -87,34 +90,34 @@ class RegionReport:
         ValueError
             Another score, or numbers out of range.
         """
-        if score not in ("iou", "ap50", "detection_rate"):
-            raise ValueError(f"score={score!r}: allowed are 'iou', 'ap50' and 'detection_rate'")
-        present, parts = array(self.present), []
-        values = array(self.iou.nan_to_num()) if score == "iou" else array(self.found & self.present)
-        for weights in resampled_weights(len(self.ids), n=n, level=level, seed=seed, patient_ids=self.patient_ids):
-            if score == "ap50":
-                parts.append(np.stack(list(_weighted(self.iou, self.scores, weights)), axis=1))
-            else:
-                with np.errstate(invalid="ignore"):
-                    parts.append(weights @ values / (weights @ present))
+        one_of("score", score, ("iou", "ap50", "detection_rate"))
+        drawn: dict[str, Any] = {
+            "n_bootstrap": n_bootstrap,
+            "level": level,
+            "seed": seed,
+            "patient_ids": self.patient_ids,
+        }
+        if score != "ap50":
+            values = self.iou if score == "iou" else torch.where(self.present, self.found.double(), torch.nan)
+            return bootstrap_mean(array(values), **drawn)
+        parts = [
+            np.stack(list(_weighted(self.iou, self.scores, weights)), axis=1)
+            for weights in resampled_weights(len(self.ids), **drawn)
+        ]
         return percentiles(np.concatenate(parts), level)
 
     def __str__(self) -> str:
         of_iou, of_ap = self.interval("iou"), self.interval("ap50")
         columns = [self.mean_iou().tolist(), of_iou.low.tolist(), of_iou.high.tolist()]
         columns += [self.ap50().tolist(), of_ap.low.tolist(), of_ap.high.tolist(), self.detection_rate().tolist()]
-        width = max(len("region"), *map(len, self.region_names))
-        lines = [f"{'region':<{width}}  films  {'IoU (95 %)':>22}  {'AP@0.5 (95 %)':>22}  found"]
-        for name, films, iou, low, high, ap, ap_low, ap_high, rate in zip(
-            self.region_names, self.present.sum(dim=0).tolist(), *columns, strict=True
-        ):
-            shown = f"{_range(iou, low, high):>22}  {_range(ap, ap_low, ap_high):>22}"
-            lines.append(f"{name:<{width}}  {films:>5}  {shown}  {rate:>5.3f}")
+        rows = list(zip(self.region_names, self.present.sum(dim=0).tolist(), *columns, strict=True))
         means = (float(self.mean_iou().nanmean()), of_iou.macro_low, of_iou.macro_high)
         of_means = (self.map50(), of_ap.macro_low, of_ap.macro_high)
-        shown = f"{_range(*means):>22}  {_range(*of_means):>22}"
-        lines.append(f"{'mean':<{width}}  {len(self.ids):>5}  {shown}  {float(self.detection_rate().nanmean()):>5.3f}")
-        return "\n".join(lines)
+        rows.append(("mean", len(self.ids), *means, *of_means, float(self.detection_rate().nanmean())))
+        cells = [["region", "films", "IoU (95 %)", "AP@0.5 (95 %)", "found"]]
+        for name, films, *values in rows:
+            cells.append([name, str(films), estimate(*values[:3]), estimate(*values[3:6]), f"{values[6]:.3f}"])
+        return "\n".join(aligned(cells))
 
 
 def evaluate(
@@ -141,7 +144,8 @@ def evaluate(
     from tqdm.auto import tqdm
 
     iou, scores, found, ids = [], [], [], []
-    with evaluating(detector) as device, tqdm(total=len(dataset), desc="evaluate", disable=not progress) as bar:
+    device, bar = device_of(detector), tqdm(total=len(dataset), desc="evaluate", disable=not progress)
+    with evaluating(detector), torch.inference_mode(), bar:
         for films in batches(detector, dataset, batch_size=batch_size, num_workers=num_workers, truth=True):
             regions = detector(films.x.to(device))
             boxes = in_film(regions.boxes.cpu(), detector.input_spec, films.sizes)
@@ -209,7 +213,3 @@ def _at_recalls(recall: Floats, precision: Floats) -> Floats:
     """Mean precision at 101 recalls, of curves (B, N); 0 beyond the last recall."""
     ended = np.pad(precision, ((0, 0), (0, 1)))
     return np.array([p[np.searchsorted(r, _RECALLS)].mean() for r, p in zip(recall, ended, strict=True)])
-
-
-def _range(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.detection.reading import Films, batches, evaluating, in_film
+from thoraxlib.detection.reading import Films, batches, in_film
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
-from thoraxlib.files import discard_scratch, goes_on, replacing
+from thoraxlib.files import discard_scratch, goes_on, write_json
+from thoraxlib.modes import device_of, evaluating
 
 __all__ = ["extract"]
 
 _WHY = {
-    "fingerprint": "was begun with another detector, or with this one and other weights or options",
-    "data": "was begun with another data set, or with other labels of this one",
+    "fingerprint": "another detector, or this one with other weights or options",
+    "data": "another data set, or other labels of this one",
 }
 
 
@@ -87,8 +89,7 @@ def extract(
     """
     from tqdm.auto import tqdm
 
-    if boxes not in ("detected", "given"):
-        raise ValueError(f"boxes={boxes!r}: allowed are 'detected' and 'given'")
+    one_of("boxes", boxes, ("detected", "given"))
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size}: at least 1 is needed")
     folder, parts = Path(path), torch.split(torch.arange(len(dataset)), shard_size)
@@ -116,8 +117,10 @@ def extract(
         },
     )
     left = sum(len(parts[number]) for number in missing)
+    device = device_of(detector)
     with (
-        evaluating(detector) as device,
+        evaluating(detector),
+        torch.inference_mode(),
         torch.autocast(device.type, autocast, enabled=autocast is not None),
         tqdm(total=len(dataset), initial=len(dataset) - left, desc="extract", disable=not progress) as bar,
     ):
@@ -132,11 +135,10 @@ def extract(
 def _begin(folder: Path, index: dict[str, Any]) -> None:
     """Write the index, or see that it is that of the store in the folder; remove what a killed process left."""
     if (folder / INDEX).exists():
-        goes_on(folder, read_index(folder), index, "feature store", _WHY)
+        goes_on(folder, read_index(folder), index, "a feature store", _WHY)
         discard_scratch(folder)
         return
-    with replacing(folder / INDEX) as scratch:
-        scratch.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, index, indent=2)
 
 
 def _digest(dataset: Any) -> str:

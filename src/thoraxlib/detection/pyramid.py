@@ -36,6 +36,11 @@ class Pyramid(nn.Module):
     ----------
     strides : tuple of int
         Of the maps, that of "pool" included.
+
+    Raises
+    ------
+    ValueError
+        The trunk has no map of stride 4 or more.
     """
 
     def __init__(self, trunk: backbones.Backbone, out_channels: int) -> None:
@@ -99,8 +104,7 @@ def fasterrcnn_fpn(
     if width < 1 or feature_dim < 1:
         raise ValueError(f"width={width}, feature_dim={feature_dim}: at least 1 of each is needed")
     spec = default_spec(in_chans, input_spec)
-    trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
-    pyramid = Pyramid(trunk, width)
+    pyramid = Pyramid(backbones.for_input(backbone, spec, pretrained=pretrained), width)
     return FasterRCNN(
         pyramid,
         pyramid.strides,

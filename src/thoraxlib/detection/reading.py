@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from thoraxlib.localization.frames import in_originals
 if TYPE_CHECKING:
     from torchvision import tv_tensors
 
-__all__ = ["Films", "batches", "check_regions", "evaluating", "in_film"]
+__all__ = ["Films", "batches", "check_regions", "in_film"]
 
 
 class Films(NamedTuple):
@@ -108,27 +107,14 @@ def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) ->
     return in_originals(boxes.flatten(0, 1).float(), image, spec, sizes).view(boxes.shape)
 
 
-@contextmanager
-def evaluating(detector: RegionDetector) -> Iterator[torch.device]:
-    """Eval mode without gradients, on the device where the detector is; then its mode as before."""
-    training = detector.training
-    device = next((tensor.device for tensor in detector.state_dict().values()), torch.device("cpu"))
-    try:
-        detector.eval()
-        with torch.inference_mode():
-            yield device
-    finally:
-        detector.train(training)
-
-
 class _Read(Dataset[dict[str, Any]]):
     """One film: a row of each field of :class:`Films`, by its name."""
 
     def __init__(self, detector: RegionDetector, dataset: Any, truth: bool) -> None:
-        self.dataset, self.truth, self.named = dataset, truth, hasattr(dataset, "region_names")
-        self.regions, self.labels = len(detector.region_names), len(dataset.labels)
         from thoraxlib.images import transform_for  # torchvision takes longer to import than all of this library
 
+        self.dataset, self.truth, self.named = dataset, truth, hasattr(dataset, "region_names")
+        self.regions, self.labels = len(detector.region_names), len(dataset.labels)
         self.transform = transform_for(detector.input_spec)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -152,9 +138,9 @@ class _Read(Dataset[dict[str, Any]]):
         }
 
     def _typed(self, boxes: Tensor, image: Tensor) -> tv_tensors.BoundingBoxes:
-        size = tuple(image.shape[-2:])
         from torchvision import tv_tensors
 
+        size = tuple(image.shape[-2:])
         return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload, no-any-return]
 
     def _boxes(self, boxes: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:

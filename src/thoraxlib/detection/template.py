@@ -70,8 +70,7 @@ class Template(RegionDetector):
         input_spec: Mapping[str, Any] | InputSpec | None = None,
     ) -> None:
         spec = default_spec(in_chans, input_spec)
-        trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
-        backbones.check_backbone(trunk)
+        trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
         if not -len(trunk.channels) <= stage < len(trunk.channels):
             raise ValueError(f"stage={stage}: the trunk has {len(trunk.channels)} maps, of {trunk.channels} channels")
         super().__init__(regions, spec, trunk.channels[stage], score_threshold)
@@ -108,7 +107,13 @@ class Template(RegionDetector):
         return maps[self.stage]
 
     def locate(self, maps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same places in all images."""
+        """The same places in all images.
+
+        Raises
+        ------
+        RuntimeError
+            The template was not fitted yet.
+        """
         if bool(self.places.isnan().all()):
             raise RuntimeError("this template has no places yet: give it annotated films, fit(dataset)")
         h, w = x.shape[-2:]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.arguments import one_of
 from thoraxlib.backbones.torchvision import adapt_first_conv
 from thoraxlib.detection import register
 from thoraxlib.detection.base import default_spec
@@ -106,8 +107,7 @@ def torchvision_detector(
     RuntimeError
         Weights that could not be had.
     """
-    if pretrained not in (True, False, "coco", "imagenet"):
-        raise ValueError(f"pretrained={pretrained!r}: allowed are 'coco' (or True), 'imagenet', and False")
+    one_of("pretrained", pretrained, ("coco", "imagenet", True, False))
     layers = recipe.layers if trainable_layers is None else trainable_layers
     if not 0 <= layers <= recipe.layers:
         raise ValueError(f"trainable_layers={trainable_layers}: the trunk has {recipe.layers}")

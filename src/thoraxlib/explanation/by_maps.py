@@ -17,7 +17,13 @@ __all__ = ["ByMaps"]
 
 
 class ByMaps:
-    """Findings on heat maps, and boxes by a rule."""
+    """Findings on heat maps, and boxes by a rule.
+
+    Raises
+    ------
+    TypeError
+        A rule that is no name, mapping or callable.
+    """
 
     regions: tuple[str, ...] = ()
 

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.explanation.look import Seen
 from thoraxlib.image_level import image_level
 from thoraxlib.localization import Boxes
 from thoraxlib.localization.boxes import area
 from thoraxlib.localization.metrics import box_iogt
+from thoraxlib.modes import evaluating
 
 __all__ = ["ByRegions", "paint"]
 
@@ -38,21 +40,16 @@ class ByRegions:
     """
 
     def __init__(self, model: Any, method: Any = None, rule: Any = None) -> None:
-        if method not in (None, "regions"):
-            raise ValueError(f"method={method!r}: a model of anatomical regions has 'regions'")
-        if rule not in (None, *_RULES):
-            raise ValueError(f"rule={rule!r}: allowed for anatomical regions are 'all' and 'specific'")
+        one_of("method", method, (None, "regions"), " for a model of anatomical regions")
+        one_of("rule", rule, (None, *_RULES), " for a model of anatomical regions")
         self.model, self.method, self.rule = model, "regions", rule or "all"
         self.regions: tuple[str, ...] = tuple(model.region_names)
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, limits: Tensor) -> Seen:
         """What is seen in images (N, C, h, w) with thresholds (K,)."""
-        training = self.model.training
-        try:
-            output = self.model.eval().forward_all(x)
-        finally:
-            self.model.train(training)
+        with evaluating(self.model):
+            output = self.model.forward_all(x)
         boxes, present = output.regions.boxes.float().cpu(), output.regions.present.cpu()
         assessed = torch.where(present[..., None], output.logits.float().cpu().sigmoid(), torch.nan)
         probabilities, in_regions = image_level(assessed), assessed.nan_to_num(0.0)

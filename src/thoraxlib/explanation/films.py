@@ -22,6 +22,7 @@ from thoraxlib.images import placement, preprocess_for, read
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, to_original
 from thoraxlib.maps import upsample
+from thoraxlib.modes import device_of
 from thoraxlib.registry import Spec
 
 __all__ = ["check_model", "explain", "explain_each", "look_of", "thresholds"]
@@ -114,7 +115,7 @@ def look_of(model: Any, method: Spec | None = None, rule: Spec | Any | None = No
 def _explanations(
     model: Any, images: Iterable[Any], look: Look, limits: Tensor, batch_size: int
 ) -> Iterator[Explanation]:
-    preprocess, device = preprocess_for(model), next(model.parameters()).device
+    preprocess, device = preprocess_for(model), device_of(model)
     names, position, sources = _Names(), 0, iter(images)
     while batch := list(islice(sources, batch_size)):
         films = [read(source) for source in batch]
@@ -167,7 +168,13 @@ def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
 
 
 def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
-    """K thresholds, of what :func:`explain` takes."""
+    """K thresholds, of what :func:`explain` takes.
+
+    Raises
+    ------
+    ValueError
+        A label that the model does not have, as many numbers as it has not, or one outside of [0, 1].
+    """
     if isinstance(threshold, Mapping):
         unknown = [label for label in threshold if label not in labels]
         if unknown:

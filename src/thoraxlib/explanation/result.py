@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from thoraxlib import viz
-from thoraxlib.files import replacing
+from thoraxlib.files import write_json
 
 __all__ = ["Explanation", "Finding"]
 
@@ -155,5 +154,4 @@ class Explanation:
         `options` are those of :meth:`panel`.
         """
         viz.save(self.panel(**options), Path(folder) / f"{self.name}.png")
-        with replacing(Path(folder) / f"{self.name}.json") as scratch:
-            scratch.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(folder) / f"{self.name}.json", self.to_json(), indent=2)

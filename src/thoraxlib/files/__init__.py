@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from thoraxlib.files.json_files import parse_json, read_json, write_json
 from thoraxlib.files.names import below
-from thoraxlib.files.parsing import parse_json, read_json
 from thoraxlib.files.runs import alone, goes_on
 from thoraxlib.files.whole import discard_scratch, replacing
 from thoraxlib.files.zips import check_stored, unzipping
@@ -18,4 +18,5 @@ __all__ = [
     "read_json",
     "replacing",
     "unzipping",
+    "write_json",
 ]

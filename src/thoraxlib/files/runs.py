@@ -41,25 +41,31 @@ def goes_on(
     begun: Mapping[str, Any],
     now: Mapping[str, Any],
     what: str,
-    why: Mapping[str, str],
+    why: Mapping[str, str] | None = None,
+    *,
     remedy: str = "choose another folder, or delete this one",
 ) -> None:
-    """Raise ValueError where a run `begun` so cannot go on as it is asked for `now`.
+    """Raise ValueError where what was `begun` so cannot go on as it is asked for `now`.
 
     Parameters
     ----------
     path : Path
-        Of the run, for the message.
+        Where it is, for the message.
     begun, now : mapping
         Settings; all of `now` must be equal.
     what : str
-        Kind of the run.
-    why : mapping of str to str
+        What it is: "a run".
+    why : mapping of str to str, optional
         Words for the settings of which the values say nothing.
     remedy : str
         What to do.
     """
-    for key, value in json.loads(json.dumps(dict(now))).items():
-        if begun.get(key) != value:
-            reason = why.get(key, f"was begun with {key}={begun.get(key)!r}, now it is {value!r}")
-            raise ValueError(f"the {what} in {path} {reason}: {remedy}")
+    wanted = json.loads(json.dumps(dict(now)))
+    values = {
+        key: f"{key}={begun.get(key)!r} before, {value!r} now"
+        for key, value in wanted.items()
+        if begun.get(key) != value
+    }
+    if values:
+        listed = "; ".join((why or {}).get(key, told) for key, told in values.items())
+        raise ValueError(f"{path} holds {what} with other settings ({listed}): {remedy}")

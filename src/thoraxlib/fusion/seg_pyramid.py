@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thoraxlib.arguments import one_of
 from thoraxlib.fusion import register
 from thoraxlib.fusion.base import Fusion, pyramid_channels
 
@@ -104,8 +105,7 @@ class SegPyramid(Fusion):
     ) -> None:
         super().__init__()
         for name, value, allowed in (("affine", affine, _AFFINES), ("start", start, _STARTS), ("norm", norm, _NORMS)):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}")
+            one_of(name, value, allowed)
         self.channels = (*pyramid_channels(channels), channels[-1])
         self.mask_mean, self.round_masks = mask_mean, round_masks
         self.stages = nn.ModuleList()

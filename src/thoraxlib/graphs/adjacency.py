@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.graphs import counts as label_counts
 from thoraxlib.graphs import region_counts
 from thoraxlib.graphs.counts import LabelCounts
@@ -60,10 +61,8 @@ class MLGCN:
             raise ValueError(f"threshold={threshold}: from above 0 to 1")
         if not 0 <= p < 1:
             raise ValueError(f"p={p}: from 0 to below 1")
-        if divide not in ("column", "row"):
-            raise ValueError(f"divide={divide!r}: allowed are 'column' and 'row'")
-        if isolated not in _ISOLATED:
-            raise ValueError(f"isolated={isolated!r}: allowed are {', '.join(map(repr, _ISOLATED))}")
+        one_of("divide", divide, ("column", "row"))
+        one_of("isolated", isolated, _ISOLATED)
         self.threshold, self.p, self.divide, self.isolated = threshold, p, divide, isolated
 
     def __call__(self, counts: Counts) -> Graph:
@@ -99,13 +98,17 @@ class Conditional:
         The edge weighs P(j | i) instead of 1.
     absent : {"error", "ignore"}
         What to do about a label that never occurs; with "ignore" it has no edge, not even the loop.
+
+    Raises
+    ------
+    ValueError
+        A threshold outside of [0, 1], or another `absent`; when called: a label that never occurs.
     """
 
     def __init__(self, *, threshold: float = 0.4, weighted: bool = False, absent: str = "error") -> None:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold}: from 0 to 1")
-        if absent not in ("error", "ignore"):
-            raise ValueError(f"absent={absent!r}: allowed are 'error' and 'ignore'")
+        one_of("absent", absent, ("error", "ignore"))
         self.threshold, self.weighted, self.absent = threshold, weighted, absent
 
     def __call__(self, counts: Counts) -> Graph:
@@ -144,8 +147,7 @@ class Jaccard:
     ) -> None:
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold={threshold}: from 0 to below 1")
-        if average not in ("macro", "positive"):
-            raise ValueError(f"average={average!r}: allowed are 'macro' and 'positive'")
+        one_of("average", average, ("macro", "positive"))
         self.threshold, self.weighted, self.average, self.skip_absent = threshold, weighted, average, skip_absent
 
     def __call__(self, counts: Counts) -> Graph:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thoraxlib.graphs.operator import GraphOperator
-from thoraxlib.registry import OptionError, Registry
+from thoraxlib.registry import OptionError, Registry, Spec
 
-__all__ = ["DenseConvolution", "GeometricConvolution", "build", "describe", "names", "register", "registry"]
+__all__ = ["DenseConvolution", "GeometricConvolution", "build", "chain", "describe", "names", "register", "registry"]
 
 
 class DenseConvolution(nn.Module):
@@ -83,7 +84,13 @@ class GeometricConvolution(nn.Module):
         self.weighted = "edge_weight" in inspect.signature(kind.forward).parameters
 
     def forward(self, x: Tensor, graph: GraphOperator) -> Tensor:
-        """(..., K, F) -> (..., K, F')."""
+        """(..., K, F) -> (..., K, F').
+
+        Raises
+        ------
+        OptionError
+            The layer gives another number of channels.
+        """
         nodes, batch = x.shape[-2], x.shape[:-2]
         copies = math.prod(batch)
         flat, edges = x.reshape(-1, x.shape[-1]), graph.edge_index
@@ -120,7 +127,7 @@ class _Geometric:
         if layer is None:
             return None
         factory = partial(GeometricConvolution, layer)
-        factory.__doc__ = f"torch_geometric's ``{layer}`` on the label graph.\n\n{GeometricConvolution.__doc__}"
+        factory.__doc__ = f"torch_geometric's ``{layer}`` on the label graph.\n\n{inspect.getdoc(GeometricConvolution)}"
         factory.__module__ = __name__  # type: ignore[attr-defined]
         return factory
 
@@ -138,3 +145,34 @@ class _Geometric:
 registry: Registry[nn.Module] = Registry("graphs.convolutions", sources=[_Geometric()])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 register("dense")(DenseConvolution)
+
+
+def chain(convolution: Spec, widths: Sequence[int], *, bias: bool, learn_adjacency: bool) -> nn.ModuleList:
+    """Convolutions of one kind, from each of the `widths` to the next.
+
+    Parameters
+    ----------
+    convolution : str or mapping
+        Of this registry.
+    widths : sequence of int
+        F of the nodes, and F' of each convolution.
+    bias : bool
+        Have biases.
+    learn_adjacency : bool
+        The weights of the graph's edges are trained.
+
+    Raises
+    ------
+    ValueError
+        `learn_adjacency`, and a convolution that takes no edge weights.
+    """
+    made = nn.ModuleList(
+        registry.resolve(convolution, in_channels=before, out_channels=after, bias=bias)
+        for before, after in pairwise(widths)
+    )
+    if learn_adjacency and not all(getattr(convolve, "weighted", True) for convolve in made):
+        raise ValueError(
+            f"convolution={convolution!r} takes no edge weights, so that learn_adjacency=True would train nothing: "
+            "use 'dense', 'GCNConv' or 'GraphConv'"
+        )
+    return made

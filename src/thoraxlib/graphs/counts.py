@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import read_json, replacing
+from thoraxlib.files import read_json, write_json
 from thoraxlib.graphs.chunks import chunks
+from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry
 
 __all__ = ["LabelCounts", "build", "describe", "names", "register", "registry", "shipped"]
@@ -131,8 +129,7 @@ class LabelCounts:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the counts as JSON."""
-        with replacing(Path(path)) as scratch:
-            scratch.write_text(json.dumps(_to_json(self)) + "\n", encoding="utf-8")
+        write_json(path, _to_json(self))
 
     def select(self, labels: str | Sequence[str]) -> LabelCounts:
         """The counts of `labels`, in their order, found by :func:`thoraxlib.labels.canonical` name.
@@ -218,8 +215,7 @@ _SHIPPED = {
 
 @cache
 def _read(name: str) -> LabelCounts:
-    text = resources.files("thoraxlib.graphs").joinpath(f"data/{name}.json").read_text(encoding="utf-8")
-    return _from_json(json.loads(text))
+    return _from_json(read_shipped(name))
 
 
 for _name, _summary in _SHIPPED.items():

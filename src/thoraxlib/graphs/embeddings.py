@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +13,11 @@ from torch import Tensor, nn
 from thoraxlib import labels as label_sets
 from thoraxlib.graphs import counts as label_counts
 from thoraxlib.graphs.counts import LabelCounts
+from thoraxlib.graphs.shipped import read_shipped
+from thoraxlib.graphs.vector_files import read_vectors
 from thoraxlib.registry import Registry, Spec
 
-__all__ = ["Embedding", "build", "describe", "names", "read_vectors", "register", "registry"]
+__all__ = ["Embedding", "build", "describe", "names", "register", "registry"]
 
 
 class Embedding(nn.Module):
@@ -127,19 +126,45 @@ def ppmi(
 
 @register("onehot")
 def onehot(*, labels: str | Sequence[str], learn: bool = False) -> Embedding:
-    """The identity matrix: F = K."""
+    """The identity matrix: F = K.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    learn : bool
+        Train them.
+    """
     return Embedding(torch.eye(len(label_sets.resolve(labels))), learn=learn)
 
 
 @register("learned")
 def learned(*, labels: str | Sequence[str], dim: int = 300) -> Embedding:
-    """Vectors from N(0, 1) that are trained."""
+    """Vectors from N(0, 1) that are trained.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    dim : int
+        F.
+    """
     return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim)), learn=True)
 
 
 @register("random")
 def random(*, labels: str | Sequence[str], dim: int = 300, seed: int = 0) -> Embedding:
-    """Vectors from N(0, 1) that stay: a function of `seed` and the number of labels."""
+    """Vectors from N(0, 1) that stay: a function of `seed` and the number of labels.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    dim : int
+        F.
+    seed : int
+        Of the numbers.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
     return Embedding(torch.randn(len(label_sets.resolve(labels)), _positive(dim), generator=generator, device="cpu"))
 
@@ -150,6 +175,13 @@ def word_vectors(*, labels: str | Sequence[str], learn: bool = False) -> Embeddi
 
     Its code calls them GloVe; they are those of ``crawl-300d-2M.vec`` (Mikolov et al. 2018), the mean over a label's
     words. The numbers are under CC BY-SA 3.0, not under this library's licence.
+
+    Parameters
+    ----------
+    labels : str or sequence of str
+        K of them.
+    learn : bool
+        Train them.
 
     Raises
     ------
@@ -174,7 +206,9 @@ def word_vectors(*, labels: str | Sequence[str], learn: bool = False) -> Embeddi
 def file(
     *, labels: str | Sequence[str], path: str | os.PathLike[str] | None, dim: int = 300, learn: bool = False
 ) -> Embedding:
-    """Vectors from a text file of word vectors: GloVe, or fastText's ``.vec``; see :func:`read_vectors`.
+    """Vectors from a text file of word vectors: GloVe, or fastText's ``.vec``.
+
+    How labels are looked up in it: :func:`thoraxlib.graphs.vector_files.read_vectors`.
 
     Parameters
     ----------
@@ -193,72 +227,9 @@ def file(
     return Embedding(read_vectors(path, labels, dim=dim), learn=learn)
 
 
-def read_vectors(path: str | os.PathLike[str], labels: str | Sequence[str], *, dim: int = 300) -> Tensor:
-    """Label vectors, float32 (K, dim), from a text file with a word and its numbers in each line.
-
-    A label is looked up as it is written; failing that as the mean over its words, split at blanks and underscores,
-    each as it is written, in lower case, or capitalised, in this order.
-
-    Parameters
-    ----------
-    path : path
-        UTF-8; a first line with two numbers, as fastText has it, is skipped.
-    labels : str or sequence of str
-        What to look up.
-    dim : int
-        Numbers in each line.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ValueError
-        A line of another width, with its number; words that the file lacks, with their labels.
-    """
-    nodes = label_sets.resolve(labels)
-    phrases = {label: label.replace("_", " ").split() for label in nodes}
-    spellings = {word: (word, word.lower(), word.capitalize()) for words in phrases.values() for word in words}
-    wanted = {label.replace(" ", "_") for label in nodes} | {s for forms in spellings.values() for s in forms}
-    found: dict[str, Tensor] = {}
-    with Path(path).open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            word, _, rest = line.rstrip("\n").partition(" ")
-            if word not in wanted and number > 2:  # the first lines tell the file's width
-                continue
-            values = rest.split()
-            if number == 1 and dim > 1 and len(values) == 1:
-                continue
-            if len(values) != dim:
-                raise ValueError(
-                    f"{path}:{number}: {len(values)} numbers, not dim={dim}; is this a file of that width?"
-                )
-            if word in wanted and word not in found:
-                try:
-                    found[word] = torch.tensor([float(value) for value in values])
-                except ValueError as error:
-                    raise ValueError(f"{path}:{number}: {error}") from error
-                if not found[word].isfinite().all():
-                    raise ValueError(f"{path}:{number}: the vector of {word!r} holds NaN or infinite numbers")
-    vectors, lost = [], []
-    for label in nodes:
-        whole = found.get(label.replace(" ", "_"))
-        words = [next((found[s] for s in spellings[word] if s in found), None) for word in phrases[label]]
-        known = [vector for vector in words if vector is not None]
-        if whole is not None:
-            vectors.append(whole)
-        elif len(known) == len(words):
-            vectors.append(torch.stack(known).mean(dim=0))
-        else:
-            lost += [f"{w!r} of {label!r}" for w, v in zip(phrases[label], words, strict=True) if v is None]
-    if lost:
-        raise ValueError(f"{path} has no vector for {', '.join(lost)}")
-    return torch.stack(vectors)
-
-
 @cache
 def _shipped_vectors() -> dict[str, list[float]]:
-    text = resources.files("thoraxlib.graphs").joinpath("data/word_vectors.json").read_text(encoding="utf-8")
-    vectors: dict[str, list[float]] = json.loads(text)["vectors"]
+    vectors: dict[str, list[float]] = read_shipped("word_vectors")["vectors"]
     return vectors
 
 

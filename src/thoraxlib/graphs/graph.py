@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import check_stored, read_json, replacing
+from thoraxlib.arguments import one_of
+from thoraxlib.files import check_stored, read_json, replacing, write_json
 
 __all__ = ["NORMALIZATIONS", "Graph"]
 
@@ -78,8 +78,7 @@ class Graph:
         ValueError
             Another kind.
         """
-        if kind not in NORMALIZATIONS:
-            raise ValueError(f"normalize={kind!r}: allowed are {', '.join(map(repr, NORMALIZATIONS))}")
+        one_of("normalize", kind, NORMALIZATIONS)
         sums = self.weights.sum(dim=1)
         if kind == "none":
             return self.weights.clone()
@@ -136,10 +135,11 @@ class Graph:
         path = Path(path)
         if path.suffix not in (".json", ".npz", ".csv"):
             raise ValueError(f"path must end in .json, .npz or .csv, got {path.name!r}")
+        if path.suffix == ".json":
+            write_json(path, self._to_json())
+            return
         with replacing(path) as scratch:
-            if path.suffix == ".json":
-                scratch.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
-            elif path.suffix == ".csv":
+            if path.suffix == ".csv":
                 lines = [self.nodes, *(map(str, row) for row in self.weights.tolist())]
                 scratch.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
             else:

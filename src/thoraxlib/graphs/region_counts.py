@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import read_json, replacing
+from thoraxlib.arguments import one_of
+from thoraxlib.files import read_json, write_json
 from thoraxlib.graphs.chunks import chunks
+from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry
 
 __all__ = ["RegionCounts", "build", "describe", "names", "register", "registry", "shipped"]
@@ -119,8 +118,7 @@ class RegionCounts:
         ValueError
             Another average.
         """
-        if average not in ("macro", "positive"):
-            raise ValueError(f"average={average!r}: allowed are 'macro' and 'positive'")
+        one_of("average", average, ("macro", "positive"))
         occurs, differs = self.either > 0, self.usable > self.both
         present = torch.where(occurs, self.both.double() / self.either.clamp(min=1), 0.0)
         if average == "positive":
@@ -145,8 +143,7 @@ class RegionCounts:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the counts as JSON."""
-        with replacing(Path(path)) as scratch:
-            scratch.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
+        write_json(path, self._to_json())
 
     def select(self, regions: str | Sequence[str]) -> RegionCounts:
         """The counts of `regions`, in their order, found by name.
@@ -157,7 +154,8 @@ class RegionCounts:
             A region that was not counted.
         """
         wanted = label_sets.resolve(regions)
-        at = torch.tensor(label_sets.positions(self.regions, wanted, "counts have no {lost}; they have {known}"))
+        places = label_sets.positions(self.regions, wanted, "counts have no {lost}; they have {known}")
+        at = torch.tensor(places, device="cpu")
         return RegionCounts(wanted, self.labels, *(getattr(self, name)[:, at][:, :, at] for name in _FIELDS))
 
     @property
@@ -229,8 +227,7 @@ def phantom_regions18() -> RegionCounts:
 
     Counted over ``datasets.build("phantom", size=64, length=1000)``, its 14 findings at the prevalence of NIH.
     """
-    text = resources.files("thoraxlib.graphs").joinpath("data/phantom_regions18.json").read_text(encoding="utf-8")
-    return given(**json.loads(text))
+    return given(**read_shipped("phantom_regions18"))
 
 
 def shipped(regions: str | Sequence[str]) -> RegionCounts:

@@ -24,7 +24,13 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def logit_maps(self, features: Any, *, bias: bool = True) -> Tensor:
-        """Per-location logits (N, K, h, w), where the head has them; `bias`: with their constant part."""
+        """Per-location logits (N, K, h, w), where the head has them; `bias`: with their constant part.
+
+        Raises
+        ------
+        NotImplementedError
+            The head has no logits of places.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no per-location logits; use a gradient-based CAM")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from thoraxlib import graphs
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.graphs.adjacency import Builder, label_graph
 from thoraxlib.heads import register
 from thoraxlib.heads.linear import LinearClassifier, LinearHead
@@ -101,8 +101,7 @@ class LabelGraphHead(LinearClassifier):
         if len(labels) != num_labels:
             raise ValueError(f"labels are {len(labels)}, num_labels={num_labels}: they must be as many")
         for name, value in (("act", act), ("act_last", act_last)):
-            if value not in _ACTIVATIONS:
-                raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, _ACTIVATIONS))}")
+            one_of(name, value, _ACTIVATIONS)
         counted = None if counts is None else graphs.counts.registry.resolve(counts)
         graph = label_graph(labels, adjacency, counted)
         self.operator = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
@@ -110,16 +109,9 @@ class LabelGraphHead(LinearClassifier):
         given = self.embedding().shape
         if len(given) != 2 or given[0] != num_labels:
             raise ValueError(f"embeddings must be ({num_labels}, F), one row for each label, got {tuple(given)}")
-        widths = (given[1], *hidden, self.in_features)
-        self.convolutions = nn.ModuleList(
-            graphs.convolutions.registry.resolve(convolution, in_channels=before, out_channels=after, bias=bias)
-            for before, after in pairwise(widths)
+        self.convolutions = graphs.convolutions.chain(
+            convolution, (given[1], *hidden, self.in_features), bias=bias, learn_adjacency=learn_adjacency
         )
-        if learn_adjacency and not all(getattr(convolve, "weighted", True) for convolve in self.convolutions):
-            raise ValueError(
-                f"convolution={convolution!r} takes no edge weights, so that learn_adjacency=True would train nothing: "
-                "use 'dense', 'GCNConv' or 'GraphConv'"
-            )
         self.acts = [*[act] * len(hidden), act_last]
         self._kept: _Kept | None = None
 

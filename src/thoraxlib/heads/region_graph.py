@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from thoraxlib import graphs
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.graphs.adjacency import Builder, region_graph
 from thoraxlib.heads.label_graph import LabelGraphHead
 from thoraxlib.heads.region_linear import RegionLinearHead
@@ -82,8 +83,7 @@ class RegionGraphHead(RegionHead):
     ------
     ValueError
         An option out of what is allowed; regions that graph or counts lack; `finding_branch` without `labels`;
-        `finding_graph` without it;
-        `learn_adjacency` and a convolution that takes no edge weights.
+        `finding_graph` without it; `learn_adjacency` and a convolution that takes no edge weights.
     """
 
     def __init__(
@@ -111,8 +111,7 @@ class RegionGraphHead(RegionHead):
         super().__init__()
         given = {"attention_axis": attention_axis, "missing": missing, "finding_branch": finding_branch}
         for name, value in given.items():
-            if value not in _OPTIONS[name]:
-                raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, _OPTIONS[name]))}")
+            one_of(name, value, _OPTIONS[name])
         self.attention_axis, self.missing, self.finding_branch = attention_axis, missing, finding_branch
         self.slope, self.scale = slope, 1 / math.sqrt(in_features) if scale else 1.0
         if finding_graph is not None and finding_branch is None:
@@ -120,14 +119,9 @@ class RegionGraphHead(RegionHead):
         regions = label_sets.resolve(regions)
         graph = region_graph(regions, adjacency, counts)
         self.operator = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
-        self.convolutions = nn.ModuleList(
-            graphs.convolutions.registry.resolve(convolution, in_channels=before, out_channels=after, bias=bias)
-            for before, after in ((in_features, hidden), (hidden, in_features))
+        self.convolutions = graphs.convolutions.chain(
+            convolution, (in_features, hidden, in_features), bias=bias, learn_adjacency=learn_adjacency
         )
-        if learn_adjacency and not all(getattr(convolve, "weighted", True) for convolve in self.convolutions):
-            raise ValueError(
-                f"convolution={convolution!r} takes no edge weights, so that learn_adjacency=True would train nothing"
-            )
         self.norm = nn.LayerNorm(in_features)
         wider = num_labels if finding_branch == "concat" else 0
         self.classifier = RegionLinearHead(in_features + wider, num_labels, regions=regions, classifier=classifier)

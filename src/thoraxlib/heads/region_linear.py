@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.heads.regions import RegionHead, RegionLogits, register
 
 __all__ = ["RegionLinearHead"]
@@ -24,10 +25,8 @@ class RegionLinearHead(RegionHead):
         D.
     num_labels : int
         K.
-    labels : str or sequence of str
-        The K labels. Not used.
     regions : str or sequence of str
-        The R regions.
+        The R regions, of which "per_region" has a layer each.
     classifier : {"shared", "per_region"}
         One layer for all regions, or one for each, as AnaXNet's figure has it.
 
@@ -42,13 +41,11 @@ class RegionLinearHead(RegionHead):
         in_features: int,
         num_labels: int,
         *,
-        labels: str | Sequence[str] | None = None,
         regions: str | Sequence[str] = "regions18",
         classifier: str = "shared",
     ) -> None:
         super().__init__()
-        if classifier not in ("shared", "per_region"):
-            raise ValueError(f"classifier={classifier!r}: allowed are 'shared' and 'per_region'")
+        one_of("classifier", classifier, ("shared", "per_region"))
         copies = () if classifier == "shared" else (len(label_sets.resolve(regions)),)
         bound = 1 / math.sqrt(in_features)  # as torch's linear layer has it
         self.weight = nn.Parameter(torch.empty(*copies, num_labels, in_features).uniform_(-bound, bound))

@@ -27,14 +27,8 @@ class VanillaHead(LinearHead):
 
     Parameters
     ----------
-    in_channels : int or sequence of int
-        C, or those of several maps.
-    num_labels : int
-        K.
-    pool : str, mapping or nn.Module
-        From :mod:`thoraxlib.pooling`, or any module (N, C, h, w) -> (N, C).
-    dropout : float
-        Before the first layer, in training.
+    in_channels, num_labels, pool, dropout
+        See :class:`~thoraxlib.heads.linear.LinearHead`.
     activation_slope : float
         Of the leaky ReLU for negative values; see :class:`thoraxlib.backbones.vanillanet.VanillaNet`.
 

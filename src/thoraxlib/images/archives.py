@@ -71,7 +71,7 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
 
     Parameters
     ----------
-    sources : sequence of str or Path
+    sources : sequence of paths
         Folders, zip archives or single files, or patterns of them such as ``films/*/p1*.zip``: local, or URLs that
         fsspec knows, such as ``gs://bucket/folder``. Archives within folders are looked into as well.
     pattern : str, optional
@@ -98,6 +98,11 @@ def streamed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = No
     """As :func:`listed`, source by source, holding no more than a folder below a source, an archive or a bucket's list.
 
     The order is the same in each call. Names of several sources may be equal.
+
+    Raises
+    ------
+    FileNotFoundError
+        No image, or a source that is not there.
     """
     _archive.cache_clear()  # an archive may have been replaced
     none = True

@@ -34,7 +34,13 @@ def _chain(*transforms: nn.Module) -> nn.Module:
 
 @register("none")
 def none(*, input_spec: InputSpec) -> nn.Module:
-    """No augmentation: the model's own resize rule."""
+    """No augmentation: the model's own resize rule.
+
+    Parameters
+    ----------
+    input_spec : InputSpec
+        The model's input.
+    """
     return Resize(input_spec)
 
 
@@ -45,13 +51,22 @@ def flip(*, input_spec: InputSpec, p: float = 0.5, region_names: Sequence[str] |
 
     Mirroring swaps the patient's sides. Samples with ``regions`` need `region_names`, and their rows are exchanged
     (:class:`~thoraxlib.images.mirror.Mirror`); labels and masks that name a side keep their old name.
+
+    Parameters
+    ----------
+    input_spec : InputSpec
+        The model's input.
+    p : float
+        How often, from 0 to 1.
+    region_names : sequence of str, optional
+        Of the rows of ``regions``.
     """
     return _chain(Resize(input_spec), Mirror(p, region_names))
 
 
 @register("x_ray")
 def x_ray(*, input_spec: InputSpec, p: float = 0.5, region_names: Sequence[str] | None = None) -> nn.Module:
-    """As "chexnet": alinstein/X_RAY's colour jitter has strengths of 0."""
+    """As "chexnet", see :func:`flip`: alinstein/X_RAY's colour jitter has strengths of 0."""
     return flip(input_spec=input_spec, p=p, region_names=region_names)
 
 
@@ -131,7 +146,18 @@ def zoogzog(
 ) -> nn.Module:
     """Random crop of a share `scale` of the area, resized, then mirrored with probability p: zoogzog/chexnet.
 
-    And the AG-CNN paper, which resizes to 256 x 256 before. `region_names` as in "chexnet".
+    And the AG-CNN paper, which resizes to 256 x 256 before.
+
+    Parameters
+    ----------
+    input_spec : InputSpec
+        The model's input.
+    scale : (float, float)
+        Shares of the area.
+    p : float
+        How often it is mirrored, from 0 to 1.
+    region_names : sequence of str, optional
+        As for "chexnet".
     """
     return _chain(v2.RandomResizedCrop(input_spec.size, tuple(scale), antialias=True), Mirror(p, region_names))
 
@@ -141,6 +167,15 @@ def seed(*, input_spec: InputSpec, degrees: tuple[float, float] = (0.0, 180.0), 
     """Resize, rotate by a uniform angle (black corners), invert the greys with probability p: the PadChest/OpenI seed.
 
     Kept for reproduction: an upside-down or negative chest film is nothing that a model meets later.
+
+    Parameters
+    ----------
+    input_spec : InputSpec
+        The model's input.
+    degrees : (float, float)
+        From and to.
+    p : float
+        How often greys are inverted, from 0 to 1.
     """
     return _chain(Resize(input_spec), v2.RandomRotation(tuple(degrees)), v2.RandomInvert(p))
 

@@ -57,7 +57,7 @@ class TrainingCopy:
 
     Parameters
     ----------
-    folder : str or Path
+    folder : path
         The destination of :func:`~thoraxlib.images.prepare`.
 
     Attributes

@@ -20,7 +20,7 @@ import torch
 from numpy.lib import format as npy
 from PIL import Image as PILImage
 
-from thoraxlib.files import alone, discard_scratch, replacing
+from thoraxlib.files import alone, discard_scratch, goes_on, replacing, write_json
 from thoraxlib.images.archives import Stored, listed, told
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
 from thoraxlib.images.reading import check_greys, read
@@ -59,10 +59,10 @@ def prepare(
 
     Parameters
     ----------
-    source : str or Path, or a sequence of them
+    source : path, or a sequence of them
         Folders of PNG, JPEG and DICOM files, or zip archives of them, or folders of such archives; local, or in
         buckets (``gs://...``, ``s3://...``: with the extra ``cloud``).
-    destination : str or Path
+    destination : path
         A local folder, neither in a source nor around one. It gets ``manifest.jsonl``, a line for each film: name,
         source with size and stamp, height and width, place (see :func:`thoraxlib.images.placement`), row; or the
         error. ``failures.csv`` lists these at the end.
@@ -272,15 +272,11 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if not (folder / COPY).is_file():
         _describe(folder, settings, complete=False)
         return
-    begun, wanted = description(folder)["settings"], json.loads(json.dumps(settings))
-    other = [f"{key}={wanted[key]!r}, begun with {begun.get(key)!r}" for key in wanted if wanted[key] != begun.get(key)]
-    if other:
-        raise ValueError(f"{folder} holds a copy with other settings ({'; '.join(other)}); take another destination")
+    goes_on(folder, description(folder)["settings"], settings, "a copy", remedy="take another destination")
 
 
 def _describe(folder: Path, settings: dict[str, Any], complete: bool) -> None:
-    with replacing(folder / COPY) as scratch:
-        scratch.write_text(json.dumps({"version": 1, "complete": complete, "settings": settings}, indent=1) + "\n")
+    write_json(folder / COPY, {"version": 1, "complete": complete, "settings": settings}, indent=1)
 
 
 def _check_apart(folder: Path, sources: Iterable[str | os.PathLike[str]]) -> None:

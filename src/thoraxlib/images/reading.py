@@ -189,7 +189,15 @@ def _windowed(x: Tensor, how: Window) -> Tensor:
 
 
 def scaled(x: Tensor, bits: int | None = None) -> Tensor:
-    """uint8 as it is; uint16 and floating point as float32, checked to lie within [0, 1]."""
+    """uint8 as it is; uint16 and floating point as float32, checked to lie within [0, 1].
+
+    Raises
+    ------
+    ValueError
+        Pixels above what `bits` hold, not finite, or floating-point ones outside of [0, 1].
+    TypeError
+        Pixels of another type.
+    """
     if x.dtype == torch.uint8:
         return x
     if x.dtype == torch.uint16:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from thoraxlib.localization.base import BoxRule
 from thoraxlib.localization.boxes import Boxes
 from thoraxlib.localization.coco import CocoBoxes, from_coco, read_coco, save_coco, to_coco
 from thoraxlib.localization.evaluate import Localized, localize, tune
@@ -12,6 +13,7 @@ from thoraxlib.registry import Registry
 
 __all__ = [
     "WANG_ROWS",
+    "BoxRule",
     "Boxes",
     "CocoBoxes",
     "LocalizationTable",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from thoraxlib.arrays import table
-from thoraxlib.files import read_json, replacing
+from thoraxlib.files import read_json, replacing, write_json
 from thoraxlib.localization.boxes import Boxes
 
 __all__ = ["CocoBoxes", "from_coco", "join_coco", "read_coco", "save_coco", "to_coco"]
@@ -103,9 +103,7 @@ def save_coco(
     sizes: Sequence[tuple[int, int]],
 ) -> None:
     """Write :func:`to_coco` to a file, whole or not at all."""
-    content = json.dumps(to_coco(boxes, labels, ids, sizes))
-    with replacing(path) as scratch:
-        scratch.write_text(content + "\n", encoding="utf-8")
+    write_json(path, to_coco(boxes, labels, ids, sizes))
 
 
 def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from thoraxlib.localization.boxes import Boxes, check_inside
 from thoraxlib.localization.frames import to_original
 from thoraxlib.localization.table import localization_table
+from thoraxlib.modes import device_of
 from thoraxlib.registry import Spec
 
 __all__ = ["Localized", "localize", "tune"]
@@ -77,7 +78,7 @@ def localize(
         raise ValueError(f"the data set's labels {dataset.labels} are not the model's {model.labels}")
     name, options = cams.registry.split_spec(method)
     cam, rule = cams.build(name, model, **options), registry.resolve(rule)
-    transform, device = transform_for(model.input_spec), next(model.parameters()).device
+    transform, device = transform_for(model.input_spec), device_of(model)
     boxed = getattr(dataset, "boxed", torch.ones(len(dataset), dtype=torch.bool))
     detected: list[Boxes] = []
     truth: list[Boxes] = []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.localization.boxes import Boxes, area, check_boxes, check_inside
 
 __all__ = ["acc_afp", "box_iobb", "box_iogt", "box_iou", "hits", "paired_iou", "pointing_game"]
@@ -112,8 +113,7 @@ def hits(
 
     Parameters and errors: see :func:`acc_afp`.
     """
-    if criterion not in _CRITERIA:
-        raise ValueError(f"criterion={criterion!r}: allowed are {', '.join(map(repr, _CRITERIA))}")
+    one_of("criterion", criterion, _CRITERIA)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}: an overlap from 0 to 1 is needed")
     for name, boxes in (("detected", detected), ("truth", truth)):

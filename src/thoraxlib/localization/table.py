@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thoraxlib.arguments import one_of
 from thoraxlib.localization.boxes import Boxes, area
 from thoraxlib.localization.metrics import acc_afp, hits
+from thoraxlib.text_tables import aligned
 
 __all__ = ["WANG_ROWS", "LocalizationTable", "localization_table"]
 
@@ -64,23 +66,18 @@ class LocalizationTable(NamedTuple):
 
     def __str__(self) -> str:
         shown = self.boxes.nonzero().flatten().tolist()
-        width = [max(len(self.labels[k]), 9) for k in shown]
-
-        def line(head: str, kind: str, cells: list[str]) -> str:
-            return f"{head:<12}{kind:<5}" + "".join(f"{c:>{w + 2}}" for c, w in zip(cells, width, strict=True))
-
-        lines = [
-            line("", "", [self.labels[k] for k in shown]),
-            line("true boxes", "", [str(int(self.boxes[k])) for k in shown]),
-            line("area ratio", "", [f"{float(self.area_ratio[k]):.2f}" for k in shown]),
+        cells = [
+            ["", *(self.labels[k] for k in shown)],
+            ["true boxes", *(str(int(self.boxes[k])) for k in shown)],
+            ["area ratio", *(f"{float(self.area_ratio[k]):.2f}" for k in shown)],
         ]
         for r, (criterion, threshold) in enumerate(self.rows):
             name = f"{_NAMES[criterion]} > {threshold:g}"
-            lines.append(line(name, "Acc", [f"{float(self.accuracy[r, k]):.4f}" for k in shown]))
+            cells.append([f"{name:<12}Acc", *(f"{float(self.accuracy[r, k]):.4f}" for k in shown)])
             if not self.low[r].isnan().all():
-                lines.append(line("", "", [f"{float(self.low[r, k]):.2f}-{float(self.high[r, k]):.2f}" for k in shown]))
-            lines.append(line("", "AFP", [f"{float(self.afp[r, k]):.4f}" for k in shown]))
-        return "\n".join(lines)
+                cells.append(["", *(f"{float(self.low[r, k]):.2f}-{float(self.high[r, k]):.2f}" for k in shown)])
+            cells.append([f"{'':<12}AFP", *(f"{float(self.afp[r, k]):.4f}" for k in shown)])
+        return "\n".join(aligned(cells))
 
 
 def localization_table(
@@ -91,8 +88,8 @@ def localization_table(
     rows: Sequence[tuple[str, float]] = WANG_ROWS,
     images: str = "all_annotated",
     denominator: int | None = None,
-    resamples: int = 0,
-    confidence: float = 0.95,
+    n_bootstrap: int = 0,
+    level: float = 0.95,
     seed: int = 0,
 ) -> LocalizationTable:
     """:func:`acc_afp` at several thresholds; by default those of ChestX-ray8's tables 4 and 7 (Wang et al. 2017).
@@ -110,9 +107,9 @@ def localization_table(
         Which of them the paper counts is not known.
     denominator : int, optional
         Of AFP; the paper's is the number of true boxes.
-    resamples : int
+    n_bootstrap : int
         Of the images, for intervals of the accuracy (percentile bootstrap); 0 for none.
-    confidence : float
+    level : float
         Of the intervals, above 0 and below 1.
     seed : int
         Of the resamples.
@@ -122,12 +119,11 @@ def localization_table(
     ValueError
         An option out of its range; a box has a position beyond `labels`.
     """
-    if images not in ("all_annotated", "with_label"):
-        raise ValueError(f"images={images!r}: allowed are 'all_annotated' and 'with_label'")
+    one_of("images", images, ("all_annotated", "with_label"))
     if not rows:
         raise ValueError("rows is empty: (criterion, threshold) pairs are needed")
-    if resamples < 0 or not 0 < confidence < 1:
-        raise ValueError(f"resamples={resamples}, confidence={confidence}: at least 0, and above 0 and below 1")
+    if n_bootstrap < 0 or not 0 < level < 1:
+        raise ValueError(f"n_bootstrap={n_bootstrap}, level={level}: at least 0, and above 0 and below 1")
     k = len(labels)
     if images == "all_annotated":
         counted = torch.isin(detected.image, truth.image)
@@ -136,7 +132,7 @@ def localization_table(
     detected = detected.where(counted)
     scores = [acc_afp(detected, truth, k, threshold=t, criterion=c, denominator=denominator) for c, t in rows]
     accuracy, afp = (torch.stack(column) for column in zip(*scores, strict=True))
-    low, high = _intervals(detected, truth, k, rows, resamples, confidence, seed)
+    low, high = _intervals(detected, truth, k, rows, n_bootstrap, level, seed)
     mean_area = [
         torch.zeros(k, dtype=torch.float64).index_add_(0, boxes.label, area(boxes.xyxy).double())
         / torch.bincount(boxes.label, minlength=k)
@@ -151,25 +147,25 @@ def _intervals(
     truth: Boxes,
     num_labels: int,
     rows: Sequence[tuple[str, float]],
-    resamples: int,
-    confidence: float,
+    n_bootstrap: int,
+    level: float,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Bounds (R, K) of the accuracy when images are drawn anew: all resamples in one product for each row."""
     shape = len(rows), num_labels
     image = torch.unique(truth.image, return_inverse=True)[1]
-    if not resamples or not len(image):
+    if not n_bootstrap or not len(image):
         return torch.full(shape, torch.nan).double(), torch.full(shape, torch.nan).double()
     many = int(image.max()) + 1
-    drawn = torch.randint(many, (resamples, many), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(resamples, many, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
+    drawn = torch.randint(many, (n_bootstrap, many), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(n_bootstrap, many, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
 
     def by_image(chosen: Tensor) -> Tensor:
         table = torch.zeros(many * num_labels, dtype=torch.float64)
         return table.index_add_(0, image * num_labels + truth.label, chosen.double()).view(many, num_labels)
 
     boxes = times @ by_image(torch.ones(len(image)))
-    bounds = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     found = [
         (times @ by_image(hits(detected, truth, num_labels, threshold=t, criterion=c)[1]) / boxes).nanquantile(
             bounds, 0

@@ -17,7 +17,7 @@ from thoraxlib.metrics.curves import (
     radiologists_under_curve,
     roc_curves,
 )
-from thoraxlib.metrics.intervals import Interval, bootstrap, bootstrap_difference
+from thoraxlib.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_mean
 from thoraxlib.metrics.regions import RegionScores, evaluate_regions
 from thoraxlib.metrics.report import Report, Row, evaluate
 from thoraxlib.metrics.scores import auroc, average_precision
@@ -39,6 +39,7 @@ __all__ = [
     "best_thresholds",
     "bootstrap",
     "bootstrap_difference",
+    "bootstrap_mean",
     "confusion",
     "evaluate",
     "evaluate_regions",

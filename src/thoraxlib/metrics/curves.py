@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats
 from thoraxlib.metrics.checks import check_names, checked, scorable
 
@@ -133,8 +134,7 @@ def macro_roc(targets: ArrayLike, scores: ArrayLike, *, variant: str = "exact") 
     UserWarning
         Labels without both classes, which take no part.
     """
-    if variant not in ("exact", "original"):
-        raise ValueError(f"variant={variant!r}: allowed are 'exact' and 'original'")
+    one_of("variant", variant, ("exact", "original"))
     each = [_roc(*column) for column in _columns(targets, scores, None).values()]
     if not each:
         raise ValueError("targets: no label has both 0 and 1")
@@ -186,8 +186,7 @@ def radiologists_under_curve(
     >>> radiologists_under_curve(truth, score, ["Edema"], {"Edema": [(0.9, 0.4), (0.9, 0.6), (0.4, 1.0)]})
     array([2.])
     """
-    if variant not in ("interpolated", "original"):
-        raise ValueError(f"variant={variant!r}: allowed are 'interpolated' and 'original'")
+    one_of("variant", variant, ("interpolated", "original"))
     curves = roc_curves(targets, scores, labels)
     readers = {label_sets.canonical(label): np.array(pairs, np.float64) for label, pairs in points.items()}
     counts = np.full(len(labels), np.nan)

@@ -8,10 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.arrays import Floats
+from thoraxlib.arguments import one_of
+from thoraxlib.arrays import Floats, array
 from thoraxlib.metrics.checks import checked
 
-__all__ = ["WEIGHTED", "Interval", "bootstrap", "bootstrap_difference", "percentiles", "resampled_weights"]
+__all__ = [
+    "WEIGHTED",
+    "Interval",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "percentiles",
+    "resampled_weights",
+]
 
 
 class Interval(NamedTuple):
@@ -28,7 +37,7 @@ def bootstrap(
     scores: ArrayLike,
     *,
     metric: str = "auroc",
-    n: int = 1000,
+    n_bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
     patient_ids: Sequence[str] | None = None,
@@ -41,8 +50,8 @@ def bootstrap(
         (N, K); see :mod:`thoraxlib.metrics`.
     metric : {"auroc", "average_precision"}
         The score.
-    n : int
-        Resamples.
+    n_bootstrap : int
+        How many times films, or patients, are drawn anew.
     level : float
         Coverage, between 0 and 1.
     seed : int
@@ -62,7 +71,7 @@ def bootstrap(
         An argument out of its range.
     """
     y, s = checked(targets, scores)
-    return percentiles(_resampled(y, s, metric, n, level, seed, patient_ids), level)
+    return percentiles(_resampled(y, s, metric, n_bootstrap, level, seed, patient_ids), level)
 
 
 def bootstrap_difference(
@@ -71,7 +80,7 @@ def bootstrap_difference(
     others: ArrayLike,
     *,
     metric: str = "auroc",
-    n: int = 1000,
+    n_bootstrap: int = 1000,
     level: float = 0.95,
     seed: int = 0,
     patient_ids: Sequence[str] | None = None,
@@ -84,7 +93,7 @@ def bootstrap_difference(
     ----------
     targets, scores, others : array_like
         (N, K); see :mod:`thoraxlib.metrics`.
-    metric, n, level, seed, patient_ids
+    metric, n_bootstrap, level, seed, patient_ids
         See :func:`bootstrap`.
 
     Returns
@@ -98,45 +107,81 @@ def bootstrap_difference(
         As :func:`bootstrap`.
     """
     (y, s), (_, o) = checked(targets, scores), checked(targets, others)
-    ours, theirs = (_resampled(y, each, metric, n, level, seed, patient_ids) for each in (s, o))
+    ours, theirs = (_resampled(y, each, metric, n_bootstrap, level, seed, patient_ids) for each in (s, o))
     return percentiles(ours - theirs, level)
 
 
+def bootstrap_mean(
+    values: ArrayLike,
+    *,
+    n_bootstrap: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    patient_ids: Sequence[str] | None = None,
+) -> Interval:
+    """Percentile bootstrap of the mean of each column of `values`.
+
+    Parameters
+    ----------
+    values : array_like
+        (N, K), of N films; NaN is left out.
+    n_bootstrap, level, seed, patient_ids
+        See :func:`bootstrap`.
+
+    Returns
+    -------
+    Interval
+        NaN for columns of nothing but NaN.
+
+    Raises
+    ------
+    ValueError
+        As :func:`bootstrap`.
+    """
+    table = array(values)
+    known, parts = ~np.isnan(table), []
+    for weights in resampled_weights(
+        len(table), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids
+    ):
+        with np.errstate(invalid="ignore"):
+            parts.append(weights @ np.where(known, table, 0.0) / (weights @ known))
+    return percentiles(np.concatenate(parts), level)
+
+
 def _resampled(
-    y: Floats, s: Floats, metric: str, n: int, level: float, seed: int, patient_ids: Sequence[str] | None
+    y: Floats, s: Floats, metric: str, n_bootstrap: int, level: float, seed: int, patient_ids: Sequence[str] | None
 ) -> Floats:
-    """The score of each of n resamples, (n, K); the same resamples for the same seed and patients."""
-    if metric not in WEIGHTED:
-        raise ValueError(f"metric={metric!r}: allowed are {', '.join(map(repr, WEIGHTED))}")
+    """The score of each of B resamples, (B, K); the same resamples for the same seed and patients."""
+    one_of("metric", metric, WEIGHTED)
     values = []
-    for weights in resampled_weights(len(y), n=n, level=level, seed=seed, patient_ids=patient_ids):
+    for weights in resampled_weights(len(y), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids):
         columns = [WEIGHTED[metric](y[:, k], s[:, k], weights) for k in range(y.shape[1])]
         values.append(np.stack(columns, axis=1))
     return np.concatenate(values)
 
 
 def resampled_weights(
-    images: int, *, n: int, level: float, seed: int, patient_ids: Sequence[str] | None
+    images: int, *, n_bootstrap: int, level: float, seed: int, patient_ids: Sequence[str] | None
 ) -> Iterator[Floats]:
-    """How often each image is in each of n resamples of the patients, or without them of the images: parts of (n, N).
+    """How often each image is in each of B resamples of the patients, or without them of the images: parts of (B, N).
 
     Parameters and errors: see :func:`bootstrap`.
     """
-    if n < 1 or not 0 < level < 1:
-        raise ValueError(f"n={n}, level={level}: at least 1 resample, and a level between 0 and 1")
+    if n_bootstrap < 1 or not 0 < level < 1:
+        raise ValueError(f"n_bootstrap={n_bootstrap}, level={level}: at least 1 resample, and a level between 0 and 1")
     groups = np.arange(images) if patient_ids is None else np.unique(np.asarray(patient_ids), return_inverse=True)[1]
     if len(groups) != images:
         raise ValueError(f"patient_ids has {len(groups)} entries, targets have {images} rows")
     rng = np.random.default_rng(seed)
     count = int(groups.max()) + 1
     chunk = max(1, 4_000_000 // images)
-    for start in range(0, n, chunk):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n - start))
+    for start in range(0, n_bootstrap, chunk):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n_bootstrap - start))
         yield drawn[:, groups].astype(np.float64)
 
 
 def percentiles(resampled: Floats, level: float) -> Interval:
-    """The interval of scores (n, K)."""
+    """The interval of scores (B, K)."""
     ends = ((1 - level) / 2, (1 + level) / 2)
     scored = ~np.isnan(resampled).all(axis=0)
     low, high = np.full((2, resampled.shape[1]), np.nan)

@@ -147,7 +147,7 @@ def evaluate(
     """
     y, s = checked(targets, scores)
     check_names(labels, y)
-    options: dict[str, Any] = {"n": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
+    options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
     areas = auroc(y, s, labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said once already

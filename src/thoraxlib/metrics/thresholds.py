@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats, array
 from thoraxlib.metrics.checks import checked
 
@@ -27,8 +28,7 @@ def best_thresholds(targets: ArrayLike, scores: ArrayLike, criterion: str = "f1"
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    if criterion not in ("f1", "youden", "equal"):
-        raise ValueError(f"criterion={criterion!r}: allowed are 'f1', 'youden', 'equal'")
+    one_of("criterion", criterion, ("f1", "youden", "equal"))
     y, s = checked(targets, scores)
     best = np.full(y.shape[1], np.nan)
     for k in range(y.shape[1]):

@@ -15,12 +15,11 @@ from thoraxlib import cropping, heads
 from thoraxlib.backbones import Backbone
 from thoraxlib.cropping import Crop, CropRule
 from thoraxlib.heads.linear import LinearHead
-from thoraxlib.input_spec import InputSpec
-from thoraxlib.labels import build as label_set
+from thoraxlib.input_spec import CENTRE_CROP, InputSpec
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
-from thoraxlib.models.registry import ModelCard, Preset
+from thoraxlib.models.registry import ModelCard, Preset, by_label
 from thoraxlib.persistence import Persistent
 from thoraxlib.registry import Spec
 
@@ -169,16 +168,12 @@ class AGCNN(Persistent, nn.Module):
         return self.forward_head(features)
 
 
-def _nih14(column: str) -> dict[str, float]:
-    return {label: float(value) for label, value in zip(label_set("nih14"), column.split(), strict=True)}
-
-
-_CROP = {"resize": "crop", "crop_ratio": 224 / 256}
+_INPUT = InputSpec(**CENTRE_CROP)
 _CARD = ModelCard(
     paper="Guan et al., Diagnose like a Radiologist: Attention Guided Convolutional Neural Network for Thorax Disease "
     "Classification, arXiv 1801.09927v1, 2018; Pattern Recognition Letters 131, 2020",
     label_sets=("nih15", "nih14"),
-    input_spec=InputSpec(resize="crop", crop_ratio=224 / 256),
+    input_spec=_INPUT,
     presets={
         "paper": Preset("The default; the paper's other backbone is backbone='densenet121'."),
         "ien001": Preset(
@@ -189,32 +184,32 @@ _CARD = ModelCard(
         ),
     },
     published={
-        "AG-CNN paper, table I, ResNet-50, fusion": _nih14(
-            ".844 .937 .904 .753 .893 .827 .776 .919 .842 .919 .941 .857 .836 .903"
+        "AG-CNN paper, table I, ResNet-50, fusion": by_label(
+            "nih14", ".844 .937 .904 .753 .893 .827 .776 .919 .842 .919 .941 .857 .836 .903"
         ),
-        "AG-CNN paper, table I, ResNet-50, global": _nih14(
-            ".818 .904 .881 .728 .863 .780 .783 .897 .807 .892 .918 .815 .800 .889"
+        "AG-CNN paper, table I, ResNet-50, global": by_label(
+            "nih14", ".818 .904 .881 .728 .863 .780 .783 .897 .807 .892 .918 .815 .800 .889"
         ),
-        "AG-CNN paper, table I, ResNet-50, local": _nih14(
-            ".798 .881 .862 .707 .826 .736 .716 .872 .805 .874 .898 .808 .770 .887"
+        "AG-CNN paper, table I, ResNet-50, local": by_label(
+            "nih14", ".798 .881 .862 .707 .826 .736 .716 .872 .805 .874 .898 .808 .770 .887"
         ),
-        "AG-CNN paper, table I, DenseNet-121, fusion": _nih14(
-            ".853 .939 .903 .754 .902 .828 .774 .921 .842 .924 .932 .864 .837 .921"
+        "AG-CNN paper, table I, DenseNet-121, fusion": by_label(
+            "nih14", ".853 .939 .903 .754 .902 .828 .774 .921 .842 .924 .932 .864 .837 .921"
         ),
-        "AG-CNN paper, table I, DenseNet-121, global": _nih14(
-            ".832 .906 .887 .717 .870 .791 .732 .891 .808 .905 .912 .823 .802 .883"
+        "AG-CNN paper, table I, DenseNet-121, global": by_label(
+            "nih14", ".832 .906 .887 .717 .870 .791 .732 .891 .808 .905 .912 .823 .802 .883"
         ),
-        "AG-CNN paper, table I, DenseNet-121, local": _nih14(
-            ".797 .865 .851 .704 .829 .733 .710 .850 .802 .882 .874 .801 .769 .872"
+        "AG-CNN paper, table I, DenseNet-121, local": by_label(
+            "nih14", ".797 .865 .851 .704 .829 .733 .710 .850 .802 .882 .874 .801 .769 .872"
         ),
-        "Ien001/AG-CNN, fusion (its own test)": _nih14(
-            ".8226 .9097 .8843 .7006 .8708 .7692 .7614 .8795 .8211 .9185 .8905 .8209 .8127 .9065"
+        "Ien001/AG-CNN, fusion (its own test)": by_label(
+            "nih14", ".8226 .9097 .8843 .7006 .8708 .7692 .7614 .8795 .8211 .9185 .8905 .8209 .8127 .9065"
         ),
-        "Ien001/AG-CNN, global (its own test)": _nih14(
-            ".8223 .9066 .8846 .7010 .8649 .7745 .7691 .8800 .8195 .9196 .8874 .8168 .8187 .8967"
+        "Ien001/AG-CNN, global (its own test)": by_label(
+            "nih14", ".8223 .9066 .8846 .7010 .8649 .7745 .7691 .8800 .8195 .9196 .8874 .8168 .8187 .8967"
         ),
-        "Ien001/AG-CNN, local (its own test)": _nih14(
-            ".7884 .8867 .8582 .6731 .8253 .6895 .7244 .8478 .7988 .8904 .8328 .7497 .7598 .8612"
+        "Ien001/AG-CNN, local (its own test)": by_label(
+            "nih14", ".7884 .8867 .8582 .6731 .8253 .6895 .7244 .8478 .7988 .8904 .8328 .7497 .7598 .8612"
         ),
     },
     parity={
@@ -270,12 +265,9 @@ def ag_cnn(
         From :mod:`thoraxlib.cropping`; ``{"name": "fixed", "tau": 0.5, "statistic": "l1"}``.
     detach_branches : bool
         No gradient of the fusion's logits reaches the branches.
-    in_chans : int
-        Channels of the images.
-    pretrained : bool
-        ImageNet weights for the backbones, as in the paper.
-    input_spec : mapping or InputSpec, optional
-        Changes to the default input (shorter side 256, centre crop 224, ImageNet statistics).
+    in_chans, pretrained, input_spec
+        See :func:`~thoraxlib.models.classifier.classifier`. The default input is the middle 224 pixels of a shorter
+        side of 256; the paper trains from ImageNet weights.
 
     Raises
     ------
@@ -284,7 +276,7 @@ def ag_cnn(
     """
     if share and local_backbone is not None:
         raise ValueError(f"share=True is one backbone for both branches, but local_backbone={local_backbone!r}")
-    spec = InputSpec.imagenet(in_chans, **_CROP).updated(input_spec)
+    spec = _INPUT.with_channels(in_chans).updated(input_spec)
     branch = partial(
         classifier,
         labels=labels,

@@ -114,7 +114,13 @@ class AnaXNet(Persistent, nn.Module):
         return self.forward_head(self.forward_features(x, present))
 
     def forward_features(self, x: Tensor, present: Tensor | None = None) -> Regions:
-        """The regions of images, or of features as they are; see :meth:`forward`."""
+        """The regions of images, or of features as they are; see :meth:`forward`.
+
+        Raises
+        ------
+        ValueError
+            Images for a model without detector; `present` beside images.
+        """
         if x.ndim == 3:
             self._check(x, present)
             everywhere = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -240,27 +246,32 @@ def anaxnet(
     width = found if in_features is None else in_features
     if width != found:
         raise ValueError(f"in_features={in_features}, but the detector's features are {found} wide")
-    if counts is not None:
-        graph = {"adjacency": "jaccard" if adjacency is None else adjacency, "counts": counts}
-    else:
-        graph = {} if adjacency is None else {"adjacency": adjacency}
-    if isinstance(head, (str, Mapping)):
-        kind, own = region_heads.registry.split_spec(head)
-        unknown = sorted(set(graph) - set(region_heads.describe(kind).options))
-        if unknown:
-            raise OptionError(f"models: head {kind!r} has no graph, so that {unknown} cannot be set")
-        given = {"adjacency": adjacency, "counts": counts}
-        twice = sorted(key for key in own if given.get(key) is not None)
-        if twice:
-            raise OptionError(f"models: {twice} given to the model and to its head {kind!r}: give it once")
-    elif graph:
-        raise OptionError(f"models: head is a {type(head).__name__} that is made already, so that it keeps its graph")
+    graph = {key: value for key, value in (("adjacency", adjacency), ("counts", counts)) if value is not None}
+    _check_graph(head, graph)
     supplied = {"in_features": width, "num_labels": len(findings), "labels": findings, "regions": places}
     _check_head(head, supplied)
+    if counts is not None:
+        graph = {"adjacency": "jaccard", **graph}
     made = region_heads.registry.resolve(head, **supplied, **graph)
     return AnaXNet(
         made, labels=findings, regions=places, in_features=width, detector=finder, train_detector=train_detector
     )
+
+
+def _check_graph(head: Spec | RegionHead, graph: Mapping[str, Any]) -> None:
+    """Raise where a head has no use for what is given of a graph, or has it from elsewhere."""
+    if not isinstance(head, (str, Mapping)):
+        if graph:
+            kept = f"head is a {type(head).__name__} that is made already, so that it keeps its graph"
+            raise OptionError(f"models: {kept}")
+        return
+    kind, own = region_heads.registry.split_spec(head)
+    unknown = sorted(set(graph) - set(region_heads.describe(kind).options))
+    if unknown:
+        raise OptionError(f"models: head {kind!r} has no graph, so that {unknown} cannot be set")
+    twice = sorted(set(graph) & set(own))
+    if twice:
+        raise OptionError(f"models: {twice} given to the model and to its head {kind!r}: give it once")
 
 
 def _check_head(head: Spec | RegionHead, supplied: Mapping[str, Any]) -> None:

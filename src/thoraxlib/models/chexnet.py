@@ -8,34 +8,29 @@ from typing import Any
 from torch import nn
 
 from thoraxlib.backbones import Backbone
-from thoraxlib.input_spec import InputSpec
-from thoraxlib.labels import build as label_set
+from thoraxlib.input_spec import CENTRE_CROP, InputSpec
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
-from thoraxlib.models.registry import ModelCard, Preset
+from thoraxlib.models.registry import ModelCard, Preset, by_label
 from thoraxlib.registry import Spec
 
 __all__ = ["chexnet"]
 
 
-def _nih14(*values: float) -> dict[str, float]:
-    return dict(zip(label_set("nih14"), values, strict=True))
-
-
-_CROP = {"resize": "crop", "crop_ratio": 224 / 256}
 _CARD = ModelCard(
     paper="Rajpurkar et al., CheXNet: Radiologist-Level Pneumonia Detection on Chest X-Rays with Deep Learning, "
     "arXiv 1711.05225v3, 2017",
     label_sets=("nih14", "nih8", "pneumonia", "padchest_openi22"),
+    input_spec=InputSpec(),
     presets={
         "paper": Preset("The default: 224 x 224 by stretching, ImageNet statistics."),
         "arnoweng": Preset(
             "arnoweng/CheXNet: shorter side 256, crop 224 (its test averages ten crops: thoraxlib.models.tta.TenCrop).",
-            {"input_spec": _CROP},
+            {"input_spec": CENTRE_CROP},
         ),
         "zoogzog": Preset(
-            "zoogzog/chexnet: tested as arnoweng; DenseNet-169 and -201 by `backbone`.", {"input_spec": _CROP}
+            "zoogzog/chexnet: tested as arnoweng; DenseNet-169 and -201 by `backbone`.", {"input_spec": CENTRE_CROP}
         ),
         "jrzech": Preset(
             "jrzech/reproduce-chexnet: shorter side 224, centre crop 224.", {"input_spec": {"resize": "crop"}}
@@ -50,69 +45,17 @@ _CARD = ModelCard(
         ),
     },
     published={
-        "CheXNet paper, table 2 (random split by patient, not released)": _nih14(
-            0.8094,
-            0.9248,
-            0.8638,
-            0.7345,
-            0.8676,
-            0.7802,
-            0.7680,
-            0.8887,
-            0.7901,
-            0.8878,
-            0.9371,
-            0.8047,
-            0.8062,
-            0.9164,
+        "CheXNet paper, table 2 (random split by patient, not released)": by_label(
+            "nih14", ".8094 .9248 .8638 .7345 .8676 .7802 .7680 .8887 .7901 .8878 .9371 .8047 .8062 .9164"
         ),
-        "arnoweng/CheXNet (its lists, ten crops)": _nih14(
-            0.8294,
-            0.9165,
-            0.8870,
-            0.7143,
-            0.8597,
-            0.7873,
-            0.7745,
-            0.8726,
-            0.8142,
-            0.8932,
-            0.9254,
-            0.8304,
-            0.7831,
-            0.9104,
+        "arnoweng/CheXNet (its lists, ten crops)": by_label(
+            "nih14", ".8294 .9165 .8870 .7143 .8597 .7873 .7745 .8726 .8142 .8932 .9254 .8304 .7831 .9104"
         ),
-        "zoogzog/chexnet (same lists)": _nih14(
-            0.8321,
-            0.9107,
-            0.8860,
-            0.7145,
-            0.8653,
-            0.8037,
-            0.7655,
-            0.8857,
-            0.8157,
-            0.9017,
-            0.9422,
-            0.8523,
-            0.7948,
-            0.9416,
+        "zoogzog/chexnet (same lists)": by_label(
+            "nih14", ".8321 .9107 .8860 .7145 .8653 .8037 .7655 .8857 .8157 .9017 .9422 .8523 .7948 .9416"
         ),
-        "jrzech/reproduce-chexnet, retrained 2022": _nih14(
-            0.8180,
-            0.9090,
-            0.8827,
-            0.7156,
-            0.8377,
-            0.7756,
-            0.7617,
-            0.8776,
-            0.8002,
-            0.8945,
-            0.9316,
-            0.8251,
-            0.7889,
-            0.9175,
+        "jrzech/reproduce-chexnet, retrained 2022": by_label(
+            "nih14", ".8180 .9090 .8827 .7156 .8377 .7756 .7617 .8776 .8002 .8945 .9316 .8251 .7889 .9175"
         ),
     },
     parity={
@@ -148,17 +91,11 @@ def chexnet(
     ----------
     labels : str or sequence of str
         A label set's name, or the labels; "pneumonia" is the paper's one-output model.
-    backbone, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`.
     head : str or mapping
         From :mod:`thoraxlib.heads`. "map" pools per-location logits instead of features: the same network with average
         pooling; with "lse" the places with the highest logits decide, which sharpens heat maps.
-    in_chans : int
-        Channels of the images.
-    pretrained : bool
-        ImageNet weights for the backbone, as in the paper.
-    input_spec : mapping or InputSpec, optional
-        Changes to the default input (224 x 224 stretched, ImageNet statistics).
+    backbone, pool, in_chans, pretrained, input_spec
+        See :func:`~thoraxlib.models.classifier.classifier`. The paper trains from ImageNet weights.
     """
     return classifier(
         labels=labels,

@@ -10,6 +10,7 @@ from torch import nn
 from thoraxlib import backbones, blocks, heads, segmentation
 from thoraxlib import fusion as fusions
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
@@ -22,6 +23,7 @@ __all__ = ["classifier"]
 _CARD = ModelCard(
     paper="(no paper: the plain baseline, and the base of the documented classifiers)",
     label_sets=("nih14", "nih15", "nih8", "chexpert14", "chexpert5", "padchest_openi22"),
+    input_spec=InputSpec(),
 )
 
 
@@ -77,30 +79,31 @@ def classifier(
         ImageNet weights for the backbone.
     input_spec : mapping or InputSpec, optional
         Changes to the default input (224 x 224, ImageNet statistics).
+
+    Raises
+    ------
+    ValueError
+        Parts that do not go together; a map that the backbone does not have.
     """
-    if attention_mode not in ("once", "cumulative"):
-        raise ValueError(f"attention_mode={attention_mode!r}: allowed are 'once' and 'cumulative'")
+    one_of("attention_mode", attention_mode, ("once", "cumulative"))
     names = label_sets.resolve(labels)
-    spec = InputSpec.imagenet(in_chans).updated(input_spec)
-    trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
-    backbones.check_backbone(trunk)
+    spec = InputSpec().with_channels(in_chans).updated(input_spec)
+    trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
+    supplied: dict[str, Any] = {"num_labels": len(names), "labels": names, "pool": pool}
     if fusion is not None:
         if neck is not None or attention is not None:
             raise ValueError("neck and attention stand before a head of one map; with fusion= leave them out")
         height, width = spec.size
         sizes = [(-(-height // stride), -(-width // stride)) for stride in trunk.strides]
         fuse = fusions.registry.resolve(fusion, channels=trunk.channels, sizes=sizes, round_masks=mask == "hard")
-        wide: Any = fuse.channels if len(fuse.channels) > 1 else fuse.channels[0]
-        given = {"num_labels": len(names), "labels": names, "pool": pool, "sizes": fuse.sizes(sizes)}
-        over = _head(head, in_channels=wide, **given)
-        organs: Any = None if segmenter is None else _segmenter(segmenter, spec.channels)
+        channels: Any = fuse.channels if len(fuse.channels) > 1 else fuse.channels[0]
         return FusionClassifier(
             trunk,
             fuse,
-            over,
+            _head(head, in_channels=channels, sizes=fuse.sizes(sizes), **supplied),
             labels=names,
             input_spec=spec,
-            segmenter=organs,
+            segmenter=None if segmenter is None else _segmenter(segmenter, spec.channels),
             mask=mask,
             train_segmenter=train_segmenter,
         )
@@ -108,18 +111,26 @@ def classifier(
         raise ValueError("segmenter= makes masks for a fusion: add fusion='seg_pyramid' or fusion='seg_input'")
     if not -len(trunk.channels) <= stage < len(trunk.channels):
         raise ValueError(f"stage={stage}: the backbone has {len(trunk.channels)} maps")
-    if neck is not None:
-        neck = blocks.registry.resolve(neck, in_channels=trunk.channels[stage])
-    channels = getattr(neck, "out_channels", trunk.channels[stage])
-    if attention is not None and attention_mode == "once":
-        block = blocks.registry.resolve(attention, in_channels=channels)
-        neck = block if neck is None else nn.Sequential(neck, block)
-        attention = None
-    if attention is not None:
+    if attention is not None and attention_mode == "cumulative":
         name, options = heads.registry.split_spec(head)
         head = {"name": "classwise" if name == "linear" else name, **options, "attention": attention}
-    top = _head(head, in_channels=channels, num_labels=len(names), labels=names, pool=pool)
-    return Classifier(trunk, top, labels=names, input_spec=spec, neck=neck, stage=stage)
+        attention = None
+    between, channels = _neck(neck, attention, trunk.channels[stage])
+    top = _head(head, in_channels=channels, **supplied)
+    return Classifier(trunk, top, labels=names, input_spec=spec, neck=between, stage=stage)
+
+
+def _neck(
+    neck: Spec | nn.Module | None, attention: Spec | nn.Module | None, channels: int
+) -> tuple[nn.Module | None, int]:
+    """What stands between a map and the head, and how many channels come out of it."""
+    if neck is not None:
+        neck = blocks.registry.resolve(neck, in_channels=channels)
+        channels = getattr(neck, "out_channels", channels)
+    if attention is None:
+        return neck, channels
+    block = blocks.registry.resolve(attention, in_channels=channels)
+    return block if neck is None else nn.Sequential(neck, block), channels
 
 
 def _head(spec: Any, *, pool: Any, **given: Any) -> heads.Head:

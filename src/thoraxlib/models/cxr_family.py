@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from thoraxlib.models.large_kernel import family_card, member
 from thoraxlib.models.registry import Preset
-from thoraxlib.models.segfusion import large_kernel, member
 
 _REPOSITORY = (
     "(no paper: QUST-SmartData/CXRClassification has it beside SegFusionVANGCN, Biomedical Signal Processing and "
@@ -17,14 +17,13 @@ _REPOSITORY = (
 def _rare(
     name: str, summary: str, *notes: str, parity: Mapping[str, str], paper: str = _REPOSITORY, **defaults: Any
 ) -> None:
-    """Register a network of the repository: :func:`large_kernel` with other defaults."""
-    card = {
-        "paper": paper,
-        "presets": {"original": Preset("The published order of the labels.", {"labels": "nih14_alphabetical"})},
-        "parity": parity,
-        "notes": (*notes, "No results on chest X-rays and no weights trained on them were published."),
-    }
-    member(name, large_kernel, summary, card, **defaults)
+    card = family_card(
+        paper=paper,
+        presets={"original": Preset("The published order of the labels.", {"labels": "nih14_alphabetical"})},
+        parity=parity,
+        notes=(*notes, "No results on chest X-rays and no weights trained on them were published."),
+    )
+    member(name, summary, card, **defaults)
 
 
 _rare(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib import backbones, heads
+from thoraxlib.arguments import one_of
 from thoraxlib.fusion import Fusion
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.base import Classifier, check_images
@@ -90,8 +91,7 @@ class FusionClassifier(Classifier):
         train_segmenter: bool = False,
     ) -> None:
         super().__init__(backbone, head, labels=labels, input_spec=input_spec)
-        if mask not in RULES:
-            raise ValueError(f"mask={mask!r}: allowed are {', '.join(map(repr, RULES))}")
+        one_of("mask", mask, RULES)
         if segmenter is not None and not fusion.uses_masks:
             raise ValueError(f"the fusion {type(fusion).__name__} uses no masks: build the model without a segmenter")
         if train_segmenter and (mask == "hard" or getattr(fusion, "round_masks", False)):
@@ -126,7 +126,13 @@ class FusionClassifier(Classifier):
         return self.forward_head(self.forward_features(x, masks))
 
     def forward_features(self, x: Tensor, masks: Tensor | None = None) -> FusionFeatures:  # type: ignore[override]
-        """The backbone's maps, and the mask."""
+        """The backbone's maps, and the mask.
+
+        Raises
+        ------
+        ValueError
+            The backbone gives another number of maps than it says.
+        """
         check_images(x, channels=self.input_spec.channels, stride=max(self.backbone.strides))
         if masks is not None:
             _check_masks(masks, x)

@@ -9,19 +9,20 @@ from torch import nn
 
 from thoraxlib.backbones import Backbone
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.labels import build as label_set
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.pcam import JF_INPUT, pcam
-from thoraxlib.models.registry import ModelCard, Preset
+from thoraxlib.models.registry import ModelCard, Preset, by_label
 from thoraxlib.registry import Spec
 
 __all__ = ["jf_top1"]
 
+_INPUT = InputSpec().updated(JF_INPUT)
 _CARD = ModelCard(
     paper="jfhealthcare/Chexpert ('top 1 solution of CheXpert', 2019; config example.json); no paper of its own. Its "
     "pooling study became Ye et al., arXiv 2005.14480",
     label_sets=("chexpert5",),
+    input_spec=_INPUT,
     presets={
         "released": Preset("The default, whose published weights (config/pre_train.pth) need every part of it."),
         "once": Preset(
@@ -31,8 +32,8 @@ _CARD = ModelCard(
         ),
     },
     published={
-        "jfhealthcare/Chexpert, 200 validation studies of CheXpert": dict(
-            zip(label_set("chexpert5"), (0.8703, 0.9436, 0.9334, 0.9029, 0.9166), strict=True)
+        "jfhealthcare/Chexpert, 200 validation studies of CheXpert": by_label(
+            "chexpert5", ".8703 .9436 .9334 .9029 .9166"
         ),
     },
     parity={"jfhealthcare_densenet121_top1": "logits, probabilities, stages, attended maps, pooled vectors"},
@@ -64,24 +65,9 @@ def jf_top1(
 
     Parameters
     ----------
-    labels : str or sequence of str
-        A label set's name, or the labels.
-    backbone, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`.
-    attention : str, mapping or module, optional
-        From :mod:`thoraxlib.blocks`.
-    attention_mode : {"cumulative", "once"}
-        See :func:`thoraxlib.models.classifier.classifier`.
-    norm : bool
-        Batch norm of each label's vector ("fc_bn").
-    dropout : float
-        On each label's vector, in training.
-    in_chans : int
-        Channels of the images.
-    pretrained : bool
-        ImageNet weights for the trunk, from which the released weights were trained.
-    input_spec : mapping or InputSpec, optional
-        Changes to the default input, which is that repository's.
+    labels, backbone, pool, attention, attention_mode, norm, dropout, in_chans, pretrained, input_spec
+        See :func:`~thoraxlib.models.pcam.pcam`. The default input is that repository's; the released weights were
+        trained from ImageNet's.
     """
     return pcam(
         labels=labels,
@@ -92,5 +78,5 @@ def jf_top1(
         norm=norm,
         dropout=dropout,
         pretrained=pretrained,
-        input_spec=InputSpec.imagenet(in_chans).updated(JF_INPUT).updated(input_spec),
+        input_spec=_INPUT.with_channels(in_chans).updated(input_spec),
     )

@@ -28,9 +28,11 @@ JF_INPUT: Mapping[str, Any] = {
     "blur": 3,
 }
 
+_INPUT = InputSpec(size=(512, 512))
 _CARD = ModelCard(
     paper="Ye et al., Weakly Supervised Lesion Localization With Probabilistic-CAM Pooling, arXiv 2005.14480, 2020",
     label_sets=("nih14", "nih8", "chexpert5"),
+    input_spec=_INPUT,
     presets={
         "paper": Preset("The default: ResNet-34, as the paper's experiments on ChestX-ray14."),
         "jfhealthcare": Preset(
@@ -79,24 +81,15 @@ def pcam(
 
     Parameters
     ----------
-    labels : str or sequence of str
-        A label set's name, or the labels.
-    backbone, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`.
     attention : str, mapping or module, optional
         "channel_attention", "spatial_attention", "pyramid_attention" or another of :mod:`thoraxlib.blocks`.
-    attention_mode : {"once", "cumulative"}
-        See :func:`thoraxlib.models.classifier.classifier`; the published code's is "cumulative".
     norm : bool
         Batch norm of each label's vector ("fc_bn").
     dropout : float
         On each label's vector, in training.
-    in_chans : int
-        Channels of the images.
-    pretrained : bool
-        ImageNet weights for the trunk.
-    input_spec : mapping or InputSpec, optional
-        Changes to the default input (512 x 512 stretched, ImageNet statistics).
+    labels, backbone, pool, attention_mode, in_chans, pretrained, input_spec
+        See :func:`~thoraxlib.models.classifier.classifier`. The default input is 512 x 512 pixels; the published code's
+        attention is "cumulative".
     """
     return classifier(
         labels=labels,
@@ -106,5 +99,5 @@ def pcam(
         attention=attention,
         attention_mode=attention_mode,
         pretrained=pretrained,
-        input_spec=InputSpec.imagenet(in_chans, size=(512, 512)).updated(input_spec),
+        input_spec=_INPUT.with_channels(in_chans).updated(input_spec),
     )

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from torch import nn
 
+from thoraxlib import labels as label_sets
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Card, OptionError, Registry, UnknownNameError, as_json, without_pretrained
 
-__all__ = ["ModelCard", "ModelRegistry", "Preset"]
+__all__ = ["ModelCard", "ModelRegistry", "Preset", "by_label"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class ModelCard(Card):
         Authors, title, venue, arXiv number.
     label_sets : tuple of str
         Names in :mod:`thoraxlib.labels` for which the model is documented.
-    input_spec : InputSpec
-        The default input.
+    input_spec : InputSpec or None
+        The default input; None where there is none (features of regions), or where it depends on the options.
     presets : Mapping[str, Preset]
         Accepted by ``build(name, preset=...)``.
     published : Mapping[str, Mapping[str, float]]
@@ -54,7 +55,7 @@ class ModelCard(Card):
 
     paper: str = ""
     label_sets: tuple[str, ...] = ()
-    input_spec: InputSpec = field(default_factory=InputSpec)
+    input_spec: InputSpec | None = None
     presets: Mapping[str, Preset] = field(default_factory=dict)
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     parity: Mapping[str, str] = field(default_factory=dict)
@@ -63,12 +64,24 @@ class ModelCard(Card):
     def __str__(self) -> str:
         lines = [super().__str__(), f"  paper: {self.paper}"]
         lines += [f"  label sets: {', '.join(self.label_sets)}"] if self.label_sets else []
+        if self.input_spec is not None:
+            height, width = self.input_spec.size
+            lines.append(f"  input: {height} x {width} pixels, {self.input_spec.resize}")
         lines += [f"  preset {name!r}: {preset.summary}" for name, preset in self.presets.items()]
         for title, table in self.published.items():
             lines.append(f"  published AUROC, {title}: mean {sum(table.values()) / len(table):.4f}")
         lines += [f"  parity with {record}: {status}" for record, status in self.parity.items()]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def by_label(label_set: str, values: str) -> dict[str, float]:
+    """Published values, written in a row, by the labels of a set.
+
+    >>> by_label("chexpert5", ".87 .94 .93 .90 .92")["Edema"]
+    0.94
+    """
+    return {label: float(value) for label, value in zip(label_sets.build(label_set), values.split(), strict=True)}
 
 
 class ModelRegistry(Registry[nn.Module]):
@@ -124,7 +137,13 @@ class ModelRegistry(Registry[nn.Module]):
         return model
 
     def rebuild(self, config: Mapping[str, Any]) -> nn.Module:
-        """The model of a recorded ``model.config``, without pretrained weights (its own are to be loaded next)."""
+        """The model of a recorded ``model.config``, without pretrained weights (its own are to be loaded next).
+
+        Raises
+        ------
+        OptionError
+            No config: name or options are lacking.
+        """
         if not isinstance(config.get("name"), str) or not isinstance(config.get("options"), Mapping):
             raise OptionError(f"models: a config needs 'name' (str) and 'options' (mapping), got {dict(config)!r}")
         return self.build(config["name"], **without_pretrained(config["options"]))

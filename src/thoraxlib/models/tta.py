@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.arguments import one_of
+
 __all__ = ["TenCrop"]
 
 
@@ -25,14 +27,18 @@ class TenCrop(nn.Module):
         Average probabilities, as the originals do, or logits.
     chunk : int
         Crops in one forward pass, which bounds memory.
+
+    Raises
+    ------
+    ValueError
+        Sizes below 1, or another `reduce`; when called: images smaller than the crops.
     """
 
     def __init__(
         self, model: nn.Module, size: int = 224, *, reduce: Literal["prob", "logit"] = "prob", chunk: int = 64
     ) -> None:
         super().__init__()
-        if reduce not in ("prob", "logit"):
-            raise ValueError(f"reduce must be 'prob' or 'logit', got {reduce!r}")
+        one_of("reduce", reduce, ("prob", "logit"))
         if size < 1 or chunk < 1:
             raise ValueError(f"size and chunk must be positive, got size={size}, chunk={chunk}")
         self.model, self.size, self.reduce, self.chunk = model, size, reduce, chunk

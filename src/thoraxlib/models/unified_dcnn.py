@@ -7,27 +7,23 @@ from typing import Any
 
 from torch import nn
 
-from thoraxlib import backbones, blocks
+from thoraxlib import backbones
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.labels import build as label_set
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
-from thoraxlib.models.registry import ModelCard, Preset
+from thoraxlib.models.registry import ModelCard, Preset, by_label
 from thoraxlib.registry import Spec
 
 __all__ = ["unified_dcnn"]
 
 
-def _nih8(*values: float) -> dict[str, float]:
-    return dict(zip(label_set("nih8"), values, strict=True))
-
-
+_INPUT = InputSpec(size=(512, 512))
 _CARD = ModelCard(
     paper="Wang, Peng, Lu, Lu, Bagheri, Summers, ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on "
     "Weakly-Supervised Classification and Localization of Common Thorax Diseases, CVPR 2017, arXiv 1705.02315",
     label_sets=("nih14", "nih8", "padchest_openi22"),
-    input_spec=InputSpec(size=(512, 512)),
+    input_spec=_INPUT,
     presets={
         "paper": Preset(
             "ResNet-50, 8 findings, 1024 x 1024 (maps of 32 x 32).",
@@ -45,34 +41,15 @@ _CARD = ModelCard(
         ),
     },
     published={
-        "ChestX-ray8, AlexNet (table 3)": _nih8(0.6458, 0.6925, 0.6642, 0.6041, 0.5644, 0.6487, 0.5493, 0.7425),
-        "ChestX-ray8, GoogLeNet (table 3)": _nih8(0.6307, 0.7056, 0.6876, 0.6088, 0.5363, 0.5579, 0.5990, 0.7824),
-        "ChestX-ray8, VGG-16 (table 3)": _nih8(0.6281, 0.7084, 0.6502, 0.5896, 0.5103, 0.6556, 0.5100, 0.7516),
-        "ChestX-ray8, ResNet-50 (table 3)": _nih8(0.7069, 0.8141, 0.7362, 0.6128, 0.5609, 0.7164, 0.6333, 0.7891),
-        "ChestX-ray8, ResNet-50 with unweighted loss (table 3)": _nih8(
-            0.7064, 0.7262, 0.7351, 0.6084, 0.5530, 0.6545, 0.5164, 0.7665
+        "ChestX-ray8, AlexNet (table 3)": by_label("nih8", ".6458 .6925 .6642 .6041 .5644 .6487 .5493 .7425"),
+        "ChestX-ray8, GoogLeNet (table 3)": by_label("nih8", ".6307 .7056 .6876 .6088 .5363 .5579 .5990 .7824"),
+        "ChestX-ray8, VGG-16 (table 3)": by_label("nih8", ".6281 .7084 .6502 .5896 .5103 .6556 .5100 .7516"),
+        "ChestX-ray8, ResNet-50 (table 3)": by_label("nih8", ".7069 .8141 .7362 .6128 .5609 .7164 .6333 .7891"),
+        "ChestX-ray8, ResNet-50 with unweighted loss (table 3)": by_label(
+            "nih8", ".7064 .7262 .7351 .6084 .5530 .6545 .5164 .7665"
         ),
-        "ChestX-ray14, ResNet-50, published split (table 17)": dict(
-            zip(
-                label_set("nih14"),
-                (
-                    0.7003,
-                    0.8100,
-                    0.7585,
-                    0.6614,
-                    0.6933,
-                    0.6687,
-                    0.6580,
-                    0.7993,
-                    0.7032,
-                    0.8052,
-                    0.8330,
-                    0.7859,
-                    0.6835,
-                    0.8717,
-                ),
-                strict=True,
-            )
+        "ChestX-ray14, ResNet-50, published split (table 17)": by_label(
+            "nih14", ".7003 .8100 .7585 .6614 .6933 .6687 .6580 .7993 .7032 .8052 .8330 .7859 .6835 .8717"
         ),
     },
     parity={
@@ -109,32 +86,31 @@ def unified_dcnn(
 
     Parameters
     ----------
-    labels : str or sequence of str
-        A label set's name, or the labels.
     backbone : str, mapping or module
         The paper's trunks are "alexnet", "googlenet", "vgg16" and "resnet50".
     transition : str, mapping or module
         A kind of :class:`thoraxlib.blocks.transition.Transition` ("conv1x1", "conv3x3", "none"), its options as a
-        mapping (``{"kind": "conv1x1", "out_channels": 1024, "size": 16}``), or a module with ``out_channels``.
+        mapping (``{"kind": "conv1x1", "out_channels": 1024, "size": 16}``); or any other block, by its ``name`` in the
+        mapping or as a module.
     pool : str, mapping or module
         "avg", "max", "lse" (r = 10) or ``{"name": "lse", "r": ...}``.
     last_pool : bool
         Keep the last max pool of AlexNet and VGG; without it their maps are twice as fine.
-    in_chans : int
-        Channels of the images.
-    pretrained : bool
-        ImageNet weights for the trunk, as in the paper.
-    input_spec : mapping or InputSpec, optional
-        Changes to the default input (512 x 512 stretched, ImageNet statistics).
+    labels, in_chans, pretrained, input_spec
+        See :func:`~thoraxlib.models.classifier.classifier`. The default input is 512 x 512 pixels; the paper trains
+        from ImageNet weights.
+
+    Raises
+    ------
+    ValueError
+        ``last_pool=False`` and a trunk that does not end in a max pool.
     """
-    spec = InputSpec.imagenet(in_chans, size=(512, 512)).updated(input_spec)
-    trunk = backbones.registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
-    backbones.check_backbone(trunk)
+    spec = _INPUT.with_channels(in_chans).updated(input_spec)
+    trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
     stage = -1 if last_pool else _before_last_pool(trunk)
     if not isinstance(transition, nn.Module):
-        options = {"kind": transition} if isinstance(transition, str) else {"name": "transition", **transition}
-        options.pop("name", None)
-        transition = blocks.build("transition", in_channels=trunk.channels[stage], **options)
+        options = {"kind": transition} if isinstance(transition, str) else transition
+        transition = {"name": "transition", **options}
     return classifier(labels=labels, backbone=trunk, pool=pool, neck=transition, stage=stage, input_spec=spec)
 
 

@@ -17,11 +17,12 @@ from thoraxlib.registry import Spec
 
 __all__ = ["unified_dcnn_padchest"]
 
+_INPUT = InputSpec(size=(250, 250))
 _CARD = ModelCard(
     paper="(a repository, jaydurant/ChestX-ray_classification_and_localization, after Wang et al., CVPR 2017, and "
     "Rajpurkar et al., arXiv 1711.05225)",
     label_sets=("padchest_openi22", "padchest_openi22_listed"),
-    input_spec=InputSpec(size=(250, 250)),
+    input_spec=_INPUT,
     presets={
         "seed": Preset(
             "The repository's input: pixels in [0, 1] without mean and deviation, although the trunk is ImageNet's "
@@ -60,22 +61,16 @@ def unified_dcnn_padchest(
 
     Parameters
     ----------
-    labels : str or sequence of str
-        A label set's name, or the labels.
-    backbone, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`. The repository's trunks are "resnet50",
-        "densenet121" and "vgg16".
-    in_chans : int
-        Channels of the images.
-    pretrained : bool
-        ImageNet weights for the trunk, as there.
-    input_spec : mapping or InputSpec, optional
-        Changes to the default input (250 x 250 stretched, ImageNet statistics).
+    backbone : str, mapping or Backbone
+        From :mod:`thoraxlib.backbones`; the repository's trunks are "resnet50", "densenet121" and "vgg16".
+    labels, pool, in_chans, pretrained, input_spec
+        See :func:`~thoraxlib.models.classifier.classifier`. The default input is 250 x 250 pixels; the repository
+        trains from ImageNet weights.
     """
     return classifier(
         labels=labels,
         backbone=backbone,
         pool=pool,
         pretrained=pretrained,
-        input_spec=InputSpec.imagenet(in_chans, size=(250, 250)).updated(input_spec),
+        input_spec=_INPUT.with_channels(in_chans).updated(input_spec),
     )

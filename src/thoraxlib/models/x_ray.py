@@ -22,6 +22,7 @@ _PCAM = {"pool": "pcam", "attention_mode": "cumulative"}
 _CARD = ModelCard(
     paper="alinstein/X_RAY, Weakly supervised Classification and Localization of Chest X-ray images, 2021; no paper",
     label_sets=("nih8", "nih14", "chexpert5", "abnormal"),
+    input_spec=InputSpec(),
     presets={
         "resnet18": Preset("The default: ResNet18, maximum pooling."),
         "densenet121": Preset(
@@ -73,23 +74,15 @@ def x_ray(
 
     Parameters
     ----------
-    labels : str or sequence of str
-        A label set's name, or the labels.
     backbone, pool : str, mapping or module
         Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`; pool "pcam" makes its PCAM model. Its own
         trunks are presets.
     attention : str, mapping or module, optional
         "channel_attention", "spatial_attention", "pyramid_attention" or another of :mod:`thoraxlib.blocks`.
-    attention_mode : {"once", "cumulative"}
-        See :func:`thoraxlib.models.classifier.classifier`.
     dropout : float
         On the pooled vector, in training.
-    in_chans : int
-        Channels of the images.
-    pretrained : bool
-        ImageNet weights for the trunk, as there.
-    input_spec : mapping or InputSpec, optional
-        Changes to the default input (224 x 224 stretched, ImageNet statistics).
+    labels, attention_mode, in_chans, pretrained, input_spec
+        See :func:`~thoraxlib.models.classifier.classifier`. The repository trains from ImageNet weights.
     """
     return classifier(
         labels=labels,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from thoraxlib.explanation import check_model
-from thoraxlib.files import alone, discard_scratch, goes_on, read_json, replacing
+from thoraxlib.files import alone, discard_scratch, goes_on, read_json, replacing, write_json
 from thoraxlib.images.reading import check_greys
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
@@ -33,8 +32,8 @@ __all__ = ["Scored", "score_archive"]
 
 MANIFEST, LISTING, SCORES, BOXES = "manifest.json", "listing.jsonl", "scores", "boxes"
 _WHY = {
-    "fingerprint": "was begun with another model, or with this one and other weights or options",
-    "listing": "was begun with other films, or some of them have changed since",
+    "fingerprint": "another model, or this one with other weights or options",
+    "listing": "other films, or some of them have changed since",
 }
 _REMEDY = "choose another folder, or restart, which removes what is there"
 
@@ -99,18 +98,19 @@ def score_archive(
     ----------
     model : Classifier
         With ``input_spec`` and ``labels``; a copy of it in eval mode is used.
-    source : str or Path, or a sequence of them
+    source : path, or a sequence of them
         Folders of PNG, JPEG and DICOM files, zip archives of them, folders of such archives, or patterns of all these
         (``"films/*/p1*"``); local, or in buckets (``gs://...``, ``s3://...``: with the extra ``cloud``). A table
         ``.csv`` with a column ``path`` (relative to its folder, absolute, or a URL; ``archive.zip/film.png`` within
         an archive) and perhaps ``id``. Or a training copy that :func:`thoraxlib.images.prepare` wrote.
-    output : str or Path
+    output : path
         A local folder.
     format : {"parquet", "csv"}
         ``"parquet"`` needs the extra ``archive``.
     boxes : bool
-        Draw boxes of the findings above `threshold`, with heat maps of `method` and the `rule`: see
-        :func:`thoraxlib.explain`. Costs a good deal more than the probabilities alone.
+        Draw boxes of the findings. Costs a good deal more than the probabilities alone.
+    method, rule, threshold
+        Heat maps, what makes boxes of them, and from which probability on: see :func:`thoraxlib.explain`.
     pattern, bits, window
         As for :func:`thoraxlib.images.prepare`; a training copy takes none of them.
     shard : (int, int), optional
@@ -231,7 +231,7 @@ def _begin(folder: Path, run: dict[str, Any], about: dict[str, Any], pattern: st
         run = {**run, "listing": digest, "films": count}
         with alone(folder, wait=True):
             if (folder / MANIFEST).exists():
-                goes_on(folder, _manifest(folder)["run"], run, "archive's scores", _WHY, _REMEDY)
+                goes_on(folder, _manifest(folder)["run"], run, "scores", _WHY, remedy=_REMEDY)
             elif any((folder / SCORES).glob("*")):
                 raise ValueError(f"{folder} holds scores, but no {MANIFEST} that says of what: {_REMEDY}")
             else:
@@ -257,8 +257,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _describe(folder: Path, content: dict[str, Any]) -> None:
-    with replacing(folder / MANIFEST) as scratch:
-        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, content, indent=1)
 
 
 def _remove(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from thoraxlib.arguments import one_of
 from thoraxlib.files import replacing
 
 __all__ = ["FORMATS", "Row", "check_format", "failures", "write"]
@@ -36,8 +37,7 @@ def check_format(name: str, labels: Sequence[str]) -> None:
     ValueError
         Another format; a label with the name of another column.
     """
-    if name not in FORMATS:
-        raise ValueError(f"format={name!r}: allowed are {', '.join(map(repr, FORMATS))}")
+    one_of("format", name, FORMATS)
     twice = sorted({*labels} & {*_KEYS})
     if twice:
         raise ValueError(f"the labels {twice} have the names of other columns, {_KEYS}")

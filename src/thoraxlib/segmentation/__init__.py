@@ -3,6 +3,7 @@
 from thoraxlib.registry import Registry
 from thoraxlib.segmentation.base import ORGANS, Segmenter, foreground
 from thoraxlib.segmentation.classes import organ_masks
+from thoraxlib.segmentation.evaluate import MaskReport, evaluate, predict_masks
 from thoraxlib.segmentation.metrics import dice_score, iou_score
 from thoraxlib.segmentation.torchvision import TorchvisionSource
 
@@ -27,5 +28,3 @@ registry: Registry[Segmenter] = Registry(
     "segmentation", sources=[TorchvisionSource()], modules=["thoraxlib.segmentation.unet"]
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
-
-from thoraxlib.segmentation.evaluate import MaskReport, evaluate, predict_masks  # noqa: E402  (uses the room)

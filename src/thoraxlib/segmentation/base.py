@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.arguments import one_of
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.persistence import Persistent
 
@@ -79,8 +80,7 @@ def foreground(logits: Tensor, rule: str = "hard") -> Tensor:
     ValueError
         Another rule, or a single class, for which every mask would be empty.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r}: allowed are 'hard' and 'soft'")
+    one_of("rule", rule, RULES)
     if not isinstance(logits, Tensor):
         raise TypeError(f"a segmenter must give logits (N, M, H, W), got {type(logits).__name__}")
     if logits.ndim != 4 or logits.shape[1] < 2:

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from thoraxlib.arrays import array
 from thoraxlib.files import replacing
+from thoraxlib.metrics.intervals import Interval, bootstrap_mean
+from thoraxlib.modes import device_of, evaluating
 from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score, iou_score
+from thoraxlib.text_tables import aligned, estimate
 
 __all__ = ["MaskReport", "evaluate", "predict_masks"]
 
@@ -45,27 +48,24 @@ class MaskReport:
         """Mean over organs of their mean over films."""
         return float(self.dice.nanmean(dim=0).nanmean())
 
-    def interval(self, values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of the mean of `values` (N,) over resampled films."""
-        from scipy.stats import bootstrap
+    def interval(self, *, n_bootstrap: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+        """Percentile intervals of each organ's mean Dice, and of their mean, over resampled films.
 
-        known: NDArray[np.float64] = values[~values.isnan()].double().numpy()
-        if len(known) < 2:
-            return float("nan"), float("nan")
-        options = {"n_resamples": resamples, "method": "percentile", "random_state": seed}
-        found = bootstrap((known,), np.mean, **options).confidence_interval
-        return float(found.low), float(found.high)
+        Parameters and errors: see :func:`thoraxlib.metrics.bootstrap`.
+        """
+        return bootstrap_mean(array(self.dice), n_bootstrap=n_bootstrap, level=level, seed=seed)
 
     def __str__(self) -> str:
-        width = max(len("organ"), *map(len, self.organs))
-        lines = [f"{'organ':<{width}}  {'Dice (95 %)':>22}  {'IoU':>6}   ({len(self.ids)} films)"]
-        for k, organ in enumerate(self.organs):
-            low, high = self.interval(self.dice[:, k])
-            mean = float(self.dice[:, k].nanmean())
-            shown = f"{mean:.3f} ({low:.3f} to {high:.3f})"
-            lines.append(f"{organ:<{width}}  {shown:>22}  {float(self.iou[:, k].nanmean()):>6.3f}")
-        lines.append(f"{'mean':<{width}}  {self.mean_dice():>22.3f}")
-        return "\n".join(lines)
+        found = self.interval()
+        means = zip(self.dice.nanmean(dim=0).tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+        overall = (self.mean_dice(), found.macro_low, found.macro_high)
+        iou = self.iou.nanmean(dim=0)
+        cells = [[f"{len(self.ids)} films", "Dice (95 %)", "IoU"]]
+        for name, dice, value in zip(
+            (*self.organs, "mean"), (*means, overall), (*iou.tolist(), float(iou.nanmean())), strict=True
+        ):
+            cells.append([name, estimate(*dice), f"{value:.3f}"])
+        return "\n".join(aligned(cells))
 
 
 def evaluate(
@@ -178,13 +178,9 @@ def _batches(
 
 def _hard(segmenter: Segmenter, x: Tensor) -> Tensor:
     """Class numbers (N, H, W), in eval mode."""
-    training, device = segmenter.training, next(segmenter.parameters()).device
-    try:
-        with torch.inference_mode():
-            found: Tensor = segmenter.eval()(x.to(device)).argmax(dim=1)
-            return found
-    finally:
-        segmenter.train(training)
+    with evaluating(segmenter), torch.inference_mode():
+        found: Tensor = segmenter(x.to(device_of(segmenter))).argmax(dim=1)
+    return found
 
 
 def _on_film(mask: Tensor, spec: Any, size: tuple[int, int]) -> Tensor:

@@ -32,6 +32,11 @@ class Dice(nn.Module):
     per_class : bool
         False sums over the batch and all channels together, as QUST-SmartData/CXRClassification does, so that large
         organs, and background where it has a channel, decide. True is the mean over channels of the Dice of each.
+
+    Raises
+    ------
+    ValueError
+        `smooth` not above 0.
     """
 
     def __init__(self, *, smooth: float = 1.0, per_class: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -76,6 +77,6 @@ class TorchvisionSource:
         if name not in _NAMES:
             return None
         factory = partial(TorchvisionSegmenter, name)
-        factory.__doc__ = f"The network ``{name}`` of torchvision.\n\n{TorchvisionSegmenter.__doc__}"
+        factory.__doc__ = f"The network ``{name}`` of torchvision.\n\n{inspect.getdoc(TorchvisionSegmenter)}"
         factory.__module__ = __name__  # type: ignore[attr-defined]
         return factory

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thoraxlib.arguments import one_of
 from thoraxlib.segmentation import register
 from thoraxlib.segmentation.base import ORGANS, Segmenter
 
@@ -84,8 +85,7 @@ class UNet(Segmenter):
         super().__init__(classes, in_chans)
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
-        if fit not in ("pad", "crop"):
-            raise ValueError(f"fit={fit!r}: allowed are 'pad' and 'crop'")
+        one_of("fit", fit, ("pad", "crop"))
         self.fit = fit
         widths = [width * 2**level for level in range(depth + 1)]
         rising, falling = widths[:-1], widths[-2::-1]
@@ -98,7 +98,13 @@ class UNet(Segmenter):
         self.final_conv = nn.Conv2d(width, len(self.classes), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, M, H, W); with ``fit="crop"`` of the next smaller multiples of ``2 ** depth``."""
+        """Logits (N, M, H, W); with ``fit="crop"`` of the next smaller multiples of ``2 ** depth``.
+
+        Raises
+        ------
+        ValueError
+            The image is too small for ``fit="crop"``.
+        """
         height, width = x.shape[-2:]
         multiple = 2 ** len(self.down_conv)
         if self.fit == "pad":

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from thoraxlib.arguments import one_of
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.stages import Stage
 
@@ -60,8 +61,7 @@ def ag_cnn_stages(
     ValueError
         Another order; epochs that are not one number for each stage.
     """
-    if order not in ORDERS:
-        raise ValueError(f"order={order!r}: allowed are {', '.join(map(repr, ORDERS))}")
+    one_of("order", order, ORDERS)
     steps = ["GLF"] if order == "joint" else order.removesuffix("*").split("_")
     each = [epochs] * len(steps) if isinstance(epochs, int) else list(epochs)
     if len(each) != len(steps):

@@ -61,7 +61,13 @@ class DetectionTask(Task):
     default_monitor = "val/iou"
 
     def make_loss(self, spec: Any) -> Mapping[str, float]:
-        """The weights, as they are."""
+        """The weights, as they are.
+
+        Raises
+        ------
+        ValueError
+            No weights by name.
+        """
         if not isinstance(spec, Mapping) or not all(isinstance(weight, (int, float)) for weight in spec.values()):
             raise ValueError(f"loss={spec!r}: a detector has its own losses, of which this sets weights by name")
         return dict(spec)
@@ -81,7 +87,13 @@ class DetectionTask(Task):
             check_regions(self.model, part)
 
     def objective(self, batch: dict[str, Any]) -> Tensor:
-        """The weighted sum of the detector's losses."""
+        """The weighted sum of the detector's losses.
+
+        Raises
+        ------
+        ValueError
+            Weights of losses that the detector does not have.
+        """
         images = batch["image"].to(memory_format=self.memory_format)
         losses = self.model.losses(images, *self._truth(batch))
         unknown = sorted({*self.loss} - {*losses})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,20 +16,19 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
 
-from thoraxlib.datasets import ChestDataset
+from thoraxlib.arguments import one_of
 from thoraxlib.detection import RegionDetector
-from thoraxlib.files import read_json, replacing
-from thoraxlib.persistence import Persistent, save_pretrained
+from thoraxlib.persistence import can_be_saved, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.detection import DetectionTask
 from thoraxlib.training.logs import EpochTable, quiet
-from thoraxlib.training.processes import is_first_process
 from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, of_run
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.segmentation import SegmentationTask
+from thoraxlib.training.settings import begin, identity
 from thoraxlib.training.task import MultiLabelTask, Task
 
 __all__ = ["FitResult", "fit"]
@@ -164,11 +161,7 @@ def fit(
     )
     monitor, mode = training.monitor, training.mode
     settings = {
-        "model": _identity(model),
-        "labels": list(data.labels),
-        "images": {name: _films(part) for name, part in data.parts.items()},
-        "batch_size": data.batch_size,
-        "data_seed": data.seed,
+        **identity(model, data),
         "epochs": epochs,
         "max_steps": max_steps,
         "loss": training.loss_spec,
@@ -181,7 +174,7 @@ def fit(
         "precision": precision,
         "seed": seed,
     }
-    done = _prepare(output, json.loads(json.dumps(settings, default=_plain)), [last, best], resume)
+    done = begin(output, settings, last, best, resume=resume)
     keep = partial(ModelCheckpoint, dirpath=checkpoints, enable_version_counter=False, auto_insert_metric_name=False)
     of_best = keep(filename="best", monitor=monitor, mode=mode)
     watching: list[Callback] = [
@@ -225,14 +218,6 @@ def _task_of(model: nn.Module) -> type[Task]:
     return RegionTask if hasattr(model, "region_names") else MultiLabelTask
 
 
-def _identity(model: nn.Module) -> Any:
-    """What a model is, for a resumed run to compare: how it was built, and for which input."""
-    if isinstance(model, (Segmenter, RegionDetector)):
-        spec = getattr(model, "registry_spec", {"name": type(model).__qualname__})
-        return {**spec, "input_spec": model.input_spec.to_json()}
-    return getattr(model, "config", type(model).__qualname__)
-
-
 def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, loggers: Sequence[str]) -> None:
     labels = getattr(model, "labels", None)
     if labels is not None and tuple(labels) != data.labels:
@@ -242,33 +227,8 @@ def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, log
         )
     if epochs < 1 or accumulate < 1:
         raise ValueError(f"epochs={epochs}, accumulate={accumulate}: at least 1 of each is needed")
-    unknown = [name for name in loggers if name not in LOGGERS]
-    if unknown:
-        raise ValueError(f"loggers={list(loggers)}: allowed are {', '.join(map(repr, LOGGERS))}")
-
-
-def _prepare(output: Path, settings: dict[str, Any], checkpoints: list[Path], resume: bool) -> int:
-    """Make the folder; the last epoch of the run of the same settings in it, -1 where there is none."""
-    config = output / "config.json"
-    if resume and checkpoints[0].exists():
-        before = read_json(config) if config.exists() else {}
-        if not isinstance(before, dict):
-            raise ValueError(f"{config} is damaged: it holds no settings; resume=False starts a new run")
-        differing = [key for key in settings if before.get(key) != settings[key]]
-        if differing:
-            listed = "; ".join(f"{key}: {before.get(key)} before, {settings[key]} now" for key in differing)
-            raise ValueError(
-                f"{output} holds a run with other settings ({listed}): change output, or resume=False for a new run"
-            )
-        return int(of_run(checkpoints[0])["epoch"])
-    if not is_first_process():
-        return -1
-    (output / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for path in checkpoints:
-        path.unlink(missing_ok=True)
-    with replacing(config) as scratch:
-        scratch.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return -1
+    for name in loggers:
+        one_of("loggers", name, LOGGERS)
 
 
 def _logger(name: str, output: Path, done: int) -> Any:
@@ -292,25 +252,6 @@ def _best(
     prefix = "model."
     model.load_state_dict({k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)})
     model.eval()
-    if trainer.is_global_zero and isinstance(model, Persistent) and not getattr(model, "unrecorded", None):
+    if trainer.is_global_zero and can_be_saved(model):
         save_pretrained(model, output / "model")
     return FitResult(model, float(score), int(state["epoch"]), path, trainer)
-
-
-def _plain(value: Any) -> Any:
-    """Settings that are no JSON, as text that is the same in the next process."""
-    if isinstance(value, partial):
-        return {"call": _plain(value.func), "args": list(value.args), **value.keywords}
-    if isinstance(value, (os.PathLike, nn.Module)):
-        return str(value)
-    return getattr(value, "__qualname__", None) or type(value).__qualname__
-
-
-def _films(part: ChestDataset) -> list[Any]:
-    """Which films a part has; of a feature store also whose features."""
-    known = [len(part), _digest(part.ids)]
-    return [*known, part.fingerprint] if hasattr(part, "fingerprint") else known
-
-
-def _digest(ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ from thoraxlib.datasets import ChestDataset, collate
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.modes import device_of, evaluating
 from thoraxlib.training.data import Samples, Transform
 from thoraxlib.training.task import model_inputs
 
@@ -87,7 +88,7 @@ def predict(
     spec = None if hasattr(dataset, "feature_dim") else getattr(model, "input_spec", None)
     if transform is None and getattr(dataset, "transform", None) is None and isinstance(spec, InputSpec):
         transform = transform_for(spec)
-    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    home = device_of(model)
     place = torch.device(device) if device is not None else torch.device("cuda") if torch.cuda.is_available() else home
     loader: DataLoader[Any] = DataLoader(
         Samples(dataset, transform, regions=regional),
@@ -95,17 +96,18 @@ def predict(
         num_workers=num_workers,
         collate_fn=collate,
     )
-    training, parts, known = model.training, list[Tensor](), list[Tensor]()
+    parts, known = list[Tensor](), list[Tensor]()
     try:
-        model.to(place).eval()
-        with torch.inference_mode(), torch.autocast(place.type, autocast, enabled=autocast is not None):
+        model.to(place)
+        precision = torch.autocast(place.type, autocast, enabled=autocast is not None)
+        with evaluating(model), torch.inference_mode(), precision:
             for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
                 inputs = (part.to(place, non_blocking=True) for part in model_inputs(batch))
                 parts.append(model(*inputs).float().cpu())
                 if regional:
                     known.append(batch.get("region_labels", torch.full_like(parts[-1], torch.nan)))
     finally:
-        model.to(home).train(training)
+        model.to(home)
     logits = torch.cat(parts)
     targets = torch.cat(known) if regional else dataset.targets
     return Predictions(logits.sigmoid(), logits, targets.clone(), list(dataset.ids), labels)

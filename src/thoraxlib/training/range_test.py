@@ -15,6 +15,7 @@ from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.optim import Optimizer
 
+from thoraxlib.modes import device_of, keeping_modes
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.logs import quiet
@@ -95,10 +96,10 @@ def lr_range_test(
         raise ValueError(f"stop_above={stop_above}: above 1 is accepted")
     task = _RangeTask(model, loss=loss, optimizer=optimizer)
     task.stop_above = stop_above
-    training, home = model.training, next(model.parameters()).device
+    home = device_of(model)
     # Lightning's finder has a bar of its own, which no option turns off
     hidden = nullcontext() if progress else redirect_stderr(io.StringIO())
-    with quiet(), hidden, tempfile.TemporaryDirectory() as folder:
+    with keeping_modes(model), quiet(), hidden, tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
@@ -115,7 +116,7 @@ def lr_range_test(
         rates = {"min_lr": lowest, "max_lr": highest, "num_training": steps}
         task.count(data.targets)  # the finder runs before the task could
         Tuner(trainer).lr_find(task, datamodule=data, **rates, early_stop_threshold=None, update_attr=False)
-    model.to(home).train(training)
+    model.to(home)
     return RangeTest(task.rates, task.losses, _steepest(task.rates, task.losses))
 
 

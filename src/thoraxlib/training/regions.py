@@ -40,7 +40,13 @@ class RegionTask(MultiLabelTask):
     """
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Logits and labels (N, R, K), NaN in absent regions."""
+        """Logits and labels (N, R, K), NaN in absent regions.
+
+        Raises
+        ------
+        ValueError
+            Samples without ``region_labels``.
+        """
         if "region_labels" not in batch:
             raise ValueError(
                 "the samples have no region_labels: of films, DataModule(..., regions=True) reads them, where the data "
@@ -54,7 +60,13 @@ class RegionTask(MultiLabelTask):
         return logits, labels
 
     def on_fit_start(self) -> None:
-        """See that the data have the model's regions, in its order; give the loss the training targets."""
+        """See that the data have the model's regions, in its order; give the loss the training targets.
+
+        Raises
+        ------
+        ValueError
+            Other regions, or a part in which none is present.
+        """
         for name, part in self.trainer.datamodule.parts.items():
             check_regions(self.model, part)
             present = getattr(part, "region_present", None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thoraxlib.persistence import Persistent, save_pretrained, weights_digest
+from thoraxlib.persistence import can_be_saved, save_pretrained, weights_digest
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
@@ -144,7 +144,7 @@ def fit_stages(
         for parameter, required in before:
             parameter.requires_grad_(required)
     model.eval()
-    if results[-1].trainer.is_global_zero and isinstance(model, Persistent) and not getattr(model, "unrecorded", None):
+    if results[-1].trainer.is_global_zero and can_be_saved(model):
         save_pretrained(model, Path(output) / "model")
     return results
 

@@ -34,7 +34,13 @@ def model_inputs(batch: dict[str, Any]) -> tuple[Tensor, ...]:
 
 
 def check_labels(logits: Tensor, labels: Tensor) -> None:
-    """Raise unless there is a label for every logit."""
+    """Raise unless there is a label for every logit.
+
+    Raises
+    ------
+    ValueError
+        Other shapes.
+    """
     if logits.shape != labels.shape:
         raise ValueError(
             f"the labels are {tuple(labels.shape)}, the model's logits {tuple(logits.shape)}: a data set "
@@ -194,7 +200,13 @@ class Task(LightningModule):  # type: ignore[misc]
         )
 
     def configure_optimizers(self) -> Any:
-        """Optimizer and schedule, as Lightning wants them."""
+        """Optimizer and schedule, as Lightning wants them.
+
+        Raises
+        ------
+        ValueError
+            No parameter to train.
+        """
         parameters = self.trained_parameters()
         if not parameters:
             raise ValueError("no parameter of the model has requires_grad=True: there is nothing to train")
@@ -251,7 +263,13 @@ class MultiLabelTask(Task):
         return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
 
     def on_validation_epoch_end(self) -> None:
-        """Score the whole part."""
+        """Score the whole part.
+
+        Raises
+        ------
+        ValueError
+            Logits that are NaN.
+        """
         kept = self.kept()
         if kept is None:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.chest_imagenome.annotations import (
     CONFLICTS,
     UNMENTIONED,
@@ -146,11 +147,11 @@ class ChestImaGenome(RegionFilms):
         self.root, self.images = check_root(root), check_root(images, "images").absolute()
         self.region_names, self.labels = label_sets.resolve(regions), label_sets.resolve(labels)
         self.transform = transform
-        _check("split", split, SPLITS)
-        _check("lists", lists, LISTS)
-        _check("annotations", annotations, ("silver", "gold"))
-        _check("conflict", conflict, CONFLICTS)
-        _check("unmentioned", unmentioned, UNMENTIONED)
+        one_of("split", split, SPLITS)
+        one_of("lists", lists, LISTS)
+        one_of("annotations", annotations, ("silver", "gold"))
+        one_of("conflict", conflict, CONFLICTS)
+        one_of("unmentioned", unmentioned, UNMENTIONED)
         if annotations == "gold" and split != "all":
             raise ValueError(f"split={split!r}: the gold annotations have no parts, split='all' takes them")
 
@@ -169,11 +170,9 @@ class ChestImaGenome(RegionFilms):
         self.report |= {"without a box of these regions": int((~listed.any(axis=1)).sum())}
         kept = np.flatnonzero(listed.any(axis=1))
         names, files = _find_images(self.images, everything, rows[kept])
-        found = existing(names, files, missing, self.images)
+        found = existing(names, files, missing, self.images, split=split, views=views, left_out=self.report)
         kept = kept[found]
         rows = rows[kept]
-        if not len(rows):
-            raise ValueError(f"no image is left: split={split!r}, views={views!r}, missing={missing!r}; {self.report}")
 
         self.ids = [everything.ids[row] for row in rows]
         self.patient_ids = [everything.patients[row] for row in rows]
@@ -235,11 +234,6 @@ class ChestImaGenome(RegionFilms):
             names = tuple(name for _, relation, name in says if relation == "yes")
             found.append(Relation(str(each.get("bbox_name") or region), names, earlier, str(each.get("phrase", ""))))
         return found
-
-
-def _check(argument: str, value: str, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument}={value!r}: allowed are {', '.join(map(repr, allowed))}")
 
 
 def _asked(names: Sequence[str], found: tuple[str, ...], always: Sequence[str], argument: str) -> list[int]:

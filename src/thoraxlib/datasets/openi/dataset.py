@@ -119,9 +119,7 @@ class OpenI(Films):
         if wanted is not None:
             films = {image: name for image, name in films.items() if _film(image) in wanted}
         names, files = list(films), _files(self.root, films)
-        self.ids: list[str] = [names[row] for row in existing(names, files, missing, self.root)]
-        if not self.ids:
-            raise ValueError(f"no image is left: views={views!r}, missing={missing!r}, root={self.root}")
+        self.ids: list[str] = [names[row] for row in existing(names, files, missing, self.root, views=views)]
         self.study_ids: list[str] = [films[image] for image in self.ids]
         self.patient_ids: list[str] = list(self.study_ids)
         self.views: list[str] = [shown.get(_film(image), "") for image in self.ids]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
 
@@ -113,8 +114,7 @@ class LabelerTable:
         ValueError
             Another `mapping` or policy, a value that is not 1, 0, -1 or blank, or no label that can be told.
         """
-        if mapping not in MAPPINGS:
-            raise ValueError(f"mapping={mapping!r}: allowed are {', '.join(map(repr, MAPPINGS))}")
+        one_of("mapping", mapping, MAPPINGS)
         values = mined_targets(
             self._table, OBSERVATIONS, uncertain, blank, seed, findings=OBSERVATIONS, source="the labeller"
         )

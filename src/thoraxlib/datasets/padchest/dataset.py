@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, find_file, index_images
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.padchest.scaling import SCALES, Greys, read_scaled
@@ -127,11 +128,9 @@ class PadChest(Films):
         self.root = check_root(root)
         self.labels = label_sets.resolve(labels)
         self.transform = transform
-        if unlabelled not in ("drop", "ignore"):
-            raise ValueError(f"unlabelled={unlabelled!r}: allowed are 'drop' and 'ignore'")
-        if scale is not None and scale not in SCALES:
-            raise ValueError(f"scale={scale!r}: allowed are {', '.join(map(repr, SCALES))}")
-        self.scale = scale or SCALES[0]
+        one_of("unlabelled", unlabelled, ("drop", "ignore"))
+        self.scale = SCALES[0] if scale is None else scale
+        one_of("scale", self.scale, SCALES)
         table = Table(find_file(self.root, _TABLE, f"{_TABLE}.gz"))
         names = table.column("ImageID")
         table.check_unique(names)
@@ -151,12 +150,8 @@ class PadChest(Films):
             kept &= (np.array(table.column("Pediatric")) != "No") == pediatric
         rows = np.flatnonzero(kept)
         files = index_images(self.root, None)
-        rows = rows[existing([names[row] for row in rows], files, missing, self.root)]
-        if not len(rows):
-            raise ValueError(
-                f"no image is left: views={views!r}, methods={methods!r}, pediatric={pediatric}, "
-                f"unlabelled={unlabelled!r}, missing={missing!r}, root={self.root}"
-            )
+        asked = {"views": views, "methods": methods, "pediatric": pediatric, "unlabelled": unlabelled}
+        rows = rows[existing([names[row] for row in rows], files, missing, self.root, **asked)]
         patients, studies, positions = (table.column(name) for name in ("PatientID", "StudyID", "Projection"))
         self.ids: list[str] = [names[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]

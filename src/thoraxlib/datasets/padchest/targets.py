@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.padchest.terms import TermTree
 
 __all__ = ["ListedTargets", "listed_targets", "parse_labels"]
@@ -113,10 +114,8 @@ def listed_targets(
     ValueError
         Another `rule` or `normal`; or no label that is known.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r}: allowed are {', '.join(map(repr, RULES))}")
-    if normal not in ("alone", "listed"):
-        raise ValueError(f"normal={normal!r}: allowed are 'alone' and 'listed'")
+    one_of("rule", rule, RULES)
+    one_of("normal", normal, ("alone", "listed"))
     tree = tree or TermTree.shipped()
     lists = {text: parse_labels(text) for text in dict.fromkeys(texts)}
     names = _names(labels, tree, lists.values())

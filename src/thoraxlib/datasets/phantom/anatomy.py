@@ -18,7 +18,7 @@ _NORMAL_CTR = (0.40, 0.475)  # cardiothoracic ratio without cardiomegaly; AP fil
 
 @dataclass
 class Thorax:
-    """One patient on one film: what :mod:`render` draws and what the findings change.
+    """One patient on one film: what :class:`~thoraxlib.datasets.phantom.body.Body` draws and what the findings change.
 
     Pairs are (patient's right, patient's left).
     """

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
+from thoraxlib.arguments import one_of
 from thoraxlib.datasets.phantom.anatomy import draw_film, draw_patient
 from thoraxlib.datasets.phantom.body import Body
 from thoraxlib.datasets.phantom.canvas import Canvas
@@ -118,8 +119,7 @@ class Phantom(Dataset[dict[str, Any]]):
             raise ValueError(f"seed={seed}: 0 or more is accepted")
         if not 0 <= balance <= 1:
             raise ValueError(f"balance={balance}: from 0 (prevalence as in NIH) to 1 (0.15 for every finding)")
-        if view not in (None, "PA", "AP"):
-            raise ValueError(f"view={view!r}: 'PA', 'AP' or None is accepted")
+        one_of("view", view, (None, "PA", "AP"))
         self.size, self.seed, self.masks, self.transform = size, seed, masks, transform
         self.labels = label_sets.resolve(labels)
         self._findings = draw_findings(_stream(seed, 0), length, balance)

@@ -1,4 +1,4 @@
-"""JSON that is said to be broken where it is."""
+"""JSON: written whole, and said to be broken where it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,31 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["parse_json", "read_json"]
+from thoraxlib.files.whole import replacing
+
+__all__ = ["parse_json", "read_json", "write_json"]
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
+    """Write `content` as a JSON file, whole or not at all; its folder is made if need be.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    content : Any
+        Plain values.
+    indent : int, optional
+        Blanks of each level, for people; by default all is on one line.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Content that JSON does not have.
+    """
+    text = json.dumps(content, indent=indent) + "\n"
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

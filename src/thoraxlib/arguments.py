@@ -1,0 +1,53 @@
+"""Arguments that are refused with one message everywhere: name, value, and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+__all__ = ["height_and_width", "one_of"]
+
+
+def one_of(name: str, value: object, allowed: Iterable[object], more: str = "") -> None:
+    """Raise unless the argument `name` has one of the values that are allowed.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : object
+        What it was given.
+    allowed : iterable
+        Values.
+    more : str
+        What else is allowed, in words, which the caller has seen to.
+
+    Raises
+    ------
+    ValueError
+        It has another value.
+
+    Examples
+    --------
+    >>> one_of("mask", "smooth", ("hard", "soft"))
+    Traceback (most recent call last):
+    ValueError: mask='smooth': allowed are 'hard', 'soft'
+    """
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: allowed are {', '.join(map(repr, allowed))}{more}")
+
+
+def height_and_width(size: object) -> tuple[int, int]:
+    """(H, W) of the argument `size`: both, or a single side.
+
+    Raises
+    ------
+    ValueError
+        Something else, or a side below 1.
+    """
+    sides = (size, size) if isinstance(size, Integral) else size
+    whole = isinstance(sides, Sequence) and all(isinstance(side, Integral) and int(side) > 0 for side in sides)
+    if not whole or len(sides) != 2:  # type: ignore[arg-type]
+        raise ValueError(f"size={size!r}: one side or (H, W), in whole pixels, at least 1")
+    return int(sides[0]), int(sides[1])  # type: ignore[index]
