@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks.timing import Row, compare, optional
 from thoraxlib import datasets, images
 from thoraxlib.datasets.films import Films
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.training import DataModule
 
 PACKAGES = ("torchvision", "pillow", "numpy", "scikit-image")
 FILMS, SIDE = 12, 1024
@@ -41,14 +43,18 @@ class Folder(Films):
     """Films without labels."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
-        self.labels, self.transform = (), images.transform_for(SPEC)
+        self.labels, self.transform = (), None
         self.ids, self.patient_ids = names, names
         self.targets = torch.zeros(len(names), 0)
         self._paths = [folder / name for name in names]
 
 
-def epoch(dataset: Films) -> torch.Tensor:
-    return datasets.collate([dataset[index] for index in range(len(dataset))])["image"]
+def epoch(folder: Path, names: list[str]) -> Callable[[], torch.Tensor]:
+    """As a training reads its films, each of them four times, in batches; the last batch comes back."""
+    films = Folder(folder, 4 * names)
+    data = DataModule(films, films, batch_size=len(names), eval_transform=images.transform_for(SPEC))
+    loader = data.val_dataloader()
+    return lambda: deque(loader, maxlen=1)[0]["image"]
 
 
 def with_pillow(paths: list[Path]) -> Callable[[], torch.Tensor]:
@@ -89,22 +95,24 @@ def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     megabytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
     conditions = f"{FILMS} PNG of {SIDE} px, {megabytes:.2f} MB each, to {SPEC.size[0]} px"
     kind = "smooth films" if smooth else "films"
-    films, plain = Folder(folder / "films", names), with_pillow(paths)
-    check(epoch(films), plain(), 1.01)
-    ours = lambda: epoch(films)  # noqa: E731
+    preprocess, plain = images.preprocess_for(SPEC), with_pillow(paths)
+    ours = lambda: preprocess(paths)  # noqa: E731
+    check(ours(), plain(), 1.01)
     target = None if smooth else 0.8
     row = f"{kind} to input"
     yield compare(row, "Pillow (RGB) + torchvision v1", ours, plain, target=target, conditions=conditions, pairs=9)
-    yield from optional(row, "scikit-image", _against_scikit_image(row, films, paths, conditions))
+    yield from optional(row, "scikit-image", _against_scikit_image(row, ours, paths, conditions))
 
     spec = InputSpec(size=SPEC.size, resize="stretch")
     images.prepare(folder / "films", folder / "copy", spec=spec, workers=0, progress=False)
-    copy = Folder(folder / "copy", names)
-    check(epoch(copy), epoch(films), 1.01)
+    from_copy, from_files = epoch(folder / "copy", names), epoch(folder / "films", names)
+    check(from_copy(), from_files(), 1.01)
     row = f"{kind}: epoch from a training copy"
-    yield compare(row, "from the files", lambda: epoch(copy), ours, target=1 / 30, conditions=conditions, pairs=5)
+    yield compare(row, "from the files", from_copy, from_files, target=1 / 30, conditions=conditions, pairs=5)
 
 
-def _against_scikit_image(row: str, films: Films, paths: list[Path], conditions: str) -> Iterator[Row]:
+def _against_scikit_image(
+    row: str, ours: Callable[[], torch.Tensor], paths: list[Path], conditions: str
+) -> Iterator[Row]:
     peer = with_scikit_image(paths)
-    yield compare(row, "scikit-image", lambda: epoch(films), peer, target=1 / 3, conditions=conditions, pairs=5)
+    yield compare(row, "scikit-image", ours, peer, target=1 / 3, conditions=conditions, pairs=5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,18 @@ _STACKED = (
 )
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate(
+    samples: Sequence[dict[str, Any]], *, images: Callable[[list[Tensor]], Tensor] = torch.stack
+) -> dict[str, Any]:
     """A batch: images, labels, regions, masks and features stacked, everything else (boxes, ids) as lists.
 
     Parameters
     ----------
     samples : sequence of dict
         Samples of one data set, transformed to one image size.
+    images : callable
+        Makes one tensor of the list of images, of one shape; ``transform_for(spec).normalize.batch`` normalises them
+        meanwhile, where samples went through ``transform_for(spec).place`` alone.
 
     Returns
     -------
@@ -55,11 +60,12 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for sample in samples:
         if set(sample) != set(keys):
             raise ValueError(f"samples have different keys: {sorted(keys)} and {sorted(sample)}")
-    return {key: _join(key, [sample[key] for sample in samples]) for key in keys}
+    join = dict.fromkeys(_STACKED, torch.stack) | {"image": images}
+    return {key: _joined(key, [sample[key] for sample in samples], join.get(key)) for key in keys}
 
 
-def _join(key: str, values: list[Any]) -> Any:
-    if key not in _STACKED:
+def _joined(key: str, values: list[Any], join: Callable[[list[Tensor]], Tensor] | None) -> Any:
+    if join is None:
         return values
     shapes = {tuple(value.shape) for value in values}
     if len(shapes) > 1:
@@ -67,4 +73,4 @@ def _join(key: str, values: list[Any]) -> Any:
             f"{key!r} of the samples has different shapes {sorted(shapes)}; "
             "bring them to one size with a transform, e.g. images.transform_for(model.input_spec)"
         )
-    return torch.stack([value.as_subclass(Tensor) for value in values])
+    return join([value.as_subclass(Tensor) for value in values])

@@ -10,11 +10,19 @@ from thoraxlib.images.dicom import read_geometry
 from thoraxlib.images.geometry import Geometry
 from thoraxlib.images.preparation import prepare
 from thoraxlib.images.reading import Source, read
-from thoraxlib.images.transforms import Preprocessor, Resize, placement, preprocess_for, transform_for
+from thoraxlib.images.transforms import (
+    InputTransform,
+    Preprocessor,
+    Resize,
+    placement,
+    preprocess_for,
+    transform_for,
+)
 from thoraxlib.images.windows import Window, window
 
 __all__ = [
     "Geometry",
+    "InputTransform",
     "Preprocessor",
     "Resize",
     "Source",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -106,7 +107,9 @@ class Resize(v2.Transform):  # type: ignore[misc]
         is_image = not isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask))
         if is_image and (self.spec.equalize or self.spec.blur):
             inpt = self._enhanced(inpt)
-        inpt = v2.functional.resize(inpt, [place.height, place.width], antialias=True)
+        is_grey = is_image and inpt.dtype == torch.uint8 and inpt.shape[-3] == 1 and inpt.device.type == "cpu"
+        resize = _grey_bytes_resized if is_grey else _resized
+        inpt = resize(inpt, place.height, place.width)
         if (place.height, place.width) == size:
             return inpt
         if self.spec.resize in ("pad", "pad_end"):
@@ -125,3 +128,25 @@ class Resize(v2.Transform):  # type: ignore[misc]
     def extra_repr(self) -> str:
         """Size and rule."""
         return f"size={self.spec.size}, rule={self.spec.resize!r}, crop_ratio={self.spec.crop_ratio:.4g}"
+
+
+def _resized(inpt: Any, height: int, width: int) -> Any:
+    return v2.functional.resize(inpt, [height, width], antialias=True)
+
+
+def _grey_bytes_resized(image: Any, height: int, width: int) -> Any:
+    """Bytes (..., H, W) as :func:`_resized` gives them, to the last bit, at a third of the time.
+
+    PyTorch widens each grey byte to a pixel of four channels. Here, these are four strips of rows while the width
+    changes, and four neighbours of a row while the height does; rows and columns are padded to multiples of four.
+    """
+    rows, columns = image.shape[-2:]
+    strips = _padded(image.as_subclass(torch.Tensor), 0, -rows % 4).reshape(-1, 4, -(-rows // 4), columns)
+    narrow = _resized(strips, strips.shape[2], width).flatten(1, 2)[:, :rows]
+    fours = _padded(narrow, -width % 4, 0).unflatten(2, (-1, 4)).permute(0, 3, 1, 2)
+    small = _resized(fours, height, fours.shape[3]).permute(0, 2, 3, 1).flatten(2)[..., :width]
+    return tv_tensors.wrap(small.reshape(*image.shape[:-2], height, width), like=image)
+
+
+def _padded(image: torch.Tensor, right: int, bottom: int) -> torch.Tensor:
+    return F.pad(image, (0, right, 0, bottom)) if right or bottom else image

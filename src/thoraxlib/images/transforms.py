@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from thoraxlib.images.resize import Resize, placement
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Spec
 
-__all__ = ["Preprocessor", "Resize", "placement", "preprocess_for", "transform_for"]
+__all__ = ["InputTransform", "Preprocessor", "Resize", "placement", "preprocess_for", "transform_for"]
 
 
 class HasInputSpec(Protocol):
@@ -26,7 +26,7 @@ class HasInputSpec(Protocol):
     input_spec: InputSpec
 
 
-def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> Callable[[Any], Any]:
+def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> InputTransform:
     """The transform that makes a model's input of an image.
 
     Resize (in the image's own depth: bilinear, antialiased, equal to Pillow within one grey level), scale to [0, 1],
@@ -44,9 +44,10 @@ def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> 
 
     Returns
     -------
-    callable
-        For a data set's sample (dict with ``image``), a ``tv_tensors.Image``, or a tensor (..., C, H, W), with C = 1 or
-        ``spec.channels``; uint8, uint16, or floating point in [0, 1]. The image comes out as float32 (..., C, h, w).
+    InputTransform
+        To be called with a data set's sample (dict with ``image``), a ``tv_tensors.Image``, or a tensor (..., C, H, W),
+        with C = 1 or ``spec.channels``; uint8, uint16, or floating point in [0, 1]. The image comes out as float32
+        (..., C, h, w).
 
     Raises
     ------
@@ -60,15 +61,35 @@ def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> 
     torch.Size([3, 224, 224])
     """
     geometry = Resize(spec) if train is None else augmentations.registry.resolve(train, input_spec=spec)
-    chain: Callable[[Any], Any] = v2.Compose(
-        [
-            _Check(spec.channels),
-            geometry,
-            _LostBoxes(),
-            _Normalize(spec),
-        ]
-    )
-    return chain
+    return InputTransform(spec, geometry)
+
+
+class InputTransform(nn.Module):
+    """What :func:`transform_for` gives, in two steps, of which a batch can take the second at once.
+
+    Parameters
+    ----------
+    spec : InputSpec
+        What the model expects.
+    geometry : nn.Module
+        Brings an image with its boxes and masks to the model's size.
+
+    Attributes
+    ----------
+    place : callable
+        From sample to sample, to the model's size; pixels keep their depth, and grey its one channel.
+    normalize : callable
+        The rest; its ``batch`` makes a batch of images as `place` gives them.
+    """
+
+    def __init__(self, spec: InputSpec, geometry: nn.Module) -> None:
+        super().__init__()
+        self.place = v2.Compose([_Check(spec.channels), geometry, _LostBoxes()])
+        self.normalize = _Normalize(spec)
+
+    def forward(self, sample: Any) -> Any:
+        """A sample or image as the model wants it."""
+        return self.normalize(self.place(sample))
 
 
 def preprocess_for(model: HasInputSpec | InputSpec) -> Preprocessor:
@@ -125,7 +146,7 @@ class Preprocessor:
         sources = self._listed(source)
         if not sources:
             raise ValueError("source holds no image")
-        return torch.stack([self.transform(read(one)).as_subclass(Tensor) for one in sources])
+        return self.transform.normalize.batch([self.transform.place(read(one)) for one in sources])
 
     @staticmethod
     def _listed(source: Source | Sequence[Source]) -> list[Source]:
@@ -182,13 +203,12 @@ class _LostBoxes(nn.Module):
         if not isinstance(sample, dict):
             return sample
         changed: dict[str, Any] = {}
-        kept = _some_left(sample, "boxes")
-        if not kept.all():
+        kept, seen = _some_left(sample, "boxes"), _some_left(sample, "regions")
+        if kept is not None and not kept.all():
             changed["boxes"] = tv_tensors.wrap(sample["boxes"][kept], like=sample["boxes"])
             if "box_labels" in sample:
                 changed["box_labels"] = sample["box_labels"][kept]
-        seen = _some_left(sample, "regions")
-        if not seen.all():
+        if seen is not None and not seen.all():
             empty = sample["regions"].as_subclass(Tensor) * seen[:, None]
             changed["regions"] = tv_tensors.wrap(empty, like=sample["regions"])
             if "present" in sample:
@@ -198,10 +218,10 @@ class _LostBoxes(nn.Module):
         return {**sample, **changed} if changed else sample
 
 
-def _some_left(sample: dict[str, Any], key: str) -> Tensor:
-    """Which boxes of ``sample[key]`` have a pixel or more, (B,); an empty tensor if there are none."""
+def _some_left(sample: dict[str, Any], key: str) -> Tensor | None:
+    """Which boxes of ``sample[key]`` have a pixel or more, (B,); None for a sample without them."""
     if key not in sample:
-        return torch.ones(0, dtype=torch.bool)
+        return None
     boxes: Tensor = sample[key].as_subclass(Tensor)
     return (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
 
@@ -214,6 +234,15 @@ class _Normalize(_OnImage):
         self.mean, self.std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
 
     def change(self, image: Tensor) -> Tensor:
-        white = 255 if image.dtype == torch.uint8 else 1
-        mean, std = (white * values.to(image.device) for values in (self.mean, self.std))
-        return torch.sub(image, mean).div_(std)
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[Tensor]) -> Tensor:
+        """(N, ..., C, h, w) of N images (..., 1 or C, h, w), each of its own depth, written at once into the batch."""
+        *leading, _, height, width = images[0].shape
+        batch = torch.empty(len(images), *leading, len(self.mean), height, width, device=images[0].device)
+        mean, std = self.mean.to(batch.device), self.std.to(batch.device)
+        bytes_mean, bytes_std = 255 * mean, 255 * std
+        for index, image in enumerate(images):
+            scale = (bytes_mean, bytes_std) if image.dtype == torch.uint8 else (mean, std)
+            batch[index].copy_(image.as_subclass(Tensor)).sub_(scale[0]).div_(scale[1])
+        return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision import tv_tensors
 
 from thoraxlib.datasets import ChestDataset, collate
+from thoraxlib.images import InputTransform
 
 __all__ = ["DataModule", "Samples"]
 
@@ -43,6 +45,12 @@ class Samples(Dataset[dict[str, Any]]):
     masks, regions : bool
         Read ``masks`` as well; ``regions`` and, where samples have them, ``present`` and ``region_labels``.
 
+    Attributes
+    ----------
+    collate : callable
+        Makes a batch of them. Where `transform` is one of :func:`thoraxlib.images.transform_for`, its last step is left
+        to this: films that are normalised one by one take the memory of the batch once more.
+
     Raises
     ------
     ValueError
@@ -62,6 +70,10 @@ class Samples(Dataset[dict[str, Any]]):
         if not len(dataset):
             raise ValueError("the data set holds no image")
         self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.collate: Callable[[list[dict[str, Any]]], dict[str, Any]] = collate
+        if isinstance(transform, InputTransform):
+            self.transform = transform.place
+            self.collate = partial(collate, images=transform.normalize.batch)
         regions = regions or hasattr(dataset, "feature_dim")
         self.kept = (*_KEPT, *(("masks",) if masks else ()), *(_REGIONS if regions else ()))
         self._cached: dict[str, Tensor] = {}
@@ -250,7 +262,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
             batch_size=self.batch_size,
             sampler=order,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=samples.collate,
             # a last batch of one image has no variance for batch norm
             drop_last=training and len(order) % self.batch_size == 1 and len(order) > 1,
             pin_memory=torch.cuda.is_available(),

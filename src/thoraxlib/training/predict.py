@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from thoraxlib.datasets import ChestDataset, collate
+from thoraxlib.datasets import ChestDataset
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
@@ -90,11 +90,9 @@ def predict(
         transform = transform_for(spec)
     home = device_of(model)
     place = torch.device(device) if device is not None else torch.device("cuda") if torch.cuda.is_available() else home
+    samples = Samples(dataset, transform, regions=regional)
     loader: DataLoader[Any] = DataLoader(
-        Samples(dataset, transform, regions=regional),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=collate,
+        samples, batch_size=batch_size, num_workers=num_workers, collate_fn=samples.collate
     )
     parts, known = list[Tensor](), list[Tensor]()
     try:
