@@ -13,8 +13,9 @@ class DepthwiseConv2d(nn.Conv2d):
     """One kernel for each channel, stride 1, zero padding to the same size: (N, C, h, w) -> (N, C, h, w).
 
     On a CPU, a dilated kernel runs over each phase of the map by itself (:func:`by_phases`): the same sums, many times
-    faster than the dilated convolution of oneDNN. Where gradients may follow, kernels above 3x3 work in the precision of
-    their weights there, autocast or not: oneDNN takes two to eight times as long for such gradients in bfloat16.
+    faster than the dilated convolution of oneDNN. Where gradients may follow, kernels above 3x3 work in the precision
+    of their weights there, autocast or not: oneDNN's gradients of these weights are two to eight times slower in
+    bfloat16.
 
     Parameters
     ----------

@@ -179,7 +179,7 @@ def _count(chunk: Tensor) -> tuple[Tensor, Tensor]:
     ones = chunk.float()
     joint = ones.T @ ones
     if chunk.is_floating_point():
-        complete = ones.square().sub_(ones).abs_().sum() == 0
+        complete = bool(ones.square().sub_(ones).abs_().sum() == 0)
     else:  # an integer's square is at least itself, and more unless it is 0 or 1
         complete = torch.equal(joint.diagonal(), ones.sum(dim=0))
     if complete:
