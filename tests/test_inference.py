@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import compatibility as compat
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,26 @@ def test_every_kind_of_backbone(backbone: Any) -> None:
     size = 8 if backbone == "dense_van" else 64  # that one never has a stride
     model = _used(thoraxlib.build("classifier", backbone=backbone, input_spec={"size": size}).double())
     _assert_same(thoraxlib.optimize_for_inference(model), model, torch.randn(2, 3, size, size, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "densenet121", "van_b0"])
+def test_single_precision(backbone: str) -> None:
+    """Whole trunks; of every documented model, the small form is in test_everything.py."""
+    model = thoraxlib.build("classifier", backbone=backbone, input_spec={"size": 64})
+    compat.used(model, *compat.example(model, 8))
+    compat.assert_as_exact(thoraxlib.optimize_for_inference(model), model, compat.example(model))
+
+
+def test_joined_layers_are_rounded_once() -> None:
+    """VanillaNet's, of products of its weights: nearer to float64 than the layers one by one."""
+    model = thoraxlib.build("vanillanet", input_spec={"size": 64})
+    compat.used(model, *compat.example(model, 8))
+    (x,) = compat.example(model, 6)
+    fast, exact = thoraxlib.optimize_for_inference(model), copy.deepcopy(model).double()
+    with torch.inference_mode():
+        truth = exact(x.double())
+        ours, plain = ((net(x) - truth).square().mean().sqrt() for net in (fast, model))
+    assert 0 < ours < plain
 
 
 def test_van_in_single_precision_and_layers() -> None:

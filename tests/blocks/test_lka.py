@@ -42,6 +42,24 @@ def test_phases_are_the_dilated_convolution(dilation: int, size: tuple[int, int]
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_large_kernels_under_autocast(dilation: int, dtype: torch.dtype) -> None:
+    """As precise as the weights where gradients may follow, which are slow in bfloat16; in bfloat16 otherwise."""
+    conv, x = DepthwiseConv2d(4, 5, dilation).to(dtype), torch.randn(2, 4, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(x.bfloat16())
+        with torch.no_grad():
+            assert conv(x).dtype == torch.bfloat16
+        assert DepthwiseConv2d(4, 3)(x).dtype == torch.bfloat16
+    expected = conv(x.bfloat16().to(dtype))
+    assert torch.equal(out, expected)
+    for got, wanted in zip(
+        *(torch.autograd.grad(y.sum(), [conv.weight, conv.bias]) for y in (out, expected)), strict=True
+    ):
+        assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize(
     ("kernel", "dilation", "parts"), [(21, 3, (5, 7)), (7, 1, (1, 7)), (13, 3, (5, 5)), (35, 5, (9, 7))]
 )

@@ -77,6 +77,19 @@ def test_every_number_type_and_layout(dtype: Any) -> None:
         assert LabelCounts.of(given_as, ["a", "b"]).joint.tolist() == [[2, 1], [1, 2]]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "wrong"),
+    [(np.uint8, 2), (np.int8, -1), (np.int8, 100), (np.int64, 2), (np.int64, -(2**24)), (np.int64, 2**62)],
+)
+def test_no_other_number_passes_for_labels(dtype: Any, wrong: int) -> None:
+    """Wherever it stands, whatever stands beside it, and though a product of float32 rounds."""
+    table = np.ones((20_000, 2), dtype)
+    table[7, 1] = wrong
+    with pytest.raises(ValueError, match="must be 0, 1 or NaN, got .* in column 1"):
+        LabelCounts.of(table, ["a", "b"])
+    assert table[7, 1] == wrong  # an array that was not copied
+
+
 def test_select_by_meaning() -> None:
     nih = graphs.counts.build("nih14")
     some = nih.select(["Pleural Effusion", "pleural thickening", "Infiltrate"])

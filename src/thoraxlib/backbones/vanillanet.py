@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from itertools import accumulate, compress
@@ -154,7 +155,7 @@ class VanillaNet(Backbone):
         pairs = [(stage.conv1, stage.conv2, stage.act) for stage in self.stages]
         for first, second, activation in [(self.stem1, self.stem2, self.stem2[2]), *pairs]:
             _join(first, second)
-            activation.weight, activation.bias = _folded(activation, activation.bn)
+            _give(activation, *_folded(activation, activation.bn))
             activation.bn = nn.Identity()
         return self
 
@@ -169,18 +170,23 @@ def _conv(channels: int, out: int) -> nn.Sequential:
 
 
 def _folded(conv: Any, norm: Any) -> tuple[Any, Any]:
-    """Weight and bias of one convolution that does what `conv` and then `norm` do."""
+    """Weight and bias of one convolution that does what `conv` and then `norm` do; float64, to be rounded once."""
+    conv, norm = (copy.deepcopy(part).to("cpu", torch.float64) for part in (conv, norm))
     return fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
+
+
+def _give(conv: Any, weight: Tensor, bias: Tensor) -> None:
+    """Let `conv` have these, in the precision of its own."""
+    conv.weight, conv.bias = (nn.Parameter(tensor.to(conv.weight)) for tensor in (weight, bias))
 
 
 def _join(first: Any, second: Any) -> None:
     """Make `first` do what both do, each a convolution and a norm, the second one 1x1; `second` passes on."""
     (weight, bias), (mixing, shift) = _folded(*first[:2]), _folded(*second[:2])
     mixing = mixing[:, :, 0, 0]
-    first[0].weight = nn.Parameter(torch.einsum("om,mchw->ochw", mixing, weight))
-    first[0].bias = nn.Parameter(mixing @ bias + shift)
+    _give(first[0], torch.einsum("om,mchw->ochw", mixing, weight), mixing @ bias + shift)
     first[0].out_channels = len(shift)
     first[1] = second[0] = second[1] = nn.Identity()
 

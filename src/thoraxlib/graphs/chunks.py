@@ -38,5 +38,7 @@ def chunks(targets: Any, shape: Sequence[int], rows: int, message: str) -> Itera
             raise ValueError(f"{message} {tuple(values.shape)}")
         for start in range(0, len(values), rows):
             chunk = values[start : start + rows]
-            # a copy, as an array may be read-only or backwards
-            yield start, chunk.cpu() if isinstance(chunk, Tensor) else torch.from_numpy(chunk.copy())
+            if isinstance(chunk, Tensor):
+                yield start, chunk.cpu()
+            else:  # a copy of what torch cannot take as it is: read-only, backwards, between other columns
+                yield start, torch.from_numpy(chunk if chunk.flags.carray else chunk.copy())

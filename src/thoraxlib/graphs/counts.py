@@ -19,7 +19,7 @@ from thoraxlib.registry import Registry
 
 __all__ = ["LabelCounts", "build", "describe", "names", "register", "registry", "shipped"]
 
-_CHUNK = 16384  # rows for each product: fits a cache, and its float32 sums are exact
+_CHUNK = 16384  # rows for each product: fits a cache, and its float32 sums are exact where they can be counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +174,13 @@ class LabelCounts:
 def _count(chunk: Tensor) -> tuple[Tensor, Tensor]:
     """Joint counts of a chunk, and those of label i where j is known."""
     ones = chunk.float()
-    if chunk.max() <= 1 if chunk.dtype == torch.uint8 else ones.square().sub_(ones).abs_().sum() == 0:  # only 0 and 1
-        joint = (ones.T @ ones).long()
+    joint = ones.T @ ones
+    if chunk.is_floating_point():
+        complete = bool(ones.square().sub_(ones).abs_().sum() == 0)
+    else:  # an integer's square is at least itself, and more unless it is 0 or 1
+        complete = torch.equal(joint.diagonal(), ones.sum(dim=0))
+    if complete:
+        joint = joint.long()
         return joint, joint.diagonal()[:, None].expand_as(joint)
     known = ~ones.isnan()
     ones = torch.where(known, ones, 0.0)
