@@ -109,11 +109,13 @@ def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
             f"the crop of 'ien001' needs images (N, 3, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}"
         )
     n, channels, h, w = images.shape
-    rows, columns = (slice(int(length * 0.334), int(length * 0.667)) for length in (h, w))
-    tile = images.float().reshape(n, h, w, channels)[:, rows, columns].permute(0, 3, 1, 2)
+    y, x = (slice(int(length * 0.334), int(length * 0.667)) for length in (h, w))
+    tile = images.float().reshape(n, h, w, channels)[:, y, x].permute(0, 3, 1, 2)
     x1, y1, x2, y2 = boxes.unbind(dim=1)
-    ends = [boxes.new_tensor([0, side]).split(1) for side in tile.shape[2:]]
-    above, beside = (taps(*end, length, torch.float32) for end, length in zip(ends, (h, w), strict=True))
+    zero = boxes.new_zeros(1)
+    above, beside = (
+        taps(zero, zero + side, length, torch.float32) for side, length in zip(tile.shape[2:], (h, w), strict=True)
+    )
     rows, columns = (
         taps(low, high - 1, length, torch.float32, _margin(length))
         for low, high, length in ((y1, y2, size[0]), (x1, x2, size[1]))

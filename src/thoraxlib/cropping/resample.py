@@ -44,8 +44,8 @@ def at_once(images: Tensor) -> bool:
     On a CPU one by one is faster: each step then has only what is in the box, and finds it in the cache. With gradients
     it is not: cutting their way back into parts costs more.
     """
-    whole = torch.compiler.is_compiling() or images.device.type != "cpu"
-    return whole or (images.requires_grad and torch.is_grad_enabled())
+    differentiated = images.requires_grad and torch.is_grad_enabled()
+    return bool(torch.compiler.is_compiling() or images.device.type != "cpu" or differentiated)
 
 
 class Taps(NamedTuple):
