@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib.cams import register
-from thoraxlib.cams.gradients import GradientMap
+from thoraxlib.cams.gradients import GradientMap, one_place, weighted
 
 __all__ = ["GradCAM", "HiResCAM", "LayerCAM", "XGradCAM"]
 
@@ -22,7 +22,7 @@ class GradCAM(GradientMap):
 
     def combine(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradientMap.combine`."""
-        return torch.einsum("knc,nchw->knhw", self.weights(gradients, features), features)
+        return weighted(self.weights(one_place(gradients), features)[..., None, None], features)
 
     def weights(self, gradients: Tensor, features: Tensor) -> Tensor:
         """How much each channel counts, (k, N, C).
@@ -30,7 +30,7 @@ class GradCAM(GradientMap):
         Parameters
         ----------
         gradients : Tensor
-            Of k scores, (k, N, C, h, w).
+            Of k scores, (k, N, C, h, w); or (k, N, C, 1, 1) where they are the same at all places.
         features : Tensor
             (N, C, h, w).
         """
@@ -65,7 +65,7 @@ class HiResCAM(GradientMap):
 
     def combine(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradientMap.combine`."""
-        return torch.einsum("knchw,nchw->knhw", gradients, features)
+        return weighted(one_place(gradients), features)
 
 
 @register("layercam")
@@ -79,4 +79,4 @@ class LayerCAM(GradientMap):
 
     def combine(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradientMap.combine`."""
-        return torch.einsum("knchw,nchw->knhw", gradients.relu(), features)
+        return weighted(one_place(gradients).relu(), features)

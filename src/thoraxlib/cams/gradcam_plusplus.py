@@ -69,18 +69,23 @@ class GradCAMPlusPlus(GradCAM):
 
     def weights(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradCAM.weights`."""
+        places = features.shape[2] * features.shape[3]
+        return self._of_place(gradients, features).mean(dim=(3, 4)) * places
+
+    def _of_place(self, gradients: Tensor, features: Tensor) -> Tensor:
+        """``alpha relu(g)`` of gradients (k, N, C, h, w), or of one place for all."""
         positive = gradients.relu()  # the only places that count
         if self.denominator == "one":
             # to the size of 1 first: cubes of small gradients underflow
             scale = positive.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(positive.dtype).tiny)
-            return (positive / scale).pow(3).sum(dim=(3, 4)) * scale[..., 0, 0]
+            return (positive / scale).pow(3) * scale
         if self.denominator == "product":
             square = gradients.square()
             cubes = torch.einsum("knchw,nchw->knc", square * gradients, features)[..., None, None]
             bottom = 2 * square + cubes
-            return (square * positive / (torch.where(bottom == 0, 1, bottom) + self.eps)).sum(dim=(3, 4))
+            return square * positive / (torch.where(bottom == 0, 1, bottom) + self.eps)
         total = features.sum(dim=(2, 3), keepdim=True).clamp(min=0)
         if self.eps == 0:  # g^2 cancelled: cheaper, and small gradients do not underflow
-            return positive.div_(torch.addcmul(positive.new_tensor(2), total, positive)).sum(dim=(3, 4))
+            return positive.div_(torch.addcmul(positive.new_tensor(2), total, positive))
         square = positive.square()
-        return (square * positive / (2 * square + total * square * positive + self.eps)).sum(dim=(3, 4))
+        return square * positive / (2 * square + total * square * positive + self.eps)

@@ -12,7 +12,7 @@ from thoraxlib.arguments import one_of
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split
 
-__all__ = ["GradientMap"]
+__all__ = ["GradientMap", "one_place", "weighted"]
 
 # Elements of the gradients that are held at once: little enough to stay in a CPU's caches (3 to 5 times faster than all
 # labels of a ResNet-50 at once), enough to keep an accelerator busy.
@@ -82,7 +82,10 @@ class GradientMap(ClassActivationMap):
 
     @abc.abstractmethod
     def combine(self, gradients: Tensor, features: Tensor) -> Tensor:
-        """Maps (k, N, h, w) of the gradients of k scores, (k, N, C, h, w), and the features (N, C, h, w)."""
+        """Maps (k, N, h, w) of the gradients of k scores, (k, N, C, h, w), and the features (N, C, h, w).
+
+        Gradients may be a view and are not to be written to; see :func:`one_place`.
+        """
 
     def _gradients(self, features: Tensor, labels: list[int] | None) -> Iterator[Tensor]:
         """Gradients (k, N, ...) of the next k labels' scores."""
@@ -102,6 +105,21 @@ class GradientMap(ClassActivationMap):
             if gradients is None:
                 raise ValueError(f"{type(self).__name__}: the logits of {self._name} do not depend on these features")
             yield gradients.to(features.dtype)
+
+
+def one_place(gradients: Tensor) -> Tensor:
+    """Gradients (k, N, C, h, w), or one place of them, (k, N, C, 1, 1), where all are views of one.
+
+    So they are behind an average over places: what follows costs h w times less.
+    """
+    return gradients[..., :1, :1] if gradients.stride()[3:] == (0, 0) else gradients
+
+
+def weighted(weights: Tensor, features: Tensor) -> Tensor:
+    """``sum_c w[k, c] features[c]``, (k, N, h, w), of weights for each place or for all, (k, N, C, 1, 1)."""
+    if weights.shape[3:] == (1, 1):
+        return torch.einsum("knc,nchw->knhw", weights[..., 0, 0], features)
+    return (weights * features).sum(dim=2)  # einsum would be one small matrix product for each place
 
 
 def check_variant(variant: str | None) -> None:

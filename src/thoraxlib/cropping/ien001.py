@@ -10,12 +10,14 @@ from torch import Tensor
 
 from thoraxlib.cropping import register
 from thoraxlib.cropping.components import Component
-from thoraxlib.cropping.resample import across, by_parts, down, taps
+from thoraxlib.cropping.resample import Taps, at_once, down, taps
 from thoraxlib.cropping.rules import OtsuCrop
 
 __all__ = ["Ien001Crop", "tile_crop"]
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+# of ImageNet, in grey levels
+_MEAN = 255 * torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+_STD = 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 @register("ien001")
@@ -106,18 +108,32 @@ def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         raise ValueError(
             f"the crop of 'ien001' needs images (N, 3, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}"
         )
-    return by_parts(_tile_crop, images, boxes, size)
-
-
-def _tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     n, channels, h, w = images.shape
-    rows, columns = (slice(int(length * 0.334), int(length * 0.667)) for length in (h, w))
-    tile = images.float().reshape(n, h, w, channels)[:, rows, columns].permute(0, 3, 1, 2).contiguous()
-    edges = boxes.new_tensor([[0, 0, tile.shape[3], tile.shape[2]]]).unbind(dim=1)
-    picture = down(across(tile, taps(edges[0], edges[2], w, torch.float32)), taps(edges[1], edges[3], h, torch.float32))
-    grey = picture.mul_(256).int().bitwise_and_(255).float()
+    y, x = (slice(int(length * 0.334), int(length * 0.667)) for length in (h, w))
+    tile = images.float().reshape(n, h, w, channels)[:, y, x].permute(0, 3, 1, 2)
     x1, y1, x2, y2 = boxes.unbind(dim=1)
-    grey = across(grey, taps(x1, x2 - 1, size[1], torch.float32, _margin(size[1]))).add_(0.5).floor_()
-    grey = down(grey, taps(y1, y2 - 1, size[0], torch.float32, _margin(size[0]))).add_(0.5).floor_()
-    mean, std = (255 * torch.tensor(each, device=images.device)[:, None, None] for each in (_MEAN, _STD))
-    return grey.sub_(mean).div_(std).to(images.dtype)
+    zero = boxes.new_zeros(1)
+    above, beside = (
+        taps(zero, zero + side, length, torch.float32) for side, length in zip(tile.shape[2:], (h, w), strict=True)
+    )
+    rows, columns = (
+        taps(low, high - 1, length, torch.float32, _margin(length))
+        for low, high, length in ((y1, y2, size[0]), (x1, x2, size[1]))
+    )
+    if at_once(images):
+        return _of_tile(tile, (above, beside), (rows, columns)).to(images.dtype)
+    crops = images.new_empty(n, channels, *size)
+    for k, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        in_box = above.between(top, bottom), beside.between(left, right)
+        crops[k : k + 1] = _of_tile(tile[k : k + 1], in_box, (rows.of(k, top), columns.of(k, left)))
+    return crops
+
+
+def _of_tile(tile: Tensor, picture: tuple[Taps, Taps], crop: tuple[Taps, Taps]) -> Tensor:
+    """Crops of tiles (N, 3, h, w): `picture` enlarges them, `crop` what has become of them, both (rows, columns)."""
+    (above, beside), (rows, columns) = picture, crop
+    grey = down(down(tile, above).mT, beside)  # columns one below the other
+    grey = grey.mul_(256).int().bitwise_and_(255).float()
+    grey = down(grey, columns).add_(0.5).floor_()
+    grey = down(grey.mT, rows).add_(0.5).floor_()
+    return grey.sub_(_MEAN.to(tile.device)).div_(_STD.to(tile.device))

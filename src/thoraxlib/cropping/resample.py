@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Taps", "across", "by_parts", "crop_and_resize", "down", "paste", "taps"]
-
-_VALUES = 2**19  # of the images that are cut at once on a CPU
+__all__ = ["Taps", "at_once", "crop_and_resize", "down", "paste", "resample", "taps"]
 
 
 def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """What images (N, C, H, W) show in a box each, at `size`: (N, C, H', W').
 
     Bilinear with half-pixel centres, and nothing from beyond the box: what cutting and
-    :func:`torch.nn.functional.interpolate` one by one would give. Differentiable with respect to the images.
+    :func:`torch.nn.functional.interpolate` one by one would give. Differentiable, once, with respect to the images.
 
     Parameters
     ----------
@@ -29,42 +26,41 @@ def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ten
     size : (int, int)
         (H', W') of the result.
     """
-    return by_parts(_crop_and_resize, images, boxes, size)
-
-
-def _crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     wide = images if images.dtype.itemsize >= 4 else images.float()
     x1, y1, x2, y2 = boxes.unbind(dim=1)
     rows, columns = taps(y1, y2, size[0], wide.dtype), taps(x1, x2, size[1], wide.dtype)
-    return across(down(wide, rows), columns).to(images.dtype)
-
-
-def by_parts(
-    cut: Callable[[Tensor, Tensor, tuple[int, int]], Tensor], images: Tensor, boxes: Tensor, size: tuple[int, int]
-) -> Tensor:
-    """``cut(images, boxes, size)``, on a CPU a few images at a time.
-
-    What fits the cache is several times faster than fresh memory for each step. With gradients it is one step: cutting
-    their way back into parts costs more.
-    """
-    whole = torch.compiler.is_compiling() or images.device.type != "cpu"
-    if whole or (images.requires_grad and torch.is_grad_enabled()):
-        return cut(images, boxes, size)
-    n, step = len(images), max(1, _VALUES // images[0:1].numel()) if len(images) else 1
-    if n <= step:
-        return cut(images, boxes, size)
-    crops = images.new_empty(n, images.shape[1], *size)
-    for part in (slice(start, start + step) for start in range(0, n, step)):
-        crops[part] = cut(images[part], boxes[part], size)
+    if at_once(images):
+        return resample(wide, rows, columns).to(images.dtype)
+    crops = images.new_empty(len(images), images.shape[1], *size)
+    for n, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        seen = wide[n : n + 1, :, top:bottom, left:right]
+        crops[n : n + 1] = resample(seen, rows.of(n, top), columns.of(n, left))
     return crops
 
 
-class Taps(NamedTuple):
-    """For each place along an axis the two pixels that it lies between, int64, and the second one's share: (N, L)."""
+def at_once(images: Tensor) -> bool:
+    """Whether images are cut in one step, and not one by one.
 
-    first: Tensor
-    second: Tensor
-    share: Tensor
+    On a CPU one by one is faster: each step then has only what is in the box, and finds it in the cache. With gradients
+    it is not: cutting their way back into parts costs more.
+    """
+    differentiated = images.requires_grad and torch.is_grad_enabled()
+    return bool(torch.compiler.is_compiling() or images.device.type != "cpu" or differentiated)
+
+
+class Taps(NamedTuple):
+    """For each place along an axis the two pixels that it lies between, int64, and their shares: (N, L, 2)."""
+
+    pixels: Tensor
+    shares: Tensor
+
+    def of(self, n: int, start: int) -> Taps:
+        """Those of picture `n` alone, of which nothing before the pixel `start` is there."""
+        return Taps(self.pixels[n : n + 1] - start, self.shares[n : n + 1])
+
+    def between(self, start: int, stop: int) -> Taps:
+        """Those of some of the places."""
+        return Taps(self.pixels[:, start:stop], self.shares[:, start:stop])
 
 
 def taps(low: Tensor, high: Tensor, length: int, dtype: torch.dtype, margin: int = 0) -> Taps:
@@ -77,26 +73,30 @@ def taps(low: Tensor, high: Tensor, length: int, dtype: torch.dtype, margin: int
     whole = 2 * (length + 2 * margin)  # parts of a pixel
     step = margin + torch.arange(length, device=low.device)
     place = torch.minimum(((2 * step + 1) * span - whole // 2).clamp(min=0), (span - 1) * whole)
-    first = place // whole
-    return Taps(low + first, low + torch.minimum(first + 1, span - 1), (place % whole).to(dtype) / whole)
+    first, share = place // whole, (place % whole).to(dtype) / whole
+    pixels = torch.stack([first, torch.minimum(first + 1, span - 1)], dim=2)
+    return Taps(low[..., None] + pixels, torch.stack([1 - share, share], dim=2))
 
 
-def across(x: Tensor, taps: Taps) -> Tensor:
-    """Pictures (N, C, H, W) at other columns."""
-    shape = (*x.shape[:3], taps.share.shape[1])
-    first, second = (x.gather(3, index[:, None, None].expand(shape)) for index in (taps.first, taps.second))
-    return first.lerp_(second, taps.share[:, None, None])
+def resample(x: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """Pictures (N, C, H, W) at other columns, then at other rows."""
+    return down(down(x.mT, columns).mT, rows)
 
 
 def down(x: Tensor, taps: Taps) -> Tensor:
-    """Pictures (N, C, H, W) at other rows: whole ones, which is faster than :func:`across`."""
+    """Pictures (N, C, H, W) at other rows.
+
+    A row is a weighted sum of two others: an embedding bag, whose one pass over whole rows is several times faster than
+    gathering both and mixing them.
+    """
     n, channels, h, w = x.shape
-    shape, lines = (n, channels, taps.share.shape[1], w), x.reshape(-1, w)
-    above = h * torch.arange(n * channels, device=x.device).view(n, channels, 1)
-    first, second = (
-        lines.index_select(0, (above + index[:, None]).flatten()).view(shape) for index in (taps.first, taps.second)
+    above = h * torch.arange(n * channels, device=x.device).view(n, channels, 1, 1)
+    pixels = above + taps.pixels[:, None]
+    shares = taps.shares[:, None].expand(pixels.shape)
+    lines = F.embedding_bag(
+        pixels.reshape(-1, 2), x.reshape(-1, w), mode="sum", per_sample_weights=shares.reshape(-1, 2)
     )
-    return first.lerp_(second, taps.share[:, None, :, None])
+    return lines.view(n, channels, taps.pixels.shape[1], w)
 
 
 def paste(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from thoraxlib.cropping import register
@@ -59,7 +60,8 @@ class OtsuCrop(CropRule):
 
     def mask(self, levels: Tensor) -> Tensor:
         """See :meth:`CropRule.mask`."""
-        return levels >= 1 + otsu(levels.long().flatten(1))[:, None, None]
+        whole = levels.to(torch.uint8)
+        return whole > otsu(whole.flatten(1)).to(torch.uint8)[:, None, None]
 
 
 @register("percentile")

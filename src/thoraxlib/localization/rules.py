@@ -122,8 +122,8 @@ class OtsuBoxes(BoxRule):
 
     def masks(self, heat: Tensor) -> list[Tensor]:
         """See :meth:`BoxRule.masks`."""
-        bins = (heat * 256).long().clamp(max=255)
-        return [bins > otsu(bins.flatten(1))[:, None, None]]
+        bins = (heat * 256).clamp(max=255).to(torch.uint8)
+        return [bins > otsu(bins.flatten(1)).to(torch.uint8)[:, None, None]]
 
 
 @register("mean_factor")

@@ -14,7 +14,7 @@ def upsample(maps: Tensor, size: tuple[int, int] | int) -> Tensor:
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     low = maps.flatten(-2).amin(dim=-1)[..., None, None]
     # counted from the lowest value, so that a constant map stays exactly constant
-    return F.interpolate(maps - low, size=size, mode="bilinear", align_corners=False) + low
+    return F.interpolate(maps - low, size=size, mode="bilinear", align_corners=False).add_(low)
 
 
 def normalize(maps: Tensor) -> Tensor:
