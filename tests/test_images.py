@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from thoraxlib import images
+from thoraxlib import datasets, images
 from thoraxlib.images import preprocess_for, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import UnknownNameError
@@ -312,6 +312,19 @@ def test_resize_equals_pillow_within_a_grey_level(shape: tuple[int, int], size: 
     assert np.abs(ours.numpy() - expected).max() <= 1.01
 
 
+@pytest.mark.parametrize("shape", [(300, 240), (301, 243), (1, 2), (33, 47), (24, 61)])
+@pytest.mark.parametrize("size", [(96, 160), (97, 30), (24, 61), (3, 5)])
+def test_grey_bytes_are_resized_as_torchvision_does(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    noise = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 1, *shape), dtype=np.uint8))
+    expected = v2.functional.resize(noise, list(size), antialias=True)
+    exact = torch.backends.cpu.get_cpu_capability().startswith("AVX")  # elsewhere torchvision goes through floats
+    for pixels in (noise, noise.mT.contiguous().mT, tv_tensors.Image(noise)):
+        ours = images.Resize(InputSpec(size=size))(pixels)
+        assert type(ours) is type(pixels)
+        difference = (ours.as_subclass(torch.Tensor).int() - expected.int()).abs()
+        assert difference.max() <= (0 if exact else 1)
+
+
 # -- the transform ------------------------------------------------------------------------------------
 
 
@@ -504,6 +517,24 @@ def test_preprocess_for(tmp_path: Path) -> None:
         preprocess([])
     with pytest.raises(TypeError, match="input_spec"):
         images.preprocess_for(torch.nn.Identity())  # type: ignore[arg-type]
+
+
+def test_a_batch_is_normalised_as_each_film_is() -> None:
+    transform = images.transform_for(InputSpec(size=(24, 16)))
+    films = [images.read(RAMP), images.read(RAMP.astype(np.uint16) * 200), images.read(RAMP[::-1] / 255)]
+    samples = [{"image": film, "id": str(number)} for number, film in enumerate(films)]
+    placed = [transform.place(sample) for sample in samples]
+    assert [sample["image"].dtype for sample in placed] == [torch.uint8, torch.float32, torch.float32]
+    batch = datasets.collate(placed, images=transform.normalize.batch)
+    expected = datasets.collate([transform(sample) for sample in samples])
+    assert torch.equal(batch["image"], expected["image"])
+    assert batch["id"] == expected["id"]
+    assert torch.equal(images.preprocess_for(InputSpec(size=(24, 16)))(films), expected["image"])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (InputSpec().mean, InputSpec().std))
+    levels = placed[0]["image"].as_subclass(torch.Tensor)
+    torch.testing.assert_close(batch["image"][0], (levels / 255 - mean) / std)
+    colour = torch.rand(2, 3, 24, 16)
+    torch.testing.assert_close(transform(colour), (colour - mean) / std)
 
 
 def test_ten_crops_equal_torchvisions() -> None:

@@ -24,6 +24,7 @@ from lightning.pytorch import Callback
 
 import thoraxlib
 from thoraxlib import losses, metrics, training
+from thoraxlib.input_spec import InputSpec
 from thoraxlib.training import task
 from thoraxlib.training.resume import WholeFiles
 
@@ -276,6 +277,17 @@ def test_a_model_of_the_registry_is_saved(tmp_path: Path) -> None:
     data.transforms = dict.fromkeys(data.transforms, spec)
     result = training.fit(model, data, output=tmp_path, epochs=1, **FAST)
     assert same_weights(thoraxlib.load_pretrained(tmp_path / "model"), result.model)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_batch_of_a_models_own_transform_is_its_films_one_by_one(cache: bool) -> None:
+    transform = thoraxlib.images.transform_for(InputSpec(size=6))
+    data = training.DataModule(Films(4), Films(5, seed=1), batch_size=5, cache=cache, eval_transform=transform)
+    (batch,) = data.val_dataloader()
+    expected = torch.stack([transform(sample)["image"].as_subclass(torch.Tensor) for sample in Films(5, seed=1)])
+    assert type(batch["image"]) is torch.Tensor
+    assert torch.equal(batch["image"], expected)
+    assert batch["id"] == Films(5, seed=1).ids
 
 
 def test_the_cache_changes_nothing_and_reads_once() -> None:
