@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import thoraxlib
 from thoraxlib import cams
+from thoraxlib.cams.gradients import one_place
 from thoraxlib.registry import OptionError, UnknownNameError
 
 TIMM = {
@@ -122,6 +123,26 @@ def test_large_maps_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         whole = cams.build(name, model)(x)
         monkeypatch.setattr(gradcam, "_ON_CPU", 1)
         torch.testing.assert_close(cams.build(name, model)(x), whole)
+
+
+@pytest.mark.parametrize("name", ["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam"])
+def test_a_gradient_that_is_one_for_all_places_is_as_any_other(name: str) -> None:
+    """Behind the library's average it is a view of one place; behind torch's it is not."""
+
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(dim=(2, 3))
+
+    x = torch.rand(2, 3, 64, 96)
+    shapes, found = [], []
+    for pool in ("avg", Mean()):
+        model = small(pool)
+        cam = cams.build(name, model)
+        features = model.forward_features(x).detach()
+        shapes += [tuple(one_place(gradients).shape[3:]) for gradients in cam._gradients(features, None)]
+        found.append(cam(x))
+    assert shapes == [(1, 1), (2, 3)]
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("name", cams.names())

@@ -124,16 +124,17 @@ def _explanations(
         sizes = [(int(film.shape[-2]), int(film.shape[-1])) for film in films]
         found = to_original(seen.boxes, model.input_spec, [sizes[n] for n in seen.image.tolist()])
         for n, film in enumerate(films):
-            here = (seen.image == n).nonzero().flatten().tolist()
+            here = (seen.image == n).nonzero().flatten()
+            heat = _to_film(seen.maps[here], model.input_spec, sizes[n])
             findings = [
                 _finding(
                     model.labels[int(seen.label[m])],
                     float(seen.probabilities[n, seen.label[m]]),
                     found.where(found.image == m),
-                    _to_film(seen.maps[m], model.input_spec, sizes[n]),
+                    of_label,
                     look.regions,
                 )
-                for m in here
+                for m, of_label in zip(here.tolist(), heat, strict=True)
             ]
             yield Explanation(
                 name=names.of(batch[n], position + n),
@@ -153,18 +154,17 @@ def _finding(label: str, probability: float, boxes: Boxes, heat: Tensor, regions
     return Finding(label, probability, corners, tuple(boxes.score.tolist()), heat, names)
 
 
-def _to_film(heat: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
-    """A map (h, w) of the model's input in the frame of the film, (H, W); NaN where the model saw nothing."""
+def _to_film(maps: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
+    """Maps (M, h, w) of a film's input in the frame of the film, (M, H, W); NaN where the model saw nothing."""
     place = placement(spec, *size)
-    seen = upsample(heat[None, None], spec.size)[0, 0]
-    resized, of_input = place.shared(spec.size)
-    values = torch.full((place.height, place.width), float(seen.min()))
-    known = torch.zeros(place.height, place.width)
-    values[resized] = seen[of_input]
-    known[resized] = 1
-    whole = upsample(values[None, None], size)[0, 0]
-    known = functional.interpolate(known[None, None], size=size, mode="nearest-exact")[0, 0]
-    return torch.where(known > 0, whole, torch.nan)
+    seen = upsample(maps[:, None], spec.size)
+    (rows, columns), (y, x) = place.shared(spec.size)
+    values = seen.amin(dim=(2, 3), keepdim=True).repeat(1, 1, place.height, place.width)
+    values[..., rows, columns] = seen[..., y, x]
+    unknown = torch.ones(1, 1, place.height, place.width)
+    unknown[..., rows, columns] = 0
+    unknown = functional.interpolate(unknown, size=size, mode="nearest-exact")
+    return upsample(values, size).masked_fill_(unknown > 0, torch.nan)[:, 0]
 
 
 def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:

@@ -93,8 +93,9 @@ def find_components(masks: NDArray[np.bool_], values: NDArray[Any], connectivity
     order = np.argsort(component, kind="stable")
     begin = np.flatnonzero(np.diff(component[order], prepend=-1))
     # sums of the runs, at the even places; those of the stretches between them are dropped
-    pixels = row[:, None] * w + np.stack([start, stop], axis=1)
-    sums = np.add.reduceat(np.append(values.ravel(), 0), pixels.ravel(), dtype=np.float64)[::2][order]
+    turns = (row[:, None] * w + np.stack([start, stop], axis=1)).ravel()
+    turns = turns[: len(turns) - (turns[-1] == values.size)]  # the last run may go on to the end
+    sums = np.add.reduceat(values.ravel(), turns, dtype=np.float64)[::2][order]
     x1, x2, row = start[order], stop[order], row[order]
     y = row % h
     corners = (
