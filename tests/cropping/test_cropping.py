@@ -186,6 +186,8 @@ def test_one_by_one_is_what_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> Non
             for module in (resample, ien001):
                 patch.setattr(module, "at_once", lambda images: True)
             assert torch.equal(cut(images, boxes, (20, 20)), together)
+            patch.setattr(resample, "_bagged", resample._gathered)  # as on other devices
+            torch.testing.assert_close(cut(images, boxes, (20, 20)), together)
 
 
 def test_half_precision_and_autocast() -> None:
