@@ -133,9 +133,8 @@ class RegionGraphHead(RegionHead):
         """Logits, and the weights P (N, R, R), row r those of region r."""
         x = features if present is None else torch.where(present[..., None], features, 0.0)
         first, second = self.convolutions
-        heard = second(
-            F.leaky_relu(first(x, self.operator), self.slope, inplace=not torch.is_grad_enabled()), self.operator
-        )
+        hidden = F.leaky_relu(first(x, self.operator), self.slope, inplace=not torch.is_grad_enabled())
+        heard = second(hidden, self.operator)
         attention = self._attention(x @ heard.mT * self.scale, present)
         y = self.norm(attention @ x + x)
         if self.findings is None:
