@@ -264,7 +264,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     training.fit(Net(), module(), output=tmp_path, epochs=1, loggers=("csv", "tensorboard"), **FAST)
     assert list((tmp_path / "logs").glob("events*"))
-    with pytest.raises(ValueError, match=r"loggers=\['wandb'\].*'csv'"):
+    with pytest.raises(ValueError, match=r"loggers='wandb': allowed are 'csv'"):
         training.fit(Net(), module(), output=tmp_path, loggers=("wandb",), **FAST)
 
 
