@@ -7,7 +7,8 @@ import nox
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "types", "tests", "docs"]
 
-# The oldest releases that the bounds in pyproject.toml admit and that have wheels together (Python 3.10).
+# The oldest releases that the bounds in pyproject.toml admit and that have wheels together (Python 3.10). torch's ONNX
+# exporter takes only the onnxscript of its time, and that only an onnx-ir and protobuf of its time.
 LOWEST = [
     "torch==2.6.0",
     "torchvision==0.21.0",
@@ -22,6 +23,18 @@ LOWEST = [
     "lightning==2.5.0",
     "torchmetrics==1.6.0",
     "torchxrayvision==1.4.0",
+    "tensorboard==2.18.0",
+    "pydicom==3.0.0",
+    "pylibjpeg==2.0.0",
+    "pylibjpeg-openjpeg==2.3.0",
+    "python-gdcm==3.0.24.1",
+    "pyarrow==16.0.0",
+    "matplotlib==3.9.0",
+    "onnx==1.17.0",
+    "onnxscript==0.3.0",
+    "onnx-ir==0.1.3",
+    "onnxruntime==1.20.0",
+    "protobuf==5.29.6",
 ]
 
 

@@ -539,6 +539,9 @@ program = torch.export.export(model, (x,), dynamic_shapes=({{0: torch.export.Dim
 torch.onnx.export(program, dynamo=True).save("model.onnx")
 ```
 
+torch's exporter goes with the onnxscript of its time. torch 2.6, the oldest supported, fails with today's, and exports
+with `onnx==1.17.0 onnxscript==0.3.0 onnx-ir==0.1.3 protobuf==5.29.6`.
+
 ## Heads and poolings
 
 "one map": not under a fusion that gives several; "several maps": under such a fusion alone. What is refused is an
