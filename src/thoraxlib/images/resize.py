@@ -143,7 +143,7 @@ def _grey_bytes_resized(image: Any, height: int, width: int) -> Any:
     rows, columns = image.shape[-2:]
     strips = _padded(image.as_subclass(torch.Tensor), 0, -rows % 4).reshape(-1, 4, -(-rows // 4), columns)
     narrow = _resized(strips, strips.shape[2], width).flatten(1, 2)[:, :rows]
-    fours = _padded(narrow, -width % 4, 0).unflatten(2, (-1, 4)).permute(0, 3, 1, 2)
+    fours = _padded(narrow, -width % 4, 0).reshape(-1, rows, -(-width // 4), 4).permute(0, 3, 1, 2)
     small = _resized(fours, height, fours.shape[3]).permute(0, 2, 3, 1).flatten(2)[..., :width]
     return tv_tensors.wrap(small.reshape(*image.shape[:-2], height, width), like=image)
 
