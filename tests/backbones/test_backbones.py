@@ -92,7 +92,7 @@ def test_densenet_output_stride_keeps_weights_and_centre(output_stride: int) -> 
         if hasattr(m, "dilation")
     ]
     assert {m.dilation for m in kernels} <= {1, (1, 1)}
-    with pytest.raises(ValueError, match="output_stride must be"):
+    with pytest.raises(ValueError, match="output_stride=2: allowed are"):
         backbones.build("densenet121", output_stride=2)
 
 

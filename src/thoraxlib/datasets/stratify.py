@@ -76,6 +76,7 @@ def stratify_patients(
 
     Examples
     --------
+    >>> import torch
     >>> targets = torch.tensor([[1.0], [1.0], [0.0], [0.0], [0.0], [0.0]])
     >>> parts = stratify_patients(["a", "b", "c", "d", "e", "e"], targets, {"train": 0.5, "test": 0.5})
     >>> [int(targets[indices].sum()) for indices in parts.values()]
