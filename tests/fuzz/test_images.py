@@ -179,7 +179,7 @@ def test_damaged_archives(tmp_path: Path, data: st.DataObject) -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/one.png", FILES["grey.png"]())
-        archive.writestr(data.draw(ODD_TEXTS) + ".png", FILES["grey.png"]())
+        archive.writestr(data.draw(ODD_TEXTS)[:10_000] + ".png", FILES["grey.png"]())
     path = tmp_path / "films.zip"
     path.write_bytes(data.draw(damaged(file.getvalue())) if data.draw(st.booleans()) else file.getvalue())
     found = refused(lambda: listed([path]), "films.zip")

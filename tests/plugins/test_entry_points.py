@@ -21,6 +21,7 @@ from thoraxlib.models import ModelCard
 from thoraxlib.registry import PluginError, Registry, UnknownNameError
 
 Install = Callable[..., str]
+NUMBERS = itertools.count()  # pytest may give the name of a folder that it removed to the next test
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "plugins.md"
 
 
@@ -40,10 +41,9 @@ REGISTRIES = every_registry()
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a package with a module and entry points where Python finds it; gives the module's name."""
     monkeypatch.syspath_prepend(tmp_path)
-    number = itertools.count()
 
     def put(package: str, code: str, **points: dict[str, str]) -> str:
-        module = f"plugin_for_test_{tmp_path.name}_{next(number)}".replace("-", "_")
+        module = f"plugin_for_test_{next(NUMBERS)}"
         (tmp_path / f"{module}.py").write_text(code)
         lines = []
         for room, names in points.items():

@@ -69,7 +69,7 @@ def torchrun(*command: str, restarts: int = 0, cwd: Path) -> subprocess.Complete
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     return subprocess.run(
-        [*launch, *where, *command], capture_output=True, text=True, timeout=300, cwd=cwd, env=environment
+        [*launch, *where, *command], capture_output=True, text=True, timeout=900, cwd=cwd, env=environment
     )
 
 

@@ -178,7 +178,7 @@ KILLED = "import test_stages\ntest_stages.run_stages(sys.argv[1], test_stages.Ki
 def test_a_run_killed_in_the_second_stage_resumes_there_to_the_same_weights(tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(HERE)!r})\n{KILLED}"
     killed = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, timeout=900
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert torch.load(tmp_path / "a" / "2_local" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1

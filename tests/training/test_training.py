@@ -44,7 +44,7 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A script in its own process, with this folder's helpers."""
     code = f"import sys; sys.path.insert(0, {str(HERE)!r})\n" + script
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=900)
 
 
 def test_it_learns_and_returns_the_best_epoch(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "ddp.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(HERE)!r})\n{DDP}")
     out = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out"), "2"], capture_output=True, text=True, timeout=300
+        [sys.executable, str(script), str(tmp_path / "out"), "2"], capture_output=True, text=True, timeout=900
     )
     assert out.returncode == 0, out.stderr
     # two processes write to one pipe: a line may hold the results of both
