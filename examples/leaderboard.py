@@ -241,7 +241,7 @@ def build(board: Board, name: str, **parts: Any) -> nn.Module:
         parts["head"] = sized(defaults["head"], options.backbone, SMALL_HEADS)
     if defaults.get("segmenter") and options.backbone == "small":
         parts.setdefault("segmenter", {"name": "unet", "width": 12, "norm": True})
-    if "counts" in defaults:
+    if defaults.get("adjacency"):
         parts["counts"] = recipe.label_counts(board.films["train"], board.labels)
     return recipe.build(name, options, input_spec=board.spec.to_json(), **parts)
 

@@ -64,7 +64,7 @@ def test_by_name_with_a_checkpoint_or_saved(
     assert main([*named, "--checkpoint", str(tmp_path / "model.pt")]) == 0
     assert rows(tmp_path / "saved") == rows(tmp_path / "named")
     assert main(named) == 2
-    assert "error: the archive's scores in" in capsys.readouterr().err
+    assert "holds scores with other settings (" in capsys.readouterr().err
     assert main([*named, "--restart"]) == 0
     assert rows(tmp_path / "saved") != rows(tmp_path / "named")
     assert main([*saved, *OPTIONS]) == 2

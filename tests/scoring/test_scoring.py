@@ -169,7 +169,7 @@ def started(tree: Path, folder: Path, form: str, shard: tuple[int, int], boxes: 
         at_once = reading._Read._reading
 
         def slowly(self: Any, film: Any) -> Any:
-            time.sleep(0.02)
+            time.sleep(0.06)
             return at_once(self, film)
 
         reading._Read._reading = slowly  # type: ignore[method-assign]
