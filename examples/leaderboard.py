@@ -1,6 +1,6 @@
 """Leaderboard: every documented model under one protocol on one data set, in one table and one figure.
 
-    python examples/leaderboard.py                                        # the phantom, half an hour on two cores
+    python examples/leaderboard.py                                        # the phantom, a quarter of an hour on a core
     python examples/leaderboard.py --models chexnet pcam ag_cnn --seeds 3
     python examples/leaderboard.py --no-train                             # parameters, FLOPs, speed; no new training
     python examples/leaderboard.py --data nih14 --root /data/nih --organs /data/ChestHeart
