@@ -540,7 +540,8 @@ torch.onnx.export(program, dynamo=True).save("model.onnx")
 ```
 
 torch's exporter goes with the onnxscript of its time. torch 2.6, the oldest supported, fails with today's, and exports
-with `onnx==1.17.0 onnxscript==0.3.0 onnx-ir==0.1.3 protobuf==5.29.6`.
+with `onnx==1.17.0 onnxscript==0.3.0 onnx-ir==0.1.3 protobuf==5.29.6` all but models with organ masks, as it knows no
+antialiased resize.
 
 ## Heads and poolings
 

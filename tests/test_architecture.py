@@ -161,6 +161,8 @@ def test_every_option_of_every_part_is_told(path: Path) -> None:
     registry = importlib.import_module(module).registry
     for name in (*registry.names(), *(["resnet18"] if registry.room == "backbones" else [])):
         factory = registry.factory(name)
+        if not factory.__module__.startswith("thoraxlib."):  # of another test
+            continue
         doc = inspect.getdoc(factory) or ""
         options = inspect.signature(factory).parameters.values()
         if not refers(doc):

@@ -19,6 +19,8 @@ WRITE = "not what docs/guides/compatibility.md says: if it is meant, python -m t
 COMMITTED = compat.Page.read()
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
+OLD_ONNX = torch.__version__.startswith("2.6.")  # its exporter knows no antialiased resize, which masks need
+
 
 def test_the_page_is_of_what_is_registered() -> None:
     assert str(COMMITTED) == compat.PAGE.read_text(encoding="utf-8"), WRITE
@@ -32,11 +34,12 @@ def test_the_page_is_of_what_is_registered() -> None:
 
 @pytest.mark.parametrize("name", thoraxlib.models.registry.registered())
 def test_documented_models(name: str) -> None:
-    tried = [heading for heading in compat.PROPERTIES if HAS_ONNX or "ONNX" not in heading]
+    onnx = HAS_ONNX and not (OLD_ONNX and thoraxlib.describe(name).options.get("segmenter"))
+    tried = [heading for heading in compat.PROPERTIES if onnx or "ONNX" not in heading]
     found = {heading: compat.finding(name, heading) for heading in tried}
     assert found == {heading: COMMITTED.models[name][heading] for heading in tried}, WRITE
-    if not HAS_ONNX:
-        pytest.skip("all agrees but ONNX, which needs onnx, onnxscript and onnxruntime (extra onnx)")
+    if not onnx:
+        pytest.skip("all agrees but ONNX, which needs the extra onnx, and for masks torch 2.7")
 
 
 @pytest.mark.parametrize("head", heads.names())

@@ -15,9 +15,7 @@ from thoraxlib.cropping.rules import OtsuCrop
 
 __all__ = ["Ien001Crop", "tile_crop"]
 
-# of ImageNet, in grey levels
-_MEAN = 255 * torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-_STD = 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 @register("ien001")
@@ -136,4 +134,5 @@ def _of_tile(tile: Tensor, picture: tuple[Taps, Taps], crop: tuple[Taps, Taps]) 
     grey = grey.mul_(256).int().bitwise_and_(255).float()
     grey = down(grey, columns).add_(0.5).floor_()
     grey = down(grey.mT, rows).add_(0.5).floor_()
-    return grey.sub_(_MEAN.to(tile.device)).div_(_STD.to(tile.device))
+    mean, std = (255 * grey.new_tensor(each)[:, None, None] for each in (_MEAN, _STD))
+    return grey.sub_(mean).div_(std)

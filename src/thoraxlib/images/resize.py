@@ -135,7 +135,7 @@ def _resized(inpt: Any, height: int, width: int) -> Any:
 
 
 def _grey_bytes_resized(image: Any, height: int, width: int) -> Any:
-    """Bytes (..., H, W) as :func:`_resized` gives them, to the last bit, at a third of the time.
+    """Bytes (..., H, W) as :func:`_resized` gives them, in torch 2.15 to the last bit, at a third of the time.
 
     PyTorch widens each grey byte to a pixel of four channels. Here, these are four strips of rows while the width
     changes, and four neighbours of a row while the height does; rows and columns are padded to multiples of four.
