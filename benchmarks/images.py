@@ -108,7 +108,9 @@ def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     from_copy, from_files = epoch(folder / "copy", names), epoch(folder / "films", names)
     check(from_copy(), from_files(), 1.01)
     row = f"{kind}: epoch from a training copy"
-    yield compare(row, "from the files", from_copy, from_files, target=1 / 30, conditions=conditions, pairs=5)
+    reason = "reading the files has become faster as well; a quarter of ours is writing the batch's floats"
+    goal = {"target": 1 / 30, "reason": reason}
+    yield compare(row, "from the files", from_copy, from_files, **goal, conditions=conditions, pairs=5)
 
 
 def _against_scikit_image(

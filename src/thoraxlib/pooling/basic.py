@@ -17,7 +17,9 @@ class AvgPool(Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool `x`, (N, C, h, w), to (N, C)."""
-        # what x.mean computes, but its gradient is a view of one value per channel: cheap for heat maps of many labels
+        if not torch.is_grad_enabled():
+            return x.mean(dim=(2, 3))
+        # the same, but its gradient is a view of one value per channel: cheap for heat maps of many labels
         total = x.sum(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
         return (total / (x.shape[2] * x.shape[3])).to(x.dtype)
 
