@@ -1,4 +1,4 @@
-"""CheXNet on the phantom, in two and a half minutes on two cores: AUROC beside the published one, heat maps, boxes.
+"""CheXNet on the phantom, in about four minutes on two cores: AUROC beside the published one, heat maps, boxes.
 
     python examples/quickstart.py
 
@@ -22,7 +22,7 @@ PUBLISHED = "CheXNet paper, table 2 (random split by patient, not released)"
 
 def main(argv: list[str] | None = None) -> float:
     """Run it; the macro AUROC."""
-    flags = recipe.parser("CheXNet on the phantom, in about two and a half minutes on two cores.")
+    flags = recipe.parser("CheXNet on the phantom, in about four minutes on two cores.")
     flags.add_argument("--epochs", type=int, default=3)
     flags.add_argument("--batch-size", type=int, default=8, help="small: many steps in little time")
     flags.add_argument("--lr", type=float, default=1e-3, help="highest rate of the one-cycle schedule")
