@@ -144,8 +144,8 @@ def _check_maps(maps: Tensor, scores: Tensor | None) -> None:
         raise ValueError(f"maps must be (N, K, h, w), with at least one place, got {tuple(maps.shape)}")
     if scores is not None and scores.shape != maps.shape[:2]:
         raise ValueError(f"scores must be {tuple(maps.shape[:2])}, one for each map, got {tuple(scores.shape)}")
-    low, high = maps.detach().float().flatten(2).aminmax(dim=2)
-    bad = (~(high - low).isfinite()).nonzero().tolist()
+    flat = maps.detach().float().flatten(2)
+    bad = (~(flat.amax(dim=2) - flat.amin(dim=2)).isfinite()).nonzero().tolist()
     if bad:
         raise ValueError(
             "maps hold NaN or infinite values, or such that lie too far apart, e.g. that of (image, label) "
