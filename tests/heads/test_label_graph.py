@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-import io
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -28,7 +26,7 @@ def built(**options: Any) -> LabelGraphHead:
 
 
 def fresh(head: LabelGraphHead, x: Any) -> Tensor:
-    """The logits without anything kept."""
+    """Logits by the head's formula."""
     return head.vector(x) @ head.label_classifiers().T
 
 
@@ -40,111 +38,15 @@ def x() -> Tensor:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("convolution", ["dense", "GCNConv", "GATv2Conv"])
 @pytest.mark.parametrize("pool", [name for name in pooling.names() if not per_label(pooling.build(name))])
-def test_kept_classifiers_are_the_computed_ones(mode: str, convolution: str, pool: str, x: Tensor) -> None:
+def test_logits_of_every_pooling(mode: str, convolution: str, pool: str, x: Tensor) -> None:
     head = built(convolution=convolution, pool=pool)
     with MODES[mode]():
         expected = fresh(head, x)
-        assert torch.equal(head(x), expected)
         assert torch.equal(head(x), expected)
         if expansion(head.pool) == 1:
             assert head.logit_maps(x).shape == (3, 4, 4, 5)
     head(x).sum().backward()  # and afterwards, there are gradients
     assert all(p.grad is not None for p in head.parameters())
-
-
-def test_computed_once(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = built()
-    runs: list[int] = []
-    compute = LabelGraphHead.label_classifiers
-    monkeypatch.setattr(LabelGraphHead, "label_classifiers", lambda self: (runs.append(1), compute(self))[1])
-
-    def run(mode: Callable[[], Any], times: int = 3) -> int:
-        runs.clear()
-        with mode():
-            for _ in range(times):
-                head(x)
-        return len(runs)
-
-    assert run(torch.no_grad) == 1
-    assert run(torch.no_grad) == 0
-    assert run(torch.inference_mode) == 1
-    assert run(nullcontext) == 3  # with gradients, every time
-    head.train()
-    assert run(torch.no_grad) == 3
-
-
-def step(head: LabelGraphHead, **options: Any) -> None:
-    optimiser = torch.optim.Adam(head.parameters(), 0.1, **options)
-    head(torch.randn(2, head.in_features, 3, 3)).sum().backward()
-    optimiser.step()
-
-
-@torch.no_grad()
-def in_place(head: LabelGraphHead) -> None:
-    head.convolutions[0].weight.mul_(2)  # type: ignore[operator]
-
-
-@torch.inference_mode()
-def in_place_without_autograd(head: LabelGraphHead) -> None:
-    head.convolutions[0].weight.mul_(2)  # type: ignore[operator]
-
-
-def by_data(head: LabelGraphHead) -> None:
-    head.convolutions[0].weight.data.mul_(2)  # type: ignore[operator]
-    head.eval()  # PyTorch does not notice the line above; a change of mode is enough
-
-
-def pointed_elsewhere(head: LabelGraphHead) -> None:
-    head.convolutions[0].weight.data = torch.randn(4, 5)
-
-
-def embedding_changes(head: LabelGraphHead) -> None:
-    head.embedding.vectors.mul_(2)  # type: ignore[operator]
-
-
-def graph_changes(head: LabelGraphHead) -> None:
-    head.operator.load_state_dict({"matrix": torch.ones(4, 4)})
-
-
-def loaded(head: LabelGraphHead, **options: Any) -> None:
-    head.load_state_dict(built().state_dict(), **options)
-
-
-def trained(head: LabelGraphHead) -> None:
-    head.train()
-    step(head)
-    head.eval()
-
-
-CHANGES: dict[str, Callable[[LabelGraphHead], object]] = {
-    "optimiser": step,
-    "optimiser foreach": lambda head: step(head, foreach=True),
-    "optimiser fused": lambda head: step(head, fused=True),
-    "in place": in_place,
-    "in place without autograd": in_place_without_autograd,
-    "data": by_data,
-    "data elsewhere": pointed_elsewhere,
-    "embedding": embedding_changes,
-    "graph": graph_changes,
-    "load": loaded,
-    "load, assigned": lambda head: loaded(head, assign=True),
-    "training": trained,
-    "initialised": lambda head: nn.init.normal_(head.convolutions[1].weight),  # type: ignore[arg-type]
-    "double and back": lambda head: (head.double(), in_place(head), head.float()),
-    "new parameter": lambda head: setattr(head.convolutions[0], "weight", nn.Parameter(torch.randn(4, 5))),
-}
-
-
-@pytest.mark.parametrize("mode", ["no_grad", "inference"])
-@pytest.mark.parametrize("change", CHANGES)
-def test_every_change_counts(change: str, mode: str, x: Tensor) -> None:
-    head = built()
-    with MODES[mode]():
-        before = head(x)
-    CHANGES[change](head)
-    with MODES[mode]():
-        assert torch.equal(head(x), fresh(head, x))
-        assert not torch.equal(head(x), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -158,7 +60,7 @@ def test_another_precision(dtype: torch.dtype, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("mode", ["no_grad", "inference"])
-def test_autocast_keeps_its_own(mode: str, x: Tensor) -> None:
+def test_autocast(mode: str, x: Tensor) -> None:
     head = built()
     half = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
     with MODES[mode]():
@@ -170,44 +72,10 @@ def test_autocast_keeps_its_own(mode: str, x: Tensor) -> None:
                 assert torch.equal(logits, torch.nn.functional.linear(head.vector(x), head.label_classifiers()))
 
 
-def test_kept_in_inference_mode_and_trained_after(x: Tensor) -> None:
-    head = built()
-    with torch.inference_mode():
-        head(x)
-    with torch.no_grad():
-        assert not head(x).is_inference()
-    head(x).sum().backward()
-    assert head.convolutions[0].weight.grad is not None
-
-
-def test_built_in_inference_mode(x: Tensor) -> None:
-    """Such tensors have no versions: nothing tells a change."""
-    with torch.inference_mode():
-        head = built()
-        head(x)
-        head.load_state_dict(built().state_dict())
-        assert torch.equal(head(x), fresh(head, x))
-
-
-@torch.no_grad()
-def test_copies_keep_nothing_of_each_other(x: Tensor) -> None:
-    head = built()
-    head(x)
-    file = io.BytesIO()
-    torch.save(head, file)
-    file.seek(0)
-    for twin in (copy.deepcopy(head), torch.load(file, weights_only=False)):
-        assert torch.equal(twin(x), head(x))
-        in_place(twin)
-        assert torch.equal(twin(x), fresh(twin, x))
-        assert not torch.equal(twin(x), head(x))
-
-
 @torch.no_grad()
 def test_weights_lent_for_a_call(x: Tensor) -> None:
-    """Weights that come and go, and may lie where others lay."""
     head = built(hidden=(1024,))
-    for _ in range(20):
+    for _ in range(3):
         weights = {key: torch.randn_like(value) for key, value in head.named_parameters()}
         logits = functional_call(head, weights, (x,))
         h = head.embedding() @ weights["convolutions.0.weight"]
@@ -238,7 +106,7 @@ def test_compiled_and_exported(convolution: str, x: Tensor) -> None:
     compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), head(x))
-        next(head.parameters()).mul_(2)
+        next(head.parameters()).mul_(2)  # compiled code reads the weights anew
         torch.testing.assert_close(compiled(x), head(x))
     # a compiled step is followed by eval mode without a compiler
     optimiser = torch.optim.Adam(head.parameters(), 0.1, fused=True)

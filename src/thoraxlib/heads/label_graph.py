@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +34,8 @@ class LabelGraphHead(LinearClassifier):
     """``H pool(features)``, where row k of H comes from label k and its neighbours: (N, C, h, w) -> (N, K).
 
     ML-GCN (Chen et al. 2019, arXiv 1904.03582, section 3.3): label embeddings E (K, F) pass through graph convolutions
-    ``H' = act(N H W)`` until they are as wide as the image's vector. H does not depend on the image: in eval mode,
-    where no gradient is asked for, it is computed once and kept until a weight changes, a pass with gradients, or
-    :meth:`train` and ``eval``. (A change that PyTorch hides, ``weight.data.mul_(2)``, wants an ``eval()`` after it.)
+    ``H' = act(N H W)`` until they are as wide as the image's vector. H does not depend on the image:
+    :func:`thoraxlib.optimize_for_inference` computes it once and makes it the weight of a linear head.
 
     Parameters
     ----------
@@ -113,43 +111,13 @@ class LabelGraphHead(LinearClassifier):
             convolution, (given[1], *hidden, self.in_features), bias=bias, learn_adjacency=learn_adjacency
         )
         self.acts = [*[act] * len(hidden), act_last]
-        self._kept: _Kept | None = None
 
     def classifier(self) -> tuple[Tensor, Tensor | None]:
         """H (K, in_features), and no bias."""
-        if torch.is_grad_enabled() and self._kept is not None:
-            self._kept = None  # a step may follow, and fused optimisers leave no trace on the weights
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self.label_classifiers(), None
-        tensors = self._sources()
-        state, kept = _state(tensors), self._kept
-        if kept is None or state is None or kept.state != state:
-            kept = _Kept(state, self.label_classifiers(), [tensor.detach() for tensor in tensors])
-            self._kept = kept if state is not None else None
-        return kept.classifiers, None
-
-    def train(self, mode: bool = True) -> LabelGraphHead:
-        """Training or eval mode."""
-        self._kept = None
-        super().train(mode)
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # a copy has tensors of its own
-
-    def _sources(self) -> list[Tensor]:
-        """What H is computed from. At every call: a module, its parameters or its buffers may be exchanged."""
-        tensors: list[Tensor | None] = []
-        parts = [self._modules[name] for name in ("operator", "embedding", "convolutions")]
-        for part in parts:
-            if part is not None:
-                tensors += part._parameters.values()
-                tensors += part._buffers.values()
-                parts += part._modules.values()  # the loop comes to them
-        return [tensor for tensor in tensors if tensor is not None]
+        return self.label_classifiers(), None
 
     def label_classifiers(self) -> Tensor:
-        """H (K, in_features), computed anew: one row for each label."""
+        """Compute H (K, in_features), one row for each label."""
         h: Tensor = self.embedding()
         for convolve, act in zip(self.convolutions, self.acts, strict=True):
             h = _ACTIVATIONS[act](convolve(h, self.operator))
@@ -164,22 +132,3 @@ class LabelGraphHead(LinearClassifier):
         head.fc = nn.Linear(self.in_features, len(weight), bias=False).to(weight)
         head.fc.weight.copy_(weight)
         return head
-
-
-class _Kept(NamedTuple):
-    """H, and what it was computed from."""
-
-    state: tuple[Any, ...] | None
-    classifiers: Tensor
-    tensors: list[Tensor]  # alive, so that no other one comes to lie at the same place
-
-
-def _state(tensors: list[Tensor]) -> tuple[Any, ...] | None:
-    """Place and version of every tensor, and the precision asked for; None where that cannot be told."""
-    device = tensors[0].device.type
-    try:
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        places = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-    except RuntimeError:  # made in inference mode, without a version; batched by vmap, or on the meta device
-        return None
-    return *places, precision, torch.is_inference_mode_enabled()

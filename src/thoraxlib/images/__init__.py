@@ -5,7 +5,6 @@ Train-time augmentations are a room of their own, :mod:`thoraxlib.images.augment
 
 from thoraxlib.images import augmentations
 from thoraxlib.images.copies import TrainingCopy
-from thoraxlib.images.crops import ten_crop
 from thoraxlib.images.dicom import read_geometry
 from thoraxlib.images.geometry import Geometry
 from thoraxlib.images.preparation import prepare
@@ -34,7 +33,6 @@ __all__ = [
     "preprocess_for",
     "read",
     "read_geometry",
-    "ten_crop",
     "transform_for",
     "window",
 ]

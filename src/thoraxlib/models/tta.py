@@ -51,9 +51,9 @@ class TenCrop(nn.Module):
         ValueError
             A side is smaller than `size`.
         """
-        from thoraxlib.images import ten_crop
+        from torchvision.transforms.v2.functional import ten_crop
 
-        crops = ten_crop(x, self.size)
+        crops = torch.stack(ten_crop(x, [self.size, self.size]), dim=1)
         chunks: list[Tensor] = [self.model(part) for part in torch.split(crops.flatten(0, 1), self.chunk)]
         logits = torch.cat(chunks).reshape(*crops.shape[:2], -1)
         return logits.mean(dim=1) if self.reduce == "logit" else logits.sigmoid().mean(dim=1).logit()
