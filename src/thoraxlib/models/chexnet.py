@@ -1,19 +1,18 @@
-"""CheXNet: DenseNet-121, average pooling, one linear layer."""
+"""CheXNet: DenseNet-121 (ReLU after its last norm), average pooling, linear layer.
+
+Rajpurkar et al. 2017, arXiv 1711.05225v3, section 2; trained there from ImageNet weights. 6,968,206 parameters with
+14 labels. ``labels="pneumonia"`` is the paper's model of one output. ``head="map"`` pools per-location logits
+instead of features: the same network with average pooling; with "lse" the locations with the highest logits decide,
+which sharpens heat maps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from torch import nn
-
-from thoraxlib.backbones import Backbone
 from thoraxlib.input_spec import CENTRE_CROP, InputSpec
 from thoraxlib.models import register
-from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard, Preset, by_label
-from thoraxlib.registry import Spec
+from thoraxlib.models.variant import variant
 
 __all__ = ["chexnet"]
 
@@ -72,37 +71,10 @@ _CARD = ModelCard(
 )
 
 
-@register("chexnet", card=_CARD)
-def chexnet(
-    *,
-    labels: str | Sequence[str] = "nih14",
-    backbone: Spec | Backbone = "densenet121",
-    pool: Spec | nn.Module = "avg",
-    head: Spec = "linear",
-    in_chans: int = 3,
-    pretrained: bool = False,
-    input_spec: Mapping[str, Any] | InputSpec | None = None,
-) -> Classifier:
-    """CheXNet: DenseNet-121 (ReLU after its last norm), average pooling, linear layer.
-
-    Rajpurkar et al. 2017, arXiv 1711.05225v3, section 2. 6,968,206 parameters with 14 labels.
-
-    Parameters
-    ----------
-    labels : str or sequence of str
-        A label set's name, or the labels; "pneumonia" is the paper's one-output model.
-    head : str or mapping
-        From :mod:`thoraxlib.heads`. "map" pools per-location logits instead of features: the same network with average
-        pooling; with "lse" the places with the highest logits decide, which sharpens heat maps.
-    backbone, pool, in_chans, pretrained, input_spec
-        See :func:`~thoraxlib.models.classifier.classifier`. The paper trains from ImageNet weights.
-    """
-    return classifier(
-        labels=labels,
-        backbone=backbone,
-        head=head,
-        pool=pool,
-        in_chans=in_chans,
-        pretrained=pretrained,
-        input_spec=input_spec,
+chexnet = register("chexnet", card=_CARD)(
+    variant(
+        classifier,
+        __doc__,
+        backbone="densenet121",
     )
+)

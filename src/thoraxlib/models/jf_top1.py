@@ -1,19 +1,16 @@
-"""The single model of jfhealthcare/Chexpert that led the CheXpert competition."""
+"""The CheXpert model of jfhealthcare: DenseNet-121, pyramid attention, mean and maximum, a norm for each label.
+
+The default input is that repository's; the released weights were trained from ImageNet's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-
-from torch import nn
-
-from thoraxlib.backbones import Backbone
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
-from thoraxlib.models.base import Classifier
-from thoraxlib.models.pcam import JF_INPUT, pcam
+from thoraxlib.models.classifier import classifier
+from thoraxlib.models.pcam import JF_INPUT
 from thoraxlib.models.registry import ModelCard, Preset, by_label
-from thoraxlib.registry import Spec
+from thoraxlib.models.variant import variant
 
 __all__ = ["jf_top1"]
 
@@ -47,36 +44,16 @@ _CARD = ModelCard(
 )
 
 
-@register("jf_top1", card=_CARD)
-def jf_top1(
-    *,
-    labels: str | Sequence[str] = "chexpert5",
-    backbone: Spec | Backbone = "densenet121",
-    pool: Spec | nn.Module = "avg_max",
-    attention: Spec | nn.Module | None = "pyramid_attention",
-    attention_mode: Literal["once", "cumulative"] = "cumulative",
-    norm: bool = True,
-    dropout: float = 0.0,
-    in_chans: int = 3,
-    pretrained: bool = False,
-    input_spec: Mapping[str, Any] | InputSpec | None = None,
-) -> Classifier:
-    """The CheXpert model of jfhealthcare: DenseNet-121, pyramid attention, mean and maximum, a norm for each label.
-
-    Parameters
-    ----------
-    labels, backbone, pool, attention, attention_mode, norm, dropout, in_chans, pretrained, input_spec
-        See :func:`~thoraxlib.models.pcam.pcam`. The default input is that repository's; the released weights were
-        trained from ImageNet's.
-    """
-    return pcam(
-        labels=labels,
-        backbone=backbone,
-        pool=pool,
-        attention=attention,
-        attention_mode=attention_mode,
-        norm=norm,
-        dropout=dropout,
-        pretrained=pretrained,
-        input_spec=_INPUT.with_channels(in_chans).updated(input_spec),
+jf_top1 = register("jf_top1", card=_CARD)(
+    variant(
+        classifier,
+        __doc__,
+        input_spec=_INPUT,
+        labels="chexpert5",
+        backbone="densenet121",
+        head={"name": "classwise", "norm": True},
+        pool="avg_max",
+        attention="pyramid_attention",
+        attention_mode="cumulative",
     )
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard
+from thoraxlib.models.variant import variant
 from thoraxlib.registry import Spec
 
 __all__ = ["family_card", "large_kernel", "member"]
@@ -98,7 +98,4 @@ def member(name: str, summary: str, card: ModelCard, **defaults: Any) -> None:
     **defaults
         Options of :func:`large_kernel` that differ.
     """
-    factory = partial(large_kernel, **defaults)
-    factory.__doc__ = f"{summary}\n\n{inspect.getdoc(large_kernel)}"
-    factory.__module__ = __name__  # type: ignore[attr-defined]
-    register(name, card=card)(factory)
+    register(name, card=card)(variant(large_kernel, summary, **defaults))

@@ -1,19 +1,20 @@
-"""PCAM: locations pooled by a label's own probability there."""
+"""PCAM: logit maps, probability-weighted pooling of each label's features, the same layer again.
+
+Ye et al. 2020, arXiv 2005.14480. ``cams.build("pcam", model)`` gives its probability maps. The default input is
+512 x 512 pixels. The published code's attention is "cumulative", its "fc_bn" is
+``head={"name": "classwise", "norm": True}``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
-
-from thoraxlib.backbones import Backbone
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
-from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard, Preset
-from thoraxlib.registry import Spec
+from thoraxlib.models.variant import variant
 
 __all__ = ["JF_INPUT", "pcam"]
 
@@ -61,43 +62,13 @@ _CARD = ModelCard(
 )
 
 
-@register("pcam", card=_CARD)
-def pcam(
-    *,
-    labels: str | Sequence[str] = "nih14",
-    backbone: Spec | Backbone = "resnet34",
-    pool: Spec | nn.Module = "pcam",
-    attention: Spec | nn.Module | None = None,
-    attention_mode: Literal["once", "cumulative"] = "once",
-    norm: bool = False,
-    dropout: float = 0.0,
-    in_chans: int = 3,
-    pretrained: bool = False,
-    input_spec: Mapping[str, Any] | InputSpec | None = None,
-) -> Classifier:
-    """PCAM: trunk -> logit maps -> probability-weighted pooling -> the same layer again -> logits.
-
-    Ye et al. 2020, arXiv 2005.14480. ``cams.build("pcam", model)`` gives its probability maps.
-
-    Parameters
-    ----------
-    attention : str, mapping or module, optional
-        "channel_attention", "spatial_attention", "pyramid_attention" or another of :mod:`thoraxlib.blocks`.
-    norm : bool
-        Batch norm of each label's vector ("fc_bn").
-    dropout : float
-        On each label's vector, in training.
-    labels, backbone, pool, attention_mode, in_chans, pretrained, input_spec
-        See :func:`~thoraxlib.models.classifier.classifier`. The default input is 512 x 512 pixels; the published code's
-        attention is "cumulative".
-    """
-    return classifier(
-        labels=labels,
-        backbone=backbone,
-        head={"name": "classwise", "norm": norm, "dropout": dropout},
-        pool=pool,
-        attention=attention,
-        attention_mode=attention_mode,
-        pretrained=pretrained,
-        input_spec=_INPUT.with_channels(in_chans).updated(input_spec),
+pcam = register("pcam", card=_CARD)(
+    variant(
+        classifier,
+        __doc__,
+        input_spec=_INPUT,
+        backbone="resnet34",
+        head="classwise",
+        pool="pcam",
     )
+)

@@ -1,19 +1,16 @@
-"""The networks of jaydurant/ChestX-ray_classification_and_localization: 22 findings of PadChest and Open-i."""
+"""ResNet-50, DenseNet-121 or VGG-16, average pooling and one linear layer, for the 22 labels of PadChest + Open-i.
+
+23,553,110 parameters with ResNet-50; trained from ImageNet weights, see :func:`thoraxlib.training.seed_stage`. The
+default input is 250 x 250 pixels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from torch import nn
-
-from thoraxlib.backbones import Backbone
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
-from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard, Preset
-from thoraxlib.registry import Spec
+from thoraxlib.models.variant import variant
 
 __all__ = ["unified_dcnn_padchest"]
 
@@ -45,32 +42,11 @@ _CARD = ModelCard(
 )
 
 
-@register("unified_dcnn_padchest", card=_CARD)
-def unified_dcnn_padchest(
-    *,
-    labels: str | Sequence[str] = "padchest_openi22",
-    backbone: Spec | Backbone = "resnet50",
-    pool: Spec | nn.Module = "avg",
-    in_chans: int = 3,
-    pretrained: bool = False,
-    input_spec: Mapping[str, Any] | InputSpec | None = None,
-) -> Classifier:
-    """ResNet-50, DenseNet-121 or VGG-16, average pooling and one linear layer, for the 22 labels of PadChest + Open-i.
-
-    23,553,110 parameters with ResNet-50. How it is trained: :func:`thoraxlib.training.seed_stage`.
-
-    Parameters
-    ----------
-    backbone : str, mapping or Backbone
-        From :mod:`thoraxlib.backbones`; the repository's trunks are "resnet50", "densenet121" and "vgg16".
-    labels, pool, in_chans, pretrained, input_spec
-        See :func:`~thoraxlib.models.classifier.classifier`. The default input is 250 x 250 pixels; the repository
-        trains from ImageNet weights.
-    """
-    return classifier(
-        labels=labels,
-        backbone=backbone,
-        pool=pool,
-        pretrained=pretrained,
-        input_spec=_INPUT.with_channels(in_chans).updated(input_spec),
+unified_dcnn_padchest = register("unified_dcnn_padchest", card=_CARD)(
+    variant(
+        classifier,
+        __doc__,
+        input_spec=_INPUT,
+        labels="padchest_openi22",
     )
+)

@@ -1,19 +1,15 @@
-"""The networks of alinstein/X_RAY."""
+"""alinstein/X_RAY: backbone, [attention], pooling, dropout, linear layer.
+
+Its own backbones are presets; pool "pcam" makes its PCAM model. The repository trains from ImageNet weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-
-from torch import nn
-
-from thoraxlib.backbones import Backbone
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
-from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard, Preset
-from thoraxlib.registry import Spec
+from thoraxlib.models.variant import variant
 
 __all__ = ["x_ray"]
 
@@ -57,41 +53,13 @@ _CARD = ModelCard(
 )
 
 
-@register("x_ray", card=_CARD)
-def x_ray(
-    *,
-    labels: str | Sequence[str] = "nih8",
-    backbone: Spec | Backbone = "resnet18",
-    pool: Spec | nn.Module = "max",
-    attention: Spec | nn.Module | None = None,
-    attention_mode: Literal["once", "cumulative"] = "once",
-    dropout: float = 0.5,
-    in_chans: int = 3,
-    pretrained: bool = False,
-    input_spec: Mapping[str, Any] | InputSpec | None = None,
-) -> Classifier:
-    """alinstein/X_RAY: trunk -> [attention] -> pooling -> dropout -> linear layer.
-
-    Parameters
-    ----------
-    backbone, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones` and :mod:`thoraxlib.pooling`; pool "pcam" makes its PCAM model. Its own
-        trunks are presets.
-    attention : str, mapping or module, optional
-        "channel_attention", "spatial_attention", "pyramid_attention" or another of :mod:`thoraxlib.blocks`.
-    dropout : float
-        On the pooled vector, in training.
-    labels, attention_mode, in_chans, pretrained, input_spec
-        See :func:`~thoraxlib.models.classifier.classifier`. The repository trains from ImageNet weights.
-    """
-    return classifier(
-        labels=labels,
-        backbone=backbone,
-        head={"name": "linear", "dropout": dropout},
-        pool=pool,
-        attention=attention,
-        attention_mode=attention_mode,
-        in_chans=in_chans,
-        pretrained=pretrained,
-        input_spec=input_spec,
+x_ray = register("x_ray", card=_CARD)(
+    variant(
+        classifier,
+        __doc__,
+        labels="nih8",
+        backbone="resnet18",
+        head={"name": "linear", "dropout": 0.5},
+        pool="max",
     )
+)
