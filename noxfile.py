@@ -40,9 +40,9 @@ LOWEST = [
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite, doctests included; arguments go to pytest."""
+    """The whole suite, slow tests and doctests included; arguments go to pytest."""
     session.install("-e", ".[test]")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", "-n", "2", "-m", "", *session.posargs)
 
 
 @nox.session
@@ -74,7 +74,7 @@ def docs(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Every example in its tiny setting."""
     session.install("-e", ".[test]")
-    session.run("pytest", "tests/examples", *session.posargs)
+    session.run("pytest", "-m", "", "tests/examples", *session.posargs)
 
 
 @nox.session
@@ -88,4 +88,4 @@ def benchmarks(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The suite on the oldest supported dependencies."""
     session.install("-e", ".[test]", *LOWEST)
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", "-n", "2", "-m", "", *session.posargs)

@@ -13,7 +13,10 @@ import thoraxlib
 from thoraxlib import cams, fusion, heads, pooling
 from thoraxlib.registry import OptionError
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of untrained UNets' masks, of tracing
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # of untrained UNets' masks, of tracing
+]
 
 WRITE = "not what docs/guides/compatibility.md says: if it is meant, python -m tests.compatibility --write"
 COMMITTED = compat.Page.read()

@@ -17,6 +17,7 @@ from PIL import Image
 import thoraxlib
 
 pytest.importorskip("lightning")
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "--batch-size", "8", "--weights", "none"]
 

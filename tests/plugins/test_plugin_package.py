@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 PACKAGE = Path(__file__).parents[2] / "examples" / "plugin_package"
 
 USE = """
