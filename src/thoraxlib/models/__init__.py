@@ -28,7 +28,6 @@ _PARTS = (
     "jf_top1",
     "x_ray",
     "segfusion",
-    "cxr_family",
     "ag_cnn",
     "anaxnet",
 )

@@ -19,7 +19,7 @@ from thoraxlib.input_spec import CENTRE_CROP, InputSpec
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
-from thoraxlib.models.registry import ModelCard, Preset, by_label
+from thoraxlib.models.registry import ModelCard
 from thoraxlib.persistence import Persistent
 from thoraxlib.registry import Spec
 
@@ -169,66 +169,9 @@ class AGCNN(Persistent, nn.Module):
 
 
 _INPUT = InputSpec(**CENTRE_CROP)
-_CARD = ModelCard(
-    paper="Guan et al., Diagnose like a Radiologist: Attention Guided Convolutional Neural Network for Thorax Disease "
-    "Classification, arXiv 1801.09927v1, 2018; Pattern Recognition Letters 131, 2020",
-    label_sets=("nih15", "nih14"),
-    input_spec=_INPUT,
-    presets={
-        "paper": Preset("The default; the paper's other backbone is backbone='densenet121'."),
-        "ien001": Preset(
-            "Ien001/AG-CNN and its copies, for their weights: DenseNet-121, average pooling, no No Finding, boxes by "
-            "Otsu's level of the channels' sum, and their crop, which shows the green channel at a third of the "
-            "resolution with grey levels that wrap around.",
-            {"labels": "nih14", "backbone": "densenet121", "pool": "avg", "crop": "ien001"},
-        ),
-    },
-    published={
-        "AG-CNN paper, table I, ResNet-50, fusion": by_label(
-            "nih14", ".844 .937 .904 .753 .893 .827 .776 .919 .842 .919 .941 .857 .836 .903"
-        ),
-        "AG-CNN paper, table I, ResNet-50, global": by_label(
-            "nih14", ".818 .904 .881 .728 .863 .780 .783 .897 .807 .892 .918 .815 .800 .889"
-        ),
-        "AG-CNN paper, table I, ResNet-50, local": by_label(
-            "nih14", ".798 .881 .862 .707 .826 .736 .716 .872 .805 .874 .898 .808 .770 .887"
-        ),
-        "AG-CNN paper, table I, DenseNet-121, fusion": by_label(
-            "nih14", ".853 .939 .903 .754 .902 .828 .774 .921 .842 .924 .932 .864 .837 .921"
-        ),
-        "AG-CNN paper, table I, DenseNet-121, global": by_label(
-            "nih14", ".832 .906 .887 .717 .870 .791 .732 .891 .808 .905 .912 .823 .802 .883"
-        ),
-        "AG-CNN paper, table I, DenseNet-121, local": by_label(
-            "nih14", ".797 .865 .851 .704 .829 .733 .710 .850 .802 .882 .874 .801 .769 .872"
-        ),
-        "Ien001/AG-CNN, fusion (its own test)": by_label(
-            "nih14", ".8226 .9097 .8843 .7006 .8708 .7692 .7614 .8795 .8211 .9185 .8905 .8209 .8127 .9065"
-        ),
-        "Ien001/AG-CNN, global (its own test)": by_label(
-            "nih14", ".8223 .9066 .8846 .7010 .8649 .7745 .7691 .8800 .8195 .9196 .8874 .8168 .8187 .8967"
-        ),
-        "Ien001/AG-CNN, local (its own test)": by_label(
-            "nih14", ".7884 .8867 .8582 .6731 .8253 .6895 .7244 .8478 .7988 .8904 .8328 .7497 .7598 .8612"
-        ),
-    },
-    parity={
-        "ag_cnn_global": "preset 'ien001': stages, map, logits, heat; boxes exactly",
-        "ag_cnn_fusion": "preset 'ien001': logits of all three; boxes exactly; and with a clean crop",
-        "ag_cnn_crop": "boxes exactly, crops within a grey level (thoraxlib.cropping)",
-    },
-    notes=(
-        "The paper leaves open how heat is stretched, where the threshold acts and what connects pixels: each map to "
-        "[0, 1], at the image's size, corners too.",
-        "An image in which nothing stands out is seen whole by the local branch; the published codes stop there.",
-        "The published codes cut the fusion's gradient off from the branches, unintended; detach_branches=False lets "
-        "it through.",
-        "Published means are of the 14 findings; No Finding is the paper's 15th output.",
-    ),
-)
 
 
-@register("ag_cnn", card=_CARD)
+@register("ag_cnn", card=ModelCard.read("ag_cnn", input_spec=_INPUT))
 def ag_cnn(
     *,
     labels: str | Sequence[str] = "nih15",

@@ -16,7 +16,7 @@ from thoraxlib.heads import regions as region_heads
 from thoraxlib.heads.regions import RegionHead
 from thoraxlib.image_level import image_level
 from thoraxlib.models import register
-from thoraxlib.models.registry import ModelCard, Preset
+from thoraxlib.models.registry import ModelCard
 from thoraxlib.persistence import Persistent
 from thoraxlib.registry import OptionError, Spec
 
@@ -163,36 +163,7 @@ class AnaXNet(Persistent, nn.Module):
             )
 
 
-_CARD = ModelCard(
-    paper="Agu et al., AnaXNet: Anatomy Aware Multi-label Finding Classification in Chest X-ray, MICCAI 2021, "
-    "arXiv 2105.09937",
-    label_sets=("imagenome9",),
-    presets={
-        "paper": Preset("The default: attention over the regions, as in the figure; absent regions are left out."),
-        "released": Preset(
-            "Nkechinyere-Agu/AnaXNet, for its weights: the softmax runs over the images of the batch, so that an "
-            "image's logits depend on the others; absent regions are zeros like any.",
-            {"head": {"name": "region_graph", "attention_axis": "batch", "missing": "zeros"}},
-        ),
-    },
-    parity={
-        "anaxnet": "presets 'released' (batches of 2 and 1) and 'paper': scores, weights, logits, loss, gradients",
-        "anaxnet_adjacency": "adjacency 'jaccard' and 'conditional': matrices exactly",
-        "anaxnet_metrics": "AUROC of every finding in every region (thoraxlib.metrics)",
-        "anaxnet_scene_graph": "annotations of the converter (data set chest_imagenome)",
-    },
-    notes=(
-        "Published: mean AUROC .93 over nine findings (per-finding values: see the paper).",
-        "The released scripts pair labels with features of other regions, select on training films and count the "
-        "graph on test films; the library does not.",
-        "The authors' graph is not published: the default is counted on the phantom; counts= of training labels "
-        "(thoraxlib.graphs.RegionCounts.of) gives the paper's kind.",
-        "The graph's matrix is a buffer; the released code lists it as a parameter that gets no gradient.",
-    ),
-)
-
-
-@register("anaxnet", card=_CARD)
+@register("anaxnet", card=ModelCard.read("anaxnet"))
 def anaxnet(
     *,
     labels: str | Sequence[str] = "imagenome9",

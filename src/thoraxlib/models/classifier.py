@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from thoraxlib import backbones, blocks, heads, segmentation
+from thoraxlib import backbones, blocks, graphs, heads, segmentation
 from thoraxlib import fusion as fusions
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
+from thoraxlib.graphs.adjacency import Builder
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
@@ -20,14 +21,8 @@ from thoraxlib.registry import OptionError, Spec
 
 __all__ = ["classifier"]
 
-_CARD = ModelCard(
-    paper="(no paper: the plain baseline, and the base of the documented classifiers)",
-    label_sets=("nih14", "nih15", "nih8", "chexpert14", "chexpert5", "padchest_openi22"),
-    input_spec=InputSpec(),
-)
 
-
-@register("classifier", card=_CARD)
+@register("classifier", card=ModelCard.read("classifier", input_spec=InputSpec()))
 def classifier(
     *,
     labels: str | Sequence[str] = "nih14",
@@ -42,6 +37,10 @@ def classifier(
     segmenter: Spec | nn.Module | None = None,
     mask: Literal["hard", "soft"] = "hard",
     train_segmenter: bool = False,
+    adjacency: Spec | graphs.Graph | Builder | None = None,
+    counts: Spec | graphs.LabelCounts | None = None,
+    embeddings: Spec | graphs.embeddings.Embedding | None = None,
+    convolution: Spec | None = None,
     in_chans: int = 3,
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
@@ -68,15 +67,20 @@ def classifier(
         From :mod:`thoraxlib.fusion`: the head sees what it makes of all maps, and of organ masks; the model is then a
         :class:`thoraxlib.models.fusion.FusionClassifier`.
     segmenter : str, mapping or module, optional
-        From :mod:`thoraxlib.segmentation`, for a fusion that needs masks; without, they are given with the images.
+        From :mod:`thoraxlib.segmentation`, for a fusion that needs masks; without, they are given with the images,
+        ``model(x, masks)``. It is built with random weights: load or train them first.
     mask : {"hard", "soft"}
         What is made of the segmenter's logits.
     train_segmenter : bool
         Train it along; otherwise it is frozen.
+    adjacency, counts, embeddings, convolution
+        Of a label graph, with the head "label_graph": see :class:`thoraxlib.heads.label_graph.LabelGraphHead`, whose
+        defaults act where nothing is given.
     in_chans : int
         Channels of the images.
     pretrained : bool
-        ImageNet weights for the backbone.
+        ImageNet weights for the backbone. VAN's were trained on pixels with mean and standard deviation 0.5:
+        ``input_spec={"mean": [0.5], "std": [0.5]}``.
     input_spec : mapping or InputSpec, optional
         Changes to the default input (224 x 224, ImageNet statistics).
 
@@ -88,6 +92,8 @@ def classifier(
     one_of("attention_mode", attention_mode, ("once", "cumulative"))
     names = label_sets.resolve(labels)
     spec = InputSpec().with_channels(in_chans).updated(input_spec)
+    graph = {"adjacency": adjacency, "counts": counts, "embeddings": embeddings, "convolution": convolution}
+    head = _with(head, {key: value for key, value in graph.items() if value is not None})
     trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
     supplied: dict[str, Any] = {"num_labels": len(names), "labels": names, "pool": pool}
     if fusion is not None:
@@ -131,6 +137,18 @@ def _neck(
         return neck, channels
     block = blocks.registry.resolve(attention, in_channels=channels)
     return block if neck is None else nn.Sequential(neck, block), channels
+
+
+def _with(head: Any, graph: Mapping[str, Any]) -> Any:
+    """A head's spec with options of a label graph; those that it names itself stay."""
+    if not graph:
+        return head
+    if not isinstance(head, (str, Mapping)):
+        raise OptionError(
+            f"models: the head is a {type(head).__name__} that is made already: {sorted(graph)} cannot be set"
+        )
+    name, options = heads.registry.split_spec(head)
+    return {"name": name, **graph, **options}
 
 
 def _head(spec: Any, *, pool: Any, **given: Any) -> heads.Head:

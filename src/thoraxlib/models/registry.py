@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any, cast
 
 from torch import nn
 
 from thoraxlib import labels as label_sets
+from thoraxlib.files import parse_json
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Card, OptionError, Registry, UnknownNameError, as_json, without_pretrained
 
-__all__ = ["ModelCard", "ModelRegistry", "Preset", "by_label"]
+__all__ = ["ModelCard", "ModelRegistry", "Preset"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,19 @@ class ModelCard(Card):
     parity: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def read(cls, name: str, *, input_spec: InputSpec | None = None) -> ModelCard:
+        """Read the card of a documented model, ``cards/<name>.json``.
+
+        A published table is a mapping of labels to values, or ``{"labels": <label set>, "auroc": [...]}``.
+        """
+        file = resources.files("thoraxlib.models").joinpath("cards").joinpath(f"{name}.json")
+        known = parse_json(file.read_bytes(), file)
+        tables = {title: _by_label(table) for title, table in known.pop("published", {}).items()}
+        presets = {key: Preset(**preset) for key, preset in known.pop("presets", {}).items()}
+        known.update({key: tuple(known.get(key, ())) for key in ("label_sets", "notes")})
+        return cls(**known, presets=presets, published=tables, input_spec=input_spec)
+
     def __str__(self) -> str:
         lines = [super().__str__(), f"  paper: {self.paper}"]
         lines += [f"  label sets: {', '.join(self.label_sets)}"] if self.label_sets else []
@@ -75,13 +90,10 @@ class ModelCard(Card):
         return "\n".join(lines)
 
 
-def by_label(label_set: str, values: str) -> dict[str, float]:
-    """Published values, written in a row, by the labels of a set.
-
-    >>> by_label("chexpert5", ".87 .94 .93 .90 .92")["Edema"]
-    0.94
-    """
-    return {label: float(value) for label, value in zip(label_sets.build(label_set), values.split(), strict=True)}
+def _by_label(table: Mapping[str, Any]) -> Mapping[str, float]:
+    if "auroc" not in table:
+        return table
+    return dict(zip(label_sets.build(table["labels"]), table["auroc"], strict=True))
 
 
 class ModelRegistry(Registry[nn.Module]):

@@ -5,29 +5,35 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.models import register
+from thoraxlib.models.base import Classifier
+from thoraxlib.models.registry import ModelCard
 
 __all__ = ["variant"]
 
 P = ParamSpec("P")
-M = TypeVar("M")
+M = TypeVar("M", bound=Classifier)
 
 
 def variant(
-    base: Callable[P, M], doc: str | None, *, input_spec: InputSpec | None = None, **defaults: Any
+    name: str, doc: str | None, base: Callable[P, M], *, input_spec: InputSpec | None = None, **defaults: Any
 ) -> Callable[P, M]:
-    """Make a factory that builds `base` with other defaults.
+    """Register a documented model that is another one with other defaults.
 
     Parameters
     ----------
-    base : callable
-        The factory of the other model.
+    name : str
+        Name of the model, and of its card ``cards/<name>.json``.
     doc : str, optional
         Description, in place of the text of `base` above its parameters: ``__doc__`` of a file that holds one model.
+    base : callable
+        The factory of the other model.
     input_spec : InputSpec, optional
-        Default input; the option ``input_spec`` changes it field by field. By default that of `base`.
+        Default input, which the option ``input_spec`` changes field by field; by default 224 x 224 pixels with
+        ImageNet's statistics.
     **defaults
         Options of `base` that differ.
 
@@ -36,19 +42,18 @@ def variant(
     TypeError
         `base` has no option of that name.
     """
+    default = InputSpec() if input_spec is None else input_spec
     signature = inspect.signature(base)
     signature.bind_partial(**defaults)
 
     @functools.wraps(base)
     def factory(*args: P.args, **options: P.kwargs) -> M:
         given: dict[str, Any] = {**defaults, **options}
-        if input_spec is not None:
-            spec = input_spec.with_channels(given.get("in_chans", input_spec.channels))
-            given["input_spec"] = spec.updated(given.get("input_spec"))
-        return base(*args, **given)
+        spec = default.with_channels(given.get("in_chans", default.channels))
+        return base(*args, **{**given, "input_spec": spec.updated(given.get("input_spec"))})
 
     parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
     factory.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     shared = (inspect.getdoc(base) or "").partition("\nParameters\n")
     factory.__doc__ = inspect.cleandoc(doc or "") + "\n" + "".join(shared[1:])
-    return factory
+    return cast("Callable[P, M]", register(name, card=ModelCard.read(name, input_spec=default))(factory))
