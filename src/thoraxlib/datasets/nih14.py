@@ -17,7 +17,7 @@ from thoraxlib.datasets.files import check_root, existing, find_file, index_imag
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.lists import find_list, read_list
 from thoraxlib.datasets.splits import split_patients
-from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.tables import Table, is_blank
 
 __all__ = ["NIH14"]
 
@@ -75,8 +75,13 @@ class NIH14(Films):
     FileNotFoundError, NotADirectoryError
         No such folder, table, list or images.
     ValueError
-        A column that is lacking, a label or view that is not known, a list with a wrong line or of images that the
-        table does not have, or nothing left after the filters.
+        A column that is lacking, an image listed twice, a label or view that is not known, a list with a wrong line or
+        of images that the table does not have, or nothing left after the filters.
+
+    Warns
+    -----
+    UserWarning
+        No label of any image is known; images that ``missing="skip"`` left out.
 
     References
     ----------
@@ -102,7 +107,7 @@ class NIH14(Films):
         self.transform = transform
         table = Table(find_file(self.root, "Data_Entry_2017*.csv", "labels.csv"))
         names = table.column("Image Index")
-        patients = table.column("Patient ID")
+        patients = table.ids("Patient ID")
         table.check_unique(names)
         targets = _targets(table, self.labels)
 
@@ -120,6 +125,9 @@ class NIH14(Films):
         self._paths = [files[name] for name in self.ids]
         self._boxes = _read_boxes(self.root, self.labels) if boxes else None
         self.boxed = torch.tensor([name in (self._boxes or {}) for name in self.ids])
+        self.warn_unknown(
+            f"they are blank in {table.path if listed is None else f'{table.path} and the list {split!r}'}"
+        )
 
     def _sample(self, index: int) -> dict[str, Any]:
         sample = super()._sample(index)
@@ -165,12 +173,13 @@ def _findings(table: Table) -> NDArray[np.float32]:
     """(rows, 15) in the order of the label set nih15; a blank field makes a row of NaN."""
     position = {label_sets.canonical(label): index for index, label in enumerate(_FINDINGS)}
     texts = table.column("Finding Labels")
-    rows: dict[str, NDArray[np.float32]] = {"": np.full(len(_FINDINGS), np.nan, dtype=np.float32)}
+    rows: dict[str, NDArray[np.float32]] = {}
     for number, text in enumerate(texts):
         if text in rows:
             continue
-        vector = np.zeros(len(_FINDINGS), dtype=np.float32)
-        for name in text.split("|"):
+        blank = is_blank(text)
+        vector = np.full(len(_FINDINGS), np.nan if blank else 0, dtype=np.float32)
+        for name in () if blank else text.split("|"):
             index = position.get(label_sets.canonical(name))
             if index is None:
                 raise ValueError(

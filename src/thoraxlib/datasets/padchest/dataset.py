@@ -95,7 +95,8 @@ class PadChest(Films):
     Warns
     -----
     UserWarning
-        A `scale` is given, but films come from a training copy; images that ``missing="skip"`` left out.
+        A `scale` is given, but films come from a training copy; no label of any image is known; images that
+        ``missing="skip"`` left out.
 
     Notes
     -----
@@ -152,7 +153,7 @@ class PadChest(Films):
         files = index_images(self.root, None)
         asked = {"views": views, "methods": methods, "pediatric": pediatric, "unlabelled": unlabelled}
         rows = rows[existing([names[row] for row in rows], files, missing, self.root, **asked)]
-        patients, studies, positions = (table.column(name) for name in ("PatientID", "StudyID", "Projection"))
+        patients, studies, positions = table.ids("PatientID"), table.ids("StudyID"), table.column("Projection")
         self.ids: list[str] = [names[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.study_ids: list[str] = [studies[row] for row in rows]
@@ -160,6 +161,7 @@ class PadChest(Films):
         self.targets = torch.from_numpy(listed.targets[rows])
         self._paths = [files[name] for name in self.ids]
         self._greys = _greys(table, rows, self.scale)
+        self.warn_unknown(f"in {table.path} the column Labels says nothing of these images")
         if scale is not None and any(copied(path) is not None for path in self._paths):
             warnings.warn(
                 f"scale={scale!r} has no effect on the films of a training copy, which have the greys of its making",
