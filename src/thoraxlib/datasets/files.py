@@ -126,7 +126,7 @@ def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
     """
     tops: set[str] = set()
     for name in names:
-        tops.add(below(name, root).rpartition("/")[0])
+        tops.add(plain(name, root).rpartition("/")[0])
     if tops <= {""}:
         root = root.absolute()  # "." has no name
         return index_images(root.parent, glob.escape(root.name))
