@@ -349,3 +349,15 @@ def test_reports_by_numbers_that_a_program_made_floats(tmp_path: Path) -> None:
 def test_labels_that_are_all_unknown(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"OpenI: all labels of the 2 images are unknown .*no labeler_csv"):
         OpenI(root=openi(tmp_path, ["a"]))
+
+
+def test_films_of_which_the_view_is_not_told(tmp_path: Path) -> None:
+    root = openi(tmp_path, ["a", "b"])
+    path = root / "indiana_projections.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-2]) + "\n")
+    with pytest.warns(UserWarning, match=r"2 of 4 films have no row in .*projections.csv, their view is unknown and"):
+        assert OpenI(root=root, views="Frontal").ids == ["CXR1_1_IM-0001-1001"]
+    path.write_text("\n".join([lines[0], "9,9_IM-0009-1001.dcm.png,Frontal"]) + "\n")
+    with pytest.raises(ValueError, match=r"projections.csv is of none of these films; its ids are 9_IM-0009-1001"):
+        OpenI(root=root, views="Frontal")

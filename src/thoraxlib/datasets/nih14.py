@@ -64,7 +64,7 @@ class NIH14(Films):
     views : str or sequence of str, optional
         Keep only these view positions: ``"PA"``, ``"AP"``. None keeps all.
     missing : {"error", "skip"}
-        What to do about absent images; ``"skip"`` also leaves out cut-off files and warns once.
+        What to do about absent images; ``"skip"`` also leaves out unreadable files and warns once.
     boxes : bool
         Give ``boxes`` and ``box_labels`` where `root` has a box file.
     transform : callable, optional

@@ -45,7 +45,7 @@ class RegionCoco(RegionFilms):
         file that does not name its attributes (``info.attributes``) `labels` says what they are; without attributes
         there are none.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+        What to do about absent images; "skip" also leaves out unreadable files and warns once.
     progress : bool
         Show a progress bar where the sizes of images must be read, on a terminal.
     transform : callable, optional

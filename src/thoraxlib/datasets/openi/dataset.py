@@ -56,7 +56,7 @@ class OpenI(Films):
     seed : int
         Of smoothed labels.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off PNG and JPEG files and warns once.
+        What to do about absent images; "skip" also leaves out unreadable files and warns once.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
 
@@ -84,7 +84,8 @@ class OpenI(Films):
     Warns
     -----
     UserWarning
-        Films without a row in the labeller's table, whose labels are NaN; or no label of any film is known.
+        Films without a row in the labeller's table, whose labels are NaN, or, with `views`, without one in the table of
+        projections, which are left out; or no label of any film is known.
 
     References
     ----------
@@ -115,7 +116,7 @@ class OpenI(Films):
             raise ValueError(f"labeler_ids={os.fspath(labeler_ids)!r} is of no use without labeler_csv")
         self.reports: dict[str, Report] = read_reports(self.root)
         films = _films_of(self.reports)
-        shown, wanted = _shown(self.root, projections, views)
+        shown, wanted = _shown(self.root, projections, views, films)
         if wanted is not None:
             films = {image: name for image, name in films.items() if _film(image) in wanted}
         names, files = list(films), _files(self.root, films)
@@ -156,7 +157,7 @@ def _films_of(reports: Mapping[str, Report]) -> dict[str, str]:
 
 
 def _shown(
-    root: Path, path: str | os.PathLike[str] | None, views: str | Sequence[str] | None
+    root: Path, path: str | os.PathLike[str] | None, views: str | Sequence[str] | None, images: Iterable[str]
 ) -> tuple[dict[str, str], set[str] | None]:
     """The projection of each film, and the films of the wanted ones; None where all are."""
     found = [Path(path)] if path is not None else sorted(root.glob("*projections*.csv"))
@@ -172,6 +173,9 @@ def _shown(
     if views is None:
         return shown, None
     of_views = table.having("projection", views, argument="views")
+    asked = list(images)
+    lost = "their view is unknown and they are left out"
+    check_joined(asked, [_film(image) in shown for image in asked], names, table.path, "films", lost=lost)
     return shown, {film for film, good in zip(films, of_views, strict=True) if good}
 
 

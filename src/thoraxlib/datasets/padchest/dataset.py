@@ -70,7 +70,7 @@ class PadChest(Films):
     tree : path, optional
         Another tree of terms than the one that the library has, laid out as ``tree_term_CUI_counts_160K.csv``.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once. The 21 images that the
+        What to do about absent images; "skip" also leaves out unreadable files and warns once. The 21 images that the
         release itself lacks or has damaged are always left out.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
