@@ -452,6 +452,22 @@ def test_the_release_s_own_lists(tmp_path: Path) -> None:
         ids("train")
 
 
+@pytest.mark.parametrize("name", ["train", "images_to_avoid"])
+@pytest.mark.filterwarnings("ignore:ChestImaGenome, left out")
+def test_patients_of_a_list_are_those_of_the_scene_graphs(tmp_path: Path, name: str) -> None:
+    """Else gold patients would be trained on, and no one told."""
+    release(tmp_path)
+    path = tmp_path / f"silver_dataset/splits/{name}.csv"
+    options = {"root": tmp_path, "images": tmp_path / "mimic", "split": "train"}
+    text = path.read_text()
+    for written in ("10000000.0", "p10000000"):
+        path.write_text(text.replace("10000000", written))
+        assert datasets.build("chest_imagenome", **options).ids == [film(k) for k in range(1, 6)]
+    path.write_text(text.replace("10000000", "7"))
+    with pytest.raises(ValueError, match=rf"{name}.csv:2: {film(0)} is of patient 7 there, of 10000000 in its scene"):
+        datasets.build("chest_imagenome", **options)
+
+
 @pytest.mark.filterwarnings("ignore:ChestImaGenome, left out")
 def test_a_patient_is_in_one_part_only(tmp_path: Path) -> None:
     graphs = release(tmp_path)
@@ -696,6 +712,8 @@ def test_gold(tmp_path: Path) -> None:
     broken(table, "\tno\t", "\tmaybe\t", r"coordinates.txt:2: context must be yes or no, got 'maybe'")
     broken(table, "label_name", "label", "has no column 'label_name'")
     broken("utils/cxr-record-list_view.csv", film(1), "x", rf"lacks 1 of 2 gold images, the first is {film(1)}")
+    broken(table, film(0), film(7), r"1000images.csv is of none of these images; its ids are")
+    broken("utils/cxr-record-list_view.csv", film(2), film(1), rf"view.csv:4: {film(1)} appears again, first in line 3")
     boxes = "gold_dataset/gold_bbox_coordinate_annotations_1000images.csv"
     broken(boxes, "right lung,10", "right lung,ten", r"1000images.csv:2: could not convert")
 

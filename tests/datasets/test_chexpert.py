@@ -198,3 +198,92 @@ def test_made_up_samples_of_the_official_format() -> None:
         table, label_sets.build("chexpert5"), "jf", "zeros", 0, findings=FINDINGS, source="CheXpert"
     )
     np.testing.assert_array_equal(targets[1], [0, 1, 0, 1, 0])
+
+
+BATCHES = ("CheXpert-v1.0 batch 2 (train 1)", "CheXpert-v1.0 batch 3 (train 2)")
+FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
+
+
+def in_batches(root: Path, *, nested: bool = False, tables: str = FIRST_BATCH) -> Path:
+    """The full release as it is handed out: patients in numbered parts, tables and valid films in the first."""
+    (root / FIRST_BATCH).mkdir()
+    for k, patient in enumerate(sorted((root / "train").iterdir())):
+        folder = root / BATCHES[k % 2] / ("train" if nested else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        patient.rename(folder / patient.name)
+    (root / "train").rmdir()
+    (root / "valid").rename(root / FIRST_BATCH / "valid")
+    for name in ("train.csv", "valid.csv"):
+        (root / name).rename(root / tables / name)
+    return root
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("tables", [FIRST_BATCH, "."])
+def test_the_full_release_as_it_is_handed_out(tmp_path: Path, nested: bool, tables: str) -> None:
+    whole = CheXpert(root=release(tmp_path / "whole", "CheXpert-v1.0/"), split="train_val")
+    root = in_batches(release(tmp_path / "parts", "CheXpert-v1.0/"), nested=nested, tables=tables)
+    films = CheXpert(root=root, split="train_val")
+    assert films.ids == whole.ids
+    assert films.patient_ids == whole.patient_ids
+    assert torch.equal(films[7]["image"], whole[7]["image"])
+    assert CheXpert(root=root, split="valid").ids == ["valid/patient90000/study1/view1_frontal.jpg"]
+
+
+@pytest.mark.parametrize("folder", ["CheXpert-v1.0", "CheXpert-v1.0-small"])
+def test_the_folder_that_holds_the_release(tmp_path: Path, folder: str) -> None:
+    root = release(tmp_path / folder, f"{folder}/")
+    films = CheXpert(root=tmp_path, split="train_val")
+    assert films.ids == CheXpert(root=root, split="train_val").ids
+    for name in ("train.csv", "valid.csv"):  # tables beside the folder, as their paths have it
+        (root / name).rename(tmp_path / name)
+    assert CheXpert(root=tmp_path, split="train_val").ids == films.ids
+    assert len(CheXpert(root=tmp_path, split="valid")) == 1
+
+
+def test_two_releases_in_one_folder(tmp_path: Path) -> None:
+    for name in ("CheXpert-v1.0", "CheXpert-v1.0-small"):
+        release(tmp_path / name, f"{name}/")
+    with pytest.raises(ValueError, match=r"several releases, give the folder of one: .*CheXpert-v1.0/train.csv"):
+        CheXpert(root=tmp_path, split="train_val")
+    (tmp_path / "CheXpert-v1.0/train.csv").rename(tmp_path / "train.csv")
+    (tmp_path / "CheXpert-v1.0/valid.csv").unlink()
+    with pytest.raises(ValueError, match=r"are one image: give the folder of one release"):
+        CheXpert(root=tmp_path, split="train_val")
+
+
+def test_labels_of_the_test_set_by_their_own_name(tmp_path: Path) -> None:
+    root, path = release(tmp_path), "test/patient64741/study1/view1_frontal.jpg"
+    with pytest.raises(FileNotFoundError, match=r"has no test.csv or test_labels.csv, which split 'test' is"):
+        CheXpert(root=root, split="test")
+    (root / path).parent.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(root / path)
+    (root / "test_labels.csv").write_text(f"Path,Edema,Fracture\n{path},1.0,0.0\n")
+    films = CheXpert(root=root, split="test", labels=["Edema", "Fracture"], views="Frontal")
+    assert (films.ids, films.targets.tolist()) == ([path], [[1, 0]])
+
+
+@pytest.mark.parametrize("spelling", ["{}", "./{}", "CheXpert-v1.0/{}", "\\", "//"])
+def test_an_image_listed_twice(tmp_path: Path, spelling: str) -> None:
+    root, path = release(tmp_path), "train/patient00000/study1/view1_frontal.jpg"
+    again = spelling.format(path) if "{}" in spelling else path.replace("/", spelling)
+    with (root / "train.csv").open("a") as file:
+        file.write(row(again, Edema="0.0") + "\n")
+    with pytest.raises(ValueError, match=rf"train.csv:82: {path} appears again, first in line 2"):
+        CheXpert(root=root, split="train_val")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "train_val", "valid"])
+def test_an_image_in_two_parts(tmp_path: Path, split: str) -> None:
+    root = release(tmp_path)
+    listed = {"valid": "valid/patient90000/study1/view1_frontal.jpg"}
+    path = listed.get(split, "train/patient00003/study1/view1_frontal.jpg")
+    (root / "test.csv").write_text(f"{HEAD}\n{row(path)}\n")
+    with pytest.raises(ValueError, match=rf"1 images of .* are in .*test.csv as well, the first is {path}"):
+        CheXpert(root=root, split=split)
+
+
+def test_labels_that_are_all_unknown(tmp_path: Path) -> None:
+    root = release(tmp_path)
+    with pytest.warns(UserWarning, match=r"CheXpert: all labels of the 80 images are unknown.*blank='ignore'"):
+        CheXpert(root=root, split="train_val", labels=["Fracture", "Hernia"], blank="ignore")

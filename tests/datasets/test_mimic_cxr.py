@@ -17,6 +17,8 @@ from thoraxlib import datasets
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 
+pytestmark = pytest.mark.filterwarnings("ignore:1 of .* studies have no row")
+
 # as the release has them: alphabetical, unlike the label set
 COLUMNS = sorted(label_sets.build("mimic14"))
 VALUES = ("1.0", "0.0", "-1.0", "")

@@ -125,6 +125,7 @@ def test_views(release: Path) -> None:
     assert len(NIH14(root=release, split="all", views=("AP", "PA"))) == 5
     with pytest.raises(ValueError, match=r"views must name some of \['', 'AP', 'PA'\].*'LL'"):
         NIH14(root=release, split="all", views="LL")
+    (release / "train_val_list.txt").unlink()  # has this image
     edit(release / "test_list.txt", lambda _: NAMES[2])
     with pytest.raises(ValueError, match="no image is left: split='test', views='AP'"):
         NIH14(root=release, split="test", views="AP")
@@ -171,6 +172,7 @@ def test_the_lines_of_cxr_lka(release: Path, monkeypatch: pytest.MonkeyPatch) ->
     lines = {"cxr_lka_train": slice(None, 3), "cxr_lka_val": slice(3, None)}
     monkeypatch.setattr("thoraxlib.datasets.nih14._CXR_LKA", lines)
     (release / "train_val_list.txt").write_text("\n".join([NAMES[5], *NAMES[:4]]))
+    (release / "test_list.txt").write_text(NAMES[4])
     assert NIH14(root=release, split="cxr_lka_train").ids == [NAMES[5], *NAMES[:2]]  # as listed, not as in the table
     assert NIH14(root=release, split="cxr_lka_val").ids == NAMES[2:4]
     (release / "train_val_list.txt").unlink()
@@ -322,6 +324,7 @@ def test_missing_images(release: Path) -> None:
 
 
 def test_nothing_left_after_skipping(release: Path) -> None:
+    (release / "train_val_list.txt").unlink()  # has this image
     edit(release / "test_list.txt", lambda _: NAMES[0])
     (release / "images_001" / "images" / NAMES[0]).unlink()
     with pytest.warns(UserWarning, match="1 of 1"), pytest.raises(ValueError, match="no image is left: split='test'"):

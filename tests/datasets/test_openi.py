@@ -22,6 +22,8 @@ from thoraxlib import labels as label_sets
 from thoraxlib.datasets import openi as room
 from thoraxlib.datasets.openi import LabelerTable, OpenI, export_reports, read_report, read_reports
 
+pytestmark = pytest.mark.filterwarnings("ignore:OpenI. all labels of")
+
 LABELS = label_sets.build("padchest_openi22")
 UNREACHED = {
     "aortic elongation",
@@ -319,3 +321,43 @@ def test_made_up_projections(real_data: Path, tmp_path: Path) -> None:
     films = OpenI(root=tmp_path)
     assert films.views == ["Frontal", "Lateral", "Frontal", ""]
     assert len(OpenI(root=tmp_path, views="Lateral")) == 1
+
+
+def test_a_film_in_two_reports(tmp_path: Path) -> None:
+    root = openi(tmp_path, ["a", "b"])
+    path = root / "ecgen-radiology/2.xml"
+    path.write_text(path.read_text().replace("CXR2_1_IM-0002-1001", "CXR1_1_IM-0001-1001"))
+    with pytest.raises(ValueError, match=r"film CXR1_1_IM-0001-1001 is in the reports CXR1 and CXR2"):
+        OpenI(root=root)
+
+
+def test_a_film_with_two_projections(tmp_path: Path) -> None:
+    root = openi(tmp_path, ["a"])
+    with (root / "indiana_projections.csv").open("a") as file:
+        file.write("1,1_IM-0001-1001.dcm.png,Lateral\n")
+    with pytest.raises(ValueError, match=r"projections.csv:4: 1_IM-0001-1001 appears again, first in line 2"):
+        OpenI(root=root, views="Frontal")
+
+
+def test_reports_by_numbers_that_a_program_made_floats(tmp_path: Path) -> None:
+    root = openi(tmp_path, ["a", "b"])
+    table = labeller_table(tmp_path / "labels.csv", [{"id": "1.0", "Edema": "1.0"}, {"id": "2.0", "Edema": "0.0"}])
+    films = OpenI(root=root, labels=["Edema"], labeler_csv=table)
+    assert films.targets[:, 0].tolist() == [1, 1, 0, 0]
+
+
+def test_labels_that_are_all_unknown(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"OpenI: all labels of the 2 images are unknown .*no labeler_csv"):
+        OpenI(root=openi(tmp_path, ["a"]))
+
+
+def test_films_of_which_the_view_is_not_told(tmp_path: Path) -> None:
+    root = openi(tmp_path, ["a", "b"])
+    path = root / "indiana_projections.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-2]) + "\n")
+    with pytest.warns(UserWarning, match=r"2 of 4 films have no row in .*projections.csv, their view is unknown and"):
+        assert OpenI(root=root, views="Frontal").ids == ["CXR1_1_IM-0001-1001"]
+    path.write_text("\n".join([lines[0], "9,9_IM-0009-1001.dcm.png,Frontal"]) + "\n")
+    with pytest.raises(ValueError, match=r"projections.csv is of none of these films; its ids are 9_IM-0009-1001"):
+        OpenI(root=root, views="Frontal")

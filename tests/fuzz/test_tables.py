@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import math
 import sys
 import warnings
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 
 import archives
+from box_files import GOOD, READERS
 from damage import FEW, ODD_TEXTS, damaged, odd_table, refused
 
 from thoraxlib import datasets
@@ -28,6 +31,7 @@ from thoraxlib import labels as label_sets
 from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.openi import LabelerTable
 from thoraxlib.datasets.padchest import TermTree, listed_targets, parse_labels
+from thoraxlib.datasets.tables import Table
 from thoraxlib.graphs import Graph
 from thoraxlib.graphs.vector_files import read_vectors
 
@@ -160,6 +164,7 @@ TABLES = [(release, name, ",") for release, case in CASES.items() for name in ca
 def check_sound(films: Any, root: Path) -> None:
     """Whatever the table says: labels are labels, boxes are boxes, and no file lies outside the release."""
     assert len(films) == len(films.ids) == len(films.patient_ids) == len(films.targets) > 0
+    assert len(set(films.ids)) == len(set(films._paths)) == len(films)
     known = films.targets[~films.targets.isnan()]
     assert ((known >= 0) & (known <= 1)).all()
     assert all(path.resolve().is_relative_to(root.resolve()) for path in films._paths)
@@ -200,6 +205,73 @@ def test_packed_tables(tmp_path: Path, data: st.DataObject) -> None:
     (tmp_path / f"{plain.name}.gz").write_bytes(data.draw(damaged(whole)))
     films = refused(lambda: CASES[mimic_cxr].open(tmp_path), str(tmp_path))
     assert films is None or len(films) == 3
+
+
+CELLS = st.text(st.sampled_from("ab0.-|\"', \n\té"), max_size=6)
+
+
+@given(
+    st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5),
+    st.sampled_from(("\n", "\r\n")),
+    st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
+    st.sampled_from(("", "\ufeff")),
+    st.integers(0, 2),
+    st.sampled_from((",", "\t", ";")),
+    st.booleans(),
+)
+@FEW
+def test_one_table_in_any_writing(
+    tmp_path: Path,
+    rows: list[tuple[str, str]],
+    end: str,
+    quoting: Any,
+    mark: str,
+    blank: int,
+    delimiter: str,
+    packed: bool,
+) -> None:
+    """Whatever the program that wrote it: rows with a text in them are there, without blanks around their fields."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)
+    writer.writerow([" first ", "second"])
+    for row in rows:
+        writer.writerow(row)
+        text.write((delimiter + end) * blank)
+    content = (mark + text.getvalue()).encode()
+    path = tmp_path / ("x.csv.gz" if packed else "x.csv")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    kept = [(first.strip(), second.strip()) for first, second in rows if (first + second).strip()]
+    if not kept:
+        assert refused(lambda: Table(path, delimiter), f"{path} holds no rows") is None
+        return
+    table = Table(path, delimiter)
+    assert list(zip(table.column("first"), table.column("second"), strict=True)) == kept
+
+
+NUMBERS = st.sampled_from((0.0, -0.0, 1e-30, 0.25, 5.0, 29.5, 40.0, 41.0, -3.0, 1e30, math.nan, math.inf)) | st.floats(
+    -60, 60, width=32
+)
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [(read, name) for name, readers in READERS.items() for read in readers],
+    ids=lambda value: str(value),
+)
+@given(box=st.lists(NUMBERS, min_size=3, max_size=5))
+@FEW
+def test_boxes_of_any_numbers(read: Callable[..., Any], name: str, tmp_path: Path, box: list[float]) -> None:
+    """Refused by the file's name; or within the image and told of where it is left out or cut off."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        boxes = refused(lambda: read(tmp_path, [GOOD, box]), name)
+    if boxes is None:
+        return
+    assert boxes[0] == [2, 3, 22, 13]
+    assert len(boxes) == 2 or len(told) == 1
+    for x1, y1, x2, y2 in boxes:
+        assert -0.5 <= x1 <= x2 <= 40.5
+        assert -0.5 <= y1 <= y2 <= 30.5
 
 
 @given(

@@ -62,6 +62,8 @@ def read_anaxnet_features(
         width = len(content["features"][0]) if content["features"] else 0
         features = _rows(content["features"], len(names), width, "features")
         boxes = _rows(content["bbox"], len(objects), 4, "bbox")
+        if not bool(boxes.isfinite().all()):
+            raise ValueError("bbox: finite numbers are wanted")
         targets = _rows(content["target"], len(objects), len(findings), "target")
         image = str(content["image_id"])
     except (KeyError, TypeError, ValueError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,19 @@ from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.datasets.files import check_root, existing, index_tree
+from thoraxlib.datasets.files import check_root, existing, index_tree, plain, top_folders
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.splits import split_patients
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
-from thoraxlib.files import below
 
 __all__ = ["CheXpert"]
 
 _FINDINGS = label_sets.build("chexpert14")
-_TABLES = {"train_val": "train.csv", "train": "train.csv", "val": "train.csv", "valid": "valid.csv", "test": "test.csv"}
+_TRAIN, _VALID, _TEST = ("train.csv",), ("valid.csv",), ("test.csv", "test_labels.csv")
+_TABLES = {"train_val": _TRAIN, "train": _TRAIN, "val": _TRAIN, "valid": _VALID, "test": _TEST}
+_HELD_OUT = {_TRAIN: (_VALID, _TEST), _VALID: (_TEST,), _TEST: (_VALID,)}
+_BATCH = re.compile(r"chexpert.*batch.*\((train|valid|test)", re.IGNORECASE)  # "CheXpert-v1.0 batch 2 (train 1)"
 
 
 class CheXpert(Films):
@@ -33,10 +36,12 @@ class CheXpert(Films):
     ----------
     root : path
         The folder with ``train.csv`` and ``valid.csv``: ``CheXpert-v1.0-small``, ``CheXpert-v1.0`` or one laid out like
-        it. Its files' paths may begin with the release's own folder or not, with slashes of either kind.
+        it; the folder that holds it; or the one that holds the parts in which the full release is handed out,
+        ``CheXpert-v1.0 batch 1 (validate & csv)``, ``CheXpert-v1.0 batch 2 (train 1)``, .... The tables' paths may
+        begin with the release's own folder or not, with slashes of either kind.
     split : {"train", "val", "train_val", "valid", "test"}
         "train" and "val" are 0.95 and 0.05 of the patients of ``train.csv``, "train_val" all of them; "valid" is
-        ``valid.csv``, the 200 studies that radiologists read; "test" is ``test.csv``.
+        ``valid.csv``, the 200 studies that radiologists read; "test" is ``test.csv`` or ``test_labels.csv``.
     labels : str or sequence of str
         "chexpert14", "chexpert5", or names in any data set's spelling. A label that CheXpert does not know is NaN.
     uncertain : str or mapping of str to str
@@ -50,7 +55,7 @@ class CheXpert(Films):
     seed : int
         Of the split by patient, and of smoothed labels.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+        What to do about absent images; "skip" also leaves out unreadable files and warns once.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
 
@@ -67,7 +72,13 @@ class CheXpert(Films):
         No such folder, table or images.
     ValueError
         A column that is lacking, a value that is not 1, 0, -1 or blank, an unknown policy, label, view or split, a path
-        that leaves the folder, or nothing left.
+        that leaves the folder, an image that is listed twice or in another part's table as well, two releases in one
+        folder, or nothing left.
+
+    Warns
+    -----
+    UserWarning
+        No label of any image is known; images that ``missing="skip"`` left out.
 
     References
     ----------
@@ -92,11 +103,15 @@ class CheXpert(Films):
         self.labels = label_sets.resolve(labels)
         self.transform = transform
         one_of("split", split, _TABLES)
-        path = self.root / _TABLES[split]
-        if not path.is_file():
-            raise FileNotFoundError(f"{self.root} has no {path.name}, which split {split!r} is")
+        path = _table(self.root, _TABLES[split])
+        if path is None:
+            raise FileNotFoundError(f"{self.root} has no {' or '.join(_TABLES[split])}, which split {split!r} is")
+        if path.parent != self.root and not _BATCH.match(path.parent.name):
+            self.root = path.parent
         table = Table(path)
-        paths = [_below_release(name, table, row) for row, name in enumerate(table.column("Path"))]
+        paths = _paths(table)
+        table.check_unique(paths)
+        _check_held_out(self.root, paths, _TABLES[split], path)
         patients = [_part(name, "patient") for name in paths]
         targets = mined_targets(table, self.labels, uncertain, blank, seed, findings=_FINDINGS, source="CheXpert")
 
@@ -104,23 +119,74 @@ class CheXpert(Films):
         if split in ("train", "val"):
             rows = np.array(split_patients(patients, {"train": 0.95, "val": 0.05}, seed)[split])
         rows = rows[_of_views(table, paths, views)[rows]]
-        files = index_tree(self.root, {PurePosixPath(paths[row]).parts[0] for row in rows}) if len(rows) else {}
+        files = _files(self.root, {PurePosixPath(paths[row]).parts[0] for row in rows}) if len(rows) else {}
         rows = rows[existing([paths[row] for row in rows], files, missing, self.root, split=split, views=views)]
         self.ids: list[str] = [paths[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.study_ids: list[str] = [str(PurePosixPath(paths[row]).parent) for row in rows]
         self.targets = torch.from_numpy(targets[rows])
         self._paths = [files[name] for name in self.ids]
+        self.warn_unknown(f"in {path} they are blank or uncertain for {blank=}, {uncertain=}")
+
+
+def _table(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The table that goes by one of `names`: in `root`, or else in the one of its folders that is a release's."""
+    releases = [root / folder for folder in top_folders(root) if folder.lower().startswith("chexpert")]
+    for folders in ([root], releases):
+        found = [folder / name for folder in folders for name in names if (folder / name).is_file()]
+        if len({path.parent for path in found}) > 1:
+            raise ValueError(f"root holds several releases, give the folder of one: {', '.join(map(str, found))}")
+        if found:
+            return found[0]
+    return None
+
+
+def _paths(table: Table) -> list[str]:
+    """The path of each row's image: ``train/patient00001/study1/view1_frontal.jpg``, whatever folders hold it."""
+    return [_below_release(name, table, row) for row, name in enumerate(table.column("Path"))]
+
+
+def _check_held_out(root: Path, paths: list[str], names: tuple[str, ...], path: Path) -> None:
+    """Raise a ValueError where the tables of parts that must be apart list one image."""
+    here = set(paths)
+    for others in _HELD_OUT[names]:
+        other = _table(root, others)
+        table = None if other is None else Table(other)
+        if table is None or "Path" not in table.columns:
+            continue
+        both = [name for name in _paths(table) if name in here]
+        if both:
+            raise ValueError(f"{len(both)} images of {path} are in {other} as well, the first is {both[0]}")
+
+
+def _files(root: Path, tops: set[str]) -> dict[str, Path]:
+    """The image files in the folders `tops` of a release, or in those in which it was handed out, by their paths."""
+    folders = top_folders(root)
+    part_of = {name: match[1].lower() for name in folders if (match := _BATCH.match(name))}
+    batches = [name for name, part in part_of.items() if part in tops]
+    releases = [name for name in folders if name.lower().startswith("chexpert") and name not in part_of]
+    nested = [f"{name}/{top}" for name in releases for top in tops - {*folders}]
+    found: dict[str, Path] = {}
+    for name, path in index_tree(root, [*tops, *nested, *batches]).items():
+        top, _, rest = name.partition("/")
+        if top in part_of and not rest.startswith(f"{part_of[top]}/"):
+            rest = f"{part_of[top]}/{rest}"
+        image = rest if top in part_of or top in releases else name
+        if found.setdefault(image, path) != path:
+            raise ValueError(f"{found[image]} and {path} are one image: give the folder of one release as root")
+    return found
 
 
 def _below_release(name: str, table: Table, row: int) -> str:
     """A path of the table below the folder that holds it: ``train/patient00001/study1/view1_frontal.jpg``."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    if parts and parts[0].lower().startswith("chexpert"):
-        parts = parts[1:]
-    if not parts:
+    path = plain(name.lstrip("/\\"), table.where(row))
+    top, _, rest = path.partition("/")
+    if top.lower().startswith("chexpert"):
+        batch = _BATCH.match(top)
+        path = f"{batch[1].lower()}/{rest}" if batch and rest.startswith("patient") else rest
+    if not path:
         raise ValueError(f"{table.where(row)}: {name!r} is no path of an image")
-    return below("/".join(parts), table.where(row))
+    return path
 
 
 def _part(path: str, start: str) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from thoraxlib.arguments import one_of
 from thoraxlib.files import below
 from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
-from thoraxlib.images.reading import SUFFIXES
+from thoraxlib.images.reading import SUFFIXES, read
 
 __all__ = [
     "SUFFIXES",
@@ -23,12 +23,14 @@ __all__ = [
     "index_images",
     "index_named",
     "index_tree",
+    "plain",
     "progress_bar",
+    "top_folders",
 ]
 
 T = TypeVar("T")
 
-_ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+_ENDS = {b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}  # by the signature, not the name
 
 
 def check_root(root: str | os.PathLike[str], argument: str = "root") -> Path:
@@ -104,6 +106,14 @@ def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def top_folders(root: Path) -> list[str]:
+    """Name the folders in `root` itself, in alphabetical order; those of the files that a training copy was made of."""
+    copy = copy_at(root)
+    if copy is None:
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    return sorted({name.partition("/")[0] for name in copy.names if "/" in name})
+
+
 def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
     """Name -> path of the image files below `root` that a table may mean: paths below it, or bare names at any depth.
 
@@ -116,11 +126,27 @@ def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
     """
     tops: set[str] = set()
     for name in names:
-        tops.add(below(name, root).rpartition("/")[0])
+        tops.add(plain(name, root).rpartition("/")[0])
     if tops <= {""}:
         root = root.absolute()  # "." has no name
         return index_images(root.parent, glob.escape(root.name))
     return index_tree(root, tops)
+
+
+def plain(name: str, source: object) -> str:
+    r"""Give a path of a table one spelling: with slashes, without ``.`` and empty parts.
+
+    Raises
+    ------
+    ValueError
+        As :func:`thoraxlib.files.below`.
+
+    Examples
+    --------
+    >>> plain("x/./a.png", "labels.csv"), plain("x\\a.png", "labels.csv")
+    ('x/a.png', 'x/a.png')
+    """
+    return "/".join(part for part in below(name, source).replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _images_below(root: Path, tops: Sequence[str] | None) -> Iterator[str]:
@@ -152,8 +178,9 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
     files : dict of str to Path
         From :func:`index_images`.
     missing : {"error", "skip"}
-        With ``"skip"``, files that are absent, empty or cut off (PNG, JPEG: their end mark is looked for) are left out
-        with one warning. With ``"error"``, absent ones raise; cut-off ones raise when they are read.
+        With ``"skip"``, files that are absent, or that cannot be read, are left out with one warning. A PNG or JPEG
+        file that ends with its end mark, and a DICOM file that is not empty, is taken for one that can; every other
+        file is read to find out. With ``"error"``, absent ones raise; others raise when they are read.
     where : Path
         The folder, for the messages.
     **chosen
@@ -167,7 +194,7 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
         Another value of `missing`; or no image is left.
     """
     one_of("missing", missing, ("error", "skip"))
-    usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _complete(files.get(n))
+    usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _is_read(files.get(n))
     is_usable = [usable(name) for name in names]
     kept = [position for position, good in enumerate(is_usable) if good]
     lost = [position for position, good in enumerate(is_usable) if not good]
@@ -179,7 +206,8 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
                 "without them"
             )
         warnings.warn(
-            f"{len(lost)} of {len(names)} images below {where} are missing or cut off and skipped: {first}",
+            f"{len(lost)} of {len(names)} images below {where} are missing or cut off, or cannot be read, and are "
+            f"skipped: {first}",
             stacklevel=3,
         )
     if not kept:
@@ -188,18 +216,27 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
     return kept
 
 
-def _complete(path: Path | None) -> bool:
+def _is_read(path: Path | None) -> bool:
+    """Whether a file can be read as an image, by its end where that tells; no stricter than the decoder."""
     if path is None:
         return False
     if copied(path) is not None:
         return True
-    if not path.exists():
+    if not path.is_file():
         return False
-    end = _ENDS.get(path.suffix.lower(), b"")
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 64))  # some writers pad after the end mark
-        return size > 0 and end in file.read()
+        start = file.read(132)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 64))  # some writers pad after the end mark
+        tail = file.read()
+    if path.suffix.lower() in (".dcm", ".dicom") or start[128:] == b"DICM":
+        return bool(start)
+    if any(start.startswith(signature) and mark in tail for signature, mark in _ENDS.items()):
+        return True
+    try:
+        read(path)
+    except ValueError:
+        return False
+    return True
 
 
 def image_size(path: Path) -> tuple[int, int]:

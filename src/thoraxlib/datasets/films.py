@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ class Films(Dataset[dict[str, Any]]):
         if film is not None:
             sample = film.placed(sample)
         return sample if self.transform is None else self.transform(sample)
+
+    def warn_unknown(self, cause: str) -> None:
+        """Warn where no label of any image is known: training on them would learn nothing."""
+        if self.targets.numel() and bool(self.targets.isnan().all()):
+            warnings.warn(
+                f"{type(self).__name__}: all labels of the {len(self.ids)} images are unknown (NaN): {cause}",
+                stacklevel=3,
+            )
 
     def _sample(self, index: int) -> dict[str, Any]:
         """One sample before the transform; readers with boxes or masks add them."""

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.datasets.tables import is_blank
 
 __all__ = ["ImageList", "find_list", "read_list"]
 
-_VALUES = {"0": 0.0, "1": 1.0, "nan": float("nan")}
+_VALUES = {"0": 0.0, "1": 1.0}
 
 
 class ImageList(NamedTuple):
@@ -77,7 +78,7 @@ def read_list(path: Path, labels: Sequence[str]) -> ImageList:
             raise ValueError(f"{path}:{number}: {name} is listed again, first in line {names[name]}")
         names[name] = number
         try:
-            targets.append([_VALUES[value.lower()] for value in values])
+            targets.append([float("nan") if is_blank(value) else _VALUES[value] for value in values])
         except KeyError as error:
             raise ValueError(f"{path}:{number}: labels must be 0, 1 or nan, got {error.args[0]!r}") from error
     if not names:

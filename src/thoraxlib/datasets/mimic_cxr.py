@@ -15,11 +15,11 @@ from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, find_file, index_tree
 from thoraxlib.datasets.films import Films
-from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.tables import Table, check_joined
 from thoraxlib.datasets.uncertain import mined_targets
 from thoraxlib.files import below
 
-__all__ = ["MIMICCXR", "film_file", "find_table", "in_split"]
+__all__ = ["MIMICCXR", "film_file", "find_table", "in_split", "patients_and_studies"]
 
 _FINDINGS = label_sets.build("mimic14")
 _SPLITS = {"train": "train", "val": "validate", "validate": "validate", "test": "test"}
@@ -49,7 +49,7 @@ class MIMICCXR(Films):
     seed : int
         Of smoothed labels.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+        What to do about absent images; "skip" also leaves out unreadable files and warns once.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
 
@@ -69,7 +69,14 @@ class MIMICCXR(Films):
         No such folder, table or images.
     ValueError
         A column that is lacking, a value that is not 1, 0, -1 or blank, an unknown policy, label, view or split, a
-        patient or study that is no number, a film without split, or nothing left.
+        patient or study that is no number, a film without split or listed twice, a label table of other studies, or
+        nothing left.
+
+    Warns
+    -----
+    UserWarning
+        Studies without a row in the label table; no label of any image is known; images that ``missing="skip"`` left
+        out.
 
     References
     ----------
@@ -97,7 +104,8 @@ class MIMICCXR(Films):
         metadata = Table(find_table(self.root, "metadata"))
         films = metadata.column("dicom_id")
         metadata.check_unique(films)
-        patients, studies, positions = (metadata.column(name) for name in ("subject_id", "study_id", "ViewPosition"))
+        patients, studies = patients_and_studies(metadata)
+        positions = metadata.column("ViewPosition")
         mined = Table(find_table(self.root, "chexpert"))
         targets = mined_targets(mined, self.labels, uncertain, blank, seed, findings=_FINDINGS, source="MIMIC-CXR-JPG")
 
@@ -115,6 +123,18 @@ class MIMICCXR(Films):
         self.views: list[str] = [positions[row] for row in rows]
         self.targets = torch.from_numpy(_of_studies(mined, targets, self.study_ids))
         self._paths = [files[names[row]] for row in rows.tolist()]
+        self.warn_unknown(f"in {mined.path} they are blank or uncertain for {blank=}, {uncertain=}")
+
+
+def patients_and_studies(table: Table) -> tuple[list[str], list[str]]:
+    """Read the columns ``subject_id`` and ``study_id``; ``10000032.0`` and ``p10000032`` are 10000032.
+
+    Raises
+    ------
+    ValueError
+        A column that is lacking.
+    """
+    return table.ids("subject_id", prefix="p"), table.ids("study_id", prefix="s")
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -148,12 +168,14 @@ def in_split(root: Path, split: str, films: list[str]) -> NDArray[np.bool_]:
     FileNotFoundError
         No split table in `root`.
     ValueError
-        Films that it lacks.
+        Films that it lacks or lists again.
     """
     if split == "all":
         return np.ones(len(films), dtype=bool)
     table = Table(find_table(root, "split"))
-    parts = dict(zip(table.column("dicom_id"), table.column("split"), strict=True))
+    listed = table.column("dicom_id")
+    table.check_unique(listed)
+    parts = dict(zip(listed, table.column("split"), strict=True))
     lacking = [film for film in films if film not in parts]
     if lacking:
         raise ValueError(f"{table.path} lacks {len(lacking)} of {len(films)} films, the first is {lacking[0]}")
@@ -162,8 +184,10 @@ def in_split(root: Path, split: str, films: list[str]) -> NDArray[np.bool_]:
 
 def _of_studies(table: Table, targets: NDArray[np.float32], studies: list[str]) -> NDArray[np.float32]:
     """The row of each film's study, or NaN."""
-    listed = table.column("study_id")
+    listed = table.ids("study_id", prefix="s")
     table.check_unique(listed)
     row_of = {study: row for row, study in enumerate(listed)}
+    wanted = list(dict.fromkeys(studies))
+    check_joined(wanted, [study in row_of for study in wanted], listed, table.path, "studies")
     unlabelled = np.full((1, targets.shape[1]), np.nan, dtype=np.float32)
     return np.concatenate([targets, unlabelled])[[row_of.get(study, -1) for study in studies]]

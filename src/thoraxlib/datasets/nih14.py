@@ -17,13 +17,20 @@ from thoraxlib.datasets.files import check_root, existing, find_file, index_imag
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.lists import find_list, read_list
 from thoraxlib.datasets.splits import split_patients
-from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.tables import Table, check_joined, is_blank
+from thoraxlib.localization.boxes import from_xywh, within
 
 __all__ = ["NIH14"]
 
 _FINDINGS = label_sets.build("nih15")
 _ATTRIBUTES = ("AP", "Male", "Abnormal")
 _CXR_LKA = {"cxr_lka_train": slice(None, 80_000), "cxr_lka_val": slice(80_000, None)}  # lines of the train_val list
+_APART = {
+    "train_val": ("test",),
+    "train": ("val", "test"),
+    "val": ("train", "test"),
+    "test": ("train_val", "train", "val"),
+}
 _BOX_FRAME = 1024.0  # the boxes of the release are in the pixels of its 1024 x 1024 images
 
 
@@ -57,7 +64,7 @@ class NIH14(Films):
     views : str or sequence of str, optional
         Keep only these view positions: ``"PA"``, ``"AP"``. None keeps all.
     missing : {"error", "skip"}
-        What to do about absent images; ``"skip"`` also leaves out cut-off files and warns once.
+        What to do about absent images; ``"skip"`` also leaves out unreadable files and warns once.
     boxes : bool
         Give ``boxes`` and ``box_labels`` where `root` has a box file.
     transform : callable, optional
@@ -75,8 +82,15 @@ class NIH14(Films):
     FileNotFoundError, NotADirectoryError
         No such folder, table, list or images.
     ValueError
-        A column that is lacking, a label or view that is not known, a list with a wrong line or of images that the
-        table does not have, or nothing left after the filters.
+        A column that is lacking, an image listed twice, or in the lists of two parts (train, val and test, or train_val
+        and test, in names that are otherwise equal), boxes of other images, a label or view that is not known, a list
+        with a wrong line or of images that the table does not have, or nothing left after the filters.
+
+    Warns
+    -----
+    UserWarning
+        No label of any image is known; boxes without area or outside of the image, which are left out, and of images
+        that the table does not have; images that ``missing="skip"`` left out.
 
     References
     ----------
@@ -102,7 +116,7 @@ class NIH14(Films):
         self.transform = transform
         table = Table(find_file(self.root, "Data_Entry_2017*.csv", "labels.csv"))
         names = table.column("Image Index")
-        patients = table.column("Patient ID")
+        patients = table.ids("Patient ID")
         table.check_unique(names)
         targets = _targets(table, self.labels)
 
@@ -118,8 +132,11 @@ class NIH14(Films):
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.targets = torch.from_numpy(targets[rows])
         self._paths = [files[name] for name in self.ids]
-        self._boxes = _read_boxes(self.root, self.labels) if boxes else None
+        self._boxes = _read_boxes(self.root, self.labels, table, names) if boxes else None
         self.boxed = torch.tensor([name in (self._boxes or {}) for name in self.ids])
+        self.warn_unknown(
+            f"they are blank in {table.path if listed is None else f'{table.path} and the list {split!r}'}"
+        )
 
     def _sample(self, index: int) -> dict[str, Any]:
         sample = super()._sample(index)
@@ -130,8 +147,7 @@ class NIH14(Films):
     def _boxes_of(self, name: str, height: int, width: int) -> tuple[tv_tensors.BoundingBoxes, torch.Tensor]:
         assert self._boxes is not None
         entries = self._boxes.get(name, [])
-        xywh = torch.tensor([box for box, _ in entries], dtype=torch.float32).reshape(-1, 4)
-        xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
+        xyxy = torch.tensor([box for box, _ in entries], dtype=torch.float32).reshape(-1, 4)
         xyxy = xyxy * (torch.tensor([width, height, width, height]) / _BOX_FRAME)
         boxes = tv_tensors.BoundingBoxes(xyxy, format="XYXY", canvas_size=(height, width))  # type: ignore[call-overload]
         return boxes, torch.tensor([label for _, label in entries], dtype=torch.long)
@@ -165,12 +181,13 @@ def _findings(table: Table) -> NDArray[np.float32]:
     """(rows, 15) in the order of the label set nih15; a blank field makes a row of NaN."""
     position = {label_sets.canonical(label): index for index, label in enumerate(_FINDINGS)}
     texts = table.column("Finding Labels")
-    rows: dict[str, NDArray[np.float32]] = {"": np.full(len(_FINDINGS), np.nan, dtype=np.float32)}
+    rows: dict[str, NDArray[np.float32]] = {}
     for number, text in enumerate(texts):
         if text in rows:
             continue
-        vector = np.zeros(len(_FINDINGS), dtype=np.float32)
-        for name in text.split("|"):
+        blank = is_blank(text)
+        vector = np.full(len(_FINDINGS), np.nan if blank else 0, dtype=np.float32)
+        for name in () if blank else text.split("|"):
             index = position.get(label_sets.canonical(name))
             if index is None:
                 raise ValueError(
@@ -189,10 +206,13 @@ def _select(
         return np.arange(len(names)), None
     path = find_list(split, folders)
     if path is not None:
-        return _rows_of(path, names)
+        rows, listed = _rows_of(path, names)
+        _check_apart(split, path, folders, [names[row] for row in rows])
+        return rows, listed
     official = find_list("train_val", folders)
     if official is not None and split in ("train", "val", *_CXR_LKA):
         rows, listed = _rows_of(official, names)
+        _check_apart("train_val", official, folders, [names[row] for row in rows])
         chosen = _part_of_official(split, [patients[row] for row in rows], seed)
         return rows[chosen], None if listed is None else listed[chosen]
     available = sorted({file.name for folder in folders if folder.is_dir() for file in folder.glob("*.txt")})
@@ -202,6 +222,17 @@ def _select(
         f"split: no list {split!r} in {' or '.join(map(str, folders))}; "
         f"found: {', '.join(available) or 'none'}; 'all' takes every image of the table"
     )
+
+
+def _check_apart(split: str, path: Path, folders: list[Path], names: Sequence[str]) -> None:
+    """Raise a ValueError where the list of another part, called likewise, has an image of this one."""
+    part = next((part for part in _APART if part in split), "")
+    here = set(names)
+    for other in _APART.get(part, ()):
+        beside = find_list(split.replace(part, other), folders)
+        both = [] if beside is None else [name for name in read_list(beside, _FINDINGS[:14]).names if name in here]
+        if both:
+            raise ValueError(f"{len(both)} images of {path} are in {beside} as well, the first is {both[0]}")
 
 
 def _part_of_official(split: str, patients: list[str], seed: int) -> list[int]:
@@ -240,16 +271,18 @@ def _from_list(
     return result
 
 
-def _read_boxes(root: Path, labels: tuple[str, ...]) -> dict[str, list[tuple[list[float], int]]] | None:
-    """For each image its boxes (x, y, width, height in the 1024-px frame) of the wanted labels; None without a file."""
+def _read_boxes(
+    root: Path, labels: tuple[str, ...], films: Table, known_films: list[str]
+) -> dict[str, list[tuple[list[float], int]]] | None:
+    """For each image its boxes (x1 y1 x2 y2 in the 1024-px frame) of the wanted labels; None without a file."""
     if not any(root.glob("BBox_List_2017*.csv")) and not (root / "bbox.csv").is_file():
         return None
     table = Table(find_file(root, "BBox_List_2017*.csv", "bbox.csv"))
     names, findings = table.column("Image Index"), table.column("Finding Label")
     index = {label_sets.canonical(label): number for number, label in enumerate(labels)}
     known = {label_sets.canonical(label) for label in _FINDINGS}
-    boxes: dict[str, list[tuple[list[float], int]]] = {}
-    for row, (name, finding) in enumerate(zip(names, findings, strict=True)):
+    xywh: list[list[float]] = []
+    for row, finding in enumerate(findings):
         canonical = label_sets.canonical(finding)
         if canonical not in known:
             raise ValueError(f"{table.where(row)}: unknown label {finding!r}; known: {', '.join(_FINDINGS)}")
@@ -259,6 +292,15 @@ def _read_boxes(root: Path, labels: tuple[str, ...]) -> dict[str, list[tuple[lis
             box = []
         if len(box) < 4 or not all(abs(value) < 2**31 for value in box) or min(box[2:]) < 0:
             raise ValueError(f"{table.where(row)}: x, y, width, height wanted, got {table.rows[row][2:6]}")
-        if canonical in index:
-            boxes.setdefault(name, []).append((box, index[canonical]))
+        xywh.append(box)
+    boxed, here = list(dict.fromkeys(names)), set(known_films)
+    what, lost = f"images of {table.path.name}", "their boxes are left out"
+    check_joined(boxed, [name in here for name in boxed], known_films, films.path, what, lost=lost)
+    corners = from_xywh(torch.tensor(xywh, dtype=torch.float32), table.path)
+    xyxy, left = within(corners, torch.full((len(corners), 2), _BOX_FRAME), table.path)
+    boxes: dict[str, list[tuple[list[float], int]]] = {}
+    for box, row in zip(xyxy.tolist(), left.nonzero().flatten().tolist(), strict=True):
+        number = index.get(label_sets.canonical(findings[row]))
+        if number is not None:
+            boxes.setdefault(names[row], []).append((box, number))
     return boxes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arrays import table
-from thoraxlib.datasets.files import check_root, existing, image_size, index_named, progress_bar
+from thoraxlib.datasets.files import check_root, existing, image_size, index_named, plain, progress_bar
 from thoraxlib.datasets.regions import RegionFilms, find_names
 from thoraxlib.files import read_json
+from thoraxlib.localization.boxes import from_xywh
+from thoraxlib.localization.coco import every_annotation
 
 __all__ = ["RegionCoco"]
 
@@ -32,7 +35,8 @@ class RegionCoco(RegionFilms):
     annotations : path
         The file.
     images : path
-        The folder of the images; ``file_name`` is a path below it, or a bare name at any depth.
+        The folder of the images; ``file_name`` is a path below it, or a bare name at any depth, with slashes of either
+        kind.
     regions : str or sequence of str, optional
         Which regions, in this order; by default the file's categories. In the converter's lists they are those of
         "regions18", by number.
@@ -41,7 +45,7 @@ class RegionCoco(RegionFilms):
         file that does not name its attributes (``info.attributes``) `labels` says what they are; without attributes
         there are none.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+        What to do about absent images; "skip" also leaves out unreadable files and warns once.
     progress : bool
         Show a progress bar where the sizes of images must be read, on a terminal.
     transform : callable, optional
@@ -61,7 +65,13 @@ class RegionCoco(RegionFilms):
     FileNotFoundError, NotADirectoryError
         No such file, folder or images.
     ValueError
-        The file is neither; it has other attributes than it names; an unknown region or label; an image twice.
+        The file is neither; it has other attributes than it names; an unknown region or label; an image twice; a box
+        that is not finite, or has a width or height below 0.
+
+    Warns
+    -----
+    UserWarning
+        What the report says; no label of any image is known; images that ``missing="skip"`` left out.
     """
 
     def __init__(
@@ -145,9 +155,10 @@ def _read(path: Path, labels: str | Sequence[str] | None) -> _Listed:
         raise ValueError(
             f"{path}: neither a COCO file nor records of AnaXNet's converter ({type(error).__name__}: {error})"
         ) from error
-    if len(set(listed.ids)) < len(listed.ids):
-        twice = next(name for name in listed.ids if listed.ids.count(name) > 1)
-        raise ValueError(f"{path} has the image {twice} more than once")
+    for names in (listed.ids, listed.files):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"{path} has the image {twice[0]} more than once")
     wrong = listed.values[~np.isnan(listed.values) & (listed.values != 0) & (listed.values != 1)]
     if len(wrong):
         raise ValueError(f"{path}: attributes must be 0, 1 or null, got {wrong[0]}")
@@ -155,9 +166,7 @@ def _read(path: Path, labels: str | Sequence[str] | None) -> _Listed:
 
 
 def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | None) -> _Listed:
-    from thoraxlib import localization
-
-    coco = localization.from_coco(content, str(path))
+    coco = every_annotation(content, str(path))
     annotations, images = content["annotations"], content["images"]
     values = [each.get("attributes", []) for each in annotations]
     widths = {len(row) for row in values}
@@ -171,7 +180,7 @@ def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | Non
         names = label_sets.resolve(labels)
     if values and len(names) != width:
         raise ValueError(f"{path}: annotations have {width} attributes, but there are {len(names)} names: {names}")
-    files = list(coco.ids)
+    files = [plain(name, path) for name in coco.ids]
     ids = [str(image.get("dicom_id", os.path.splitext(name)[0])) for image, name in zip(images, files, strict=True)]
     patients = [str(image.get("patient_id", own)) for image, own in zip(images, ids, strict=True)]
     return _Listed(
@@ -194,10 +203,10 @@ def _records(content: list[dict[str, Any]], path: Path) -> _Listed:
     category = table([[each["category_id"]] for _, each in boxes], 1, f"{path}: category_id")[:, 0]
     if not np.isin(category, range(len(regions))).all():
         raise IndexError(f"category_id from {category.min():g} to {category.max():g}, of {len(regions)} regions")
-    corner = table([each["bbox"] for _, each in boxes], 4, f"{path}: bbox").astype(np.float32)
+    xywh = torch.from_numpy(table([each["bbox"] for _, each in boxes], 4, f"{path}: bbox"))
     ids = [str(record["image_id"]) for record in content]
     return _Listed(
-        [str(record["file_name"]) for record in content],
+        [plain(str(record["file_name"]), path) for record in content],
         ids,
         ids,
         None,
@@ -205,6 +214,6 @@ def _records(content: list[dict[str, Any]], path: Path) -> _Listed:
         labels,
         np.array([image for image, _ in boxes], np.int64),
         category.astype(np.int64),
-        np.concatenate([corner[:, :2], corner[:, :2] + corner[:, 2:]], axis=1),
+        from_xywh(xywh, path).numpy(),
         table([each["attributes"] for _, each in boxes], len(labels), f"{path}: attributes").astype(np.float32),
     )

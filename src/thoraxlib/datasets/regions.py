@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ class RegionFilms(Films):
         if self.report:
             told = ", ".join(f"{count} {reason}" for reason, count in self.report.items())
             warnings.warn(f"{type(self).__name__}, left out or changed: {told}", stacklevel=4)
+        self.warn_unknown("no finding is known of any region that is in an image")
 
     def _sample(self, index: int) -> dict[str, Any]:
         sample = super()._sample(index)
@@ -132,7 +134,8 @@ def find_names(asked: Sequence[str], known: Sequence[str], argument: str, source
         close = difflib.get_close_matches(lost[0].lower(), known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
         raise ValueError(f"{argument}: {', '.join(map(repr, lost))} not known to {source}; {hint}")
-    twice = [name for name, place in zip(asked, found, strict=True) if found.count(place) > 1]
+    times = Counter(found)
+    twice = [name for name, place in zip(asked, found, strict=True) if times[place] > 1]
     if twice:
         raise ValueError(f"{argument}: {', '.join(map(repr, twice))} are the same to {source}")
     return [place for place in found if place is not None]

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.tables import Table, is_blank
 
 __all__ = ["mined_targets"]
 
-_VALUES = {"1.0": 1.0, "1": 1.0, "0.0": 0.0, "0": 0.0, "-1.0": -1.0, "-1": -1.0, "": np.nan}
+_VALUES = {"1.0": 1.0, "1": 1.0, "0.0": 0.0, "0": 0.0, "-1.0": -1.0, "-1": -1.0}
 _POLICIES = ("ones", "zeros", "ignore", "lsr_ones", "lsr_zeros")
 _JF = {"edema": "ones", "atelectasis": "ones"}  # by canonical name; zeros for the others
 _RANGES = {"lsr_ones": (0.55, 0.85), "lsr_zeros": (0.0, 0.3)}  # Pham et al. 2019, arXiv 1911.06475, section 3.2
@@ -53,20 +53,20 @@ def mined_targets(
     Raises
     ------
     ValueError
-        A column that is lacking, a value that is not 1, 0, -1 or blank, an unknown policy, or no known label.
+        A column that is lacking or there twice, a value that is not 1, 0, -1 or blank (empty, or a word for it such as
+        "nan"), an unknown policy, or no known label.
     """
     one_of("blank", blank, ("zeros", "ignore"))
     sources = label_sets.align(findings, labels)
     if all(position is None for position in sources):
         raise ValueError(f"labels: none of {list(labels)} is known to {source}; known: {', '.join(findings)}")
-    columns = {label_sets.canonical(name): name for name in table.columns}
     draws = np.random.default_rng(seed).random((len(table.rows), len(findings)))
     targets = np.full((len(table.rows), len(labels)), np.nan, dtype=np.float32)
     for k, (position, policy) in enumerate(zip(sources, _policies(uncertain, labels), strict=True)):
         if position is None:
             continue
         finding = findings[position]
-        values = _values(table, finding, columns.get(label_sets.canonical(finding), finding))
+        values = _values(table, finding)
         if blank == "zeros":
             values[np.isnan(values)] = 0
         unsure = values == -1
@@ -79,15 +79,25 @@ def mined_targets(
     return targets
 
 
-def _values(table: Table, finding: str, column: str) -> NDArray[np.float64]:
-    """1, 0, -1 and NaN of a column."""
-    texts = table.column(column)
-    values = np.array([_VALUES.get(text, np.inf) for text in texts])
+def _values(table: Table, finding: str) -> NDArray[np.float64]:
+    """1, 0, -1 and NaN of the column of a finding."""
+    texts = table.column(_column(table, finding))
+    values = np.array([_VALUES.get(text, np.nan if is_blank(text) else np.inf) for text in texts])
     wrong = np.flatnonzero(np.isinf(values))
     if len(wrong):
         row = int(wrong[0])
         raise ValueError(f"{table.where(row)}: {finding} must be 1, 0, -1 or blank, got {texts[row]!r}")
     return values
+
+
+def _column(table: Table, finding: str) -> str:
+    """The column that has the name of a finding, or else another spelling of it."""
+    spelt = [name for name in table.columns if label_sets.canonical(name) == label_sets.canonical(finding)]
+    if finding in spelt or not spelt:
+        return finding
+    if len(spelt) > 1:
+        raise ValueError(f"{table.path} has {len(spelt)} columns of {finding!r}: {', '.join(map(repr, spelt))}")
+    return spelt[0]
 
 
 def _policies(uncertain: str | Mapping[str, str], labels: Sequence[str]) -> list[str]:

@@ -123,6 +123,8 @@ class _Read(Dataset[dict[str, Any]]):
             raise ValueError(f"film {sample['id']} has no regions")
         known = sample if self.named else {}  # rows without names are nobody's
         boxes, present = self._boxes(known.get("regions"), known.get("present"))
+        if not bool(boxes.isfinite().all()):
+            raise ValueError(f"film {sample['id']}: boxes of regions that are present must be finite")
         moved = self.transform({"image": sample["image"], "regions": self._typed(boxes, sample["image"])})
         seen, seen_present = self._boxes(moved["regions"], present)
         return {
@@ -147,7 +149,7 @@ class _Read(Dataset[dict[str, Any]]):
         if boxes is None:
             return torch.zeros(self.regions, 4), torch.zeros(self.regions, dtype=torch.bool)
         plain = boxes.as_subclass(Tensor).float()
-        there = (plain[:, 2:] > plain[:, :2]).all(dim=1)
+        there = ~(plain[:, 2:] <= plain[:, :2]).any(dim=1)  # NaN counts, and is refused
         there = there if present is None else there & present
         return torch.where(there[:, None], plain, 0.0), there
 

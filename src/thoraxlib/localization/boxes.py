@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes", "area", "check_boxes", "check_inside"]
+__all__ = ["Boxes", "area", "check_boxes", "check_inside", "from_xywh", "within"]
+
+_ROUNDING = 0.5  # pixels by which a box may leave its image
 
 
 def area(xyxy: Tensor) -> Tensor:
@@ -33,6 +36,63 @@ def check_boxes(name: str, xyxy: Tensor) -> None:
     wrong = ~(xyxy.isfinite().all(dim=1) & (xyxy[:, 2:] >= xyxy[:, :2]).all(dim=1))
     if wrong.any():
         raise ValueError(f"{name} hold {xyxy[wrong][0].tolist()}: finite x1 <= x2 and y1 <= y2 are needed")
+
+
+def from_xywh(xywh: Tensor, source: object) -> Tensor:
+    """Bring boxes (M, 4) of a file, x y width height, to float32 x1 y1 x2 y2; `source` is the file.
+
+    Raises
+    ------
+    ValueError
+        A box that is not finite, or whose width or height is below 0.
+    """
+    xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
+    for wrong, why in (
+        (~xyxy.isfinite().all(dim=1), "is not finite"),
+        ((xywh[:, 2:] < 0).any(dim=1), "has a width or height below 0"),
+    ):
+        if wrong.any():
+            raise ValueError(
+                f"{source}: {int(wrong.sum())} of {len(xywh)} boxes are wrong: bbox {xywh[wrong][0].tolist()}, number "
+                f"{int(wrong.nonzero()[0]) + 1}, {why}"
+            )
+    return xyxy
+
+
+def within(xyxy: Tensor, sizes: Tensor, source: object) -> tuple[Tensor, Tensor]:
+    """Cut boxes (M, 4) off at the borders of their images, and say which are left; warn, with counts, of what is done.
+
+    Parameters
+    ----------
+    xyxy : Tensor
+        Float32 (M, 4).
+    sizes : Tensor
+        (M, 2): height and width of the image of each box.
+    source : object
+        The file, for the message.
+
+    Returns
+    -------
+    xyxy : Tensor
+        (L, 4): those that are left; a box that leaves its image by half a pixel at most stays as it is.
+    left : Tensor
+        bool (M,): False for boxes without area or wholly outside their image.
+
+    Warns
+    -----
+    UserWarning
+        Boxes that were left out or cut off.
+    """
+    inside = xyxy.clamp(min=0).minimum(sizes.to(xyxy).flip(1).repeat(1, 2))
+    flat = (xyxy[:, 2:] <= xyxy[:, :2]).any(dim=1)
+    outside = (inside[:, 2:] <= inside[:, :2]).any(dim=1) & ~flat
+    left = ~(flat | outside)
+    cut = ((inside - xyxy).abs() > _ROUNDING).any(dim=1) & left
+    counts = {"without area left out": flat, "outside the image left out": outside, "cut off at the border": cut}
+    told = [f"{int(rows.sum())} boxes {what}" for what, rows in counts.items() if rows.any()]
+    if told:
+        warnings.warn(f"{source}: {', '.join(told)}", stacklevel=4)
+    return torch.where(cut[:, None], inside, xyxy)[left], left
 
 
 class Boxes(NamedTuple):

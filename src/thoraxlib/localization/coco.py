@@ -11,9 +11,9 @@ import torch
 
 from thoraxlib.arrays import table
 from thoraxlib.files import read_json, replacing, write_json
-from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.boxes import Boxes, from_xywh, within
 
-__all__ = ["CocoBoxes", "from_coco", "join_coco", "read_coco", "save_coco", "to_coco"]
+__all__ = ["CocoBoxes", "every_annotation", "from_coco", "join_coco", "read_coco", "save_coco", "to_coco"]
 
 
 class CocoBoxes(NamedTuple):
@@ -140,6 +140,11 @@ def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
         No such file.
     ValueError
         Not JSON, or what :func:`from_coco` refuses.
+
+    Warns
+    -----
+    UserWarning
+        As :func:`from_coco`.
     """
     return from_coco(read_json(path), str(path))
 
@@ -151,13 +156,37 @@ def from_coco(content: Any, source: str) -> CocoBoxes:
     ------
     ValueError
         A part is missing or of another kind, an annotation names an image or category that is not there, an id is not
-        unique, or a box is not finite.
+        unique, or a box is not finite or has a width or height below 0.
+
+    Warns
+    -----
+    UserWarning
+        Boxes without area or outside their image, which are left out, and those that leave it by more than half a
+        pixel, which are cut off at its border; with their numbers.
+    """
+    coco = every_annotation(content, source)
+    sizes = torch.tensor(coco.sizes, dtype=torch.float32).reshape(-1, 2)[coco.boxes.image]
+    xyxy, left = within(coco.boxes.xyxy, sizes, source)
+    return coco._replace(boxes=coco.boxes.where(left)._replace(xyxy=xyxy))
+
+
+def every_annotation(content: Any, source: str) -> CocoBoxes:
+    """Give the same with a box for every annotation, wherever it lies and without area too.
+
+    Raises
+    ------
+    ValueError
+        As :func:`from_coco`.
     """
     try:
         images, categories = content["images"], content["categories"]
         place = {image["id"]: k for k, image in enumerate(images)}
         label = {category["id"]: k for k, category in enumerate(categories)}
         annotations = content["annotations"]
+        for key, known in (("image_id", place), ("category_id", label)):
+            lost = [each[key] for each in annotations if each[key] not in known]
+            if lost:
+                raise ValueError(f"{len(lost)} annotations have a {key} that is not there, the first is {lost[0]!r}")
         image = [place[each["image_id"]] for each in annotations]
         category = [label[each["category_id"]] for each in annotations]
         xywh = torch.from_numpy(table([each["bbox"] for each in annotations], 4, "bbox"))
@@ -172,9 +201,10 @@ def from_coco(content: Any, source: str) -> CocoBoxes:
             raise ValueError(f"{source}: two {what} have one id")
     if not all(side > 0 for size in sizes for side in size):
         raise ValueError(f"{source}: height and width of an image must be above 0")
-    xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
-    endless = (~xyxy.isfinite()).any(dim=1).nonzero()
-    if len(endless):
-        raise ValueError(f"{source}: bbox {annotations[int(endless[0])]['bbox']} is not finite")
-    boxes = Boxes(xyxy, torch.tensor(image, dtype=torch.long), torch.tensor(category, dtype=torch.long), score[:, 0])
+    boxes = Boxes(
+        from_xywh(xywh, source),
+        torch.tensor(image, dtype=torch.long),
+        torch.tensor(category, dtype=torch.long),
+        score[:, 0],
+    )
     return CocoBoxes(boxes, labels, ids, sizes)

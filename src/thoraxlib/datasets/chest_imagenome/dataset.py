@@ -92,7 +92,7 @@ class ChestImaGenome(RegionFilms):
     views : str or sequence of str, optional
         "Frontal" (PA, AP), or what else the annotations say; None keeps all.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once.
+        What to do about absent images; "skip" also leaves out unreadable files and warns once.
     cache : path or False, optional
         The folder of the file that the scene graphs are kept in, by default beside them. It is written anew when they
         have changed. False keeps none.

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 from thoraxlib.datasets.chest_imagenome.annotations import Annotations, Collector
-from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.mimic_cxr import patients_and_studies
+from thoraxlib.datasets.tables import Table, check_joined, is_blank
 
 __all__ = ["read_gold"]
 
@@ -33,6 +34,15 @@ def read_gold(root: Path) -> tuple[Annotations, set[str]]:
     boxes = _boxes(Table(_existing(root, _BOXES)))
     mentions = _mentions(Table(_existing(root, _ATTRIBUTES), delimiter="\t"))
     about = _records(Table(_existing(root, *_RECORDS)), boxes)
+    told = list(mentions)
+    check_joined(
+        told,
+        [image in boxes for image in told],
+        list(boxes),
+        root / _BOXES,
+        "images",
+        lost="their findings are left out",
+    )
     collector = Collector()
     for image, found in boxes.items():
         collector.add((image, *about[image]), found, mentions.get(image, ()))
@@ -52,7 +62,7 @@ def _boxes(table: Table) -> dict[str, list[tuple[str, list[float]]]]:
     found: dict[str, list[tuple[str, list[float]]]] = {}
     for row, (image, region) in enumerate(zip(table.column("image_id"), table.column("bbox_name"), strict=True)):
         try:
-            box = [float(column[row] or math.nan) for column in corners]
+            box = [math.nan if is_blank(column[row]) else float(column[row]) for column in corners]
         except ValueError as error:
             raise ValueError(f"{table.where(row)}: {error}") from error
         found.setdefault(_film(image), []).append((region.lower(), box))
@@ -75,7 +85,9 @@ def _mentions(table: Table) -> dict[str, list[tuple[str, str, bool]]]:
 
 def _records(table: Table, images: dict[str, list[tuple[str, list[float]]]]) -> dict[str, tuple[str, str, str]]:
     """Patient, study and view of each image."""
-    rows = zip(*(table.column(name) for name in ("dicom_id", "subject_id", "study_id", "ViewPosition")), strict=True)
+    films = [_film(name) for name in table.column("dicom_id")]
+    table.check_unique(films)
+    rows = zip(films, *patients_and_studies(table), table.column("ViewPosition"), strict=True)
     about = {film: (patient, study, view) for film, patient, study, view in rows if film in images}
     lacking = [image for image in images if image not in about]
     if lacking:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ def images_of(
     FileNotFoundError
         A list is lacking.
     ValueError
-        A list without the column that is needed, or that names an image twice.
+        A list without the column that is needed, or that names an image twice, or with another patient than the
+        annotations.
 
     Warns
     -----
@@ -60,30 +62,36 @@ def images_of(
     part = SPLITS[split]
     if part == "all":
         return np.arange(len(annotations.ids)), {}
+    patient_of = dict(zip(annotations.ids, annotations.patients, strict=True))
     if lists == "mimic":
         chosen = in_split(images, "validate" if part == "valid" else part, annotations.ids)
         rows, unknown, avoided = np.flatnonzero(chosen), 0, set[str]()
     else:
-        tables = {name: _listed(root, name) for name in (part, *_LATER[part])}
+        tables = {name: _listed(root, name, patient_of) for name in (part, *_LATER[part])}
         row_of = {image: row for row, image in enumerate(annotations.ids)}
         found = [row_of[image] for image, _ in tables[part] if image in row_of]
         rows, unknown = np.array(found, dtype=np.intp), len(tables[part]) - len(found)
         avoided = _shared(part, {name: {patient for _, patient in table} for name, table in tables.items()})
     if part != "test":
-        avoided = avoided | _gold_patients(root)
+        avoided = avoided | _gold_patients(root, patient_of)
     clean = np.array([annotations.patients[row] not in avoided for row in rows.tolist()], dtype=bool)
     return rows[clean], {"listed without a scene graph": unknown, "of patients to avoid": int((~clean).sum())}
 
 
-def _listed(root: Path, name: str) -> list[tuple[str, str]]:
-    """(image, patient) of a list."""
+def _listed(root: Path, name: str, patient_of: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(image, patient) of a list, which must be the patient that the annotations have."""
     path = root / _FOLDER / f"{name}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"split: {path} does not exist; split='all' needs no list")
     table = Table(path)
-    images = table.column("dicom_id")
+    images, patients = table.column("dicom_id"), table.ids("subject_id", prefix="p")
     table.check_unique(images)
-    return list(zip(images, table.column("subject_id"), strict=True))
+    for row, (image, patient) in enumerate(zip(images, patients, strict=True)):
+        if patient_of.get(image, patient) != patient:
+            raise ValueError(
+                f"{table.where(row)}: {image} is of patient {patient} there, of {patient_of[image]} in its scene graph"
+            )
+    return list(zip(images, patients, strict=True))
 
 
 def _shared(part: str, patients: dict[str, set[str]]) -> set[str]:
@@ -99,10 +107,10 @@ def _shared(part: str, patients: dict[str, set[str]]) -> set[str]:
     return shared
 
 
-def _gold_patients(root: Path) -> set[str]:
+def _gold_patients(root: Path, patient_of: Mapping[str, str]) -> set[str]:
     """Those whose images people annotated."""
     path = root / _FOLDER / "images_to_avoid.csv"
     if not path.is_file():
         warnings.warn(f"{path} does not exist: the patients of the gold set may be among these images", stacklevel=4)
         return set()
-    return set(Table(path).column("subject_id"))
+    return {patient for _, patient in _listed(root, path.stem, patient_of)}

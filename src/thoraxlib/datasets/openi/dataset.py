@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from thoraxlib.datasets.files import SUFFIXES, check_root, existing, index_image
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.openi.labeler import LabelerTable
 from thoraxlib.datasets.openi.reports import Report, read_reports
-from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.tables import Table, check_joined
 
 __all__ = ["OpenI"]
 
@@ -57,7 +56,7 @@ class OpenI(Films):
     seed : int
         Of smoothed labels.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off PNG and JPEG files and warns once.
+        What to do about absent images; "skip" also leaves out unreadable files and warns once.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
 
@@ -78,13 +77,15 @@ class OpenI(Films):
     FileNotFoundError, NotADirectoryError
         No such folder, table, reports or images.
     ValueError
-        A broken report or table, an unknown option, views without a table of projections, no label that the labeller
-        can tell, no report of its table, `labeler_ids` without `labeler_csv`, or nothing left.
+        A broken report or table, an unknown option, views without a table of projections, a film in two reports or
+        twice in the table of projections, no label that the labeller can tell, no report of its table, `labeler_ids`
+        without `labeler_csv`, or nothing left.
 
     Warns
     -----
     UserWarning
-        Films without a row in the labeller's table, whose labels are NaN.
+        Films without a row in the labeller's table, whose labels are NaN, or, with `views`, without one in the table of
+        projections, which are left out; or no label of any film is known.
 
     References
     ----------
@@ -114,8 +115,8 @@ class OpenI(Films):
         if labeler_ids is not None and labeler_csv is None:
             raise ValueError(f"labeler_ids={os.fspath(labeler_ids)!r} is of no use without labeler_csv")
         self.reports: dict[str, Report] = read_reports(self.root)
-        films = {image: name for name, report in self.reports.items() for image in report.images}
-        shown, wanted = _shown(self.root, projections, views)
+        films = _films_of(self.reports)
+        shown, wanted = _shown(self.root, projections, views, films)
         if wanted is not None:
             films = {image: name for image, name in films.items() if _film(image) in wanted}
         names, files = list(films), _files(self.root, films)
@@ -130,27 +131,33 @@ class OpenI(Films):
             targets = np.concatenate([rows, targets[:1]])[self._rows(mined.ids, labeler_csv)]
         self.targets = torch.from_numpy(targets)
         self._paths = [files[name] for name in self.ids]
+        if labeler_csv is None:
+            self.warn_unknown("there is no labeler_csv")
+        else:
+            self.warn_unknown(f"{os.fspath(labeler_csv)} tells none of {list(self.labels)} for {blank=}, {uncertain=}")
 
     def _rows(self, ids: list[str], path: str | os.PathLike[str]) -> list[int]:
         """For each film the row of its own id, or else of its report's; -1 where there is none."""
-        row_of = {key: row for row, name in enumerate(ids) for key in (name, _film(name))}
+        row_of = {_film(name): row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
         pairs = zip(self.ids, self.study_ids, strict=True)
         keys = ((film, _film(film), report, report.removeprefix("CXR")) for film, report in pairs)
         rows = [next((row_of[key] for key in each if key in row_of), -1) for each in keys]
-        lacking = [film for film, row in zip(self.ids, rows, strict=True) if row < 0]
-        if len(lacking) == len(rows):
-            raise ValueError(f"{path} is of none of these films or reports; its ids are {', '.join(ids[:3])}, ...")
-        if lacking:
-            first = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-            warnings.warn(
-                f"{len(lacking)} of {len(rows)} films have no row in {path}, their labels are unknown: {first}",
-                stacklevel=3,
-            )
+        check_joined(self.ids, [row >= 0 for row in rows], ids, path, "films", keys="films or reports")
         return rows
 
 
+def _films_of(reports: Mapping[str, Report]) -> dict[str, str]:
+    """The report of each film."""
+    films: dict[str, str] = {}
+    for name, report in reports.items():
+        for image in report.images:
+            if films.setdefault(image, name) != name:
+                raise ValueError(f"the film {image} is in the reports {films[image]} and {name}")
+    return films
+
+
 def _shown(
-    root: Path, path: str | os.PathLike[str] | None, views: str | Sequence[str] | None
+    root: Path, path: str | os.PathLike[str] | None, views: str | Sequence[str] | None, images: Iterable[str]
 ) -> tuple[dict[str, str], set[str] | None]:
     """The projection of each film, and the films of the wanted ones; None where all are."""
     found = [Path(path)] if path is not None else sorted(root.glob("*projections*.csv"))
@@ -159,11 +166,16 @@ def _shown(
             raise ValueError(f"views={views!r} needs a table of projections: {root} has no *projections*.csv")
         return {}, None
     table = Table(found[-1])
-    films = [_film(name) for name in table.column("filename")]
+    names = table.column("filename")
+    table.check_unique([_stem(name) for name in names])
+    films = [_film(name) for name in names]
     shown = dict(zip(films, table.column("projection"), strict=True))
     if views is None:
         return shown, None
     of_views = table.having("projection", views, argument="views")
+    asked = list(images)
+    lost = "their view is unknown and they are left out"
+    check_joined(asked, [_film(image) in shown for image in asked], names, table.path, "films", lost=lost)
     return shown, {film for film, good in zip(films, of_views, strict=True) if good}
 
 

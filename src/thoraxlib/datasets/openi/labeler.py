@@ -61,7 +61,7 @@ class LabelerTable:
     Attributes
     ----------
     ids : list of str
-        For each row.
+        For each row; ``12.0`` is 12.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class LabelerTable:
         _check_order(self._table)
         column = next((name for name in _ID_COLUMNS if name in self._table.columns), None)
         if column is not None:
-            self.ids = self._table.column(column)
+            self.ids = self._table.ids(column)
         elif ids is not None:
             self.ids = _joined(self._table, Table(Path(ids)))
         else:

@@ -70,7 +70,7 @@ class PadChest(Films):
     tree : path, optional
         Another tree of terms than the one that the library has, laid out as ``tree_term_CUI_counts_160K.csv``.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out cut-off files and warns once. The 21 images that the
+        What to do about absent images; "skip" also leaves out unreadable files and warns once. The 21 images that the
         release itself lacks or has damaged are always left out.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
@@ -95,7 +95,8 @@ class PadChest(Films):
     Warns
     -----
     UserWarning
-        A `scale` is given, but films come from a training copy; images that ``missing="skip"`` left out.
+        A `scale` is given, but films come from a training copy; no label of any image is known; images that
+        ``missing="skip"`` left out.
 
     Notes
     -----
@@ -152,7 +153,7 @@ class PadChest(Films):
         files = index_images(self.root, None)
         asked = {"views": views, "methods": methods, "pediatric": pediatric, "unlabelled": unlabelled}
         rows = rows[existing([names[row] for row in rows], files, missing, self.root, **asked)]
-        patients, studies, positions = (table.column(name) for name in ("PatientID", "StudyID", "Projection"))
+        patients, studies, positions = table.ids("PatientID"), table.ids("StudyID"), table.column("Projection")
         self.ids: list[str] = [names[row] for row in rows]
         self.patient_ids: list[str] = [patients[row] for row in rows]
         self.study_ids: list[str] = [studies[row] for row in rows]
@@ -160,6 +161,7 @@ class PadChest(Films):
         self.targets = torch.from_numpy(listed.targets[rows])
         self._paths = [files[name] for name in self.ids]
         self._greys = _greys(table, rows, self.scale)
+        self.warn_unknown(f"in {table.path} the column Labels says nothing of these images")
         if scale is not None and any(copied(path) is not None for path in self._paths):
             warnings.warn(
                 f"scale={scale!r} has no effect on the films of a training copy, which have the greys of its making",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
 from thoraxlib.datasets.padchest.terms import TermTree
+from thoraxlib.datasets.tables import is_blank
 
 __all__ = ["ListedTargets", "listed_targets", "parse_labels"]
 
@@ -23,7 +24,6 @@ DROPPED = frozenset({"exclude", "suboptimal study"})  # films that are of no use
 
 _SELECTED = frozenset(label_sets.build("padchest_openi22")) - {OTHER}
 _LONGEST = 10_000  # characters of a list, far above any: what parses it takes more than linear time
-_BLANK = ("", "nan", "none")  # also what pandas writes for an empty field
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
@@ -61,10 +61,10 @@ def parse_labels(text: str) -> list[str] | None:
     (['pleural effusion', 'nodule'], ['normal'])
     """
     text = text.strip()
-    if text.lower() in _BLANK:
+    if is_blank(text):
         return None
     plain = (" ".join(label.lower().split()) for label in _items(text))
-    return list(dict.fromkeys(label for label in plain if label not in _BLANK))
+    return list(dict.fromkeys(label for label in plain if not is_blank(label)))
 
 
 def _items(text: str) -> list[str]:
