@@ -54,7 +54,7 @@ def prepare(source: Path, folder: Path, form: str) -> images.TrainingCopy | None
                 workers=0,
                 progress=False,  # type: ignore[arg-type]
             )
-    except (ValueError, FileNotFoundError):
+    except (ValueError, FileNotFoundError, IsADirectoryError):
         return None
 
 
