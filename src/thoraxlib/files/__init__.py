@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from thoraxlib.files.addresses import address, opened
 from thoraxlib.files.json_files import parse_json, read_json, write_json
-from thoraxlib.files.names import below
+from thoraxlib.files.names import below, printable
 from thoraxlib.files.runs import alone, goes_on
 from thoraxlib.files.whole import discard_scratch, replacing
 from thoraxlib.files.zips import check_stored, unzipping
 
 __all__ = [
+    "address",
     "alone",
     "below",
     "check_stored",
     "discard_scratch",
     "goes_on",
+    "opened",
     "parse_json",
+    "printable",
     "read_json",
     "replacing",
     "unzipping",

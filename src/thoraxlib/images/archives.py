@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from thoraxlib.files import below, unzipping
+from thoraxlib.files import below, opened, unzipping
 from thoraxlib.images.reading import SUFFIXES
 
 __all__ = ["Stored", "listed", "streamed", "told"]
@@ -52,9 +52,7 @@ class Stored(NamedTuple):
             raise ValueError(f"the file has {self.size} bytes, more than {_LARGEST}")
         if self.member is not None:
             return Content(_archive(self.url).read(self.member), self.name)
-        import fsspec
-
-        with fsspec.open(self.url, "rb") as file:
+        with opened(self.url) as file:
             return Content(file.read(), self.name)
 
 
@@ -178,6 +176,4 @@ def _of_archive(url: str, prefix: str) -> Iterator[Stored]:
 
 @lru_cache(maxsize=4)
 def _archive(url: str) -> zipfile.ZipFile:
-    import fsspec
-
-    return zipfile.ZipFile(fsspec.open(url, "rb").open())
+    return zipfile.ZipFile(opened(url))

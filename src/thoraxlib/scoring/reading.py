@@ -16,7 +16,7 @@ from thoraxlib.images.archives import told
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.scoring.listing import Film, parts
-from thoraxlib.workers import context
+from thoraxlib.workers import context, follow_parent
 
 __all__ = ["Batch", "batches"]
 
@@ -78,7 +78,13 @@ def batches(
         collate_fn=_joined,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=context(__name__) if num_workers else None,
+        worker_init_fn=_settle,
     )
+
+
+def _settle(_: int) -> None:
+    """No worker without its parent; those of a fork server are no children of it, which torch takes for granted."""
+    follow_parent()
 
 
 class _Order:
