@@ -20,6 +20,7 @@ LOWEST = [
     "typing-extensions==4.12.0",
     "huggingface_hub==0.27.0",
     "safetensors==0.4.5",
+    "filelock==3.25.0",
     "lightning==2.5.0",
     "torchmetrics==1.6.0",
     "torchxrayvision==1.4.0",

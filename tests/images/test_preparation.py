@@ -187,10 +187,10 @@ def test_lost_png_files_are_written_again(tree: Path, tmp_path: Path) -> None:
     flipped = bytearray((tmp_path / "copy/images_0/06.png").read_bytes())
     flipped[60] ^= 1
     (tmp_path / "copy/images_0/06.png").write_bytes(flipped)
-    (tmp_path / "copy/images_0/.04.99.part.png").write_bytes(b"")
+    (tmp_path / "copy/images_0/.04.0123456789abcdef.part.png").write_bytes(b"")
     copy = prepare(tree, tmp_path / "copy", form="png")
     assert copy.image("images_0/02.png").shape == copy.image("images_0/04.png").shape == (1, 32, 32)
-    assert not (tmp_path / "copy/images_0/.04.99.part.png").exists()
+    assert not (tmp_path / "copy/images_0/.04.0123456789abcdef.part.png").exists()
     assert (tmp_path / "copy/images_0/06.png").read_bytes() != flipped
 
 

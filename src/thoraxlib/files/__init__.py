@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from thoraxlib.files.addresses import address, opened
+from thoraxlib.files.environment import is_environment_error
 from thoraxlib.files.json_files import parse_json, read_json, write_json
 from thoraxlib.files.names import below, printable
 from thoraxlib.files.runs import alone, goes_on
-from thoraxlib.files.whole import discard_scratch, replacing
+from thoraxlib.files.whole import discard_scratch, replacing, sync_below
 from thoraxlib.files.zips import check_stored, unzipping
 
 __all__ = [
@@ -16,11 +17,13 @@ __all__ = [
     "check_stored",
     "discard_scratch",
     "goes_on",
+    "is_environment_error",
     "opened",
     "parse_json",
     "printable",
     "read_json",
     "replacing",
+    "sync_below",
     "unzipping",
     "write_json",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,25 +17,28 @@ _LOCK = ".lock"
 
 @contextmanager
 def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the folder, so that no second process does; where the system has such locks.
+    """Hold the folder, so that no second process does. Its file ``.lock`` is empty.
 
     Raises
     ------
     ValueError
-        Another process holds it, and we don't `wait`.
+        Another process holds it, and we don't `wait`; or ``.lock`` is a link or has content, so it is not ours.
     """
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK
+    if os.path.lexists(path) and (not stat.S_ISREG((found := path.lstat()).st_mode) or found.st_size):
+        raise ValueError(f"{path} was not written by thoraxlib, which locks {folder} by an empty file of that name")
+    lock = FileLock(path)  # opens no link
     try:
-        import fcntl
-    except ImportError:  # Windows
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise ValueError(f"another process is writing to {folder}") from error
+    try:
         yield
-        return
-    with (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            raise ValueError(f"another process is writing to {folder}") from error
-        yield
+    finally:
+        lock.release()
 
 
 def goes_on(

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-__all__ = ["discard_scratch", "replacing"]
+__all__ = ["discard_scratch", "replacing", "sync_below"]
+
+_SCRATCH = re.compile(r"\.(?P<of>.*)\.[0-9a-f]{16}\.part(\.[^.]+)?", flags=re.DOTALL)
+_ABANDONED = 24 * 3600.0  # seconds without a change after which nobody writes to a scratch file any more
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # by some shares
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A place beside `path` to write to; it takes the place of `path` at the end, and is gone after an error.
+def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+    """Give a scratch file beside `path` to write to; it replaces `path` at the end, and is gone after an error.
 
-    The folder is made if need be, and the name keeps its extension.
+    The folder is made if need be, and the scratch file keeps the extension. A link at `path` is replaced, not followed.
+    The mode is that of any new file, 0666 without the bits of the umask, whatever wrote the scratch file and whatever
+    mode `path` had. Scratch files in the folder that have not changed for a day, of processes that were killed, are
+    removed at a process's first call.
 
+    Parameters
+    ----------
+    path : path
+        The file.
+    sync : bool
+        Wait for the disk: for the content before the file counts, and then for its name. False is for one of very many
+        files, and :func:`sync_below` before what says that all of them are there.
+
+    Examples
+    --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "new" / "table.csv"
     >>> with replacing(path) as scratch:
@@ -26,15 +47,68 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _discard_abandoned(path.parent.absolute())
     scratch = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")  # pids of machines may be equal
+    scratch.touch(exist_ok=False)
+    mode = scratch.stat().st_mode
     try:
         yield scratch
+        if scratch.stat().st_mode != mode:  # a library wrote a private file, and renamed it to ours
+            scratch.chmod(mode)
+        if sync:
+            _sync(scratch, os.O_RDWR)
         scratch.replace(path)
+        if sync and hasattr(os, "O_DIRECTORY"):
+            _sync(path.parent, os.O_DIRECTORY)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def discard_scratch(folder: Path, of: str = "*") -> None:
-    """Remove what processes that were killed within :func:`replacing` left in `folder`, of files with the stem `of`."""
-    for scratch in folder.rglob(f".{of}.*.part.*"):
-        scratch.unlink(missing_ok=True)
+def discard_scratch(folder: Path, of: str | None = None) -> None:
+    """Remove what processes that were killed within :func:`replacing` left in `folder` and below.
+
+    Parameters
+    ----------
+    folder : Path
+        In which nobody is at work now.
+    of : str, optional
+        The stem of the file that was written; by default any.
+    """
+    for here, _, files in os.walk(folder):
+        for name in files:
+            match = _SCRATCH.fullmatch(name)
+            if match is not None and of in (None, match["of"]):
+                Path(here, name).unlink(missing_ok=True)
+
+
+def sync_below(folder: Path) -> None:
+    """Wait until the disk has all that was written to `folder` without :func:`replacing` doing so."""
+    if hasattr(os, "sync"):  # one call for everything: a hundred times as fast as one for each of thousands of files
+        os.sync()
+        return
+    for here, _, files in os.walk(folder):
+        for name in files:
+            _sync(Path(here, name), os.O_RDWR)
+
+
+@cache
+def _discard_abandoned(folder: Path) -> None:
+    """Remove old scratch files of `folder`; once, as the folder may be large."""
+    for path in folder.iterdir():
+        if _SCRATCH.fullmatch(path.name):
+            try:
+                if time.time() - path.lstat().st_mtime > _ABANDONED:
+                    path.unlink()
+            except FileNotFoundError:  # another process was faster
+                pass
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
