@@ -41,7 +41,7 @@ class Scored(NamedTuple):
     films : int
         In the archive.
     failed : int
-        How many of them could not be read; while other processes are still at work, of those of this call.
+        How many of them have an error; while other processes are still at work, of those of this call.
     complete : bool
         Every film has its row.
     """
@@ -74,18 +74,25 @@ def score_archive(
     restart: bool = False,
     progress: bool = True,
 ) -> Scored:
-    """Score all films of an archive, and write a row for each.
+    r"""Score all films of an archive, and write a row for each.
 
-    `output` receives ``scores/000000.parquet`` (or ``.csv``), ... of `part_size` films each, with the columns ``id``
+    `output` receives ``scores/000000.parquet`` (or ``.csv``), ... of `part_size` images each, with the columns ``id``
     (path below the source), ``path``, ``height``, ``width``, ``error``, and the probability of every label by its name.
-    A film that cannot be read has a row with the ``error``. ``listing.jsonl`` has the films, ``manifest.json`` the
-    model, its fingerprint, labels and input, the settings, versions, and in the end how many films failed. With
-    `boxes`, ``boxes/000000.json``, ... and in the end ``boxes.json``, as COCO JSON, in each film's own pixels.
+    An image that cannot be read, or for which the model gives NaN, has a row with the ``error``. ``listing.jsonl`` has
+    the images, ``manifest.json`` the model, its fingerprint, labels and input, the settings, versions, a digest of each
+    part, and in the end how many images failed. With `boxes`, ``boxes/000000.json``, ... and in the end ``boxes.json``,
+    as COCO JSON, in each image's own pixels. Bytes of a name that are no text in UTF-8 are written as ``\udcff``.
 
-    Each file is whole or absent. After an interruption at any moment the same call scores the parts that are missing:
-    no row is lost or doubled. Several processes, on several machines with one file system, can work on one output, each
-    on its `shard`; the number of processes may be another one afterwards. Memory does not grow with the number of
-    films, but for what it takes at the start to list one folder, zip archive or bucket, or the manifest of a copy.
+    Each file is whole or absent, and on the disk before it counts. After an interruption at any moment the same call
+    scores the parts that are missing: no row is lost or doubled. Parts that are not as they were written are scored
+    again. Errors of the machine (no memory or disk space, a disk or bucket that fails) are the fault of no image: they
+    end the call, and the same call goes on later. Several processes, on several machines with one file system, can work
+    on one output, each on its `shard`; the number of processes may be another one afterwards. Memory does not grow with
+    the number of images, but for what it takes at the start to list one folder, zip archive or bucket, or the manifest
+    of a copy.
+
+    Files in `output` that no run wrote stay as they are; where one is in the way, that is an error. Links in the way of
+    files are replaced, not followed.
 
     Parameters
     ----------
@@ -93,9 +100,12 @@ def score_archive(
         With ``input_spec`` and ``labels``; a copy of it in eval mode is used.
     source : path, or a sequence of them
         Folders of PNG, JPEG and DICOM files, zip archives of them, folders of such archives, or patterns of all these
-        (``"films/*/p1*"``); local, or in buckets (``gs://...``, ``s3://...``: with the extra ``cloud``). A table
-        ``.csv`` with a column ``path`` (relative to its folder, absolute, or a URL; ``archive.zip/film.png`` within
-        an archive) and perhaps ``id``. Or a training copy that :func:`thoraxlib.images.prepare` wrote.
+        (``"films/*/p1*"``); local, or in buckets (``gs://...``, ``s3://...``: with the extra ``cloud``). Or a training
+        copy that :func:`thoraxlib.images.prepare` wrote. Or a table ``.csv`` with a column ``path`` and perhaps ``id``;
+        ``archive.zip/image.png`` is within an archive. A table may come from anybody, so its paths are below its folder
+        or objects in buckets (s3, s3a, gs, gcs, az, abfs, abfss); a table on this machine may name other files of it by
+        absolute paths, with or without ``file://``. `source` itself may be whatever fsspec opens: name only those that
+        you trust.
     output : path
         A local folder.
     format : {"parquet", "csv"}
@@ -119,7 +129,7 @@ def score_archive(
     autocast : torch.dtype, optional
         Compute in bfloat16 or float16.
     restart : bool
-        Remove what an earlier run wrote to `output`. For one process at a time.
+        Remove what an earlier run wrote to `output`, as its manifest lists it. For one process at a time.
     progress : bool
         Show a bar.
 
@@ -131,8 +141,11 @@ def score_archive(
         Something is not installed that reading or writing needs.
     TypeError
         The model has no ``input_spec`` or no ``labels``.
+    OSError, MemoryError, RuntimeError
+        The machine failed.
     ValueError
-        The output was begun with another model, other films or settings; a wrong argument.
+        The output was begun with another model, other images or settings, or holds files that no run wrote; a table
+        names an address that it may not; boxes are wanted of a model that gives NaN; a wrong argument.
 
     Examples
     --------
@@ -180,10 +193,10 @@ def score_archive(
         "sources": sources,
         "versions": _versions(),
     }
+    if "://" in os.fspath(output):
+        raise ValueError(f"output={output}: a local folder is needed")
     out = Output(Path(output), format, boxes)
-    if restart:
-        out.remove()
-    films = out.begin(run, about, lambda path: write_listing(films_of(sources, pattern), path))
+    films = out.begin(run, about, lambda path: write_listing(films_of(sources, pattern), path), restart=restart)
     own = range(shard[0], out.parts, shard[1])
     missing = out.missing(own)
     failed = 0
@@ -205,7 +218,7 @@ def score_archive(
             for batch in group:
                 part.add(batch, network)
                 bar.update(len(batch.films))
-            out.write(number, labels, part.rows, part.coco())
+            out.write(number, labels, part.rows, part.coco() if boxes else {})
             failed += sum(row.error is not None for row in part.rows)
     of_all = out.finish()
     return Scored(out.folder, films, failed if of_all is None else of_all, of_all is not None)
@@ -262,10 +275,10 @@ class _Part:
                 self.rows.append(Row(name, path, height, width, printable(error)))
                 continue
             size, values = next(scored)
-            if network.assessed(values):
-                self.rows.append(Row(name, path, *size, None, values))
+            if any(value != value for value in values):
+                self.rows.append(Row(name, path, *size, network.why_nan))
             else:
-                self.rows.append(Row(name, path, *size, "the model's output is NaN: is the precision too low?"))
+                self.rows.append(Row(name, path, *size, None, values))
 
     def coco(self) -> dict[str, Any]:
         """The boxes, as the content of a COCO file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,25 @@ class Output:
         return self.folder / f"{BOXES}.json"
 
     def begin(
-        self, run: Mapping[str, Any], about: Mapping[str, Any], listing: Callable[[Path], tuple[int, str]]
+        self,
+        run: Mapping[str, Any],
+        about: Mapping[str, Any],
+        listing: Callable[[Path], tuple[int, str]],
+        *,
+        restart: bool = False,
     ) -> int:
         """Write the listing, and see that a run that was begun here is of the same; how many films there are.
 
         Parameters
         ----------
         run : mapping
-            What must be equal when a run goes on; `about` is told beside it.
+            Settings, which must be equal when a run goes on.
+        about : mapping
+            Whatever else the manifest says.
         listing : callable
             Writes it to a file; how many films it has, and its digest.
+        restart : bool
+            Remove what an earlier run wrote.
 
         Raises
         ------
@@ -76,9 +85,14 @@ class Output:
             self.parts = -(-films // run["part_size"])
             with alone(self.folder, wait=True):
                 manifest = self._manifest()
-                if manifest is not None:
+                if manifest is None:
+                    self._check_empty()
+                elif restart:
+                    self._remove(manifest)
+                    manifest = None
+                else:
                     goes_on(self.folder, manifest["run"], run, "scores", _WHY, remedy=_RESTART)
-                self._check_foreign(manifest)
+                self._check_foreign({} if manifest is None else manifest)
                 if manifest is None:
                     self._describe({"complete": False, "run": run, **about, "parts": {}})
         return films
@@ -127,29 +141,6 @@ class Output:
                 self._describe(manifest)
             return int(manifest["failed"])
 
-    def remove(self) -> None:
-        """Remove what a run wrote; what says so goes last, in case of an interruption.
-
-        Raises
-        ------
-        ValueError
-            Files that no run wrote are among them.
-        """
-        self._check_folders()
-        with alone(self.folder, wait=True):
-            manifest = self._manifest()
-            if manifest is None:
-                return
-            run = manifest["run"]
-            other = Output(self.folder, run["format"], run["boxes"] is not None)
-            other.parts = -(-run["films"] // run["part_size"])
-            other._check_foreign(manifest)
-            written = [other._file(kind, number) for number in map(int, manifest["parts"]) for kind in other.kinds]
-            if "joined" in manifest:
-                written.append(self._joined())
-            for path in [*written, self.folder / LISTING, self.folder / MANIFEST]:
-                path.unlink(missing_ok=True)
-
     def _manifest(self) -> dict[str, Any] | None:
         path = self.folder / MANIFEST
         if not _exists(path):
@@ -190,25 +181,30 @@ class Output:
             if (self.folder / kind).is_symlink():
                 raise ValueError(f"{self.folder / kind} is a link, which nothing is written through: {_REMEDY}")
 
-    def _check_foreign(self, manifest: Mapping[str, Any] | None) -> None:
+    def _check_empty(self) -> None:
+        for name in (*self.kinds, *([self._joined().name] if self.boxes else []), LISTING):
+            path = self.folder / name
+            if any(path.iterdir()) if path.is_dir() else _exists(path):
+                raise ValueError(f"{self.folder} holds {name}, but no {MANIFEST} that says of what: {_REMEDY}")
+
+    def _check_foreign(self, manifest: Mapping[str, Any]) -> None:
         """Refuse to replace what the manifest does not list, whoever wrote it."""
-        if manifest is None:
-            names = (*self.kinds, *([self._joined().name] if self.boxes else []), LISTING)
-            found = [name for name in names if _holds_files(self.folder / name)]
-            if found:
-                raise ValueError(f"{self.folder} holds {found[0]}, but no {MANIFEST} that says of what: {_REMEDY}")
-            return
-        listed: Collection[str] = manifest["parts"]
-        foreign = [
-            path
-            for kind in self.kinds
-            for number in range(self.parts)
-            if str(number) not in listed and _exists(path := self._file(kind, number))
-        ]
-        if self.boxes and "joined" not in manifest and _exists(self._joined()):
-            foreign.append(self._joined())
-        if foreign:
-            raise ValueError(f"{foreign[0]} is no file of this run, and would be replaced: {_REMEDY}")
+        listed = manifest.get("parts", {})
+        unlisted = (number for number in range(self.parts) if str(number) not in listed)
+        paths = [self._file(kind, number) for number in unlisted for kind in self.kinds]
+        if self.boxes and "joined" not in manifest:
+            paths.append(self._joined())
+        for path in filter(_exists, paths):
+            raise ValueError(f"{path} is no file of this run, and would be replaced: {_REMEDY}")
+
+    def _remove(self, manifest: Mapping[str, Any]) -> None:
+        """Remove what a manifest lists, which stays itself."""
+        kinds = {SCORES: manifest["run"]["format"]} | ({BOXES: "json"} if manifest["run"]["boxes"] else {})
+        for number in map(int, manifest["parts"]):
+            for kind, ending in kinds.items():
+                (self.folder / kind / f"{number:06d}.{ending}").unlink(missing_ok=True)
+        if "joined" in manifest:
+            self._joined().unlink(missing_ok=True)
 
 
 def _exists(path: Path) -> bool:
@@ -218,10 +214,6 @@ def _exists(path: Path) -> bool:
 
 def _is_own(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
-
-
-def _holds_files(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else _exists(path)
 
 
 def _is_as_written(path: Path, digest: str | None) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from thoraxlib.files import is_environment_error
 from thoraxlib.images import transform_for
 from thoraxlib.images.archives import told
 from thoraxlib.images.windows import Window
@@ -113,9 +114,9 @@ class _Read(Dataset[tuple[int, Film, _Reading]]):
             image = film.image(self.bits, self.window)
             x = self.transform(image).as_subclass(Tensor)
             return _Reading(x, (int(image.shape[-2]), int(image.shape[-1])))
-        except ImportError:  # it would be the same for every film
-            raise
         except Exception as error:  # whatever a file, its decoder or its bucket comes up with
+            if isinstance(error, ImportError) or is_environment_error(error):  # no fault of this image
+                raise
             return _Reading(error=told(error))
 
 
