@@ -621,6 +621,22 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert len(films) == 4
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits of processes")
+def test_a_full_disk_costs_the_cache_alone(tmp_path: Path) -> None:
+    import resource
+
+    release(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.warns(UserWarning, match=r"safetensors cannot be written"):
+            films = datasets.build("chest_imagenome", root=tmp_path, images=tmp_path / "mimic", split="test")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(films) == 4
+    assert sorted(path.name for path in (tmp_path / "silver_dataset").iterdir()) == ["scene_graph.zip", "splits"]
+
+
 def test_a_changed_file_in_a_folder_is_noticed(tmp_path: Path) -> None:
     write_graphs(tmp_path, [graph(0, ALL)], packed=False)
     images = write_films(tmp_path / "jpg", [graph(0, ALL)])

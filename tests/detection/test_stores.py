@@ -103,7 +103,7 @@ def test_what_is_in_a_store(boxes: str, tmp_path: Path) -> None:
     torch.testing.assert_close(store.region_targets, films.region_targets, equal_nan=True)
     if boxes == "given":
         assert torch.equal(store.region_present, films.region_present)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [*(f"0000{k}.safetensors" for k in range(3)), INDEX]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", *(f"0000{k}.safetensors" for k in range(3)), INDEX]
     transform, net = transform_for(net.input_spec), net.eval()
     for index in (0, 5, -1):
         film, sample = films[index % LENGTH], store[index]

@@ -104,7 +104,7 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    theirs = [".a.b.part.c", "table.0123456789abcdef.part.csv", ".table.0123456789abcde.part.csv", ".x.part"]
+    theirs = [".a.x.part.c", "table.0123456789abcdef.part.csv", ".table.0123456789abcdef.csv", ".x.part"]
     for name in (LEFT, ".labels.0123456789abcdef.part", *theirs):
         (tmp_path / "below").mkdir(exist_ok=True)
         (tmp_path / "below" / name).touch()
@@ -115,13 +115,13 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) 
 
 
 def test_what_was_left_a_day_ago_is_removed_by_the_next_writer(tmp_path: Path) -> None:
-    fresh, old = tmp_path / LEFT, tmp_path / ".weights.fedcba9876543210.part"
-    for path, hours in ((fresh, 1), (old, 25)):
+    fresh, old, theirs = (tmp_path / name for name in (LEFT, ".weights.fedcba9876543210.part", ".a.01.part.rar"))
+    for path, hours in ((fresh, 1), (old, 25), (theirs, 25)):
         path.touch()
         os.utime(path, (time.time() - 3600 * hours,) * 2)
     with replacing(tmp_path / "table.csv", sync=False) as scratch:
         scratch.write_text("a")
-    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", LEFT}
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", LEFT, theirs.name}
     whole._discard_abandoned.cache_clear()
 
 

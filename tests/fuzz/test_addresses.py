@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from damage import FEW, refused
 
-from thoraxlib.files import address, opened
+from thoraxlib.files import address
 from thoraxlib.images import archives
 from thoraxlib.scoring.listing import films_of
 
@@ -174,15 +174,13 @@ def test_names_in_folders_and_buckets_are_no_chains(trap: type[Trap], tmp_path: 
     bucket = fsspec.filesystem("memory")
     bucket.pipe("/chained/xy::trap://y.png", b"pixels")
     (film,) = archives.listed(["memory://chained"])
-    with pytest.raises(ValueError, match="'::', which chains addresses"):
+    with pytest.raises(ValueError, match="a name with '::'"):
         film.open()
     bucket.pipe("/chained/xy::trap://y.zip", b"zip")
-    with pytest.raises(ValueError, match="'::', which chains addresses"):
+    with pytest.raises(ValueError, match="a name with '::'"):
         archives.listed(["memory://chained"])
     assert not trap.made
     bucket.rm("/chained", recursive=True)
-    with pytest.raises(ValueError, match="'::', which chains addresses"):
-        opened("reference://x.png::trap://y")
 
 
 def test_a_manifest_of_a_copy_opens_nothing(trap: type[Trap], tmp_path: Path) -> None:

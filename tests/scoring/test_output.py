@@ -281,7 +281,10 @@ def test_names_that_are_equal_when_normalised_have_a_row_each(tmp_path: Path) ->
             packed.writestr(zipfile.ZipInfo(name), (tmp_path / "one.png").read_bytes())
     assert zipfile.ZipFile(tmp_path / "films.zip").namelist() == ["x/a.png", "x/./a.png", "x//a.png"]
     score_archive(Tiny(), tmp_path / "films.zip", tmp_path / "out", format="csv", **QUICK)
-    assert [row["id"] for row in rows(tmp_path / "out")] == ["x/a.png", "x/./a.png", "x//a.png"]
+    found = rows(tmp_path / "out")
+    assert {row["id"] for row in found} == {"x/a.png"}
+    assert [row["path"].partition(".zip/")[2] for row in found] == ["x/a.png", "x/./a.png", "x//a.png"]
+    assert len({row["Mass"] for row in found}) == 3
 
 
 @pytest.mark.parametrize(

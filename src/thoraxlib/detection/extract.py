@@ -16,7 +16,7 @@ from thoraxlib.arguments import one_of
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import Films, batches, in_film
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
-from thoraxlib.files import discard_scratch, goes_on, write_json
+from thoraxlib.files import alone, discard_scratch, goes_on, write_json
 from thoraxlib.modes import device_of, evaluating
 
 __all__ = ["extract"]
@@ -43,7 +43,8 @@ def extract(
 
     The folder receives ``index.json`` (what the store is of) and ``00000.safetensors``, ... of `shard_size` films each.
     Each file is whole or absent: after an interruption, the same call writes those that are missing, and the store is
-    then the same, bit for bit, as one written in one go on one kind of machine. One process at a time.
+    then the same, bit for bit, as one written in one go on one kind of machine. One process at a time: a second one is
+    refused.
 
     Parameters
     ----------
@@ -74,7 +75,8 @@ def extract(
     ------
     ValueError
         No films; an option out of range; ``boxes="given"`` without the detector's regions in the data set; features
-        that float16 cannot hold; a folder with a store of another detector, data set, or other names or options.
+        that float16 cannot hold; a folder with a store of another detector, data set, or other names or options, or one
+        that another process is writing to.
 
     Examples
     --------
@@ -102,33 +104,32 @@ def extract(
         truth=boxes == "given",
         parts=[parts[number] for number in missing],
     )
-    _begin(
-        folder,
-        {
-            "fingerprint": detector.fingerprint(),
-            "region_names": list(detector.region_names),
-            "feature_dim": detector.feature_dim,
-            "labels": list(dataset.labels),
-            "length": len(dataset),
-            "data": _digest(dataset),
-            "boxes": boxes,
-            "shard_size": shard_size,
-            "autocast": None if autocast is None else str(autocast),
-        },
-    )
-    left = sum(len(parts[number]) for number in missing)
-    device = device_of(detector)
-    with (
-        evaluating(detector),
-        torch.inference_mode(),
-        torch.autocast(device.type, autocast, enabled=autocast is not None),
-        tqdm(total=len(dataset), initial=len(dataset) - left, desc="extract", disable=not progress) as bar,
-    ):
-        rows = _rows(detector, films, boxes, device, bar)
-        for number in missing:
-            shard, ids = _gathered(rows, len(parts[number]))
-            patients = [dataset.patient_ids[index] for index in parts[number].tolist()]
-            shard.write(shard_path(folder, number), ids, patients)
+    index = {
+        "fingerprint": detector.fingerprint(),
+        "region_names": list(detector.region_names),
+        "feature_dim": detector.feature_dim,
+        "labels": list(dataset.labels),
+        "length": len(dataset),
+        "data": _digest(dataset),
+        "boxes": boxes,
+        "shard_size": shard_size,
+        "autocast": None if autocast is None else str(autocast),
+    }
+    with alone(folder):
+        _begin(folder, index)
+        left = sum(len(parts[number]) for number in missing)
+        device = device_of(detector)
+        with (
+            evaluating(detector),
+            torch.inference_mode(),
+            torch.autocast(device.type, autocast, enabled=autocast is not None),
+            tqdm(total=len(dataset), initial=len(dataset) - left, desc="extract", disable=not progress) as bar,
+        ):
+            rows = _rows(detector, films, boxes, device, bar)
+            for number in missing:
+                shard, ids = _gathered(rows, len(parts[number]))
+                patients = [dataset.patient_ids[index] for index in parts[number].tolist()]
+                shard.write(shard_path(folder, number), ids, patients)
     return FeatureStore(folder, detector=detector)
 
 

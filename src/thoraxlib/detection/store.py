@@ -42,12 +42,13 @@ class Shard(NamedTuple):
 
     def write(self, path: Path, ids: Sequence[str], patient_ids: Sequence[str]) -> None:
         """As one file, whole or not at all."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         # one entry, as the order of several is not the same in each file
         names = {"films": json.dumps({"ids": list(ids), "patient_ids": list(patient_ids)})}
+        content = save({key: value.contiguous() for key, value in self._asdict().items()}, metadata=names)
         with replacing(path) as scratch:
-            save_file({key: value.contiguous() for key, value in self._asdict().items()}, scratch, metadata=names)
+            scratch.write_bytes(content)
 
 
 def shard_path(folder: Path, number: int) -> Path:

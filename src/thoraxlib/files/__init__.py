@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thoraxlib.files.addresses import address, opened
+from thoraxlib.files.addresses import address
 from thoraxlib.files.environment import is_environment_error
 from thoraxlib.files.json_files import parse_json, read_json, write_json
 from thoraxlib.files.names import below, printable
@@ -18,7 +18,6 @@ __all__ = [
     "discard_scratch",
     "goes_on",
     "is_environment_error",
-    "opened",
     "parse_json",
     "printable",
     "read_json",

@@ -1,14 +1,13 @@
-"""Addresses of images that tables give: what a table may name, and how a file at an address is opened."""
+"""Addresses of images that tables give."""
 
 from __future__ import annotations
 
 import os
 from pathlib import PurePosixPath
-from typing import IO, Any
 
 from thoraxlib.files.names import below
 
-__all__ = ["address", "opened"]
+__all__ = ["address"]
 
 _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 _LOCAL = ("file", "local")
@@ -68,21 +67,3 @@ def address(name: str, table: str) -> str:
 def _is_local(url: str) -> bool:
     scheme, separator, _ = url.partition("://")
     return not separator or scheme in _LOCAL
-
-
-def opened(url: str) -> IO[Any]:
-    """Open a local path, or the URL of a file as a listing gives it, to read bytes; never a chain.
-
-    Raises
-    ------
-    ValueError
-        A URL with ``::``, which fsspec would take for a chain of addresses. A local file may have it in its name.
-    """
-    if _is_local(url):
-        return open(url.partition("://")[2] or url, "rb")
-    if "::" in url:
-        raise ValueError(f"{url} has '::', which chains addresses: rename the file")
-    import fsspec
-
-    file: IO[Any] = fsspec.open(url, "rb").open()
-    return file

@@ -14,7 +14,8 @@ from pathlib import Path
 
 __all__ = ["discard_scratch", "replacing", "sync_below"]
 
-_SCRATCH = re.compile(r"\.(?P<of>.*)\.[0-9a-f]{16}\.part(\.[^.]+)?", flags=re.DOTALL)
+_SCRATCH = re.compile(r"\.(?P<of>.*)\.(?P<token>[0-9a-f]+)\.part(\.[^.]+)?", flags=re.DOTALL)
+_STEM = 40  # characters of a name that a scratch file keeps, which is longer by 23
 _ABANDONED = 24 * 3600.0  # seconds without a change after which nobody writes to a scratch file any more
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # by some shares
 
@@ -48,7 +49,9 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _discard_abandoned(path.parent.absolute())
-    scratch = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")  # pids of machines may be equal
+    scratch = path.with_name(
+        f".{path.stem[:_STEM]}.{secrets.token_hex(8)}.part{path.suffix}"
+    )  # pids of machines may be equal
     scratch.touch(exist_ok=False)
     mode = scratch.stat().st_mode
     try:
@@ -77,7 +80,7 @@ def discard_scratch(folder: Path, of: str | None = None) -> None:
     for here, _, files in os.walk(folder):
         for name in files:
             match = _SCRATCH.fullmatch(name)
-            if match is not None and of in (None, match["of"]):
+            if match is not None and (of is None or match["of"] == of[:_STEM]):
                 Path(here, name).unlink(missing_ok=True)
 
 
@@ -95,7 +98,8 @@ def sync_below(folder: Path) -> None:
 def _discard_abandoned(folder: Path) -> None:
     """Remove old scratch files of `folder`; once, as the folder may be large."""
     for path in folder.iterdir():
-        if _SCRATCH.fullmatch(path.name):
+        match = _SCRATCH.fullmatch(path.name)
+        if match is not None and len(match["token"]) == 16:  # others may have files of the name .a.0.part.b
             try:
                 if time.time() - path.lstat().st_mtime > _ABANDONED:
                     path.unlink()

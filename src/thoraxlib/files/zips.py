@@ -7,17 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from thoraxlib.files.environment import is_environment_error
+
 __all__ = ["check_stored", "unzipping"]
 
 
 @contextmanager
 def unzipping(trouble: str) -> Iterator[None]:
-    """What goes wrong within is a ValueError that begins with `trouble`; zipfile raises many kinds."""
+    """Turn errors within into a ValueError that begins with `trouble`, as zipfile raises many kinds.
+
+    Errors of the machine, and of files that are gone or not to be read, stay as they are.
+    """
     try:
         yield
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
+        if is_environment_error(error):
+            raise
         raise ValueError(f"{trouble}: {error}") from error
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
 
-from thoraxlib.files import below, opened, unzipping
+from thoraxlib.files import below, unzipping
 from thoraxlib.images.reading import SUFFIXES
 
 __all__ = ["Stored", "listed", "streamed", "told"]
 
 _STAMPS = ("mtime", "etag", "ETag", "md5Hash", "generation", "LastModified", "updated", "created")
 _MAGIC = re.compile(r"[*?[]")
-_LARGEST = 2**30  # bytes of one file: far above any film
+_LARGEST = 2**30  # bytes of one file: far above any image
+_LARGEST_PACKED, _RATIO = 2**26, 100  # bytes up to which a member of an archive may be packed as well as can be
 
 
 class Stored(NamedTuple):
@@ -46,14 +49,18 @@ class Stored(NamedTuple):
         Raises
         ------
         ValueError
-            More than a gigabyte.
+            More than a gigabyte, a member of an archive that promises far more than the archive holds of it, or no
+            regular file: a pipe or a device would never end.
         """
         if self.size > _LARGEST:
             raise ValueError(f"the file has {self.size} bytes, more than {_LARGEST}")
         if self.member is not None:
-            return Content(_archive(self.url).read(self.member), self.name)
-        with opened(self.url) as file:
-            return Content(file.read(), self.name)
+            return Content(_inflated(_archive(self.url), self.member), self.name)
+        with _opened(self.url) as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"the file has more than {_LARGEST} bytes")
+        return Content(content, self.name)
 
 
 class Content(io.BytesIO):
@@ -64,7 +71,11 @@ class Content(io.BytesIO):
         self.name = name
 
 
-def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None) -> list[Stored]:
+def listed(
+    sources: Sequence[str | os.PathLike[str]],
+    pattern: str | None = None,
+    without: str | os.PathLike[str] | None = None,
+) -> list[Stored]:
     """The image files of all sources, in the order of their names.
 
     Parameters
@@ -75,6 +86,8 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
     pattern : str, optional
         Of the file's own name, such as ``"IM*"``; by default the endings .png, .jpg, .jpeg, .dcm and .dicom in either
         case. Hidden files and those in ``__MACOSX`` are left out.
+    without : path, optional
+        A local folder, of which no file is taken, wherever a pattern or a link leads.
 
     Raises
     ------
@@ -86,13 +99,17 @@ def listed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None
         Two files of one name, a name that points out of its source, or a damaged archive.
     """
     found: dict[str, Stored] = {}
-    for film in streamed(sources, pattern):
+    for film in streamed(sources, pattern, without):
         if found.setdefault(film.name, film) is not film:
             raise ValueError(f"the sources have two files {film.name}: {found[film.name].url} and {film.url}")
     return [found[name] for name in sorted(found)]
 
 
-def streamed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = None) -> Iterator[Stored]:
+def streamed(
+    sources: Sequence[str | os.PathLike[str]],
+    pattern: str | None = None,
+    without: str | os.PathLike[str] | None = None,
+) -> Iterator[Stored]:
     """As :func:`listed`, source by source, holding no more than a folder below a source, an archive or a bucket's list.
 
     The order is the same in each call. Names of several sources may be equal.
@@ -105,12 +122,12 @@ def streamed(sources: Sequence[str | os.PathLike[str]], pattern: str | None = No
     _archive.cache_clear()  # an archive may have been replaced
     none = True
     for source in sources:
-        for film in _of_source(os.fspath(source)):
+        for film in _of_source(os.fspath(source), None if without is None else _real(without)):
             if not _wanted(PurePosixPath(film.name), pattern):
                 continue
             below(film.name, film.url)
             none = False
-            yield film
+            yield film._replace(name=str(PurePosixPath(film.name)))  # x/./a.png is x/a.png
     if none:
         raise FileNotFoundError(f"no image ({pattern or ', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
 
@@ -126,30 +143,43 @@ def _wanted(name: PurePosixPath, pattern: str | None) -> bool:
     return fnmatchcase(name.name, pattern) if pattern else name.name.lower().endswith(SUFFIXES)
 
 
-def _of_source(source: str) -> Iterator[Stored]:
+def _of_source(source: str, without: str | None) -> Iterator[Stored]:
     import fsspec
 
     try:
         system, root = fsspec.core.url_to_fs(source)
     except ImportError as error:
         raise ImportError(f'{source} needs more: pip install "thoraxlib[cloud]" ({error})') from error
-    files, top = _files(system, root), root
+    matches, top = [root], root
     magic = _MAGIC.search(root)
     if magic is not None and not system.exists(root):
-        top = root[: magic.start()].rpartition("/")[0]
-        files = (file for match in sorted(system.glob(root)) for file in _files(system, match))
+        matches, top = sorted(system.glob(root)), root[: magic.start()].rpartition("/")[0]
     none = True
-    for path, info in files:
-        none = False
-        name = path[len(top) :].lstrip("/") or PurePosixPath(path).name
-        url = system.unstrip_protocol(path)
-        if name.lower().endswith(".zip"):
-            yield from _of_archive(url, "" if path == root else f"{name[:-4]}/")
-        else:
-            stamp = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
-            yield Stored(name, url, None, int(info["size"] or 0), stamp)
+    for match in matches:
+        # listing follows a link to a match, but none below it
+        real = _real(match) if without is not None and _local(system.unstrip_protocol(match)) is not None else None
+        for path, info in _files(system, match):
+            if real is not None and _within(_real(path) if info.get("islink") else real + path[len(match) :], without):
+                continue
+            none = False
+            name = path[len(top) :].lstrip("/") or PurePosixPath(path).name
+            url = system.unstrip_protocol(path)
+            if name.lower().endswith(".zip"):
+                yield from _of_archive(url, "" if path == root else f"{name[:-4]}/")
+            else:
+                stamp = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
+                yield Stored(name, url, None, int(info["size"] or 0), stamp)
     if none:
         raise FileNotFoundError(f"no such folder or file, or nothing in it: {source}")
+
+
+def _real(path: str | os.PathLike[str]) -> str:
+    """A local path without links, and in one spelling where the system has several."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _within(path: str, folder: str | None) -> bool:
+    return folder is not None and f"{os.path.normcase(path)}{os.sep}".startswith(f"{folder}{os.sep}")
 
 
 def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -176,4 +206,58 @@ def _of_archive(url: str, prefix: str) -> Iterator[Stored]:
 
 @lru_cache(maxsize=4)
 def _archive(url: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(opened(url))
+    try:
+        return zipfile.ZipFile(_opened(url))
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(_Unmarked(_opened(url)))
+
+
+class _Unmarked:
+    """An archive that marks names as UTF-8 that are not, at which zipfile gives up; without any such mark."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes as the file has them, but for a member's header and for the directory, which zipfile reads in one."""
+        content, start = bytearray(self.file.read(size)), 0
+        if size == 30 and content.startswith(b"PK\3\4") and len(content) == size:
+            content[7] &= ~8
+        while content.startswith(b"PK\1\2", start) and len(content) >= start + 46:
+            content[start + 9] &= ~8
+            start += 46 + sum(struct.unpack_from("<3H", content, start + 28))
+        return bytes(content)
+
+
+def _inflated(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member: no more than it promises is inflated, which zipfile leaves open for other ways of packing."""
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("a member that is neither stored nor deflated, which are the ways of packing that are read")
+    if info.file_size > min(_LARGEST, max(_LARGEST_PACKED, _RATIO * info.compress_size)):
+        raise ValueError(f"a member of {info.compress_size} bytes that promises {info.file_size}")
+    with archive.open(info) as file:
+        return b"".join(iter(lambda: file.read(2**20), b""))
+
+
+def _local(url: str) -> Path | None:
+    """The path of a local file."""
+    return Path(url.removeprefix("file://")) if url.startswith("file://") or "://" not in url else None
+
+
+def _opened(url: str) -> IO[bytes]:
+    """A file, open for reading: its name is that of one file, whatever is in it, and never a chain of fsspec's."""
+    path = _local(url)
+    if path is not None:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path} is no regular file")
+        return path.open("rb")
+    if "::" in url:
+        raise ValueError(f"{url}: a name with '::' is none that can be opened")
+    import fsspec
+
+    file: IO[bytes] = fsspec.open(url, "rb").open()
+    return file

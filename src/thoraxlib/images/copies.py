@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from thoraxlib.files import below, parse_json, read_json
+from thoraxlib.files import below, is_environment_error, parse_json, read_json
 from thoraxlib.images.reading import SUFFIXES, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.input_spec import InputSpec
@@ -116,6 +116,8 @@ class TrainingCopy:
         except FileNotFoundError:
             raise
         except Exception as error:  # NumPy raises many kinds for damaged files
+            if is_environment_error(error):
+                raise
             raise ValueError(f"{path} is damaged: {error}") from error
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self.spec.size or len(pixels) < rows:
             raise ValueError(f"{path} holds {pixels.dtype} {pixels.shape}: it is not that of the manifest")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import stat
+import unicodedata
 import warnings
 import zlib
 from collections import deque
@@ -14,13 +17,22 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import torch
 from numpy.lib import format as npy
 from PIL import Image as PILImage
+from PIL.PngImagePlugin import PngInfo
 
-from thoraxlib.files import alone, discard_scratch, goes_on, replacing, write_json
+from thoraxlib.files import (
+    alone,
+    discard_scratch,
+    goes_on,
+    is_environment_error,
+    replacing,
+    sync_below,
+    write_json,
+)
 from thoraxlib.images.archives import Stored, listed, told
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
 from thoraxlib.images.reading import check_greys, read
@@ -33,6 +45,11 @@ __all__ = ["FAILURES", "prepare"]
 
 FAILURES = "failures.csv"
 _FORMS = ("array", "png")
+#: Errors of writing that say something about an image's name, not about the disk.
+_NAMES = frozenset((errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ))
+_MARK_TEXT = "thoraxlib.prepare"  # tells our PNG files from others that had been there
+_MARK = PngInfo()
+_MARK.add_text("Software", _MARK_TEXT)
 
 
 def prepare(
@@ -55,7 +72,10 @@ def prepare(
     After an interruption, the same call goes on where it was; films of which a pixel is not as it was written are
     prepared again, and so are those whose source has changed. Films that were added to the source are appended; films
     that are gone from it stay in the copy, so that archives can be brought, prepared and deleted in turn. Films that
-    failed are tried again.
+    failed are tried again. Errors of the machine are no image's: where memory, disk or descriptors run out, or a disk
+    or bucket fails, the call ends with the error, and the same call goes on when that is mended.
+
+    Nothing in `destination` is changed that was not written there by this function, and no link in it is followed.
 
     Parameters
     ----------
@@ -63,9 +83,9 @@ def prepare(
         Folders of PNG, JPEG and DICOM files, or zip archives of them, or folders of such archives; local, or in
         buckets (``gs://...``, ``s3://...``: with the extra ``cloud``).
     destination : path
-        A local folder, neither in a source nor around one. It gets ``manifest.jsonl``, a line for each film: name,
-        source with size and stamp, height and width, place (see :func:`thoraxlib.images.placement`), row; or the
-        error. ``failures.csv`` lists these at the end.
+        A local folder, neither in a source nor around one; where a pattern leads into it, nothing in it is taken. It
+        gets ``manifest.jsonl``, a line for each film: name, source with size and stamp, height and width, place (see
+        :func:`thoraxlib.images.placement`), row; or the error. ``failures.csv`` lists these at the end.
     spec : InputSpec, optional
         Its `size`, `resize`, `crop_ratio` and `fill` are used; by default 256 x 256 with black borders
         (``resize="pad"``), which keeps the aspect ratio.
@@ -94,8 +114,11 @@ def prepare(
     ImportError
         Something is not installed that reading needs.
     ValueError
-        The destination holds a copy with other settings, another process is writing there, it overlaps a source, or
-        no film at all could be read; a wrong argument, or a destination that is a URL.
+        The destination holds a copy with other settings, or files or links that are not a copy's where its own would
+        be; another process is writing there, it overlaps a source, or no film at all could be read; two files of one
+        name; a wrong argument, or a destination that is a URL.
+    OSError, MemoryError
+        An error of the machine.
     RuntimeError
         A worker died.
 
@@ -118,15 +141,19 @@ def prepare(
     _check_apart(folder, sources)
     shape = {key: value for key, value in spec.to_json().items() if key in ("size", "resize", "crop_ratio", "fill")}
     settings = {"spec": shape, "form": form, "bits": bits, "window": window}
-    films = listed(sources, pattern)
+    films = listed(sources, pattern, without=folder)
     if form == "png":
-        _check_distinct(films)
+        _check_distinct(films, lambda name: name)
+    _check_own(folder)
     spec = InputSpec().updated(shape)
     work = partial(_prepared, spec=spec, png=folder if form == "png" else None, bits=bits, window=window)
     with alone(folder):
         _check_settings(folder, settings)
+        if form == "png" and (folder / ".LOCK").exists():  # the system takes names in upper and lower case for equal
+            _check_distinct(films, lambda name: unicodedata.normalize("NFC", name).casefold())
         with _Store(folder, spec.size if form == "array" else None) as store:
             todo = [film for film in films if not store.has(film)]
+            store.check_free(todo)
             if todo:
                 _describe(folder, settings, complete=False)
             for film, result in _with_bar(_in_order(todo, work, workers), len(films), len(todo), progress):
@@ -152,19 +179,28 @@ def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None,
     try:
         image = read(film.open(), bits=bits, window=window)
         small = Resize(spec)(image)
-        if small.is_floating_point():
-            small = (small * 255).round().to(torch.uint8)
-        size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy()
-        place = placement(spec, *size)
-        if png is None:
-            return _Result(size, place, zlib.crc32(pixels.tobytes()), pixels.tobytes())
-        with replacing(png / png_name(film.name)) as scratch:
-            PILImage.fromarray(pixels).save(scratch)
-            return _Result(size, place, zlib.crc32(scratch.read_bytes()))
     except ImportError:  # it would be the same for every film
         raise
-    except Exception as error:  # whatever a file, its decoder or its bucket comes up with
+    except Exception as error:  # whatever a file or its decoder comes up with
+        if is_environment_error(error):
+            raise
         return _Result(error=told(error))
+    if small.is_floating_point():
+        small = (small * 255).round().to(torch.uint8)
+    size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy()
+    place = placement(spec, *size)
+    if png is None:
+        return _Result(size, place, zlib.crc32(pixels.tobytes()), pixels.tobytes())
+    content = io.BytesIO()
+    PILImage.fromarray(pixels).save(content, "png", pnginfo=_MARK)
+    try:
+        with replacing(png / png_name(film.name), sync=False) as scratch:
+            scratch.write_bytes(content.getbuffer())
+    except OSError as error:
+        if error.errno not in _NAMES:
+            raise
+        return _Result(error=told(error))
+    return _Result(size, place, zlib.crc32(content.getbuffer()))
 
 
 class _Store:
@@ -175,13 +211,12 @@ class _Store:
 
     def __init__(self, folder: Path, shape: tuple[int, int] | None) -> None:
         self.folder, self.shape = folder, shape
-        _cut_torn_line(folder / MANIFEST)
+        self._manifest = _for_update(folder / MANIFEST)
         self.entries = entries(folder / MANIFEST)
-        self._manifest = (folder / MANIFEST).open("a", encoding="utf-8")
+        _cut_torn_line(self._manifest)
         discard_scratch(folder)
         if shape is not None:
-            (folder / PIXELS).touch()
-            self._pixels = (folder / PIXELS).open("r+b", buffering=0)
+            self._pixels = _for_update(folder / PIXELS)
             self._start = len(_header(0, shape))
         rows = [entry["row"] for entry in self.entries.values() if "row" in entry]
         self.rows = max(rows, default=-1) + 1
@@ -198,7 +233,7 @@ class _Store:
     def _is_whole(self, entry: dict[str, Any]) -> bool:
         if self.shape is None:
             path = self.folder / png_name(entry["name"])
-            return path.is_file() and zlib.crc32(path.read_bytes()) == int(entry["check"])
+            return not path.is_symlink() and path.is_file() and zlib.crc32(path.read_bytes()) == int(entry["check"])
         self._seek(entry["row"])
         return zlib.crc32(self._pixels.read(self.shape[0] * self.shape[1])) == int(entry["check"])
 
@@ -211,6 +246,19 @@ class _Store:
         entry = self.entries.get(film.name, {})
         return film.name in self._good and (entry.get("size"), entry.get("stamp")) == (film.size, film.stamp)
 
+    def check_free(self, films: Iterable[Stored]) -> None:
+        """Refuse to write where a file is that no preparation wrote, or through a link to a folder."""
+        if self.shape is not None:
+            return
+        top, seen = self.folder.resolve(), set[Path]()
+        for film in films:
+            path = self.folder / png_name(film.name)
+            if path.parent not in seen and path.parent.resolve() != top / path.parent.relative_to(self.folder):
+                raise ValueError(f"{path.parent} leads out of the copy by a link: remove it")
+            seen.add(path.parent)
+            if "row" not in self.entries.get(film.name, {}) and os.path.lexists(path) and not _is_marked(path):
+                raise ValueError(f"{path} was there before, and would be replaced: take another destination")
+
     def add(self, film: Stored, result: _Result) -> None:
         """Keep a film, or the error that it gave."""
         entry = {"name": film.name, "source": film.origin, "size": film.size, "stamp": film.stamp}
@@ -220,36 +268,44 @@ class _Store:
             if self.shape is not None:
                 self._seek(row)
                 self._pixels.write(result.pixels)
+                self._pixels.flush()
             self.rows = max(self.rows, row + 1)
             entry |= {"height": result.size[0], "width": result.size[1], "place": result.place}
             entry |= {"row": row, "check": result.check}
         else:
             entry["error"] = result.error
-        self._manifest.write(json.dumps(entry) + "\n")
+        self._manifest.write(json.dumps(entry).encode() + b"\n")
         self._manifest.flush()
         self.entries[film.name] = entry
 
     def finish(self) -> None:
-        """Write what is known at the end alone: the array's length, and the list of failures."""
+        """Write what is known at the end alone, the array's length and the list of failures, and wait for the disk."""
         failed = [(name, entry["error"]) for name, entry in sorted(self.entries.items()) if "error" in entry]
-        with replacing(self.folder / FAILURES) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.folder / FAILURES) as scratch,
+            # names need not be UTF-8
+            scratch.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             csv.writer(file).writerows([("name", "error"), *failed])
         first = "; ".join(f"{name}: {error}" for name, error in failed[:3])
         if len(failed) == len(self.entries):
             raise ValueError(f"none of {len(failed)} films could be prepared, see {self.folder / FAILURES}: {first}")
+        if self.shape is not None:
+            self._seek(self.rows)
+            self._pixels.truncate()
+            self._pixels.seek(0)
+            self._pixels.write(_header(self.rows, self.shape))
+            self._pixels.flush()
+            os.fsync(self._pixels.fileno())
+        else:
+            sync_below(self.folder)
+        os.fsync(self._manifest.fileno())
         if failed:
             warnings.warn(
                 f"{len(failed)} of {len(self.entries)} films failed, see {self.folder / FAILURES}: {first}",
                 UserWarning,
                 stacklevel=3,
             )
-        os.fsync(self._manifest.fileno())
-        if self.shape is not None:
-            self._seek(self.rows)
-            self._pixels.truncate()
-            self._pixels.seek(0)
-            self._pixels.write(_header(self.rows, self.shape))
-            os.fsync(self._pixels.fileno())
 
 
 def _header(rows: int, shape: tuple[int, int]) -> bytes:
@@ -259,12 +315,45 @@ def _header(rows: int, shape: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def _cut_torn_line(manifest: Path) -> None:
-    """Without its last line, if that was not written to its end; made, if it is not there."""
-    with manifest.open("a+b") as file:
-        file.seek(0)
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+def _for_update(path: Path) -> BinaryIO:
+    """Open a file of the copy, made if need be."""
+    _check_regular(path)
+    flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return open(path, "r+b", opener=lambda name, mode: os.open(name, mode | flags, 0o666))
+
+
+def _check_regular(path: Path) -> None:
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError(f"{path} is a link, or no regular file; a copy has none, and it is not followed: remove it")
+
+
+def _cut_torn_line(manifest: BinaryIO) -> None:
+    """Without its last line, if that was not written to its end."""
+    content = manifest.read()
+    manifest.truncate(content.rfind(b"\n") + 1)
+    manifest.seek(0, os.SEEK_END)
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder with files that are named as a copy's, but that no preparation wrote: there is no description."""
+    if (folder / COPY).is_file():
+        return
+    for name in (COPY, MANIFEST, PIXELS, FAILURES):
+        if os.path.lexists(folder / name):
+            raise ValueError(
+                f"{folder} holds {name}, but no {COPY} that says that it is a training copy: take another destination"
+            )
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether a preparation wrote a PNG file, and was killed before it could say so."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return False
+    try:
+        with PILImage.open(path, formats=["PNG"]) as image:
+            return bool(image.info.get("Software") == _MARK_TEXT)
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -272,7 +361,10 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if not (folder / COPY).is_file():
         _describe(folder, settings, complete=False)
         return
-    goes_on(folder, description(folder)["settings"], settings, "a copy", remedy="take another destination")
+    begun = description(folder).get("settings")
+    if not isinstance(begun, dict):
+        raise ValueError(f"{folder / COPY} describes no training copy: take another destination")
+    goes_on(folder, begun, settings, "a copy", remedy="take another destination")
 
 
 def _describe(folder: Path, settings: dict[str, Any], complete: bool) -> None:
@@ -288,11 +380,11 @@ def _check_apart(folder: Path, sources: Iterable[str | os.PathLike[str]]) -> Non
             raise ValueError(f"destination {folder} and source {source} overlap; take a folder beside it")
 
 
-def _check_distinct(films: Iterable[Stored]) -> None:
-    """Refuse two films whose PNG files would have one name."""
+def _check_distinct(films: Iterable[Stored], same: Callable[[str], str]) -> None:
+    """Refuse two films whose PNG files would have one name, or names that are the same to the system."""
     first: dict[str, str] = {}
     for film in films:
-        other = first.setdefault(png_name(film.name), film.name)
+        other = first.setdefault(same(png_name(film.name)), film.name)
         if other != film.name:
             raise ValueError(f"{other} and {film.name} would both become {png_name(film.name)}")
 

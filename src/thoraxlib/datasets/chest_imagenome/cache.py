@@ -46,6 +46,8 @@ def parsed(
     UserWarning
         The cache cannot be written.
     """
+    from safetensors import SafetensorError
+
     if folder is False:
         return parse(files, progress=progress)
     path = cache_path(files.path, folder)
@@ -56,7 +58,7 @@ def parsed(
     annotations = parse(files, progress=progress)
     try:
         _save(path, annotations, mark)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter of a full disk
         warnings.warn(
             f"{path} cannot be written ({error}), so the scene graphs will be read again next time; give a folder "
             "that can be written as cache",
