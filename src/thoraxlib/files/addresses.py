@@ -14,7 +14,7 @@ _LOCAL = ("file", "local")
 
 
 def address(name: str, table: str) -> str:
-    """Address of the image that a row of a table names, if a table may name it.
+    """Resolve the address of the image that a row of a table names, if a table may name it.
 
     A table may come from anybody, and fsspec opens more than files: web pages, archives in archives, code in templates.
     So a row names a path below the table's folder, or an object in a bucket (s3, s3a, gs, gcs, az, abfs, abfss). A
