@@ -13,7 +13,7 @@ __all__ = ["main", "window_of"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run :func:`thoraxlib.images.prepare`; 1 where films failed, 2 where nothing was done, else 0."""
+    """Run :func:`thoraxlib.images.prepare`; 1 where films failed, 2 after an error that ended the call, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m thoraxlib.prepare",
         description="Convert and resize folders, zip archives or buckets of DICOM, PNG and JPEG films to a training "
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         spec = InputSpec(size=(size[0], size[-1]), resize=options.pop("resize"))
         copy = prepare(**options, spec=spec)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, MemoryError, ValueError, ImportError, RuntimeError) as error:
+        print("error:", "; ".join((str(error), *getattr(error, "__notes__", ()))), file=sys.stderr)
         return 2
     print(copy)
     return 1 if copy.failures else 0

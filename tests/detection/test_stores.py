@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from thoraxlib import datasets, detection
 from thoraxlib.detection.store import INDEX
+from thoraxlib.files import alone
 from thoraxlib.images import transform_for
 
 LENGTH, SHARD, BATCH = 11, 4, 3
@@ -325,3 +326,34 @@ def test_the_index_says_what_the_store_is_of(tmp_path: Path) -> None:
     assert index["region_names"] == list(REGIONS)
     assert index["fingerprint"] == net.fingerprint()
     assert (index["length"], index["shard_size"], index["boxes"]) == (LENGTH, SHARD, "detected")
+
+
+def test_files_of_others_and_links(tmp_path: Path) -> None:
+    net, films = detector(), Films()
+    store, victim = tmp_path / "store", tmp_path / "victim"
+    store.mkdir()
+    (store / "00001.safetensors").write_text("theirs")
+    with pytest.raises(ValueError, match=rf"store holds parts of a feature store, but no {INDEX}"):
+        extract(net, films, store)
+    assert (store / "00001.safetensors").read_text() == "theirs"
+    (store / "00001.safetensors").unlink()
+    (store / INDEX).symlink_to(victim)
+    extract(net, films, store)
+    assert not victim.exists()
+    assert not any(path.is_symlink() for path in store.iterdir())
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(ValueError, match="another process is writing"):
+        extract(detector(), Films(), tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such modes")
+def test_modes_of_a_store(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        extract(detector(), Films(), tmp_path / "store")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "store").iterdir()} == {0o640}
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o750

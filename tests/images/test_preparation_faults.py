@@ -26,6 +26,7 @@ from thoraxlib import images
 from thoraxlib.images import TrainingCopy, copies, preparation
 from thoraxlib.images.archives import Stored, listed
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.prepare import main
 
 FORMS = pytest.mark.parametrize("form", ["array", "png"])
 SPEC = InputSpec(size=64, resize="pad")
@@ -194,6 +195,19 @@ def test_errors_of_the_machine_end_the_run_and_are_no_images_fault(
     assert is_right(prepare(tree, tmp_path / "copy", form=form), tree)
 
 
+def test_the_command_tells_errors_of_the_machine_from_failures(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*args: Any, **options: Any) -> Any:
+        raise MemoryError("no memory for 9 bytes")
+
+    monkeypatch.setattr(Stored, "open", fails)
+    assert main([str(tree), str(tmp_path / "copy"), "--workers", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "error: no memory for 9 bytes" in told
+    assert "0/00.png; the same call goes on there" in told or sys.version_info < (3, 11)
+
+
 def test_descriptors_that_run_out_are_no_damage_of_an_archive_or_a_copy(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,11 +227,11 @@ def test_descriptors_that_run_out_are_no_damage_of_an_archive_or_a_copy(
 
 def test_a_name_that_cannot_be_written_is_that_images_fault(tree: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        for name in ("a.png", "a.png/b.png", f"{'x' * 300}.png", f"{'ü' * 120}.png"):
+        for name in ("a.png", "a.png/b.png", f"{'x' * 300}.png", f"{'y' * 300}/a.png", f"{'ü' * 120}.png"):
             archive.write(tree / "0/00.png", name)
-    with pytest.warns(UserWarning, match="2 of 4 films failed"):
+    with pytest.warns(UserWarning, match="3 of 5 films failed"):
         copy = prepare(tmp_path / "all.zip", tmp_path / "copy", form="png")
-    assert set(copy.failures) == {"a.png/b.png", f"{'x' * 300}.png"}
+    assert set(copy.failures) == {"a.png/b.png", f"{'x' * 300}.png", f"{'y' * 300}/a.png"}
     assert complete(tmp_path / "copy")
 
 

@@ -75,8 +75,8 @@ def extract(
     ------
     ValueError
         No films; an option out of range; ``boxes="given"`` without the detector's regions in the data set; features
-        that float16 cannot hold; a folder with a store of another detector, data set, or other names or options, or one
-        that another process is writing to.
+        that float16 cannot hold; a folder with a store of another detector, data set, or other names or options, with
+        parts of an unknown one, or that another process is writing to.
 
     Examples
     --------
@@ -139,6 +139,8 @@ def _begin(folder: Path, index: dict[str, Any]) -> None:
         goes_on(folder, read_index(folder), index, "a feature store", _WHY)
         discard_scratch(folder)
         return
+    if any(path.stem.isdecimal() for path in folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds parts of a feature store, but no {INDEX} that says of what: choose another")
     write_json(folder / INDEX, index, indent=2)
 
 

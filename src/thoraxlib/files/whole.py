@@ -8,8 +8,8 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 __all__ = ["discard_scratch", "replacing", "sync_below"]
@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
     The folder is made if need be, and the scratch file keeps the extension. A link at `path` is replaced, not followed.
     The mode is that of any new file, 0666 without the bits of the umask, whatever wrote the scratch file and whatever
     mode `path` had. Scratch files in the folder that have not changed for a day, of processes that were killed, are
-    removed at a process's first call.
+    removed, which a process does once.
 
     Parameters
     ----------
@@ -94,17 +94,15 @@ def sync_below(folder: Path) -> None:
             _sync(Path(here, name), os.O_RDWR)
 
 
-@cache
+@lru_cache(maxsize=256)  # once in a while, as the folder may be large
 def _discard_abandoned(folder: Path) -> None:
-    """Remove old scratch files of `folder`; once, as the folder may be large."""
-    for path in folder.iterdir():
-        match = _SCRATCH.fullmatch(path.name)
-        if match is not None and len(match["token"]) == 16:  # others may have files of the name .a.0.part.b
-            try:
-                if time.time() - path.lstat().st_mtime > _ABANDONED:
-                    path.unlink()
-            except FileNotFoundError:  # another process was faster
-                pass
+    """Remove old scratch files of `folder`, as far as that can be done."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = _SCRATCH.fullmatch(path.name)
+            # others may have files of the name .a.0.part.b
+            if match is not None and len(match["token"]) == 16 and time.time() - path.lstat().st_mtime > _ABANDONED:
+                path.unlink(missing_ok=True)
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -49,8 +49,8 @@ class Stored(NamedTuple):
         Raises
         ------
         ValueError
-            More than a gigabyte, a member of an archive that promises far more than the archive holds of it, or no
-            regular file: a pipe or a device would never end.
+            More than a gigabyte; a member of an archive that promises far more than the archive holds of it, or that is
+            neither stored nor deflated; or no regular file: a pipe or a device may never end.
         """
         if self.size > _LARGEST:
             raise ValueError(f"the file has {self.size} bytes, more than {_LARGEST}")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import stat
+import sys
 import unicodedata
 import warnings
 import zlib
@@ -183,6 +184,8 @@ def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None,
         raise
     except Exception as error:  # whatever a file or its decoder comes up with
         if is_environment_error(error):
+            if sys.version_info >= (3, 11):
+                error.add_note(f"at {film.origin}; the same call goes on there")
             raise
         return _Result(error=told(error))
     if small.is_floating_point():
@@ -253,9 +256,11 @@ class _Store:
         top, seen = self.folder.resolve(), set[Path]()
         for film in films:
             path = self.folder / png_name(film.name)
-            if path.parent not in seen and path.parent.resolve() != top / path.parent.relative_to(self.folder):
-                raise ValueError(f"{path.parent} leads out of the copy by a link: remove it")
-            seen.add(path.parent)
+            if path.parent not in seen:
+                inside = os.path.normcase(top / path.parent.relative_to(self.folder))
+                if os.path.normcase(path.parent.resolve()) != inside:
+                    raise ValueError(f"{path.parent} leads out of the copy by a link: remove it")
+                seen.add(path.parent)
             if "row" not in self.entries.get(film.name, {}) and os.path.lexists(path) and not _is_marked(path):
                 raise ValueError(f"{path} was there before, and would be replaced: take another destination")
 
