@@ -21,6 +21,7 @@ LOWEST = [
     "huggingface_hub==0.27.0",
     "safetensors==0.4.5",
     "filelock==3.30.0",
+    "fsspec==2024.6.0",
     "lightning==2.5.0",
     "torchmetrics==1.6.0",
     "torchxrayvision==1.4.0",

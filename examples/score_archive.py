@@ -33,7 +33,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; 0, or 2 where nothing was done. Films that cannot be read are rows with their error."""
+    """Run it; 0, or 2 where an error ended it. Images that cannot be read are rows with their error."""
     flags = parser()
     options = flags.parse_args(argv)
     if options.processes > 1 and options.shard is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from thoraxlib.files.addresses import address
 from thoraxlib.files.environment import is_environment_error
 from thoraxlib.files.json_files import parse_json, read_json, write_json
-from thoraxlib.files.names import below
+from thoraxlib.files.names import below, printable
 from thoraxlib.files.runs import alone, goes_on
 from thoraxlib.files.whole import discard_scratch, replacing, sync_below
 from thoraxlib.files.zips import check_stored, unzipping
 
 __all__ = [
+    "address",
     "alone",
     "below",
     "check_stored",
@@ -17,6 +19,7 @@ __all__ = [
     "goes_on",
     "is_environment_error",
     "parse_json",
+    "printable",
     "read_json",
     "replacing",
     "sync_below",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["below"]
+__all__ = ["below", "printable"]
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -46,3 +46,12 @@ def below(name: str, source: object) -> str:
     if not possible:
         raise ValueError(f"{source}: {name!r} is no name that a file can have")
     return name
+
+
+def printable(name: str) -> str:
+    r"""Replace what UTF-8 and tables don't hold by its code, for a name of which the bytes are no text.
+
+    >>> printable("a\udcff.png")
+    'a\\udcff.png'
+    """
+    return name.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -14,28 +14,21 @@ import torch
 from torch import nn
 
 from thoraxlib.explanation import check_model
-from thoraxlib.files import alone, discard_scratch, goes_on, read_json, replacing, write_json
+from thoraxlib.files import printable
 from thoraxlib.images.reading import check_greys
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.localization import Boxes, save_coco, to_original
-from thoraxlib.localization.coco import join_coco
+from thoraxlib.localization import Boxes, to_coco, to_original
 from thoraxlib.persistence import fingerprint
 from thoraxlib.registry import Spec
 from thoraxlib.scoring import tables
 from thoraxlib.scoring.listing import copy_spec, films_of, write_listing
 from thoraxlib.scoring.network import BoxSettings, Network, device_of
+from thoraxlib.scoring.output import LISTING, Output
 from thoraxlib.scoring.reading import Batch, batches
 from thoraxlib.scoring.tables import Row
 
 __all__ = ["Scored", "score_archive"]
-
-MANIFEST, LISTING, SCORES, BOXES = "manifest.json", "listing.jsonl", "scores", "boxes"
-_WHY = {
-    "fingerprint": "another model, or this one with other weights or options",
-    "listing": "other films, or some of them have changed since",
-}
-_REMEDY = "choose another folder, or restart, which removes what is there"
 
 
 class Scored(NamedTuple):
@@ -48,7 +41,7 @@ class Scored(NamedTuple):
     films : int
         In the archive.
     failed : int
-        How many of them could not be read; while other processes are still at work, of those of this call.
+        How many of them have an error; while other processes are still at work, of those of this call.
     complete : bool
         Every film has its row.
     """
@@ -81,18 +74,25 @@ def score_archive(
     restart: bool = False,
     progress: bool = True,
 ) -> Scored:
-    """Score all films of an archive, and write a row for each.
+    r"""Score all films of an archive, and write a row for each.
 
-    `output` receives ``scores/000000.parquet`` (or ``.csv``), ... of `part_size` films each, with the columns ``id``
+    `output` receives ``scores/000000.parquet`` (or ``.csv``), ... of `part_size` images each, with the columns ``id``
     (path below the source), ``path``, ``height``, ``width``, ``error``, and the probability of every label by its name.
-    A film that cannot be read has a row with the ``error``. ``listing.jsonl`` has the films, ``manifest.json`` the
-    model, its fingerprint, labels and input, the settings, versions, and in the end how many films failed. With
-    `boxes`, ``boxes/000000.json``, ... and in the end ``boxes.json``, as COCO JSON, in each film's own pixels.
+    An image that cannot be read, or for which the model gives NaN, has a row with the ``error``. ``listing.jsonl`` has
+    the images, ``manifest.json`` the model, its fingerprint, labels and input, the settings, versions, a digest of each
+    part, and in the end how many images failed. With `boxes`, ``boxes/000000.json``, ... and in the end ``boxes.json``,
+    as COCO JSON, in each image's own pixels. Bytes of a name that are no text in UTF-8 are written as ``\udcff``.
 
-    Each file is whole or absent. After an interruption at any moment the same call scores the parts that are missing:
-    no row is lost or doubled. Several processes, on several machines with one file system, can work on one output, each
-    on its `shard`; the number of processes may be another one afterwards. Memory does not grow with the number of
-    films, but for what it takes at the start to list one folder, zip archive or bucket, or the manifest of a copy.
+    Each file is whole or absent, and on the disk before it counts. After an interruption at any moment the same call
+    scores the parts that are missing: no row is lost or doubled. Parts that are not as they were written are scored
+    again. Errors of the machine (no memory or disk space, a disk or bucket that fails) are the fault of no image: they
+    end the call, and the same call goes on later. Several processes, on several machines with one file system, can work
+    on one output, each on its `shard`; the number of processes may be another one afterwards. Memory does not grow with
+    the number of images, but for what it takes at the start to list one folder, zip archive or bucket, or the manifest
+    of a copy.
+
+    Files in `output` that no run wrote stay as they are; where one is in the way, that is an error. Links in the way of
+    files are replaced, not followed.
 
     Parameters
     ----------
@@ -100,9 +100,12 @@ def score_archive(
         With ``input_spec`` and ``labels``; a copy of it in eval mode is used.
     source : path, or a sequence of them
         Folders of PNG, JPEG and DICOM files, zip archives of them, folders of such archives, or patterns of all these
-        (``"films/*/p1*"``); local, or in buckets (``gs://...``, ``s3://...``: with the extra ``cloud``). A table
-        ``.csv`` with a column ``path`` (relative to its folder, absolute, or a URL; ``archive.zip/film.png`` within
-        an archive) and perhaps ``id``. Or a training copy that :func:`thoraxlib.images.prepare` wrote.
+        (``"films/*/p1*"``); local, or in buckets (``gs://...``, ``s3://...``: with the extra ``cloud``). Or a training
+        copy that :func:`thoraxlib.images.prepare` wrote. Or a table ``.csv`` with a column ``path`` and perhaps ``id``;
+        ``archive.zip/image.png`` is within an archive. A table may come from anybody, so its paths are below its folder
+        or objects in buckets (s3, s3a, gs, gcs, az, abfs, abfss); a table on this machine may name other files of it by
+        absolute paths, with or without ``file://``. `source` itself may be whatever fsspec opens: name only those that
+        you trust.
     output : path
         A local folder.
     format : {"parquet", "csv"}
@@ -126,7 +129,7 @@ def score_archive(
     autocast : torch.dtype, optional
         Compute in bfloat16 or float16.
     restart : bool
-        Remove what an earlier run wrote to `output`. For one process at a time.
+        Remove what an earlier run wrote to `output`, as its manifest lists it. For one process at a time.
     progress : bool
         Show a bar.
 
@@ -138,8 +141,11 @@ def score_archive(
         Something is not installed that reading or writing needs.
     TypeError
         The model has no ``input_spec`` or no ``labels``.
+    OSError, MemoryError, RuntimeError
+        The machine failed.
     ValueError
-        The output was begun with another model, other films or settings; a wrong argument.
+        The output was begun with another model, other images or settings, or holds files that no run wrote; a table
+        names an address that it may not; boxes are wanted of a model that gives NaN; a wrong argument.
 
     Examples
     --------
@@ -171,7 +177,6 @@ def score_archive(
         raise ValueError(f"{sources[0]} is a training copy, of films read before: bits, window and pattern say nothing")
     asked = BoxSettings(method, rule, threshold) if boxes else None
     network = Network(model, device_of(device), autocast, asked)
-    folder = Path(output)
     run = {
         "labels": list(labels),
         "input_spec": model.input_spec.to_json(),  # type: ignore[operator, union-attr]
@@ -183,17 +188,20 @@ def score_archive(
         "format": format,
         "part_size": part_size,
     }
-    if restart:
-        _remove(folder)
-    films = _begin(
-        folder, run, {"model": getattr(model, "config", type(model).__qualname__), "sources": sources}, pattern
-    )
-    files = [folder / SCORES / f"{number:06d}.{format}" for number in range(-(-films // part_size))]
-    own = range(shard[0], len(files), shard[1])
-    missing = [number for number in own if not files[number].exists()]
+    about = {
+        "model": getattr(model, "config", type(model).__qualname__),
+        "sources": sources,
+        "versions": _versions(),
+    }
+    if "://" in os.fspath(output):
+        raise ValueError(f"output={output}: a local folder is needed")
+    out = Output(Path(output), format, boxes)
+    films = out.begin(run, about, lambda path: write_listing(films_of(sources, pattern), path), restart=restart)
+    own = range(shard[0], out.parts, shard[1])
+    missing = out.missing(own)
     failed = 0
     loader = batches(
-        folder / LISTING,
+        out.folder / LISTING,
         part_size,
         missing,
         model.input_spec,  # type: ignore[arg-type]
@@ -210,9 +218,10 @@ def score_archive(
             for batch in group:
                 part.add(batch, network)
                 bar.update(len(batch.films))
-            failed += part.write(files[number], folder / BOXES / f"{number:06d}.json" if boxes else None)
-    complete = all(file.exists() for file in files)
-    return Scored(folder, films, _finish(folder, files, boxes) if complete else failed, complete)
+            out.write(number, labels, part.rows, part.coco() if boxes else {})
+            failed += sum(row.error is not None for row in part.rows)
+    of_all = out.finish()
+    return Scored(out.folder, films, failed if of_all is None else of_all, of_all is not None)
 
 
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
@@ -223,48 +232,11 @@ def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     return shard
 
 
-def _begin(folder: Path, run: dict[str, Any], about: dict[str, Any], pattern: str | None) -> int:
-    """List the films, and see that a run that was begun here is of the same; how many films there are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / LISTING) as scratch:
-        count, digest = write_listing(films_of(about["sources"], pattern), scratch)
-        run = {**run, "listing": digest, "films": count}
-        with alone(folder, wait=True):
-            if (folder / MANIFEST).exists():
-                goes_on(folder, _manifest(folder)["run"], run, "scores", _WHY, remedy=_REMEDY)
-            elif any((folder / SCORES).glob("*")):
-                raise ValueError(f"{folder} holds scores, but no {MANIFEST} that says of what: {_REMEDY}")
-            else:
-                packages = {
-                    name: metadata.version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")
-                }
-                versions = {"thoraxlib": _version(), "python": platform.python_version(), **packages}
-                _describe(folder, {"complete": False, "run": run, **about, "versions": versions})
-    return count
-
-
-def _version() -> str:
+def _versions() -> dict[str, str]:
     from thoraxlib import __version__
 
-    return __version__
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(read_json(folder / MANIFEST))
-    except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged ({error}): {_REMEDY}") from error
-
-
-def _describe(folder: Path, content: dict[str, Any]) -> None:
-    write_json(folder / MANIFEST, content, indent=1)
-
-
-def _remove(folder: Path) -> None:
-    """What a run wrote; what says of which films the scores are goes last, in case of an interruption."""
-    written = [path for part in (SCORES, BOXES) for path in (folder / part).glob("*") if path.is_file()]
-    for path in [*written, folder / f"{BOXES}.json", folder / LISTING, folder / MANIFEST]:
-        path.unlink(missing_ok=True)
+    packages = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")}
+    return {"thoraxlib": __version__, "python": platform.python_version(), **packages}
 
 
 def _bar(total: int, todo: int, shard: tuple[int, int], shown: bool) -> Any:
@@ -293,39 +265,21 @@ class _Part:
         if self.copied is not None:
             boxes = to_original(boxes, self.copied, sizes)
         self.found.append(boxes._replace(image=boxes.image + len(self.names)))
-        self.names += [film.stored.name for film in whole]
+        self.names += [printable(film.stored.name) for film in whole]
         self.sizes += sizes
         scored = zip(sizes, probabilities.tolist(), strict=True)
         for film, error in zip(batch.films, batch.errors, strict=True):
-            name, path = film.stored.name, film.stored.origin.removeprefix("file://")
+            name, path = printable(film.stored.name), printable(film.stored.origin.removeprefix("file://"))
             if error is not None:
                 height, width = film.size or (None, None)
-                self.rows.append(Row(name, path, height, width, error))
+                self.rows.append(Row(name, path, height, width, printable(error)))
                 continue
             size, values = next(scored)
-            if network.assessed(values):
-                self.rows.append(Row(name, path, *size, None, values))
+            if any(value != value for value in values):
+                self.rows.append(Row(name, path, *size, network.why_nan))
             else:
-                self.rows.append(Row(name, path, *size, "the model's output is NaN: is the precision too low?"))
+                self.rows.append(Row(name, path, *size, None, values))
 
-    def write(self, path: Path, boxes: Path | None) -> int:
-        """Write the boxes, and then the scores, which say that the part is done; how many films failed."""
-        discard_scratch(path.parent.parent, path.stem)
-        if boxes is not None:
-            save_coco(boxes, Boxes.concatenate(self.found), self.labels, self.names, self.sizes)
-        tables.write(path, self.labels, self.rows)
-        return sum(row.error is not None for row in self.rows)
-
-
-def _finish(folder: Path, files: Iterable[Path], boxes: bool) -> int:
-    """Join the boxes, and write how many films failed; one process does it, the last."""
-    with alone(folder, wait=True):
-        about = _manifest(folder)
-        if not about["complete"]:
-            for of in (BOXES, Path(MANIFEST).stem):  # of processes that were killed here
-                discard_scratch(folder, of)
-            if boxes:
-                join_coco([folder / BOXES / f"{file.stem}.json" for file in files], folder / f"{BOXES}.json")
-            about |= {"complete": True, "failed": sum(map(tables.failures, files))}
-            _describe(folder, about)
-    return int(about["failed"])
+    def coco(self) -> dict[str, Any]:
+        """The boxes, as the content of a COCO file."""
+        return to_coco(Boxes.concatenate(self.found), self.labels, self.names, self.sizes)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from thoraxlib.files import address
 from thoraxlib.images.archives import Stored, streamed
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, png_name
 from thoraxlib.images.reading import read
@@ -134,22 +134,25 @@ def _of_copy(folder: Path) -> Iterator[Film]:
 
 
 def _of_table(source: str) -> Iterator[Film]:
-    """The films of a table, whose paths are relative to its folder unless they are absolute or URLs."""
+    """The films of a table, each where :func:`thoraxlib.files.address` lets a table name it."""
     import fsspec
 
-    with fsspec.open(source, "r", encoding="utf-8-sig", newline="") as file:
-        rows: Any = csv.DictReader(file)
-        if "path" not in (rows.fieldnames or ()):
-            raise ValueError(f"{source} has no column 'path'; its columns are {list(rows.fieldnames or ())}")
-        number = 0
-        for number, row in enumerate(rows, start=1):
-            path = (row["path"] or "").strip()
-            if not path:
-                raise ValueError(f"{source}: row {number} has no path")
-            place = path if "://" in path else str(PurePosixPath(os.path.dirname(source) or ".") / path)
-            member = _MEMBER.fullmatch(place)
-            url, inner = (member[1], member[2]) if member else (place, None)
-            yield Film(Stored(row.get("id") or path, url, inner, 0, ""))
+    number = 0
+    try:
+        with fsspec.open(source, "r", encoding="utf-8-sig", newline="") as file:
+            rows: Any = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or ()):
+                raise ValueError(f"{source} has no column 'path'; its columns are {list(rows.fieldnames or ())}")
+            for number, row in enumerate(rows, start=1):
+                path = (row["path"] or "").strip()
+                if not path:
+                    raise ValueError(f"{source}: row {number} has no path")
+                place = address(path, source)
+                member = _MEMBER.fullmatch(place)
+                url, inner = (member[1], member[2]) if member else (place, None)
+                yield Film(Stored(row.get("id") or path, url, inner, 0, ""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source} is no table in UTF-8 after row {number}: {error}") from error
     if not number:
         raise ValueError(f"{source} has no rows")
 
@@ -159,7 +162,7 @@ def write_listing(films: Iterator[Film], path: Path) -> tuple[int, str]:
     count, digest = 0, hashlib.sha256()
     with path.open("wb") as file:
         for film in films:
-            line = film.to_line().encode()
+            line = film.to_line().encode(errors="surrogatepass")  # a name may be no text
             file.write(line)
             digest.update(line)
             count += 1
@@ -168,7 +171,7 @@ def write_listing(films: Iterator[Film], path: Path) -> tuple[int, str]:
 
 def parts(path: Path, size: int, wanted: Collection[int]) -> Iterator[tuple[int, list[Film]]]:
     """Number and films of the wanted parts of a listing, of `size` films each but the last."""
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
         for number in range(max(wanted, default=-1) + 1):
             if number in wanted:
                 yield number, [Film.of_line(line) for line in islice(file, size)]

@@ -49,12 +49,10 @@ class Network:
         # nothing is above 1
         self.limits = torch.ones(len(model.labels)) if boxes is None else thresholds(boxes.threshold, model.labels)
         self.model = optimize_for_inference(copy.deepcopy(model).eval()).to(device)
-        self.regional = hasattr(model, "region_names")
-        self.look = None if boxes is None and not self.regional else look_of(self.model, *(boxes or BoxSettings())[:2])
-
-    def assessed(self, values: Sequence[float]) -> bool:
-        """Whether a film's probabilities are such; for a model of regions, NaN says that it found none."""
-        return self.regional or not any(value != value for value in values)
+        regional = hasattr(model, "region_names")
+        nothing = "the model found no region in the image, or its" if regional else "the model's"
+        self.why_nan = f"{nothing} output is NaN: is the precision too low?"
+        self.look = None if boxes is None and not regional else look_of(self.model, *(boxes or BoxSettings())[:2])
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Boxes]:
         """Probabilities and boxes."""

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from thoraxlib.files import is_environment_error
 from thoraxlib.images import transform_for
 from thoraxlib.images.archives import told
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.scoring.listing import Film, parts
-from thoraxlib.workers import context
+from thoraxlib.workers import context, follow_parent
 
 __all__ = ["Batch", "batches"]
 
@@ -78,7 +79,13 @@ def batches(
         collate_fn=_joined,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=context(__name__) if num_workers else None,
+        worker_init_fn=_settle,
     )
+
+
+def _settle(_: int) -> None:
+    """No worker without its parent; those of a fork server are no children of it, which torch takes for granted."""
+    follow_parent()
 
 
 class _Order:
@@ -107,9 +114,9 @@ class _Read(Dataset[tuple[int, Film, _Reading]]):
             image = film.image(self.bits, self.window)
             x = self.transform(image).as_subclass(Tensor)
             return _Reading(x, (int(image.shape[-2]), int(image.shape[-1])))
-        except ImportError:  # it would be the same for every film
-            raise
         except Exception as error:  # whatever a file, its decoder or its bucket comes up with
+            if isinstance(error, ImportError) or is_environment_error(error):  # no fault of this image
+                raise
             return _Reading(error=told(error))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from thoraxlib.arguments import one_of
-from thoraxlib.files import replacing
 
 __all__ = ["FORMATS", "Row", "check_format", "failures", "write"]
 
@@ -53,24 +52,23 @@ def check_format(name: str, labels: Sequence[str]) -> None:
 def write(path: Path, labels: Sequence[str], rows: Sequence[Row]) -> None:
     """Write a table, in the format that the file's ending says."""
     values = [[None if p != p else p for p in row.probabilities] or [None] * len(labels) for row in rows]
-    with replacing(path) as scratch:
-        if path.suffix == ".csv":
-            with scratch.open("w", newline="", encoding="utf-8") as file:
-                table = csv.writer(file)
-                table.writerow([*_KEYS, *labels])
-                for row, known in zip(rows, values, strict=True):
-                    # nine digits are those that a float32 has
-                    table.writerow([*row[:-1], *("" if p is None else f"{p:.9g}" for p in known)])
-            return
-        import pyarrow
-        from pyarrow import parquet
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow([*_KEYS, *labels])
+            for row, known in zip(rows, values, strict=True):
+                # nine digits are those that a float32 has
+                table.writerow([*row[:-1], *("" if p is None else f"{p:.9g}" for p in known)])
+        return
+    import pyarrow
+    from pyarrow import parquet
 
-        kinds = [pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.string()]
-        columns: list[Any] = [list(column) for column in zip(*(row[:-1] for row in rows), strict=True)]
-        columns += [list(column) for column in zip(*values, strict=True)]
-        kinds += [pyarrow.float32()] * len(labels)
-        arrays = [pyarrow.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-        parquet.write_table(pyarrow.table(arrays, names=[*_KEYS, *labels]), scratch)
+    kinds = [pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.string()]
+    columns: list[Any] = [list(column) for column in zip(*(row[:-1] for row in rows), strict=True)]
+    columns += [list(column) for column in zip(*values, strict=True)]
+    kinds += [pyarrow.float32()] * len(labels)
+    arrays = [pyarrow.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    parquet.write_table(pyarrow.table(arrays, names=[*_KEYS, *labels]), path)
 
 
 def failures(path: Path) -> int:
