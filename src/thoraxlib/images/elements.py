@@ -78,12 +78,14 @@ def parse(stream: BinaryIO) -> DataSet:
     ValueError
         It is no DICOM file, is cut off within an element, or has more elements or bytes than are read.
     """
+    begin = stream.tell()
     head = _read(stream, _START)
     if not is_dicom(head):
         raise ValueError("it has neither the prefix DICM nor a data set at its start")
     limit = PILImage.MAX_IMAGE_PIXELS
     most = None if limit is None else _MOST_BYTES + 4 * limit
-    content = head + _read(stream, None if most is None else most + 1)
+    stream.seek(begin)
+    content = _read(stream, None if most is None else most + 1)
     start, syntax = _file_meta(content, _START if head[128:] == b"DICM" else 0)
     if syntax == _DEFLATED:
         content, start = _inflated(content[start:], most), 0
