@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PILImage
 from torchvision import tv_tensors
 
 from thoraxlib.arrays import Floats
 from thoraxlib.images import windows
-from thoraxlib.images.codestream import header
+from thoraxlib.images.decoding import stored_values
+from thoraxlib.images.elements import DataSet, parse
 from thoraxlib.images.geometry import Geometry
 from thoraxlib.images.windows import Window
 
@@ -25,18 +25,21 @@ __all__ = ["read_dicom", "read_geometry"]
 
 File: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
-# GDCM, the only one for JPEG lossless, may not survive a damaged picture.
-_DECODERS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow", "gdcm")
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-
 
 def read_dicom(file: File, *, window: Window | None = None) -> tv_tensors.Image:
-    """The picture that a DICOM viewer would show of a single grey frame, on the stored grid of pixels.
+    """Read the image that a DICOM viewer would show of a single grey frame, on the stored grid of pixels.
 
     The steps of DICOM PS3.3 C.11: modality transform (rescale slope and intercept, or table), then the first VOI table
     or window, then inversion where PhotometricInterpretation is MONOCHROME1. Without table or window, 8-bit pixels
     stay as they are, and deeper ones are stretched between their 0.5 and 99.5 percentiles. Padding
     (PixelPaddingValue, PixelPaddingRangeLimit) is black and takes no part in percentiles.
+
+    White is the greatest value that the bits of a VOI table's entries hold. Writers often state 16 bits, the size of an
+    entry; then the bits are those of the greatest entry, at least 8. The file's first window is not used where it would
+    show different pixels all alike: a warning tells it, and the image is stretched as without a window.
+
+    Files without preamble and file meta information are read too. JPEG and JPEG-LS, but for JPEG of 8 bits, are decoded
+    by GDCM in a process beside this one, which is started when it is needed, kept, and ends with this one.
 
     Rows and columns are those of the file, whichever way the patient faces and whatever the shape of a pixel, so that
     boxes are in the file's own frame: :func:`read_geometry` says how it lies.
@@ -64,33 +67,43 @@ def read_dicom(file: File, *, window: Window | None = None) -> tv_tensors.Image:
         pydicom is not installed, or what decodes the file's compression.
     ValueError
         The file is no DICOM file, has no or damaged pixels, several frames, colour, more pixels than Pillow's limit
-        allows (twice ``PIL.Image.MAX_IMAGE_PIXELS``), or a window that makes no sense.
+        allows (twice ``PIL.Image.MAX_IMAGE_PIXELS``), more elements or bytes than are read, or a window or rescaling
+        that makes no sense. The message names the element; of its value, it has integers only.
+    OSError
+        Reading failed, or the process that decodes could not be started or was killed from outside.
+
+    Warns
+    -----
+    UserWarning
+        All pixels are shown with one value, or the file's own window, which would do that, is not used.
     """
     if window is not None:
         windows.check_window(window)
-    with _named(file) as stream:
-        dataset = _parsed(stream)
-        inverted = _check(dataset)
-        stored = _decoded(dataset)
-        if stored.ndim != 2 or stored.size == 0:
-            raise ValueError(f"a single grey frame (rows, columns) is wanted, got shape {stored.shape}")
-        if _final(dataset, window):
-            levels = 255 - stored if inverted else stored.copy()
-            levels[_is_padding(stored, dataset)] = 0
-            return tv_tensors.Image(torch.from_numpy(levels)[None])
+    with _named(file) as (stream, name):
+        dataset = parse(stream)
+        stored = stored_values(dataset)
+        inverted = dataset.texts("PhotometricInterpretation")[0] == "MONOCHROME1"
 
         def table(levels: Floats, counts: NDArray[np.int64]) -> Floats:
             padding = _is_padding(levels, dataset)
-            seen = _seen(levels, np.where(padding, 0, counts), dataset, window)
+            seen = _seen(levels, np.where(padding, 0, counts), dataset, window, name)
             return np.where(padding, 0.0, 1 - seen if inverted else seen)
 
-        return tv_tensors.Image(torch.from_numpy(windows.shown(stored, table))[None])
+        image: NDArray[Any]
+        if _final(stored, dataset, window):
+            image = 255 - stored if inverted else stored.copy()
+            image[_is_padding(stored, dataset)] = 0
+        else:
+            image = windows.shown(stored, table)
+        if image.min() == image.max():
+            warnings.warn(f"{name}: all pixels are shown with one value")
+        return tv_tensors.Image(torch.from_numpy(image)[None])
 
 
 def read_geometry(file: File) -> Geometry:
     """How the pixels of a DICOM file lie: size, spacing, shape of a pixel, and which way the patient faces.
 
-    Only the header is read. The spacing is PixelSpacing, else ImagerPixelSpacing (in the plane of the detector, where
+    No pixel is decoded. The spacing is PixelSpacing, else ImagerPixelSpacing (in the plane of the detector, where
     the patient is somewhat magnified), else NominalScannedPixelSpacing; the shape of a pixel follows from it, or from
     PixelAspectRatio.
 
@@ -101,199 +114,148 @@ def read_geometry(file: File) -> Geometry:
 
     Raises
     ------
-    FileNotFoundError, ImportError, ValueError
-        As :func:`read_dicom`.
+    FileNotFoundError, ImportError, OSError, ValueError
+        As :func:`read_dicom`; or a pixel is more than 10^9 times as long as it is wide, or as wide as it is long.
     """
-    with _named(file) as stream:
-        dataset = _parsed(stream, stop_before_pixels=True)
-        spacings = (_numbers(dataset, f"{name}Spacing") for name in ("Pixel", "ImagerPixel", "NominalScannedPixel"))
-        spacing = next(((s[0], s[1]) for s in spacings if len(s) == 2 and min(s) > 0), None)
-        ratio = spacing or _numbers(dataset, "PixelAspectRatio")
-        aspect = ratio[0] / ratio[1] if len(ratio) == 2 and min(ratio) > 0 else 1.0
-        directions = [str(part) for part in np.atleast_1d(dataset.get("PatientOrientation") or [])]
+    with _named(file) as (stream, _):
+        dataset = parse(stream)
+        keywords = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+        pairs = ((keyword, dataset.numbers(keyword)) for keyword in keywords)
+        keyword, (down, across) = next(((k, p) for k, p in pairs if len(p) == 2 and min(p) > 0), ("", [1.0, 1.0]))
+        if not 1e-9 < down / across < 1e9:
+            raise ValueError(f"{keyword} makes a pixel more than 10^9 times as long as it is wide, or as wide as long")
+        spacing = (down, across) if keyword.endswith("Spacing") else None
+        directions = dataset.texts("PatientOrientation")
         orientation = (directions[0], directions[1]) if len(directions) == 2 and all(directions) else None
-        return Geometry(int(dataset.Rows), int(dataset.Columns), spacing, aspect, orientation)
+        return Geometry(dataset.integer("Rows"), dataset.integer("Columns"), spacing, down / across, orientation)
 
 
 @contextmanager
-def _named(file: File) -> Iterator[BinaryIO]:
-    """The file, open; whatever is wrong with it (pydicom and its decoders raise many kinds) is a ValueError."""
+def _named(file: File) -> Iterator[tuple[BinaryIO, str]]:
+    """The file, open, and its name, which is put before errors. None of them quotes a free value of the file."""
     if isinstance(file, (str, os.PathLike)):
         with Path(file).open("rb") as stream, _named(stream) as same:
             yield same
         return
-    name = getattr(file, "name", "the file")
+    name = str(getattr(file, "name", "the file"))
     try:
-        yield file
-    except ImportError as error:
-        raise ImportError(f"{name}: {error}") from error
-    except Exception as error:
-        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{name} cannot be read as DICOM: {told}") from error
-
-
-def _parsed(stream: BinaryIO, **options: Any) -> Any:
-    try:
-        import pydicom
+        import pydicom  # noqa: F401
     except ImportError as error:
         raise ImportError('reading DICOM needs pydicom: pip install "thoraxlib[dicom]"') from error
-    content = stream.read()
-    if _DEFLATED in content:  # pydicom would inflate it without a limit
-        raise ValueError("the transfer syntax Deflated Explicit VR Little Endian is not accepted")
-    return pydicom.dcmread(io.BytesIO(content), **options)
-
-
-def _check(dataset: Any) -> bool:
-    """Refuse, before anything is decoded, what would not become one grey picture; whether it is stored inverted."""
-    polarity = str(dataset.get("PhotometricInterpretation", "missing"))
-    if polarity not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, got {polarity}")
-    if "PixelData" not in dataset:
-        raise ValueError("it has no PixelData")
-    rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
-    if frames != 1:
-        raise ValueError(f"a single frame is wanted, NumberOfFrames is {frames}")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise ValueError(f"a grey frame is wanted, SamplesPerPixel is {dataset.SamplesPerPixel}")
-    allocated, used = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    if allocated not in (8, 16) or not 1 <= used <= allocated:
-        raise ValueError(f"BitsAllocated must be 8 or 16, and BitsStored not more; got {allocated} and {used}")
-    highest = dataset.get("HighBit")
-    if highest not in (None, used - 1):  # the values would have to be shifted, which pydicom does not
-        raise ValueError(f"HighBit must be BitsStored - 1 = {used - 1}, got {highest}")
-    limit = PILImage.MAX_IMAGE_PIXELS
-    if limit is not None and rows * columns > 2 * limit:
-        raise ValueError(f"{rows} x {columns} pixels are too large; raise PIL.Image.MAX_IMAGE_PIXELS if it is meant")
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_codec(dataset, rows, columns)
-    return polarity == "MONOCHROME1"
-
-
-def _check_codec(dataset: Any, rows: int, columns: int) -> None:
-    """Refuse what cannot be decoded, and a compressed picture that is not what the file's header says."""
-    from pydicom.encaps import get_frame
-    from pydicom.pixels import get_decoder
-
-    syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise ValueError(f"the transfer syntax {syntax.name} is not known to pydicom") from error
-    if not decoder.is_available:
-        lacking = "; ".join(decoder.missing_dependencies)
-        raise ImportError(f'decoding {syntax.name} needs more: pip install "thoraxlib[dicom]" ({lacking})')
-    found = header(get_frame(dataset.PixelData, 0, number_of_frames=1))
-    if found is None:  # RLE: its decoder goes by the file's header
-        return
-    if found[:2] != (rows, columns):
-        raise ValueError(
-            f"the header says {rows} x {columns} pixels, the compressed picture has {found[0]} x {found[1]}"
-        )
-    if found.bits > dataset.BitsAllocated or found.channels != 1:
-        raise ValueError(f"the compressed picture has {found.bits} bits and {found.channels} channels")
+        yield file, name
+    except ImportError as error:
+        raise ImportError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as DICOM: {error}") from error
+    except (OSError, MemoryError):  # of the system, not of the file
+        raise
+    except Exception:  # whose texts may quote the file
+        raise ValueError(f"{name} cannot be read as DICOM: it is damaged") from None
 
 
-def _decoded(dataset: Any) -> NDArray[Any]:
-    """The stored values, by the decoder that bears damaged pictures best."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        from pydicom.pixels import get_decoder
-
-        able = get_decoder(syntax).available_plugins
-        plugins = [name for name in _DECODERS if name in able] or list(able)
-        if plugins[0] == "pillow" and len(plugins) > 1 and dataset.BitsAllocated > 8:  # which Pillow's JPEG is not for
-            plugins.pop(0)
-        dataset.pixel_array_options(decoding_plugin=plugins[0])
-    stored: NDArray[Any] = dataset.pixel_array
-    return stored
-
-
-def _final(dataset: Any, how: Window | None) -> bool:
+def _final(stored: NDArray[Any], dataset: DataSet, how: Window | None) -> bool:
     """Whether the stored values are 8-bit greys that nothing has to be done to."""
-    if dataset.BitsAllocated != 8 or dataset.BitsStored != 8 or dataset.get("PixelRepresentation"):
+    if stored.dtype != np.uint8 or dataset.integer("BitsAllocated") != 8 or dataset.integer("BitsStored") != 8:
         return False
     return how == "bits" or (how is None and not _views(dataset) and _is_identity(dataset))
 
 
-def _is_identity(dataset: Any) -> bool:
-    return not dataset.get("ModalityLUTSequence") and _rescale(dataset) == (1.0, 0.0)
+def _is_identity(dataset: DataSet) -> bool:
+    return not dataset.tables("ModalityLUTSequence") and _rescale(dataset) == (1.0, 0.0)
 
 
-def _rescale(dataset: Any) -> tuple[float, float]:
-    slope, intercept = _numbers(dataset, "RescaleSlope") or [1.0], _numbers(dataset, "RescaleIntercept") or [0.0]
+def _rescale(dataset: DataSet) -> tuple[float, float]:
+    slope, intercept = dataset.numbers("RescaleSlope") or [1.0], dataset.numbers("RescaleIntercept") or [0.0]
     if slope[0] == 0:
         raise ValueError("RescaleSlope must not be 0: all pixels would have one value")
     return slope[0], intercept[0]
 
 
-def _seen(levels: Floats, counts: NDArray[np.int64], dataset: Any, how: Window | None) -> Floats:
+def _modality(levels: Floats, dataset: DataSet) -> Floats:
+    """The stored levels after the modality transform."""
+    tables = dataset.tables("ModalityLUTSequence")
+    if tables:
+        return _looked_up(levels, tables[0])[0]
+    slope, intercept = _rescale(dataset)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = levels * slope + intercept
+        apart = np.isfinite(values.max() - values.min()) and bool((np.diff(values) != 0).all())
+    if not apart:
+        raise ValueError(
+            "RescaleSlope or RescaleIntercept is too large: the pixels' values are no longer numbers apart"
+        )
+    return values
+
+
+def _seen(levels: Floats, counts: NDArray[np.int64], dataset: DataSet, how: Window | None, name: str) -> Floats:
     """What is shown of each stored level, within [0, 1], before inversion."""
     if how == "bits":
-        span = 2.0 ** int(dataset.BitsStored)
-        lowest = -span / 2 if dataset.get("PixelRepresentation") else 0.0
+        span = 2.0 ** dataset.integer("BitsStored")
+        lowest = -span / 2 if dataset.integer("PixelRepresentation", 0) else 0.0
         return np.asarray(np.clip((levels - lowest) / (span - 1), 0, 1))
-    if dataset.get("ModalityLUTSequence"):
-        values = _looked_up(levels, dataset.ModalityLUTSequence[0])[0]
-    else:
-        slope, intercept = _rescale(dataset)
-        values = levels * slope + intercept
-    views = _views(dataset)
+    values, views = _modality(levels, dataset), _views(dataset)
     if isinstance(how, (str, tuple)) or (how is None and not views):
         return windows.windowed(values, counts, how or "percentiles")
     number = int(how or 0)
     if number >= len(views):
         raise ValueError(f"window={number}: the file has {len(views)} VOI tables and windows")
-    view = views[number]
+    seen = _viewed(values, views[number], dataset)
+    if how is None and np.count_nonzero(counts) > 1 and len(np.unique(seen[counts > 0])) == 1:
+        warnings.warn(f"{name}: no pixel falls into the file's window; it is stretched between percentiles instead")
+        return windows.windowed(values, counts, "percentiles")
+    return seen
+
+
+def _views(dataset: DataSet) -> list[DataSet | tuple[float, float]]:
+    """The VOI tables of the file, then its windows (centre, width)."""
+    pairs = zip(dataset.numbers("WindowCenter"), dataset.numbers("WindowWidth"), strict=False)
+    return [*dataset.tables("VOILUTSequence"), *pairs]
+
+
+def _viewed(values: Floats, view: DataSet | tuple[float, float], dataset: DataSet) -> Floats:
+    """Values through one of the file's VOI tables or windows."""
     if isinstance(view, tuple):
-        centre, width = view
-        return windows.window(values, centre, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
+        function = "".join(dataset.texts("VOILUTFunction")[:1]) or "LINEAR"
+        try:
+            return windows.window(values, *view, function)
+        except ValueError:  # its message has what the file says
+            raise ValueError(
+                "WindowWidth is too small for VOILUTFunction, or that is not LINEAR, LINEAR_EXACT or SIGMOID"
+            ) from None
     entries, depth = _looked_up(values, view)
     return np.asarray(np.clip(entries / (2.0**depth - 1), 0.0, 1.0))
 
 
-def _views(dataset: Any) -> list[Any]:
-    """The VOI tables of the file, then its windows (centre, width)."""
-    pairs = zip(_numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth"), strict=False)
-    return [*(dataset.get("VOILUTSequence") or []), *pairs]
-
-
-def _looked_up(values: Floats, item: Any) -> tuple[Floats, int]:
+def _looked_up(values: Floats, table: DataSet) -> tuple[Floats, int]:
     """Values through a table (PS3.3 C.11.1.1 and C.11.2.1.1), and the bits of its entries.
 
-    Not pydicom's ``apply_voi``: its index into a table of 8-bit entries is of 8 bits too, and wraps round.
+    Writers put the size of a stored entry, 16, for its bits: then the greatest entry says how many there are.
     """
-    number, first, depth = (int(entry) for entry in item.LUTDescriptor)
-    number = number or 2**16
-    data = item.LUTData
-    if isinstance(data, bytes):
-        entries = np.frombuffer(data, np.uint8 if len(data) in (number, number + 1) else "<u2")
+    if len(table.numbers("LUTDescriptor")) != 3:
+        raise ValueError("LUTDescriptor must be three numbers")
+    number, first, depth = (int(entry) for entry in table.numbers("LUTDescriptor"))
+    number = number % 2**16 or 2**16
+    data = table.value("LUTData")
+    if len(data) in (number, number + 1):
+        entries = np.frombuffer(data, np.uint8)[:number]
     else:
-        entries = np.atleast_1d(np.asarray(data))
+        entries = np.frombuffer(data[: len(data) // 2 * 2], "<u2" if table.little else ">u2")[:number]
     if not 1 <= depth <= 16 or len(entries) < number:
         raise ValueError(f"a look-up table of {number} entries of {depth} bits has {len(entries)} entries")
-    if item["LUTDescriptor"].VR == "US" and first >= 2**15 and values.min(initial=0) < 0:
+    if depth == 16:
+        depth = max(int(entries.max()).bit_length(), 8)
+    if table.vr("LUTDescriptor") == "US" and first >= 2**15 and values.min(initial=0) < 0:
         first -= 2**16  # negative, in a field that is read as unsigned
     return entries[np.clip(np.round(values) - first, 0, number - 1).astype(np.int64)].astype(np.float64), depth
 
 
-def _is_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
+def _is_padding(stored: NDArray[Any], dataset: DataSet) -> NDArray[np.bool_]:
+    if "PixelPaddingValue" not in dataset:
         return np.zeros(stored.shape, dtype=bool)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = [int(value), int(value if limit is None else limit)]
-    if dataset.get("PixelRepresentation"):
-        span = 2 ** int(dataset.BitsAllocated)
+    value = dataset.integer("PixelPaddingValue")
+    ends = [value, dataset.integer("PixelPaddingRangeLimit", value)]
+    if dataset.integer("PixelRepresentation", 0):
+        span = 2 ** dataset.integer("BitsAllocated")
         ends = [end - span if end >= span // 2 else end for end in ends]
     return (stored >= min(ends)) & (stored <= max(ends))
-
-
-def _numbers(dataset: Any, name: str) -> list[float]:
-    """The finite values of a tag with one or several numbers; none where it is absent or empty."""
-    value = dataset.get(name)
-    if value is None or value == "":
-        return []
-    numbers = [float(v) for v in np.atleast_1d(value)]
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{name} must be finite, got {value}")
-    return numbers

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from thoraxlib.arrays import Floats
+from thoraxlib.images.elements import is_dicom
 from thoraxlib.images.windows import Window, check_window, shown, windowed
 
 __all__ = ["SUFFIXES", "Source", "read"]
@@ -111,9 +112,9 @@ def check_greys(bits: int | None, window: Window | None) -> None:
 
 
 def _read_file(file: BinaryIO, path: Path, bits: int | None, window: Window | None) -> tv_tensors.Image:
-    is_dicom = path.suffix.lower() in _DICOM_SUFFIXES or file.read(132)[128:] == b"DICM"
+    head = file.read(132)
     file.seek(0)
-    if is_dicom:
+    if path.suffix.lower() in _DICOM_SUFFIXES or is_dicom(head):
         from thoraxlib.images.dicom import read_dicom
 
         return read_dicom(file, window=window)

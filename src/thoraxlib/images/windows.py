@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -27,7 +28,7 @@ _STRETCHES = {"percentiles": (0.005, 0.995), "minmax": (0.0, 1.0)}
 def check_window(value: object) -> None:
     """Raise ValueError for what is no :data:`Window`."""
     if isinstance(value, tuple):
-        good = len(value) == 2 and all(isinstance(v, (int, float)) and np.isfinite(v) for v in value)
+        good = len(value) == 2 and all(isinstance(v, (int, float)) and _is_finite(v) for v in value)
     else:
         good = value in ("bits", *_STRETCHES) or (isinstance(value, int) and value >= 0)
     if not good or isinstance(value, bool):
@@ -35,6 +36,10 @@ def check_window(value: object) -> None:
             f"window must be 'bits', 'percentiles', 'minmax', a pair (centre, width) or, for DICOM, the number of a "
             f"window of the file, got {value!r}"
         )
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) <= sys.float_info.max  # also of an int that is beyond what a float holds
 
 
 def shown(stored: NDArray[np.integer[Any]], table: Table) -> NDArray[np.float32]:
@@ -65,7 +70,11 @@ def windowed(values: Floats, counts: NDArray[np.int64], how: Window) -> Floats:
     ranks = np.array(_STRETCHES[str(how)]) * (below[-1] - 1)  # as numpy.percentile: between two order statistics
     first, second = (values[order][np.searchsorted(below, r, side="right")] for r in (np.floor(ranks), np.ceil(ranks)))
     low, high = (first + (second - first) * (ranks - np.floor(ranks))).tolist()
-    stretched: Floats = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    step = (values.max() - values.min()) / max(len(values) - 1, 1)  # from level to level: 1, if they are as stored
+    span = max(high - low, 1e-6 * step)
+    if span == 0:
+        return np.zeros_like(values)
+    stretched: Floats = np.clip((values - low) / span, 0, 1)
     return stretched
 
 
@@ -95,14 +104,15 @@ def window(values: NDArray[Any], centre: float, width: float, function: str = "L
     x: Floats = values.astype(np.float64)
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise ValueError(f"VOILUTFunction must be LINEAR, LINEAR_EXACT or SIGMOID, got {function!r}")
-    if not (np.isfinite(centre) and np.isfinite(width)) or (width < 1 if function == "LINEAR" else width <= 0):
+    if not (_is_finite(centre) and _is_finite(width)) or (width < 1 if function == "LINEAR" else width <= 0):
         raise ValueError(f"WindowWidth {width} (centre {centre}) is too small for VOILUTFunction {function}")
-    if function == "SIGMOID":
-        steps: Floats = np.clip(-4 * (x - centre) / width, None, 700)  # exp overflows beyond
-        return 1 / (1 + np.exp(steps))
-    if function == "LINEAR":  # the standard's half-pixel convention for integer values
-        centre, width = centre - 0.5, width - 1
-    if width == 0:
-        return (x > centre).astype(np.float64)
-    ramp: Floats = np.clip((x - centre) / width + 0.5, 0, 1)
+    with np.errstate(over="ignore"):  # to infinity, which is clipped
+        if function == "SIGMOID":
+            steps: Floats = np.clip(-4 * (x - centre) / width, None, 700)  # exp overflows beyond
+            return 1 / (1 + np.exp(steps))
+        if function == "LINEAR":  # the standard's half-pixel convention for integer values
+            centre, width = centre - 0.5, width - 1
+        if width == 0:
+            return (x > centre).astype(np.float64)
+        ramp: Floats = np.clip((x - centre) / width + 0.5, 0, 1)
     return ramp

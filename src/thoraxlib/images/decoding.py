@@ -1,0 +1,155 @@
+"""Stored grey values of a DICOM data set, whatever its transfer syntax, by the decoder that bears damage best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from thoraxlib.images import isolated
+from thoraxlib.images.codestream import Header, header
+from thoraxlib.images.elements import DataSet
+
+__all__ = ["stored_values"]
+
+_RLE = "1.2.840.10008.1.2.5"
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")  # of pydicom, within this process
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "XYB", "HSV")
+
+
+def stored_values(dataset: DataSet) -> NDArray[Any]:
+    """Decode the pixels of a data set: (rows, columns), of 8 or 16 bits, signed or not.
+
+    Raises
+    ------
+    ImportError
+        What decodes the transfer syntax is not installed.
+    ValueError
+        The data set has no single grey frame, more pixels than Pillow's limit allows, or damaged ones.
+    """
+    rows, columns, allocated, used = _layout(dataset)
+    signed = bool(dataset.integer("PixelRepresentation", 0))
+    decoder, found = _decoder(dataset), None
+    content = dataset.value("PixelData")
+    if decoder.is_encapsulated:
+        content, found = _compressed(content, rows, columns, allocated)
+        if found is None and dataset.syntax != _RLE:
+            raise ValueError("its compressed image is damaged: it has no header of JPEG")
+    else:
+        size = rows * columns * allocated // 8
+        if len(content) < size:
+            raise ValueError(
+                f"PixelData has {len(content)} bytes, {rows} x {columns} pixels need {size}: it is cut off"
+            )
+        if len(content) >= 2 * size and len(content) > size + 1:
+            raise ValueError(f"a single frame is wanted, PixelData has the bytes of {len(content) // size}")
+        content = content[:size]
+    if found is not None and _for_gdcm(decoder, found, allocated):
+        size = 8 if found.bits <= 8 else 16
+        if dataset.syntax == _JPEG_EXTENDED and found.bits not in (8, 12):
+            raise ValueError(f"JPEG Extended is of 8 or 12 bits, the compressed image says {found.bits}")
+        values = isolated.decode(content, dataset.syntax, rows, columns, size)
+        levels = np.frombuffer(values, f"<u{size // 8}").reshape(rows, columns)
+        shift = max(size - used, 0)  # bits above those in use may hold an overlay
+        return np.asarray((levels << shift).view(f"<{'i' if signed else 'u'}{size // 8}") >> shift)
+    plugins = [name for name in _PLUGINS if name in decoder.available_plugins]
+    if decoder.is_encapsulated and not plugins:
+        raise ImportError('decoding its pixels needs more: pip install "thoraxlib[dicom]"')
+    try:
+        decoded: NDArray[Any] = decoder.as_array(
+            dataset.value("PixelData") if decoder.is_encapsulated else content,
+            raw=True,
+            decoding_plugin="".join(plugins[:1]),
+            rows=rows,
+            columns=columns,
+            samples_per_pixel=1,
+            number_of_frames=1,
+            photometric_interpretation="MONOCHROME2",
+            bits_allocated=allocated,
+            bits_stored=used,
+            pixel_representation=int(signed),
+            pixel_keyword="PixelData",
+            pixel_vr=dataset.vr("PixelData"),
+        )[0]
+    except MemoryError:
+        raise
+    except Exception:  # of many kinds
+        raise ValueError("its pixels cannot be decoded: they are damaged") from None
+    return decoded
+
+
+def _layout(dataset: DataSet) -> tuple[int, int, int, int]:
+    """Rows, columns, allocated and used bits; refuses, before anything is decoded, what is not one grey image."""
+    interpretation = "".join(dataset.texts("PhotometricInterpretation")[:1])
+    if interpretation not in _GREY:
+        found = interpretation if interpretation in _COLOUR else "another text" if interpretation else "missing"
+        raise ValueError(f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, got {found}")
+    if "PixelData" not in dataset:
+        raise ValueError("it has no PixelData")
+    frames, samples = dataset.integer("NumberOfFrames", 1), dataset.integer("SamplesPerPixel", 1)
+    if frames > 1:
+        raise ValueError(f"a single frame is wanted, NumberOfFrames is {frames}")
+    if samples != 1:
+        raise ValueError(f"a grey frame is wanted, SamplesPerPixel is {samples}")
+    rows, columns = dataset.integer("Rows"), dataset.integer("Columns")
+    if rows < 1 or columns < 1:
+        raise ValueError(f"Rows and Columns must be above 0, got {rows} x {columns}")
+    limit = PILImage.MAX_IMAGE_PIXELS
+    if limit is not None and rows * columns > 2 * limit:
+        raise ValueError(f"{rows} x {columns} pixels are too large; raise PIL.Image.MAX_IMAGE_PIXELS if it is meant")
+    allocated, used = dataset.integer("BitsAllocated"), dataset.integer("BitsStored")
+    if allocated not in (8, 16) or not 1 <= used <= allocated:
+        raise ValueError(f"BitsAllocated must be 8 or 16, and BitsStored not more; got {allocated} and {used}")
+    highest = dataset.integer("HighBit", used - 1)
+    if highest != used - 1:
+        raise ValueError(f"HighBit must be BitsStored - 1 = {used - 1}, got {highest}")
+    return rows, columns, allocated, used
+
+
+def _decoder(dataset: DataSet) -> Any:
+    """The decoder of pydicom for the transfer syntax."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID, UID_dictionary
+
+    name = UID_dictionary.get(dataset.syntax, ("",))[0]
+    try:
+        if not name:
+            raise NotImplementedError
+        decoder = get_decoder(UID(dataset.syntax))
+    except NotImplementedError:
+        raise ValueError(f"the transfer syntax {name or 'of the file'} is not known to pydicom") from None
+    if not decoder.is_available:
+        lacking = "; ".join(decoder.missing_dependencies)
+        raise ImportError(f'decoding {name} needs more: pip install "thoraxlib[dicom]" ({lacking})')
+    return decoder
+
+
+def _compressed(content: bytes, rows: int, columns: int, allocated: int) -> tuple[bytes, Header | None]:
+    """The compressed image in an encapsulated value, and its header, refused where it is not what the file says."""
+    from pydicom.encaps import get_frame
+
+    try:
+        image = get_frame(content, 0, number_of_frames=1)
+    except Exception:
+        raise ValueError("its compressed image is damaged: PixelData does not consist of fragments") from None
+    found = header(image)
+    if found is None:  # RLE: its decoder goes by the file's header
+        return image, None
+    if found[:2] != (rows, columns):
+        raise ValueError(
+            f"the header says {rows} x {columns} pixels, the compressed picture has {found[0]} x {found[1]}"
+        )
+    if found.bits > allocated or found.channels != 1:
+        raise ValueError(f"the compressed picture has {found.bits} bits and {found.channels} channels")
+    return image, found
+
+
+def _for_gdcm(decoder: Any, found: Header, allocated: int) -> bool:
+    """Whether GDCM decodes it: all that is not JPEG 2000, but for JPEG of 8 bits, which Pillow bears better."""
+    if decoder.UID not in isolated.SYNTAXES or "gdcm" not in decoder.available_plugins:
+        return False
+    return allocated > 8 or found.bits > 8 or "pillow" not in decoder.available_plugins
