@@ -223,9 +223,9 @@ def test_averages_of_precision_recall_and_f1() -> None:
     y, s = (rng.random((60, 5)) < 0.3).astype(float), rng.random((60, 5))
     y[:, 4] = 0
     s[:, 3] = 0.1
-    s[0] = 0.5  # not above it
+    s[0] = 0.5  # from it on
     for name, scores in metrics.multilabel_report(y, s).items():
-        expected = precision_recall_fscore_support(y, s > 0.5, average=name, zero_division=0)[:3]
+        expected = precision_recall_fscore_support(y, s >= 0.5, average=name, zero_division=0)[:3]
         np.testing.assert_allclose(scores, expected)
     # unknown labels, and labels and images of which nothing is known, take no part
     known = metrics.multilabel_report(y[:, :4], s[:, :4])
@@ -233,7 +233,70 @@ def test_averages_of_precision_recall_and_f1() -> None:
     holes[:60, :4] = y[:, :4]
     assert metrics.multilabel_report(holes, scores) == known
     each = metrics.multilabel_report(y, s, np.array([0.1, 0.2, 0.3, 0.05, 0.5]))
-    called = s > np.array([0.1, 0.2, 0.3, 0.05, 0.5])
+    called = s >= np.array([0.1, 0.2, 0.3, 0.05, 0.5])
     np.testing.assert_allclose(each["micro"].recall, (called & (y == 1)).sum() / (y == 1).sum())
     nothing = metrics.multilabel_report(np.full((2, 2), np.nan), np.zeros((2, 2)))
-    assert np.isnan(nothing["macro"]).all()
+    assert np.isnan([*nothing.values()]).all()
+
+
+@pytest.mark.parametrize("score", [0.01, 0.5, 1 / 3])
+def test_a_score_counts_from_the_threshold_on_everywhere(score: float) -> None:
+    truth, scores = np.array([[0], [0], [0], [1.0]]), np.array([[score / 4], [score / 3], [score / 2], [score]])
+    best = metrics.best_thresholds(truth, scores)
+    assert best.tolist() == [score]
+    for threshold in (best, score):
+        assert metrics.confusion(truth, scores, threshold)["sensitivity"].tolist() == [1]
+        found = metrics.multilabel_report(truth, scores, threshold)
+        assert found["micro"] == found["macro"] == (1, 1, 1)
+
+
+def test_a_label_without_a_threshold_has_no_scores() -> None:
+    truth, scores = (
+        np.array([[0, 1], [1, 1], [0, 0], [1, 0.0]]),
+        np.array([[0.1, 0.9], [0.9, 0.8], [0.2, 0.1], [0.8, 0]]),
+    )
+    limits = metrics.best_thresholds(np.array([[0, 0], [1, 0], [0, 0], [1, 0.0]]), scores)
+    assert np.isnan(limits).tolist() == [False, True]
+    for values in metrics.confusion(truth, scores, limits).values():
+        assert values[0] == 1
+        assert np.isnan(values[1])
+    with pytest.warns(UserWarning, match="without a threshold.*columns 1$"):
+        found = metrics.multilabel_report(truth, scores, limits)
+    assert found == metrics.multilabel_report(truth[:, :1], scores[:, :1], limits[0])
+    with pytest.warns(UserWarning, match="columns 0, 1"):
+        nothing = metrics.multilabel_report(truth, scores, [NAN, NAN])
+    assert np.isnan([*nothing.values()]).all()
+    for score in (metrics.confusion, metrics.multilabel_report):
+        for one in (NAN, [NAN]):
+            with pytest.raises(ValueError, match="thresholds is NaN"):
+                score(truth, scores, one)
+
+
+def sure(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets, and probabilities of logits beyond 17 that are in perfect order."""
+    logits = torch.tensor([[18.0], [19.0], [20.0], [21.0], [-3.0]])
+    return torch.tensor([[0.0], [0.0], [1.0], [1.0], [0.0]]), logits.to(dtype).sigmoid()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_order_that_the_type_has_lost_is_told(dtype: torch.dtype) -> None:
+    targets, scores = sure(dtype)
+    for score in (
+        lambda t, s: metrics.auroc(t, s),
+        lambda t, s: metrics.average_precision(t, s),
+        lambda t, s: metrics.evaluate(t, s, ["Mass"], n_bootstrap=2),
+        lambda t, s: metrics.roc_curves(t, s, ["Mass"]),
+    ):
+        with pytest.warns(UserWarning, match="their order is lost"):
+            score(targets, scores)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            score(*sure(torch.float64))
+            score(targets, (scores > 0.5).float())  # decisions have no more order than these
+    assert metrics.auroc(*sure(torch.float64)).tolist() == [1]
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf")])
+def test_infinite_values_of_images_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="1 infinite"):
+        metrics.aggregate([[0.5], [value]], ["a", "a"])

@@ -2,8 +2,9 @@
 
 Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K), probabilities or logits. Both may be tensors or
 arrays. Scores come from scikit-learn; a label without both classes has the score NaN, is left out of the mean, and is
-named in a warning. The scores of organ masks are in :mod:`thoraxlib.segmentation`, those of boxes in
-:mod:`thoraxlib.localization`.
+named in a warning. In float32 a probability is exactly 1 from a logit of 17 on, and AUROC then takes such images for
+equal: give logits, or probabilities in float64, as :func:`thoraxlib.training.predict` returns them. The scores of organ
+masks are in :mod:`thoraxlib.segmentation`, those of boxes in :mod:`thoraxlib.localization`.
 """
 
 from __future__ import annotations

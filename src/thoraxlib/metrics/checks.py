@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike
 
 from thoraxlib.arrays import Floats, array
 
-__all__ = ["check_names", "checked", "scorable"]
+__all__ = ["check_names", "check_order", "checked", "scorable"]
+
+_PRECISE = 4  # bytes of a number, below which scores that differ are often written alike
 
 
 def check_names(labels: Sequence[str] | None, y: Floats) -> None:
@@ -36,6 +38,28 @@ def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     if not np.isfinite(s).all():
         raise ValueError(f"scores must be finite, but hold {np.isnan(s).sum()} NaN and {np.isinf(s).sum()} infinite")
     return y, s
+
+
+def check_order(y: Floats, s: Floats, scores: ArrayLike, stacklevel: int) -> None:
+    """Warn where the type of `scores` has lost their order: half precision, or float32 probabilities that are all 1."""
+    itemsize = getattr(getattr(scores, "dtype", None), "itemsize", 8)
+    if itemsize > _PRECISE or np.isin(s, (0, 1)).all():
+        return
+    if itemsize < _PRECISE:
+        text = "scores are in half precision, in which many that differ are equal"
+    elif ((s >= 0) & (s <= 1)).all() and _tied(y, s):
+        text = "scores are float32 probabilities, of which positives and negatives are exactly 1"
+    else:
+        return
+    warnings.warn(
+        f"{text}: their order is lost; give float32 logits, or float64 probabilities", stacklevel=stacklevel + 1
+    )
+
+
+def _tied(y: Floats, s: Floats) -> bool:
+    """Whether both classes of a label have the score 1."""
+    top = s == 1
+    return bool(((top & (y == 1)).any(axis=0) & (top & (y == 0)).any(axis=0)).any())
 
 
 def scorable(y: Floats, labels: Sequence[str] | None, stacklevel: int) -> list[int]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats
-from thoraxlib.metrics.checks import check_names, checked, scorable
+from thoraxlib.metrics.checks import check_names, check_order, checked, scorable
 
 __all__ = [
     "CHEXPERT_RADIOLOGISTS",
@@ -211,6 +211,7 @@ def _columns(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None
     """Known targets and their scores of each label that has both classes."""
     y, s = checked(targets, scores)
     check_names(labels, y)
+    check_order(y, s, scores, stacklevel=3)
     names = labels if labels is not None else [str(k) for k in range(y.shape[1])]
     known = ~np.isnan(y)
     return {names[k]: (y[known[:, k], k], s[known[:, k], k]) for k in scorable(y, labels, stacklevel=3)}

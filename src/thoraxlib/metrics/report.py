@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib.files import replacing
-from thoraxlib.metrics.checks import check_names, checked
+from thoraxlib.metrics.checks import check_names, check_order, checked
 from thoraxlib.metrics.intervals import WEIGHTED, bootstrap
 from thoraxlib.metrics.scores import auroc, average_precision
 from thoraxlib.text_tables import aligned, decimals, markdown, write
@@ -147,6 +147,7 @@ def evaluate(
     """
     y, s = checked(targets, scores)
     check_names(labels, y)
+    check_order(y, s, scores, stacklevel=2)
     options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
     areas = auroc(y, s, labels)
     with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib.arrays import Floats
-from thoraxlib.metrics.checks import check_names, checked, scorable
+from thoraxlib.metrics.checks import check_names, check_order, checked, scorable
 
 __all__ = ["auroc", "average_precision"]
 
@@ -32,7 +32,7 @@ def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = 
     Warns
     -----
     UserWarning
-        Labels without both classes.
+        Labels without both classes; scores whose type has lost their order, see :mod:`thoraxlib.metrics`.
 
     Examples
     --------
@@ -54,6 +54,7 @@ def average_precision(targets: ArrayLike, scores: ArrayLike, labels: Sequence[st
 def _each(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, score: Callable[..., Any]) -> Floats:
     y, s = checked(targets, scores)
     check_names(labels, y)
+    check_order(y, s, scores, stacklevel=3)
     known = ~np.isnan(y)
     values = np.full(y.shape[1], np.nan)
     for k in scorable(y, labels, stacklevel=3):

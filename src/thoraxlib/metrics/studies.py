@@ -35,7 +35,7 @@ def aggregate(values: ArrayLike, groups: Sequence[str], how: str | Sequence[str]
     Raises
     ------
     ValueError
-        Values that are not (N, K) for N groups; an unknown rule, or rules that are not K.
+        Values that are not (N, K) for N groups, or infinite; an unknown rule, or rules that are not K.
 
     Examples
     --------
@@ -46,6 +46,8 @@ def aggregate(values: ArrayLike, groups: Sequence[str], how: str | Sequence[str]
     table = array(values)
     if table.ndim != 2 or len(table) != len(groups):
         raise ValueError(f"values must be (N, K) for {len(groups)} groups, got shape {table.shape}")
+    if np.isinf(table).any():
+        raise ValueError(f"values hold {np.isinf(table).sum()} infinite numbers: finite ones are wanted, or NaN")
     rules = [how] * table.shape[1] if isinstance(how, str) else list(how)
     if len(rules) != table.shape[1] or not set(rules) <= {"mean", "max", "min"}:
         raise ValueError(f"how={how!r}: one of 'mean', 'max', 'min', or {table.shape[1]} of them")

@@ -1,7 +1,8 @@
-"""Operating points, and what is right and wrong at them."""
+"""Operating points, and what is right and wrong at them: a score counts as positive from its threshold on (>=)."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,20 +58,22 @@ def confusion(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5
     targets, scores : array_like
         (N, K); see :mod:`thoraxlib.metrics`.
     thresholds : float or array_like
-        One, or K.
+        One, or K, of which NaN is that of a label without a threshold, as :func:`best_thresholds` gives it.
 
     Returns
     -------
     dict
-        ``"sensitivity"``, ``"specificity"``, ``"precision"``, ``"f1"``, ``"accuracy"``; NaN where the denominator is 0.
+        ``"sensitivity"``, ``"specificity"``, ``"precision"``, ``"f1"``, ``"accuracy"``; NaN where the denominator is 0,
+        and for labels without a threshold.
 
     Raises
     ------
     ValueError
-        As :func:`auroc`; or thresholds that are not one number or K.
+        As :func:`auroc`; or thresholds that are not one number or K, or one NaN for all labels.
     """
     y, s = checked(targets, scores)
-    called = s >= _limits(thresholds, y.shape[1])
+    limits = _limits(thresholds, y.shape[1])
+    called, y = s >= limits, np.where(np.isnan(limits), np.nan, y)
     tp, fp = (called & (y == 1)).sum(axis=0), (called & (y == 0)).sum(axis=0)
     fn, tn = (~called & (y == 1)).sum(axis=0), (~called & (y == 0)).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -87,6 +90,8 @@ def _limits(thresholds: ArrayLike, labels: int) -> Floats:
     limits = array(thresholds)
     if limits.shape not in ((), (1,), (labels,)):
         raise ValueError(f"thresholds must be one number or {labels}, got shape {limits.shape}")
+    if np.isnan(limits).any() and limits.shape != (labels,):
+        raise ValueError("thresholds is NaN: a number, or one for each label, of which some may be NaN")
     return np.broadcast_to(limits, (labels,))
 
 
@@ -99,28 +104,33 @@ class Averages(NamedTuple):
 
 
 def multilabel_report(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLike = 0.5) -> dict[str, Averages]:
-    """Precision, recall and F1 at ``score > threshold``, averaged in three ways.
+    """Precision, recall and F1 at ``score >= threshold``, averaged in three ways.
 
-    As jaydurant/ChestX-ray_classification_and_localization prints them, by scikit-learn's definitions: what has the
-    denominator 0 counts as 0. Unknown labels take no part.
+    As jaydurant/ChestX-ray_classification_and_localization prints them (which has ``score > threshold``), by
+    scikit-learn's definitions: what has the denominator 0 counts as 0. Unknown labels take no part.
 
     Parameters
     ----------
     targets, scores : array_like
         (N, K); see :mod:`thoraxlib.metrics`.
     thresholds : float or array_like
-        One, or K.
+        As for :func:`confusion`; labels without a threshold take no part.
 
     Returns
     -------
     dict
         ``"micro"``: of all labels of all images together; ``"macro"``: means over the labels that are known of any
-        image; ``"samples"``: means over the images of which any label is known.
+        image; ``"samples"``: means over the images of which any label is known. NaN where nothing is known.
 
     Raises
     ------
     ValueError
         As :func:`confusion`.
+
+    Warns
+    -----
+    UserWarning
+        Labels without a threshold, by their columns.
 
     Examples
     --------
@@ -128,13 +138,18 @@ def multilabel_report(targets: ArrayLike, scores: ArrayLike, thresholds: ArrayLi
     Averages(precision=0.75, recall=0.75, f1=0.6666666666666666)
     """
     y, s = checked(targets, scores)
-    known = ~np.isnan(y)
-    called = known & (s > _limits(thresholds, y.shape[1]))
-    hits, positive = called & (y == 1), y == 1
-    found = {"micro": _averages(hits.sum(), called.sum(), positive.sum())}
-    for name, axis in (("macro", 0), ("samples", 1)):
-        told = known.any(axis=axis)
-        found[name] = _averages(*(cells.sum(axis=axis)[told] for cells in (hits, called, positive)))
+    limits = _limits(thresholds, y.shape[1])
+    without = np.isnan(limits)
+    if without.any():
+        columns = ", ".join(map(str, np.flatnonzero(without)))
+        warnings.warn(f"labels without a threshold (NaN) take no part: columns {columns}", UserWarning, stacklevel=2)
+    known = ~np.isnan(y) & ~without
+    called, positive = known & (s >= limits), known & (y == 1)
+    found = {}
+    for name, axis in (("micro", None), ("macro", 0), ("samples", 1)):
+        told = np.atleast_1d(known.any(axis=axis))
+        each = (np.atleast_1d(cells.sum(axis=axis))[told] for cells in (called & positive, called, positive))
+        found[name] = _averages(*each)
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from thoraxlib.arguments import one_of
 
@@ -56,7 +57,10 @@ class TenCrop(nn.Module):
         crops = torch.stack(ten_crop(x, [self.size, self.size]), dim=1)
         chunks: list[Tensor] = [self.model(part) for part in torch.split(crops.flatten(0, 1), self.chunk)]
         logits = torch.cat(chunks).reshape(*crops.shape[:2], -1)
-        return logits.mean(dim=1) if self.reduce == "logit" else logits.sigmoid().mean(dim=1).logit()
+        if self.reduce == "logit":
+            return logits.mean(dim=1)
+        # the logit of the mean probability, by logarithms: finite where probabilities are rounded to 0 and 1
+        return logsigmoid(logits).logsumexp(dim=1) - logsigmoid(-logits).logsumexp(dim=1)
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:

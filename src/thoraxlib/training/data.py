@@ -178,7 +178,8 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
     Raises
     ------
     ValueError
-        No images; labels that differ between the parts; targets outside [0, 1]; numbers out of range.
+        No images; labels that differ between the parts; targets outside [0, 1], or not one for each image and label;
+        numbers out of range.
 
     Warns
     -----
@@ -210,6 +211,9 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
                 raise ValueError(f"{name} holds no image")
             if tuple(part.labels) != tuple(train.labels):
                 raise ValueError(f"{name} has the labels {tuple(part.labels)}, train has {tuple(train.labels)}")
+            shape, wanted = tuple(getattr(part, "targets", torch.zeros(0)).shape), (len(part), len(part.labels))
+            if shape not in (wanted, (0,)):
+                raise ValueError(f"{name} has targets {shape}: {wanted[0]} images and {wanted[1]} labels")
             for of in ("targets", "region_targets"):
                 values = getattr(part, of, torch.zeros(0))
                 outside = values[(values < 0) | (values > 1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from thoraxlib.detection import RegionDetector, average_precision
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.localization.metrics import paired_iou
 from thoraxlib.training.task import Task
+
+if TYPE_CHECKING:
+    from thoraxlib.training.data import DataModule
 
 __all__ = ["ANAXNET_DETECTOR", "DetectionTask"]
 
@@ -81,10 +84,28 @@ class DetectionTask(Task):
             {"params": group, **more} for group, more in zip(groups, ({}, {"weight_decay": 0.0}), strict=True) if group
         ]
 
-    def on_fit_start(self) -> None:
-        """Look at the names of the regions before the first step."""
-        for part in self.trainer.datamodule.parts.values():
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of all that is logged."""
+        regions = (f"val/iou_{name}" for name in self.model.region_names)
+        return (*super().scores, "val/iou", "val/ap50", *regions)
+
+    def check(self, data: DataModule) -> None:
+        """See that the images come with the detector's regions.
+
+        Raises
+        ------
+        ValueError
+            No regions, or others.
+        """
+        super().check(data)
+        for part in data.parts.values():
             check_regions(self.model, part)
+        if not data.regions:
+            raise ValueError("the samples have no regions: build the data module with regions=True")
+
+    def on_fit_start(self) -> None:
+        """Nothing is counted: the detector has its own losses."""
 
     def objective(self, batch: dict[str, Any]) -> Tensor:
         """The weighted sum of the detector's losses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.detection import DetectionTask
 from thoraxlib.training.logs import EpochTable, quiet
+from thoraxlib.training.processes import only_run
 from thoraxlib.training.regions import RegionTask
-from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, of_run
-from thoraxlib.training.schedules import Schedule
+from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, distinct, of_run
+from thoraxlib.training.schedules import Schedule, of_whole_run
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.settings import begin, identity
-from thoraxlib.training.task import MultiLabelTask, Task
+from thoraxlib.training.task import MultiLabelTask, Task, as_named, uncompiled
 
 __all__ = ["FitResult", "fit"]
 
@@ -94,12 +95,14 @@ def fit(
     `output` receives ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` (after each epoch), ``config.json``, logs,
     and ``model/`` (see :func:`thoraxlib.save_pretrained`) for models of the registry. If the run is interrupted, the
     same call goes on after the last whole epoch and, on one kind of machine, ends with the weights that it would have
-    had.
+    had. So does a call with more `epochs`, unless the schedule depends on their number. One run at a time writes to
+    `output`. Data that cannot be trained on are refused before the first epoch, as far as their labels tell.
 
     Parameters
     ----------
     model : nn.Module
-        Returns logits (N, K); trained in place.
+        Returns logits (N, K); trained in place. The files of a compiled one (``torch.compile``) are those of the model
+        that was compiled.
     data : DataModule
         Its labels must be the model's.
     output : path
@@ -126,7 +129,8 @@ def fit(
     loggers : sequence of {"csv", "tensorboard"}
         Where scores are written, under ``output/logs``.
     callbacks : sequence of Callback
-        Further Lightning callbacks.
+        Further Lightning callbacks, also several of one class, such as ``ModelCheckpoint`` for the best three epochs;
+        what those without a ``dirpath`` write is under ``output/logs``. In a resumed run, pass them in the same order.
     progress : bool
         Show a bar.
     resume : bool
@@ -142,16 +146,24 @@ def fit(
     Raises
     ------
     ValueError
-        Labels or regions of model and data that differ; resuming a run that had other settings; arguments out of range.
+        Labels or regions of model and data that differ; labels that cannot be learnt or scored, such as those of which
+        no image has a known one; resuming a run that had other settings; another run that is writing to `output`;
+        arguments out of range.
     RuntimeError
-        `monitor` was never logged or never finite, so that there is no best epoch.
+        `monitor` cannot be, or never was, finite after a whole epoch, so that there is no best one.
+
+    Warns
+    -----
+    UserWarning
+        Labels that are unknown in every image of the training or the validation part.
     """
+    called, model = model, uncompiled(model)
     _check(model, data, epochs, accumulate, loggers)
     output = Path(output)
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
     training = (task or _task_of(model))(
-        model,
+        called,
         loss=loss,
         optimizer=optimizer,
         scheduler=scheduler,
@@ -160,6 +172,8 @@ def fit(
         channels_last=channels_last,
     )
     monitor, mode = training.monitor, training.mode
+    _check_monitors(training, callbacks)
+    training.check(data)
     settings = {
         **identity(model, data),
         "epochs": epochs,
@@ -174,18 +188,13 @@ def fit(
         "precision": precision,
         "seed": seed,
     }
-    done = begin(output, settings, last, best, resume=resume)
     keep = partial(ModelCheckpoint, dirpath=checkpoints, enable_version_counter=False, auto_insert_metric_name=False)
     of_best = keep(filename="best", monitor=monitor, mode=mode)
-    watching: list[Callback] = [
-        of_best,
-        keep(filename="last", save_on_train_epoch_end=True),
-        BatchSeed(seed),
-        *callbacks,
-    ]
-    if patience is not None:
-        watching.append(Patience(monitor, mode=mode, patience=patience))
-    with quiet():
+    of_last = keep(filename="last", save_on_train_epoch_end=True)
+    stopping = [] if patience is None else [Patience(monitor, mode=mode, patience=patience)]
+    distinct([of_best, of_last, *stopping, *callbacks])
+    with only_run(output), quiet():
+        done = begin(output, settings, last, best, resume=resume, growing=not of_whole_run(training.scheduler))
         trainer = Trainer(
             accelerator=accelerator,
             devices=1 if accelerator == "cpu" and devices == "auto" else devices,
@@ -197,17 +206,20 @@ def fit(
             accumulate_grad_batches=accumulate,
             gradient_clip_val=gradient_clip,
             logger=[_logger(name, output, done) for name in loggers],
-            callbacks=watching,
+            # the last epoch's checkpoint comes last, so that it has the state of all the others
+            callbacks=[of_best, BatchSeed(seed), *callbacks, *stopping, of_last],
             plugins=[WholeFiles()],
+            default_root_dir=output / "logs",
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
         trainer.fit(training, datamodule=data, ckpt_path=str(last) if done >= 0 else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return _best(model, trainer, of_best, best, output, monitor)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        result = _best(model, trainer, of_best, best, output, monitor)
+    return replace(result, model=called.eval())
 
 
 def _task_of(model: nn.Module) -> type[Task]:
@@ -231,6 +243,17 @@ def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, log
         one_of("loggers", name, LOGGERS)
 
 
+def _check_monitors(task: Task, callbacks: Sequence[Callback]) -> None:
+    """Raise for a score that nobody logs, where all that log are known."""
+    known = ("thoraxlib.", "lightning.")
+    if not all(type(each).__module__.startswith(known) for each in (task, *callbacks)):
+        return
+    one_of("monitor", task.monitor, task.scores)
+    for each in callbacks:
+        if getattr(each, "monitor", None) is not None:
+            one_of(f"monitor of {type(each).__name__}", each.monitor, (*task.scores, "epoch", "step"))
+
+
 def _logger(name: str, output: Path, done: int) -> Any:
     return EpochTable(output, done) if name == "csv" else TensorBoardLogger(output, name="logs", version="")
 
@@ -250,7 +273,8 @@ def _best(
             f"{', '.join(sorted(map(str, trainer.callback_metrics)))}"
         )
     prefix = "model."
-    model.load_state_dict({k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)})
+    plain = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    model.load_state_dict(as_named(plain, model))
     model.eval()
     if trainer.is_global_zero and can_be_saved(model):
         save_pretrained(model, output / "model")

@@ -25,7 +25,8 @@ class Predictions(NamedTuple):
     Attributes
     ----------
     probabilities, logits : Tensor
-        float32 (N, K); of a model of regions (N, R, K), in which those of absent regions mean nothing.
+        float64 and float32 (N, K); of a model of regions (N, R, K), in which those of absent regions mean nothing. In
+        float32, probabilities of sure networks would be 1 and have no order.
     targets : Tensor
         float32, of that shape: 1, 0, or NaN, also where the data set does not know about regions.
     ids : list of str
@@ -108,4 +109,4 @@ def predict(
         model.to(home)
     logits = torch.cat(parts)
     targets = torch.cat(known) if regional else dataset.targets
-    return Predictions(logits.sigmoid(), logits, targets.clone(), list(dataset.ids), labels)
+    return Predictions(logits.double().sigmoid(), logits, targets.clone(), list(dataset.ids), labels)

@@ -1,26 +1,54 @@
-"""What one of several training processes does for all."""
+"""Who of several training processes does something for all, and that one run at a time writes to a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
-__all__ = ["first_process", "is_first_process"]
+from thoraxlib.files import alone
+
+__all__ = ["first_process", "is_first_process", "only_run"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _PATIENCE = timedelta(days=30)  # the group's own limit is that of a step, not of an evaluation
+_LINGERING = 10.0  # seconds in which the loading processes of a killed run see that it is gone
 
 
 def is_first_process() -> bool:
     """Whether this is the only process, or the first of those that torchrun, SLURM or Lightning started."""
     return not rank_zero_only.rank
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: the first process does so for all of its run, and waits for what a killed run leaves.
+
+    Raises
+    ------
+    ValueError
+        Another run writes to the folder.
+    """
+    with ExitStack() as held:
+        until = time.monotonic() + _LINGERING
+        while is_first_process():
+            try:
+                held.enter_context(alone(folder))
+                break
+            except ValueError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+        yield
 
 
 def first_process(function: Callable[P, R]) -> Callable[P, R]:

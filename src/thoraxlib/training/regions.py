@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor
 from thoraxlib.arrays import Floats
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.training.task import MultiLabelTask, check_labels, model_inputs
+
+if TYPE_CHECKING:
+    from thoraxlib.datasets import ChestDataset
+    from thoraxlib.training.data import DataModule
 
 __all__ = ["RegionTask"]
 
@@ -55,24 +59,36 @@ class RegionTask(MultiLabelTask):
         output = self.model.forward_all(*model_inputs(batch))  # type: ignore[operator]
         logits, labels = output.logits, batch["region_labels"]
         check_labels(logits, labels)
-        if getattr(self.model.head, "missing", "mask") == "mask":
+        if self._masked:
             labels = torch.where(output.regions.present[..., None], labels, torch.nan)
         return logits, labels
 
-    def on_fit_start(self) -> None:
-        """See that the data have the model's regions, in its order; give the loss the training targets.
+    def check(self, data: DataModule) -> None:
+        """See that the data have the model's regions, in its order, and labels that can be learnt and scored.
 
         Raises
         ------
         ValueError
-            Other regions, or a part in which none is present.
+            Other regions, or a part in which none is present; and as :class:`~thoraxlib.training.task.MultiLabelTask`.
         """
-        for name, part in self.trainer.datamodule.parts.items():
+        for name, part in data.parts.items():
             check_regions(self.model, part)
             present = getattr(part, "region_present", None)
             if present is not None and not bool(present.any()):
                 raise ValueError(f"{name}: no region of any image is present; has the detector found none?")
-        super().on_fit_start()
+        super().check(data)
+
+    def targets(self, part: ChestDataset) -> Tensor | None:
+        """Labels of the regions (N, R, K), where they are known beforehand; NaN in absent regions."""
+        targets, present = getattr(part, "region_targets", None), getattr(part, "region_present", None)
+        if targets is None or present is None or not self._masked:
+            return targets
+        return torch.where(present[..., None], targets, torch.nan)
+
+    @property
+    def _masked(self) -> bool:
+        """Whether absent regions have no part in loss and scores."""
+        return getattr(self.model.head, "missing", "mask") == "mask"
 
     def training_targets(self) -> Tensor | None:
         """Labels of all regions of the training images, (N * R, K), where they are known beforehand."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from thoraxlib.files import check_stored, replacing
 
-__all__ = ["BatchSeed", "Patience", "WholeFiles", "of_run"]
+__all__ = ["BatchSeed", "Patience", "WholeFiles", "distinct", "of_run"]
 
 
 def _trusted(path: Path) -> Any:
@@ -85,3 +87,43 @@ class Patience(EarlyStopping):  # type: ignore[misc]
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once where the checkpoint says so."""
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class _Numbered(Callback):  # type: ignore[misc]
+    """One of several callbacks whose state would have the same name in a checkpoint."""
+
+    kind: type
+    number: int
+
+    @property
+    def state_key(self) -> str:
+        """The class's name for it, and a number."""
+        return f"{super().state_key}#{self.number}"
+
+    def __reduce__(self) -> Any:
+        return _again, (self.kind, self.__dict__)
+
+
+def distinct(callbacks: Iterable[Callback]) -> None:
+    """Give the states of callbacks names of their own: by their order, where those of a class have one name."""
+    seen = Counter[str]()
+    for callback in callbacks:
+        if isinstance(callback, _Numbered):  # of an earlier run
+            callback.__class__ = callback.kind
+        key = callback.state_key
+        seen[key] += 1
+        if seen[key] > 1:
+            callback.__class__ = _numbered(type(callback))
+            callback.number = seen[key]
+
+
+def _numbered(kind: type) -> type:
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "kind": kind}
+    return type(kind.__name__, (_Numbered, kind), names)
+
+
+def _again(kind: type, state: dict[str, Any]) -> Callback:
+    """Such a callback in another process."""
+    callback: Callback = object.__new__(_numbered(kind))
+    callback.__dict__.update(state)
+    return callback

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -11,6 +11,9 @@ from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score
 from thoraxlib.training.task import Task
+
+if TYPE_CHECKING:
+    from thoraxlib.training.data import DataModule
 
 __all__ = ["SegmentationTask"]
 
@@ -39,6 +42,27 @@ class SegmentationTask(Task):
     def __init__(self, model: Segmenter, *, parts: Mapping[str, Sequence[str]] = ORGAN_PARTS, **settings: Any) -> None:
         super().__init__(model, **settings)
         self.parts = parts
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of all that is logged."""
+        organs = (f"val/dice_{organ}" for organ in self.model.classes[1:])
+        return (*super().scores, "val/loss", "val/dice", *organs)
+
+    def check(self, data: DataModule) -> None:
+        """See that the images come with masks, alike in all parts.
+
+        Raises
+        ------
+        ValueError
+            No masks, or other ones in a part than in ``train``.
+        """
+        super().check(data)
+        if not data.masks:
+            raise ValueError("the samples have no masks: build the data module with masks=True")
+        names = [tuple(getattr(data.parts[part], "mask_names", ())) for part in ("train", "val")]
+        if not names[0] or names[0] != names[1]:
+            raise ValueError(f"mask_names of train are {names[0]}, of val {names[1]}: the same are needed")
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits, and the masks of the classes."""

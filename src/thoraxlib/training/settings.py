@@ -34,7 +34,7 @@ def identity(model: nn.Module, data: DataModule) -> dict[str, Any]:
     }
 
 
-def begin(output: Path, settings: Mapping[str, Any], last: Path, best: Path, *, resume: bool) -> int:
+def begin(output: Path, settings: Mapping[str, Any], last: Path, best: Path, *, resume: bool, growing: bool) -> int:
     """Make a run's folder, or find the run that is in it.
 
     Parameters
@@ -47,6 +47,8 @@ def begin(output: Path, settings: Mapping[str, Any], last: Path, best: Path, *, 
         Checkpoints.
     resume : bool
         Go on after `last` if it is there; otherwise both are removed.
+    growing : bool
+        The run may go on to another number of epochs than it was begun for, if no more are done.
 
     Returns
     -------
@@ -63,8 +65,20 @@ def begin(output: Path, settings: Mapping[str, Any], last: Path, best: Path, *, 
         before = read_json(config) if config.exists() else {}
         if not isinstance(before, dict):
             raise ValueError(f"{config} is damaged: it holds no settings; resume=False starts a new run")
-        goes_on(output, before, plain, "a run", remedy="change output, or resume=False for a new run")
-        return int(of_run(last)["epoch"])
+        done = int(of_run(last)["epoch"])
+        epochs, more = before.get("epochs"), plain["epochs"]
+        why = "the schedule depends on it" if done < more else f"{done + 1} are done"
+        goes_on(
+            output,
+            {**before, "epochs": more} if growing and done < more else before,
+            plain,
+            "a run",
+            {"epochs": f"epochs={epochs} before, {more} now, and {why}"},
+            remedy="change output, or resume=False for a new run",
+        )
+        if epochs != more and is_first_process():
+            write_json(config, plain, indent=2)
+        return done
     if is_first_process():
         last.parent.mkdir(parents=True, exist_ok=True)
         for path in (last, best):

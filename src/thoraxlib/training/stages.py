@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thoraxlib.files import goes_on, read_json
 from thoraxlib.persistence import can_be_saved, save_pretrained, weights_digest
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
-from thoraxlib.training.processes import is_first_process
+from thoraxlib.training.processes import is_first_process, only_run
 from thoraxlib.training.schedules import Schedule
-from thoraxlib.training.task import MultiLabelTask, model_inputs
+from thoraxlib.training.task import MultiLabelTask, model_inputs, uncompiled
 
 __all__ = ["Stage", "fit_stages"]
 
@@ -110,43 +111,69 @@ def fit_stages(
     ------
     ValueError
         No stages, or two of one name; parts that the model does not have; rates of parts that are not trained; a part
-        that the loss does not reach; and as :func:`thoraxlib.training.fit`.
+        that the loss does not reach; other epochs than before, for a stage after which another has begun; and as
+        :func:`thoraxlib.training.fit`.
     """
     names = [stage.name for stage in stages]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"stages={names}: at least one is needed, each with a name of its own")
     folders = [Path(output) / f"{number}_{name}" for number, name in enumerate(names, start=1)]
-    if not resume and is_first_process():  # also of later stages, which began with what is now to be replaced
-        for path in (folder / "checkpoints" / f"{kept}.ckpt" for folder in folders for kept in ("last", "best")):
-            path.unlink(missing_ok=True)
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     batch_size, results = data.batch_size, list[FitResult]()
     try:
-        for stage, folder in zip(stages, folders, strict=True):
-            data.batch_size = stage.batch_size or batch_size
-            if stage.prepare is not None:
-                stage.prepare(model)
-            result = fit(
-                _Staged(model, stage, first=not results),
-                data,
-                output=folder,
-                task=_StageTask,
-                epochs=stage.epochs,
-                loss=stage.loss,
-                optimizer=stage.optimizer,
-                scheduler=stage.scheduler,
-                resume=resume,
-                **settings,
-            )
-            results.append(replace(result, model=model))
+        _check(model, data, stages, settings.get("monitor"))
+        with only_run(Path(output)):
+            if not resume and is_first_process():  # also of later stages, which began with what is now to be replaced
+                for path in (_kept(folder, name) for folder in folders for name in ("last", "best")):
+                    path.unlink(missing_ok=True)
+            for stage, folder, later in zip(stages, folders, [*folders[1:], None], strict=True):
+                if later is not None and _kept(later, "last").exists():
+                    _check_over(folder, stage)
+                data.batch_size = stage.batch_size or batch_size
+                if stage.prepare is not None:
+                    stage.prepare(model)
+                result = fit(
+                    _Staged(model, stage, first=not results),
+                    data,
+                    output=folder,
+                    task=_StageTask,
+                    epochs=stage.epochs,
+                    loss=stage.loss,
+                    optimizer=stage.optimizer,
+                    scheduler=stage.scheduler,
+                    resume=resume,
+                    **settings,
+                )
+                results.append(replace(result, model=model))
+            model.eval()
+            if results[-1].trainer.is_global_zero and can_be_saved(uncompiled(model)):
+                save_pretrained(uncompiled(model), Path(output) / "model")
     finally:
         data.batch_size = batch_size
         for parameter, required in before:
             parameter.requires_grad_(required)
-    model.eval()
-    if results[-1].trainer.is_global_zero and can_be_saved(model):
-        save_pretrained(model, Path(output) / "model")
     return results
+
+
+def _kept(folder: Path, name: str) -> Path:
+    return folder / "checkpoints" / f"{name}.ckpt"
+
+
+def _check(model: nn.Module, data: DataModule, stages: Sequence[Stage], monitor: str | None) -> None:
+    """Raise before the first stage where a later one cannot be trained, as far as nothing is to be prepared for it."""
+    for stage in stages:
+        if stage.prepare is not None:
+            return
+        _StageTask(_Staged(model, stage, first=True), loss=stage.loss, monitor=monitor).check(data)
+
+
+def _check_over(folder: Path, stage: Stage) -> None:
+    """Raise where a stage is to have other epochs than before, although the next stage began with its weights."""
+    config = folder / "config.json"
+    begun = read_json(config) if config.exists() else {}
+    if isinstance(begun, dict) and "epochs" in begun:
+        remedy = "the next stage began with its weights: change output, or resume=False for a new run"
+        goes_on(folder, begun, {"epochs": stage.epochs}, "a stage", remedy=remedy)
 
 
 class _Staged(nn.Module):
@@ -170,13 +197,13 @@ class _Staged(nn.Module):
             self.labels = tuple(labels)
         # what else decides about the weights, for a resumed run to compare
         self.config: Any = {
-            "model": getattr(model, "config", type(model).__qualname__),
+            "model": getattr(model, "config", type(uncompiled(model)).__qualname__),
             "stage": stage.name,
             "trained": list(stage.trained),
             "output": stage.output,
             "losses": dict(stage.losses),
             "rates": dict(stage.rates),
-            "start": None if first else weights_digest(model),
+            "start": None if first else weights_digest(uncompiled(model)),
         }
         if not stage.frozen_statistics:
             self.config["frozen_statistics"] = False

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from thoraxlib import losses, metrics
 from thoraxlib.arrays import Floats
 from thoraxlib.registry import Spec
-from thoraxlib.training.schedules import Schedule, schedule
+from thoraxlib.training.schedules import Schedule, of_whole_run, schedule
 
-__all__ = ["MultiLabelTask", "Task", "better", "model_inputs"]
+if TYPE_CHECKING:
+    from thoraxlib.datasets import ChestDataset
+    from thoraxlib.training.data import DataModule
+
+__all__ = ["MultiLabelTask", "Task", "as_named", "better", "model_inputs", "uncompiled"]
 
 # A look at the loss makes the host wait for the device, so that away from the CPU it is taken after so many batches.
 LOOK = {"cpu": 1}
 LOOK_ELSEWHERE = 50
+
+_COMPILED = "_orig_mod."  # of torch.compile, in the names of weights
 
 
 def model_inputs(batch: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -48,6 +56,18 @@ def check_labels(logits: Tensor, labels: Tensor) -> None:
         )
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model that ``torch.compile`` was given, or the model itself."""
+    plain: nn.Module = getattr(model, "_orig_mod", model)
+    return plain
+
+
+def as_named(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """Weights of uncompiled modules, by the names that `module` has for them."""
+    names = {name.replace(_COMPILED, ""): name for name in module.state_dict()}
+    return {names.get(name, name): value for name, value in state.items()}
+
+
 def better(monitor: str) -> str:
     """Whether the ``"min"`` or the ``"max"`` of a logged score is the best."""
     return "min" if "loss" in monitor else "max"
@@ -57,7 +77,7 @@ class Task(LightningModule):  # type: ignore[misc]
     """What training has in common, whatever the model's output: a loss, an optimizer, a schedule, a look at the loss.
 
     Logs ``train/loss``. A subclass says in :meth:`outputs` what goes into the loss, and has the validation and the
-    defaults.
+    defaults. Checkpoints have the names of the uncompiled model's weights.
 
     Parameters
     ----------
@@ -82,6 +102,8 @@ class Task(LightningModule):  # type: ignore[misc]
     ------
     ValueError
         In a step: a loss that is not finite.
+    RuntimeError
+        Fewer steps than an epoch has, where the best epoch is that of a validation score.
     """
 
     default_loss: ClassVar[Spec]
@@ -113,6 +135,14 @@ class Task(LightningModule):  # type: ignore[misc]
         """Logits."""
         logits: Tensor = self.model(x.to(memory_format=self.memory_format) if x.ndim == 4 else x, *more)
         return logits
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of all that is logged."""
+        return ("train/loss",)
+
+    def check(self, data: DataModule) -> None:
+        """Raise, before anything is read or written, where the data cannot be trained on."""
 
     def make_loss(self, spec: Any) -> Any:
         """The loss of its spec."""
@@ -157,6 +187,31 @@ class Task(LightningModule):  # type: ignore[misc]
         targets = self.training_targets()
         if targets is not None:
             self.count(targets)
+
+    def on_train_start(self) -> None:
+        """Raise where no epoch will be whole.
+
+        Raises
+        ------
+        RuntimeError
+            See the class.
+        """
+        steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+        best_is_kept = bool(self.trainer.checkpoint_callbacks) and self.monitor.startswith("val/")
+        if best_is_kept and 0 <= self.trainer.max_steps < steps:
+            raise RuntimeError(
+                f"max_steps={self.trainer.max_steps}: an epoch has {steps} steps, and monitor={self.monitor!r} is "
+                "known after whole epochs only"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the weights as the uncompiled model does."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name.replace(_COMPILED, ""): value for name, value in state.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the weights as this model does."""
+        checkpoint["state_dict"] = as_named(checkpoint["state_dict"], self)
 
     def count(self, targets: Tensor) -> None:
         """Give the loss the training targets, where it asks for them."""
@@ -217,11 +272,60 @@ class Task(LightningModule):  # type: ignore[misc]
         plan = schedule(
             self.scheduler,
             optimizer,
-            steps=int(self.trainer.estimated_stepping_batches) if self.scheduler is not None else 0,
+            steps=int(self.trainer.estimated_stepping_batches) if of_whole_run(self.scheduler) else 0,
             monitor=self.monitor,
             mode=self.mode,
         )
         return optimizer if plan is None else {"optimizer": optimizer, "lr_scheduler": plan}
+
+    def on_train_epoch_end(self) -> None:
+        """Step a plateau schedule before the epoch's checkpoint; Lightning does so after it."""
+        value = self.trainer.callback_metrics.get(self.monitor)
+        if value is None or not self.trainer.is_last_batch:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                self.lr_scheduler_step(config.scheduler, value)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule, a plateau once in an epoch."""
+        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.last_epoch > self.current_epoch:
+            return
+        super().lr_scheduler_step(scheduler, metric)
+
+
+_RANKED = ("val/auroc", "val/average_precision")
+
+
+def _check_known(part: str, targets: Tensor, labels: Sequence[str]) -> None:
+    """Raise where no label of a part is known; name those that are unknown throughout."""
+    known = ~targets.isnan().flatten(0, -2).all(dim=0)
+    if not bool(known.any()):
+        raise ValueError(f"{part}: every label of every image is unknown (NaN)")
+    if not bool(known.all()):
+        lost = [label for label, told in zip(labels, known.tolist(), strict=True) if not told]
+        text = "nothing is learnt about them" if part == "train" else "they have no part in the scores"
+        warnings.warn(
+            f"{part}: labels that are unknown (NaN) in every image: {', '.join(lost)}; {text}",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _check_scored(targets: Tensor, monitor: str) -> None:
+    """Raise where validation labels cannot be scored."""
+    soft = targets[(targets != 0) & (targets != 1) & ~targets.isnan()]
+    if len(soft):
+        raise ValueError(
+            f"val has the target {float(soft[0]):g}: scores need 0, 1 or NaN for unknown; smoothed labels are for "
+            "training (build the validation part with another uncertain=)"
+        )
+    columns = targets.flatten(1)
+    if monitor in _RANKED and not bool(((columns == 0).any(dim=0) & (columns == 1).any(dim=0)).any()):
+        raise RuntimeError(
+            f"monitor={monitor!r} cannot be finite, so that no epoch would be the best: no label of the validation "
+            "part has both classes"
+        )
 
 
 class MultiLabelTask(Task):
@@ -246,6 +350,57 @@ class MultiLabelTask(Task):
 
     default_loss = "bce"
     default_monitor = "val/auroc"
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of all that is logged."""
+        return (*super().scores, "val/loss", *_RANKED)
+
+    def check(self, data: DataModule) -> None:
+        """See that the labels of both parts can be learnt and scored.
+
+        Raises
+        ------
+        ValueError
+            Nothing but unknown labels; soft labels in the validation part; unknown labels that make the loss NaN.
+        RuntimeError
+            A validation part of which no label has both classes, where the best epoch is that of a ranking score.
+
+        Warns
+        -----
+        UserWarning
+            Labels that are unknown in every image of a part.
+        """
+        super().check(data)
+        for name, part in data.parts.items():
+            targets = self.targets(part) if name != "test" else None
+            if targets is not None:
+                _check_known(name, targets, data.labels)
+                if name == "train":
+                    self.count(targets.flatten(0, -2))
+                else:
+                    _check_scored(targets, self.monitor)
+                self._check_loss(name, targets)
+
+    def targets(self, part: ChestDataset) -> Tensor | None:
+        """Labels of a part (N, ..., K), where they are known before its images are read."""
+        return part.targets
+
+    def _check_loss(self, part: str, targets: Tensor) -> None:
+        """Raise where unknown labels make the loss NaN."""
+        rows = targets[targets.isnan().flatten(1).any(dim=1)][:8]
+        if not len(rows):
+            return
+        rows = rows.to(next((of.device for of in chain(self.loss.parameters(), self.loss.buffers())), rows.device))
+        mode = self.loss.training
+        with torch.no_grad():
+            value = self.loss.eval()(torch.zeros_like(rows), rows)
+        self.loss.train(mode)
+        if bool(value.isnan().any()):
+            raise ValueError(
+                f"loss={self.loss_spec!r} is NaN where a label is unknown, and {part} has such labels (NaN): the "
+                "losses of thoraxlib.losses leave them out"
+            )
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits and labels (N, K)."""
