@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib.arguments import one_of
+from thoraxlib.modes import eval_view
 
 __all__ = ["TenCrop"]
 
@@ -60,6 +61,6 @@ class TenCrop(nn.Module):
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Probabilities (N, K) of images (N, C, H, W)."""
-        logits: Tensor = self(x)
+        """Probabilities (N, K) of images (N, C, H, W), in eval mode."""
+        logits: Tensor = eval_view(self)(x)
         return logits.sigmoid()
