@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from torch import nn
 
 import thoraxlib
 from thoraxlib import cams, datasets
+from thoraxlib.detection import Regions
 from thoraxlib.explanation import explain_each
+from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import UnknownNameError
 
 LABELS = ("Mass", "Effusion", "Edema")
@@ -206,3 +209,49 @@ def test_logits_come_with_the_maps() -> None:
         assert maps.shape[1] == 1
     split = cams.build("gradcam", model, target="backbone.net.layer4")
     torch.testing.assert_close(split.with_logits(x)[0], model(x))
+
+
+@pytest.mark.parametrize("pool", ["avg", "pcam"])
+def test_a_probability_at_its_threshold_is_a_finding(pool: str) -> None:
+    model, film = small(pool), np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    (seen,) = thoraxlib.explain(model, film, threshold=1)
+    assert not seen.findings
+    at = seen.probabilities
+    (found,) = thoraxlib.explain(model, film, threshold=at)
+    assert {finding.label for finding in found.findings} == set(LABELS)
+    (above,) = thoraxlib.explain(model, film, threshold={label: p + 1e-9 for label, p in at.items()})
+    assert not above.findings
+    # a sure network: 1 is reached
+    with torch.no_grad():
+        model.head.fc.bias.fill_(200.0)
+    (sure,) = thoraxlib.explain(model, film, threshold=1)
+    assert len(sure.findings) == 3
+
+
+def test_regions_at_their_threshold() -> None:
+    class Two(nn.Module):
+        """Finds the first of two regions."""
+
+        region_names, feature_dim, input_spec = ("left lung", "right lung"), 4, InputSpec(size=(64, 64))
+        embed = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> Regions:
+            boxes = torch.tensor([[0.0, 0, 30, 60], [32, 0, 60, 60]]).expand(len(x), 2, 4)
+            present = torch.tensor([[True, False]]).expand(len(x), 2)
+            return Regions(boxes, present.float(), present, torch.ones(len(x), 2, 4))
+
+    torch.manual_seed(0)
+    model = thoraxlib.build("anaxnet", labels=("Mass",), regions=Two.region_names, in_features=4, detector=Two())
+    film = np.zeros((64, 64), np.uint8)
+    (none,) = thoraxlib.explain(model, film, threshold=1)
+    (found,) = thoraxlib.explain(model, film, threshold=none.probabilities["Mass"])
+    (all_of_them,) = thoraxlib.explain(model, film, threshold=0)
+    assert none.findings == ()
+    for seen in (found, all_of_them):  # a region that is not there shows nothing, whatever the threshold
+        assert [finding.regions for finding in seen.findings] == [("left lung",)]
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), [0.5, float("nan"), 0.5], {"Mass": float("nan")}])
+def test_no_threshold_is_nan(threshold: Any) -> None:
+    with pytest.raises(ValueError, match=r"threshold=.*nan.*not NaN"):
+        thoraxlib.explain(small(), np.zeros((64, 64), np.uint8), threshold=threshold)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any
 
-__all__ = ["height_and_width", "one_of"]
+__all__ = ["height_and_width", "one_of", "positions"]
 
 
 def one_of(name: str, value: object, allowed: Iterable[object], more: str = "") -> None:
@@ -51,3 +52,45 @@ def height_and_width(size: object) -> tuple[int, int]:
     if not whole or len(sides) != 2:  # type: ignore[arg-type]
         raise ValueError(f"size={size!r}: one side or (H, W), in whole pixels, at least 1")
     return int(sides[0]), int(sides[1])  # type: ignore[index]
+
+
+def positions(name: str, asked: Iterable[Any], count: int | None) -> list[int]:
+    """Return the positions that the argument `name` asks for: whole numbers as they are, or where a mask is true.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    asked : iterable
+        Whole numbers, from ``-count`` to ``count - 1``; or `count` booleans. Also a tensor or an array of them.
+    count : int, optional
+        How many there are; None where that is not known, so that a mask cannot be checked, and is refused.
+
+    Raises
+    ------
+    TypeError
+        Something else, as floating-point numbers are.
+    ValueError
+        A mask of another length, or mixed with numbers.
+    IndexError
+        A number that is too large or too small.
+
+    Examples
+    --------
+    >>> positions("labels", [True, False, True], 3), positions("labels", [2, -1, 2], 3)
+    ([0, 2], [2, -1, 2])
+    """
+    parts = asked.tolist() if hasattr(asked, "tolist") else asked
+    found = [part.tolist() if hasattr(part, "tolist") else part for part in parts]
+    masked = sum(isinstance(part, bool) for part in found)
+    if masked:
+        if masked != len(found) or masked != count:
+            needed = "whole numbers are needed" if count is None else f"a mask of {count}, or whole numbers, is needed"
+            raise ValueError(f"{name}: {masked} booleans among {len(found)} values; {needed}")
+        return [position for position, part in enumerate(found) if part]
+    for part in found:
+        if not isinstance(part, int):
+            raise TypeError(f"{name}: {part!r} is no whole number")
+        if count is not None and not -count <= part < count:
+            raise IndexError(f"{name}: {part} of {count}, counted from 0")
+    return found

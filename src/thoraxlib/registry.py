@@ -8,6 +8,10 @@ A :class:`Registry` maps names to factories. Names come from three places, asked
    loaded on first use.
 
 So a package that is installed adds names and changes none.
+
+Several threads may use a registry from its first use on: modules are imported under Python's own import locks, and no
+lock of the registry is held meanwhile, so that a module that is being imported may use it too. What a module registered
+counts as long as its import did not fail: then it is gone, and the next use imports the module again.
 """
 
 from __future__ import annotations
@@ -19,12 +23,13 @@ import inspect
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import metadata
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from thoraxlib.input_spec import InputSpec
@@ -231,9 +236,11 @@ class Registry(Generic[T]):
         self.room = room
         self._factories: dict[str, Callable[..., T]] = {}
         self._cards: dict[str, Card] = {}
+        self._owners: dict[str, ModuleType | None] = {}
+        self._lock = threading.Lock()  # of these three; never held while something is imported
         self._bridges, self._plugins = _EntryPoints(room, own=True), _EntryPoints(room, own=False)
         self._sources: tuple[Source, ...] = (*sources, self._bridges, self._plugins)
-        self._modules = list(modules)
+        self._modules = tuple(modules)
 
     # -- the four verbs ---------------------------------------------------------------------------
 
@@ -260,14 +267,16 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.room}: {name!r} is no valid name; allowed: [a-z0-9][a-z0-9_.+-]*")
 
         def decorate(factory: F) -> F:
-            if name in self._factories and not override:
-                taken = self._factories[name]
-                raise DuplicateNameError(
-                    f"{self.room}: {name!r} is already registered by {taken.__module__}.{taken.__qualname__}; "
-                    "pass override=True to replace it"
-                )
-            self._factories[name] = factory
-            self._cards[name] = card or self.card_type()
+            owner = next(_in_execution(), None)
+            with self._lock:
+                taken = self._registered(name)
+                if taken is not None and not override:
+                    raise DuplicateNameError(
+                        f"{self.room}: {name!r} is already registered by {taken.__module__}.{taken.__qualname__}; "
+                        "pass override=True to replace it"
+                    )
+                self._cards[name], self._owners[name] = card or self.card_type(), owner
+                self._factories[name] = factory
             return factory
 
         return decorate
@@ -305,16 +314,14 @@ class Registry(Generic[T]):
 
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match a shell-style `pattern`, in natural order (``b2`` before ``b10``)."""
-        self._load()
-        found = set(self._factories)
+        found = self._loaded()
         for source in self._sources:
             found.update(source.names())
         return sorted(fnmatch.filter(found, pattern), key=_natural)
 
     def registered(self, pattern: str = "*") -> list[str]:
         """The names registered by decorator, without bridges to other packages, plug-ins and further sources."""
-        self._load()
-        return sorted(fnmatch.filter(set(self._factories) - set(self._bridges.names()), pattern), key=_natural)
+        return sorted(fnmatch.filter(self._loaded() - set(self._bridges.names()), pattern), key=_natural)
 
     def describe(self, name: str) -> Card:
         """The :class:`Card` of `name`: summary, options with defaults, origin."""
@@ -347,15 +354,15 @@ class Registry(Generic[T]):
         UnknownNameError
             No such name.
         """
-        self._load()
-        if name in self._factories:
-            return self._factories[name]
         if isinstance(name, str):
+            self._load()
+            registered = self._registered(name)
+            if registered is not None:
+                return registered
             for source in self._sources:
                 found = source.find(name)
                 # loading a plug-in may have run its own @register(name): that one counts
-                if name in self._factories:
-                    return self._factories[name]
+                found = self._registered(name) or found
                 if found is not None:
                     return cast("Callable[..., T]", found)
         raise UnknownNameError(self.room, name, self.names())
@@ -416,9 +423,25 @@ class Registry(Generic[T]):
         return options.pop("name"), options
 
     def _load(self) -> None:
-        modules, self._modules = self._modules, []
-        for module in modules:
-            importlib.import_module(module)
+        """Import the room's modules; each is executed once, and another thread waits until it is complete.
+
+        One of them that uses the registry while it is being imported finds what is registered so far.
+        """
+        if not any(module.__name__ in self._modules for module in _in_execution()):
+            for name in self._modules:
+                importlib.import_module(name)
+
+    def _loaded(self) -> set[str]:
+        """The registered names."""
+        self._load()
+        return {name for name in list(self._factories) if self._registered(name) is not None}
+
+    def _registered(self, name: str) -> Callable[..., T] | None:
+        """The factory registered as `name`, unless the import of the module that did so failed."""
+        owner = self._owners.get(name)
+        if owner is not None and sys.modules.get(owner.__name__) is not owner:
+            return None
+        return self._factories.get(name)
 
     @staticmethod
     def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
@@ -427,6 +450,18 @@ class Registry(Generic[T]):
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         named = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         return named, takes_any
+
+
+def _in_execution() -> Iterator[ModuleType]:
+    """Modules whose bodies run in this thread, the innermost first: those that are being imported."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            module = sys.modules.get(frame.f_globals.get("__name__", ""))
+            # a script has no spec; code that exec runs may only claim to be a module
+            if module is not None and vars(module) is frame.f_globals and module.__spec__ is not None:
+                yield module
+        frame = frame.f_back
 
 
 def _quote(names: Iterable[str]) -> str:

@@ -162,7 +162,7 @@ class TestEvery:
         assert cam(x[:0]).shape == (0, 3, 2, 2)
         with pytest.raises(ValueError, match="no label 'bb'.*did you mean 'b'"):
             cam(x, labels="bb")
-        with pytest.raises(IndexError, match="label 3.*3"):
+        with pytest.raises(IndexError, match="labels: 3 of 3"):
             cam(x, labels=3)
 
     def test_it_leaves_no_trace(self, name: str) -> None:
@@ -422,6 +422,40 @@ def test_score_and_variant() -> None:
         cams.build("scorecam", model, batch_size=0)
 
 
+@pytest.mark.parametrize("name", ["cam", "gradcam", "eigencam"])
+def test_labels_by_a_mask(name: str) -> None:
+    model, x = small(), torch.randn(1, 3, 64, 64)
+    cam = cams.build(name, model)
+    every = cam(x)
+    chosen = np.array([True, False, True])
+    for mask in (chosen, torch.from_numpy(chosen), chosen.tolist(), list(chosen), list(torch.from_numpy(chosen))):
+        torch.testing.assert_close(cam(x, labels=mask), every[:, [0, 2]])
+    assert cam(x, labels=np.zeros(3, bool)).shape == (1, 0, 2, 2)
+    torch.testing.assert_close(cam(x, labels=[-1, 0, 0]), every[:, [2, 0, 0]])
+    torch.testing.assert_close(cam(x, labels=torch.tensor([1, 0, 1], dtype=torch.uint8)), every[:, [1, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [
+        ([True, False], ValueError, "labels: 2 booleans among 2 values; a mask of 3"),
+        (torch.ones(4, dtype=torch.bool), ValueError, "4 booleans.*a mask of 3"),
+        (np.ones((3, 3), bool), TypeError, "labels: .*is no whole number"),
+        ([True, 1, False], ValueError, "2 booleans among 3 values"),
+        (["a", True, False], ValueError, "2 booleans among 3 values"),
+        (True, ValueError, "1 booleans among 1 values"),
+        (1.0, TypeError, "labels: 1.0 is no whole number"),
+        ([0.0, 2.0], TypeError, "labels: 0.0 is no whole number"),
+        (torch.tensor([0.0, 1.0, 0.0]), TypeError, "is no whole number"),
+        ([None], TypeError, "None is no whole number"),
+        (-4, IndexError, "labels: -4 of 3"),
+    ],
+)
+def test_labels_that_are_none(labels: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        cams.build("gradcam", small())(torch.randn(1, 3, 64, 64), labels=labels)
+
+
 class TestSplit:
     """Networks that know nothing of the library."""
 
@@ -450,6 +484,30 @@ class TestSplit:
         assert inner.shape == (1, 1, 8, 8)
         last = cams.build("gradcam", cams.split(model, "neck"))(x)
         torch.testing.assert_close(last, cams.build("gradcam", model)(x), rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("way", ["in place", "wrapped", "a part"])
+    def test_compiled_networks(self, way: str, training: bool) -> None:
+        model, x = small(), torch.randn(2, 3, 64, 64)
+        layer = "backbone.net.layer2"
+        expected = [cams.build("gradcam", model, target)(x) for target in (layer, None)]
+        net: Any = model.train(training)
+        if way == "in place":
+            model.compile(backend="eager")
+        elif way == "wrapped":
+            net = torch.compile(model, backend="eager")
+        else:
+            model.backbone.net = torch.compile(model.backbone.net, backend="eager")
+        if not training:
+            with torch.no_grad():
+                net(x)  # compiled now: for a hook it is too late
+        found = [cams.build("gradcam", net, target)(x) for target in (layer, None)]
+        for maps, of_plain in zip(found, expected, strict=True):
+            torch.testing.assert_close(maps, of_plain, rtol=1e-5, atol=1e-7)
+        if way == "wrapped":
+            assert torch.equal(cams.build("gradcam", net, f"_orig_mod.{layer}")(x), found[0])
+        with pytest.raises(ValueError, match="has no layer 'backbone.net.layer22'; did you mean .*layer2"):
+            cams.build("gradcam", net, "backbone.net.layer22")
 
     def test_tokens_of_a_transformer_with_a_class_token(self) -> None:
         model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=2).eval()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import abc
+import copy
 import difflib
-import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.arguments import positions
 from thoraxlib.cams.split import Split, split
 from thoraxlib.cams.stage import Stage
-from thoraxlib.modes import evaluating
+from thoraxlib.modes import eval_view
 
 __all__ = ["ClassActivationMap"]
 
@@ -23,8 +24,9 @@ Labels: TypeAlias = Sequence[int | str] | Tensor | int | str | None
 class ClassActivationMap(abc.ABC):
     """Images (N, C, H, W) -> heat maps of labels, float32 (N, K, h, w), at the resolution of the features.
 
-    The model computes as in eval mode; its modes, gradients and parameters are left as they were. Gradient and
-    inference modes of the caller do not matter, autocast and the device are the caller's.
+    The model computes as in eval mode, whatever mode it is in; it is not changed, so that several threads may call
+    heat maps of one model. Gradient and inference modes of the caller do not matter, autocast and the device are the
+    caller's.
 
     Parameters
     ----------
@@ -65,8 +67,9 @@ class ClassActivationMap(abc.ABC):
         ----------
         x : Tensor
             Images (N, C, H, W), as the model takes them.
-        labels : sequence of int or str, tensor of int, or one of them, optional
-            Which labels: positions, or names from ``model.labels``. None: all.
+        labels : sequence of int or str, tensor or array of int or bool, or one of them, optional
+            Which labels: positions (negative ones from the end), names from ``model.labels``, or for a model with
+            ``labels`` a boolean mask of them. None: all.
 
         Returns
         -------
@@ -77,9 +80,10 @@ class ClassActivationMap(abc.ABC):
         Raises
         ------
         TypeError
-            The model's features are not a tensor.
+            The model's features are not a tensor; labels that are neither whole numbers, names nor a mask.
         ValueError, IndexError
-            Images that the model refuses; a label that it does not have; maps with NaN or infinite values.
+            Images that the model refuses; a label that it does not have; a mask of another length; maps with NaN or
+            infinite values; a model in training mode that cannot be copied.
         """
         return self._run(x, labels, with_logits=False)[1]
 
@@ -90,15 +94,14 @@ class ClassActivationMap(abc.ABC):
         return logits, maps
 
     def _run(self, x: Tensor, labels: Labels, *, with_logits: bool) -> tuple[Tensor | None, Tensor]:
-        try:
-            with torch.inference_mode(False), evaluating(self.model):
-                features, maps = self._features_and_maps(x, labels)
-                if isinstance(self.model, Stage):
-                    maps = self.model.in_image(maps, (x.shape[-2], x.shape[-1]))
-                logits = self.logits(features).detach().float() if with_logits else None
-        finally:
-            if isinstance(self.model, (Split, Stage)):
-                self.model.release()
+        indices = self._indices(labels)
+        call = copy.copy(self)  # what a call keeps is its own
+        with torch.inference_mode(False):
+            call.model = self.model.for_call() if isinstance(self.model, (Split, Stage)) else eval_view(self.model)
+            features, maps = call._features_and_maps(x, indices)
+            if isinstance(call.model, Stage):
+                maps = call.model.in_image(maps, (x.shape[-2], x.shape[-1]))
+            logits = call.logits(features).detach().float() if with_logits else None
         if not maps.isfinite().all():
             raise ValueError(
                 f"{type(self).__name__} gives NaN or infinite values: is the model trained, and its input finite? Half "
@@ -106,7 +109,7 @@ class ClassActivationMap(abc.ABC):
             )
         return logits, maps
 
-    def _features_and_maps(self, x: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    def _features_and_maps(self, x: Tensor, indices: list[int] | None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             features = self.model.forward_features(x)
         if not isinstance(features, Tensor):
@@ -119,7 +122,6 @@ class ClassActivationMap(abc.ABC):
             features = features.detach().to(weight.dtype)
             if features.is_inference():  # the images themselves, or a view of them: not to be differentiated
                 features = features.clone()
-            indices = self._indices(labels)
             if indices == [] or not len(x):
                 spatial = self.spatial(features, x)
                 count = self.logits(features).shape[1] if indices is None else len(indices)
@@ -212,19 +214,18 @@ class ClassActivationMap(abc.ABC):
         return type(self.model.model if isinstance(self.model, (Split, Stage)) else self.model).__name__
 
     def _indices(self, labels: Labels) -> list[int] | None:
+        """Positions of the labels asked for, in their order."""
         if labels is None:
             return None
-        wanted = labels.tolist() if isinstance(labels, Tensor) else labels
-        return [self._index(label) for label in ([wanted] if isinstance(wanted, (int, str)) else wanted)]
-
-    def _index(self, label: int | str) -> int:
-        """The position of a label, itself a position or a name."""
+        asked = labels.tolist() if hasattr(labels, "tolist") else labels
+        asked = [asked] if isinstance(asked, (bool, int, float, str)) else list(asked)
         names = tuple(getattr(self.model, "labels", ()))
-        if not isinstance(label, str):
-            position = operator.index(label)
-            if names and not -len(names) <= position < len(names):
-                raise IndexError(f"label {position}: the model has {len(names)}")
-            return position
+        known = [self._named(label, names) if isinstance(label, str) else label for label in asked]
+        return positions("labels", known, len(names) if names else None)
+
+    @staticmethod
+    def _named(label: str, names: tuple[str, ...]) -> int:
+        """The position of a label's name."""
         if label in names:
             return names.index(label)
         close = difflib.get_close_matches(label, names, n=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib.cropping import paste
+from thoraxlib.modes import eval_view
 
 __all__ = ["Stage"]
 
@@ -15,7 +16,8 @@ __all__ = ["Stage"]
 class Stage:
     """``forward_features`` and ``forward_head`` of one map, for a network whose features have several (``maps``).
 
-    The other maps stay as they were; what a map gave to the later ones does not count again.
+    The other maps stay as they were; what a map gave to the later ones does not count again. It keeps the features of
+    the last images, so each call has one of its own (:meth:`for_call`).
 
     Parameters
     ----------
@@ -28,6 +30,10 @@ class Stage:
     def __init__(self, model: Any, stage: int = -1) -> None:
         self.model, self.stage = model, stage
         self._features: Any = None
+
+    def for_call(self) -> Stage:
+        """Return an object of the same map, for one call, of the model as it computes in eval mode."""
+        return Stage(eval_view(self.model), self.stage)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The map (N, C, h, w) of images.
@@ -66,10 +72,6 @@ class Stage:
             return maps
         return paste(maps, window if images is None else window[images], size)
 
-    def release(self) -> None:
-        """Forget the last images."""
-        self._features = None
-
     def _with(self, features: Tensor) -> Any:
         times = len(features) // max(len(self._features.maps[self.stage]), 1)
 
@@ -90,6 +92,6 @@ class Stage:
         return logits
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("labels", "modules", "parameters", "eval"):
+        if name in ("labels", "parameters"):
             return getattr(self.model, name)
         raise AttributeError(name)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from thoraxlib.arguments import positions
 from thoraxlib.datasets.base import OF_ALL, OF_EACH, ChestDataset
 
 __all__ = ["Subset", "oversample", "split_by_patient", "split_patients"]
@@ -28,12 +29,17 @@ class Subset(Dataset[dict[str, Any]]):
     dataset : ChestDataset
         Where the images are.
     indices : sequence of int
-        Which ones, in this order.
+        Which ones, in this order; or a boolean mask of them all.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        Values that are neither; a mask of another length; an image that is not there.
     """
 
     def __init__(self, dataset: ChestDataset, indices: Sequence[int]) -> None:
         self.dataset = dataset
-        self.indices = [int(index) for index in indices]
+        self.indices = positions("indices", indices, len(dataset.ids))
         rows = torch.tensor(self.indices, dtype=torch.long)
         self.labels: tuple[str, ...] = dataset.labels
         self.targets: Tensor = dataset.targets[rows]

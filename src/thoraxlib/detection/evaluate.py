@@ -16,7 +16,7 @@ from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import batches, in_film
 from thoraxlib.localization.metrics import paired_iou
 from thoraxlib.metrics.intervals import Interval, bootstrap_mean, percentiles, resampled_weights
-from thoraxlib.modes import device_of, evaluating
+from thoraxlib.modes import device_of, eval_view
 from thoraxlib.text_tables import aligned, estimate
 
 __all__ = ["RegionReport", "average_precision", "evaluate"]
@@ -144,8 +144,9 @@ def evaluate(
     from tqdm.auto import tqdm
 
     iou, scores, found, ids = [], [], [], []
+    detector = eval_view(detector)
     device, bar = device_of(detector), tqdm(total=len(dataset), desc="evaluate", disable=not progress)
-    with evaluating(detector), torch.inference_mode(), bar:
+    with torch.inference_mode(), bar:
         for films in batches(detector, dataset, batch_size=batch_size, num_workers=num_workers, truth=True):
             regions = detector(films.x.to(device))
             boxes = in_film(regions.boxes.cpu(), detector.input_spec, films.sizes)

@@ -17,7 +17,7 @@ from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import Films, batches, in_film
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
 from thoraxlib.files import alone, discard_scratch, goes_on, write_json
-from thoraxlib.modes import device_of, evaluating
+from thoraxlib.modes import device_of, eval_view
 
 __all__ = ["extract"]
 
@@ -120,12 +120,11 @@ def extract(
         left = sum(len(parts[number]) for number in missing)
         device = device_of(detector)
         with (
-            evaluating(detector),
             torch.inference_mode(),
             torch.autocast(device.type, autocast, enabled=autocast is not None),
             tqdm(total=len(dataset), initial=len(dataset) - left, desc="extract", disable=not progress) as bar,
         ):
-            rows = _rows(detector, films, boxes, device, bar)
+            rows = _rows(eval_view(detector), films, boxes, device, bar)
             for number in missing:
                 shard, ids = _gathered(rows, len(parts[number]))
                 patients = [dataset.patient_ids[index] for index in parts[number].tolist()]

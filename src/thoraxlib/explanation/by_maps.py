@@ -44,7 +44,7 @@ class ByMaps:
         """What is seen."""
         logits, maps = (each.cpu() for each in self.cam.with_logits(x))
         probabilities = logits.sigmoid()
-        image, label = (probabilities > limits).nonzero(as_tuple=True)
+        image, label = (probabilities >= limits).nonzero(as_tuple=True)
         chosen = maps[image, label]
         boxes: Boxes = self.boxes_of(chosen[:, None], self.size, probabilities[image, label][:, None])
         return Seen(probabilities, image, label, chosen, boxes)

@@ -13,7 +13,7 @@ from thoraxlib.image_level import image_level
 from thoraxlib.localization import Boxes
 from thoraxlib.localization.boxes import area
 from thoraxlib.localization.metrics import box_iogt
-from thoraxlib.modes import evaluating
+from thoraxlib.modes import eval_view
 
 __all__ = ["ByRegions", "paint"]
 
@@ -22,7 +22,7 @@ _HELD = 0.75  # of a smaller region's area: zones of a lung are cut a little dif
 
 
 class ByRegions:
-    """Findings in regions above the threshold; an image's probability is the highest of its regions.
+    """Findings in regions that reach the threshold; an image's probability is the highest of its regions.
 
     Parameters
     ----------
@@ -48,14 +48,13 @@ class ByRegions:
     @torch.inference_mode()
     def __call__(self, x: Tensor, limits: Tensor) -> Seen:
         """What is seen in images (N, C, h, w) with thresholds (K,)."""
-        with evaluating(self.model):
-            output = self.model.forward_all(x)
+        output = eval_view(self.model).forward_all(x)
         boxes, present = output.regions.boxes.float().cpu(), output.regions.present.cpu()
         assessed = torch.where(present[..., None], output.logits.float().cpu().sigmoid(), torch.nan)
         probabilities, in_regions = image_level(assessed), assessed.nan_to_num(0.0)
-        image, label = (probabilities > limits).nonzero(as_tuple=True)
+        image, label = (probabilities >= limits).nonzero(as_tuple=True)
         score = in_regions[image, :, label]  # (M, R)
-        told = score > limits[label][:, None]
+        told = present[image] & (score >= limits[label][:, None])
         if self.rule == "specific":
             told &= ~_holds_another(boxes[image], told)
         finding, region = told.nonzero(as_tuple=True)

@@ -52,9 +52,9 @@ def explain(
     rule : str, mapping or callable, optional
         From :mod:`thoraxlib.localization`; default, at most three boxes of what is above half of "pcam"'s probability,
         or above 180 of 255 of another map. For a model of anatomical regions, "all" those in which the probability is
-        above the threshold, or "specific": without those that hold a smaller such region.
+        at least the threshold, or "specific": without those that hold a smaller such region.
     threshold : float, sequence of float or mapping of str to float
-        Above which probability a label is a finding: one for all, K in the model's order, or by name (0.5 for the
+        From which probability on a label is a finding: one for all, K in the model's order, or by name (0.5 for the
         others). :func:`thoraxlib.metrics.best_thresholds` chooses them.
     batch_size : int
         Films at a time.
@@ -67,8 +67,8 @@ def explain(
     Raises
     ------
     TypeError, ValueError
-        A model without ``input_spec`` or ``labels``; a threshold of another length, outside [0, 1] or for an unknown
-        label; a source that cannot be read.
+        A model without ``input_spec`` or ``labels``; a threshold of another length, outside [0, 1], NaN, or for an
+        unknown label; a source that cannot be read.
 
     Examples
     --------
@@ -168,25 +168,25 @@ def _to_film(maps: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
 
 
 def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:
-    """K thresholds, of what :func:`explain` takes.
+    """Return the K thresholds, float64, of what :func:`explain` takes.
 
     Raises
     ------
     ValueError
-        A label that the model does not have, as many numbers as it has not, or one outside of [0, 1].
+        A label that the model does not have; another count of numbers; one that is NaN or outside of [0, 1].
     """
     if isinstance(threshold, Mapping):
         unknown = [label for label in threshold if label not in labels]
         if unknown:
             raise ValueError(f"threshold names {unknown}, which the model does not have; it has {list(labels)}")
-        values = torch.tensor([float(threshold.get(label, 0.5)) for label in labels])
+        values = torch.tensor([float(threshold.get(label, 0.5)) for label in labels], dtype=torch.float64)
     else:
-        values = torch.as_tensor(threshold, dtype=torch.float32)
+        values = torch.as_tensor(threshold, dtype=torch.float64, device="cpu")
         if values.ndim and values.shape != (len(labels),):
             raise ValueError(f"threshold must be one number or {len(labels)}, got shape {tuple(values.shape)}")
         values = values.expand(len(labels))
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"threshold={threshold}: probabilities from 0 to 1")
+        raise ValueError(f"threshold={threshold}: probabilities from 0 to 1 are needed, not NaN")
     return values
 
 

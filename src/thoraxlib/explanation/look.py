@@ -19,7 +19,7 @@ class Seen(NamedTuple):
     probabilities : Tensor
         (N, K).
     image, label : Tensor
-        int64 (M,): of each finding, a label above its threshold.
+        int64 (M,): of each finding, a label whose probability is at least its threshold.
     maps : Tensor
         (M, h, w): of each finding.
     boxes : Boxes

@@ -20,7 +20,7 @@ __all__ = ["Explanation", "Finding"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A label above its threshold.
+    """A label whose probability is at least its threshold.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Explanation:
     probabilities : Mapping[str, float]
         Of every label; NaN where it could not be assessed, as no anatomical region was found.
     findings : tuple of Finding
-        Labels above their threshold, the likeliest first.
+        Labels whose probability is at least their threshold, the likeliest first.
     method, rule : str
         How maps and boxes were made.
     """

@@ -20,6 +20,7 @@ from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard
+from thoraxlib.modes import eval_view
 from thoraxlib.persistence import Persistent
 from thoraxlib.registry import Spec
 
@@ -157,8 +158,8 @@ class AGCNN(Persistent, nn.Module):
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Probabilities (N, K) in [0, 1]: the sigmoid of the fusion's logits, without gradients."""
-        logits: Tensor = self(x)
+        """Probabilities (N, K) in [0, 1]: the sigmoid of the fusion's logits in eval mode, without gradients."""
+        logits: Tensor = eval_view(self)(x)
         return logits.sigmoid()
 
     def _fused(self, features: AGCNNFeatures) -> Tensor:

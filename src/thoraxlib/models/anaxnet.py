@@ -17,6 +17,7 @@ from thoraxlib.heads.regions import RegionHead
 from thoraxlib.image_level import image_level
 from thoraxlib.models import register
 from thoraxlib.models.registry import ModelCard
+from thoraxlib.modes import eval_view
 from thoraxlib.persistence import Persistent
 from thoraxlib.registry import OptionError, Spec
 
@@ -147,8 +148,8 @@ class AnaXNet(Persistent, nn.Module):
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """Probabilities (N, R, K) in [0, 1]: the sigmoid of the logits, NaN in absent regions, without gradients."""
-        output = self.forward_all(x, present)
+        """Probabilities (N, R, K) in [0, 1]: the logits' sigmoid in eval mode, NaN in absent regions, no gradients."""
+        output = eval_view(self).forward_all(x, present)
         return torch.where(output.regions.present[..., None], output.logits.sigmoid(), torch.nan)
 
     def _check(self, x: Tensor, present: Tensor | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from thoraxlib import backbones, heads
 from thoraxlib import labels as label_sets
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.modes import eval_view
 from thoraxlib.persistence import Persistent
 
 __all__ = ["Classifier", "ClassifierOutput", "check_images"]
@@ -93,8 +94,8 @@ class Classifier(Persistent, nn.Module):
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Probabilities (N, K) in [0, 1]: the sigmoid of the logits, without gradients."""
-        logits: Tensor = self(x)
+        """Probabilities (N, K) in [0, 1]: the sigmoid of the logits in eval mode, without gradients."""
+        logits: Tensor = eval_view(self)(x)
         return logits.sigmoid()
 
 

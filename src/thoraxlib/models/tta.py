@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from thoraxlib.arguments import one_of
+from thoraxlib.modes import eval_view
 
 __all__ = ["TenCrop"]
 
@@ -64,6 +65,6 @@ class TenCrop(nn.Module):
 
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Probabilities (N, K) of images (N, C, H, W)."""
-        logits: Tensor = self(x)
+        """Probabilities (N, K) of images (N, C, H, W), in eval mode."""
+        logits: Tensor = eval_view(self)(x)
         return logits.sigmoid()

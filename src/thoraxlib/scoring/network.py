@@ -46,8 +46,10 @@ class Network:
         self, model: Any, device: torch.device, autocast: torch.dtype | None, boxes: BoxSettings | None
     ) -> None:
         self.device, self.autocast = device, autocast
-        # nothing is above 1
-        self.limits = torch.ones(len(model.labels)) if boxes is None else thresholds(boxes.threshold, model.labels)
+        # nothing reaches infinity
+        self.limits = (
+            torch.full((len(model.labels),), torch.inf) if boxes is None else thresholds(boxes.threshold, model.labels)
+        )
         self.model = optimize_for_inference(copy.deepcopy(model).eval()).to(device)
         regional = hasattr(model, "region_names")
         nothing = "the model found no region in the image, or its" if regional else "the model's"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from thoraxlib.arrays import array
 from thoraxlib.files import replacing
 from thoraxlib.metrics.intervals import Interval, bootstrap_mean
-from thoraxlib.modes import device_of, evaluating
+from thoraxlib.modes import device_of, eval_view
 from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score, iou_score
@@ -94,6 +94,7 @@ def evaluate(
         Films without masks, or a class for which there is none.
     """
     dice, iou, ids = [], [], []
+    segmenter = eval_view(segmenter)
     for batch in _batches(dataset, segmenter, batch_size):
         if "masks" not in batch:
             raise ValueError(f"{type(dataset).__name__} gives no masks; this one needs them")
@@ -149,6 +150,7 @@ def predict_masks(
             raise ValueError(f"the masks of {owner[path]!r} and {name!r} would both be {path.name}")
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index, path in enumerate(paths) if overwrite or not path.exists()]
+    segmenter = eval_view(segmenter)
     for batch in _batches(dataset, segmenter, batch_size, missing):
         found = _hard(segmenter, batch["image"]).cpu()
         for mask, name, size in zip(found, batch["id"], batch["film"], strict=True):
@@ -177,8 +179,8 @@ def _batches(
 
 
 def _hard(segmenter: Segmenter, x: Tensor) -> Tensor:
-    """Class numbers (N, H, W), in eval mode."""
-    with evaluating(segmenter), torch.inference_mode():
+    """Class numbers (N, H, W)."""
+    with torch.inference_mode():
         found: Tensor = segmenter(x.to(device_of(segmenter))).argmax(dim=1)
     return found
 

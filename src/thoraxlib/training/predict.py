@@ -12,7 +12,7 @@ from thoraxlib.datasets import ChestDataset
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.modes import device_of, evaluating
+from thoraxlib.modes import device_of, eval_view
 from thoraxlib.training.data import Samples, Transform
 from thoraxlib.training.task import model_inputs
 
@@ -58,7 +58,7 @@ def predict(
     Parameters
     ----------
     model : nn.Module
-        Returns logits. Its mode and device are given back as they were.
+        Returns logits. Its mode and device are not changed.
     dataset : ChestDataset
         The films.
     transform : callable, optional
@@ -96,17 +96,13 @@ def predict(
         samples, batch_size=batch_size, num_workers=num_workers, collate_fn=samples.collate
     )
     parts, known = list[Tensor](), list[Tensor]()
-    try:
-        model.to(place)
-        precision = torch.autocast(place.type, autocast, enabled=autocast is not None)
-        with evaluating(model), torch.inference_mode(), precision:
-            for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
-                inputs = (part.to(place, non_blocking=True) for part in model_inputs(batch))
-                parts.append(model(*inputs).float().cpu())
-                if regional:
-                    known.append(batch.get("region_labels", torch.full_like(parts[-1], torch.nan)))
-    finally:
-        model.to(home)
+    network = eval_view(model, place)
+    with torch.inference_mode(), torch.autocast(place.type, autocast, enabled=autocast is not None):
+        for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
+            inputs = (part.to(place, non_blocking=True) for part in model_inputs(batch))
+            parts.append(network(*inputs).float().cpu())
+            if regional:
+                known.append(batch.get("region_labels", torch.full_like(parts[-1], torch.nan)))
     logits = torch.cat(parts)
     targets = torch.cat(known) if regional else dataset.targets
     return Predictions(logits.double().sigmoid(), logits, targets.clone(), list(dataset.ids), labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import tempfile
@@ -15,7 +16,6 @@ from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.optim import Optimizer
 
-from thoraxlib.modes import device_of, keeping_modes
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.logs import quiet
@@ -59,7 +59,7 @@ def lr_range_test(
     precision: str = "32-true",
     progress: bool = True,
 ) -> RangeTest:
-    """Train for some steps with a growing learning rate, and suggest one; the model is afterwards as it was.
+    """Train a copy of a model for some steps with a growing learning rate, and suggest one.
 
     Smith, "Cyclical learning rates for training neural networks", 2017, section 3.3. The suggestion is the rate at the
     steepest fall of the smoothed loss over the logarithm of the rate, without the first 10 and the last 5 points: about
@@ -94,12 +94,11 @@ def lr_range_test(
         )
     if not stop_above > 1:
         raise ValueError(f"stop_above={stop_above}: above 1 is accepted")
-    task = _RangeTask(model, loss=loss, optimizer=optimizer)
+    task = _RangeTask(copy.deepcopy(model), loss=loss, optimizer=optimizer)
     task.stop_above = stop_above
-    home = device_of(model)
     # Lightning's finder has a bar of its own, which no option turns off
     hidden = nullcontext() if progress else redirect_stderr(io.StringIO())
-    with keeping_modes(model), quiet(), hidden, tempfile.TemporaryDirectory() as folder:
+    with quiet(), hidden, tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
@@ -116,7 +115,6 @@ def lr_range_test(
         rates = {"min_lr": lowest, "max_lr": highest, "num_training": steps}
         task.count(data.targets)  # the finder runs before the task could
         Tuner(trainer).lr_find(task, datamodule=data, **rates, early_stop_threshold=None, update_attr=False)
-    model.to(home)
     return RangeTest(task.rates, task.losses, _steepest(task.rates, task.losses))
 
 
