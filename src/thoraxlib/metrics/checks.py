@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from thoraxlib.arrays import Floats, array
 
-__all__ = ["check_names", "check_order", "checked", "scorable"]
+__all__ = ["both_classes", "check_names", "check_order", "checked", "scorable"]
 
 _PRECISE = 4  # bytes of a number, below which scores that differ are often written alike
 
@@ -62,11 +62,16 @@ def _tied(y: Floats, s: Floats) -> bool:
     return bool(((top & (y == 1)).any(axis=0) & (top & (y == 0)).any(axis=0)).any())
 
 
+def both_classes(y: Floats) -> NDArray[np.bool_]:
+    """Which labels of targets (N, K) have both classes, (K,)."""
+    return np.asarray((y == 0).any(axis=0) & (y == 1).any(axis=0))
+
+
 def scorable(y: Floats, labels: Sequence[str] | None, stacklevel: int) -> list[int]:
     """Columns that have both classes; the others are named in a warning."""
-    both = [bool((column == 0).any() and (column == 1).any()) for column in y.T]
-    if not all(both):
+    both = both_classes(y)
+    if not both.all():
         names = [str(k) if labels is None else labels[k] for k, has in enumerate(both) if not has]
         text = f"no score for labels without both classes: {', '.join(names)}"
         warnings.warn(text, UserWarning, stacklevel=stacklevel + 1)
-    return [k for k, has in enumerate(both) if has]
+    return [int(k) for k in np.flatnonzero(both)]

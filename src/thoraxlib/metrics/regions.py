@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,9 @@ from numpy.typing import ArrayLike
 from thoraxlib import labels as label_sets
 from thoraxlib.arrays import Floats, array
 from thoraxlib.image_level import image_level
+from thoraxlib.metrics.checks import checked
 from thoraxlib.metrics.report import Report, evaluate
-from thoraxlib.metrics.scores import auroc
+from thoraxlib.metrics.scores import per_label
 from thoraxlib.text_tables import aligned, decimals, markdown, write
 
 __all__ = ["RegionScores", "evaluate_regions"]
@@ -64,10 +64,9 @@ class RegionScores:
         A region with two positives weighs as much as one with 20,000, unless ``minimum`` leaves it out.
         """
         values = np.where(self._enough, self.auroc, np.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a finding that no region has
-            means: Floats = np.nanmean(values, axis=1)
-        return means
+        known = ~np.isnan(values)
+        sums, counts = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
+        return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
 
     @property
     def mean(self) -> float:
@@ -168,11 +167,10 @@ def evaluate_regions(
     y, s = torch.where(there[..., None], y, torch.nan), torch.where(there[..., None], s, 0.0)
     scored = partial(evaluate, labels=findings, n_bootstrap=n_bootstrap, level=level, seed=seed)
     every = None if patient_ids is None else [patient for patient in patient_ids for _ in places]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # most regions never show most findings
-        areas = auroc(y.flatten(1), s.flatten(1)).reshape(shape).T
-        pooled = scored(y.flatten(0, 1), s.flatten(0, 1), patient_ids=every)
-        highest = image_level(torch.where(there[..., None], s, torch.nan)).nan_to_num(0.0)
-        images = scored(of_images, highest, patient_ids=patient_ids, reference=reference)
+    # most regions never show most findings: no warning for each
+    areas = per_label(*checked(y.flatten(1), s.flatten(1)), "auroc").reshape(shape).T
+    pooled = scored(y.flatten(0, 1), s.flatten(0, 1), patient_ids=every)
+    highest = image_level(torch.where(there[..., None], s, torch.nan)).nan_to_num(0.0)
+    images = scored(of_images, highest, patient_ids=patient_ids, reference=reference)
     ones, zeros = ((y == value).sum(dim=0).T.numpy() for value in (1, 0))
     return RegionScores(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike
 from thoraxlib.files import replacing
 from thoraxlib.metrics.checks import check_names, check_order, checked
 from thoraxlib.metrics.intervals import WEIGHTED, bootstrap
-from thoraxlib.metrics.scores import auroc, average_precision
+from thoraxlib.metrics.scores import auroc, per_label
 from thoraxlib.text_tables import aligned, decimals, markdown, write
 
 __all__ = ["Report", "Row", "evaluate"]
@@ -150,9 +149,7 @@ def evaluate(
     check_order(y, s, scores, stacklevel=2)
     options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
     areas = auroc(y, s, labels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # said once already
-        precisions = average_precision(y, s)
+    precisions = per_label(y, s, "average_precision")
     of_area, of_precision = (bootstrap(y, s, metric=metric, **options) for metric in WEIGHTED)
     known, ones = (~np.isnan(y)).sum(axis=0), np.nansum(y, axis=0)
     reference = reference or {}

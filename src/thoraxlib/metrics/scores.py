@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib.arrays import Floats
-from thoraxlib.metrics.checks import check_names, check_order, checked, scorable
+from thoraxlib.metrics.checks import both_classes, check_names, check_order, checked, scorable
 
-__all__ = ["auroc", "average_precision"]
+__all__ = ["auroc", "average_precision", "per_label"]
 
 
 def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:
@@ -39,24 +38,37 @@ def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = 
     >>> auroc([[0, 1], [1, 0], [1, float("nan")]], [[0.2, 0.3], [0.4, 0.6], [0.1, 0.9]])
     array([0.5, 0. ])
     """
-    from sklearn.metrics import roc_auc_score
-
-    return _each(targets, scores, labels, roc_auc_score)
+    return _named(targets, scores, labels, "auroc")
 
 
 def average_precision(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:
     """Average precision (area under the precision-recall curve) of each label: float64 (K,); see :func:`auroc`."""
-    from sklearn.metrics import average_precision_score
-
-    return _each(targets, scores, labels, average_precision_score)
+    return _named(targets, scores, labels, "average_precision")
 
 
-def _each(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, score: Callable[..., Any]) -> Floats:
+def per_label(y: Floats, s: Floats, metric: str) -> Floats:
+    """Score each label of checked targets and scores (N, K), without a warning: NaN for those without both classes.
+
+    Parameters
+    ----------
+    y, s : ndarray
+        From :func:`thoraxlib.metrics.checks.checked`.
+    metric : {"auroc", "average_precision"}
+        Which score.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    score = {"auroc": roc_auc_score, "average_precision": average_precision_score}[metric]
+    known = ~np.isnan(y)
+    values = np.full(y.shape[1], np.nan)
+    for k in np.flatnonzero(both_classes(y)):
+        values[k] = score(y[known[:, k], k], s[known[:, k], k])
+    return values
+
+
+def _named(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None, metric: str) -> Floats:
     y, s = checked(targets, scores)
     check_names(labels, y)
     check_order(y, s, scores, stacklevel=3)
-    known = ~np.isnan(y)
-    values = np.full(y.shape[1], np.nan)
-    for k in scorable(y, labels, stacklevel=3):
-        values[k] = score(y[known[:, k], k], s[known[:, k], k])
-    return values
+    scorable(y, labels, stacklevel=3)
+    return per_label(y, s, metric)

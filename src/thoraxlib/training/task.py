@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from thoraxlib import losses, metrics
+from thoraxlib import losses
 from thoraxlib.arrays import Floats
+from thoraxlib.metrics.checks import checked
+from thoraxlib.metrics.scores import per_label
 from thoraxlib.registry import Spec
 from thoraxlib.training.schedules import Schedule, of_whole_run, schedule
 
@@ -437,9 +439,7 @@ class MultiLabelTask(Task):
                 f"precision is too low ({self.trainer.precision})"
             )
         scores = {"val/loss": float(self.loss(logits, labels))}
-        columns, shown = labels.flatten(1).cpu(), logits.flatten(1).nan_to_num().cpu()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # small parts lack rare findings, epoch after epoch
-            for name, metric in (("auroc", metrics.auroc), ("average_precision", metrics.average_precision)):
-                scores[f"val/{name}"] = self.mean(metric(columns, shown).reshape(labels.shape[1:]))
+        columns, shown = checked(labels.flatten(1).cpu(), logits.flatten(1).nan_to_num().cpu())
+        for name in ("auroc", "average_precision"):  # small parts lack rare findings, epoch after epoch: no warning
+            scores[f"val/{name}"] = self.mean(per_label(columns, shown, name).reshape(labels.shape[1:]))
         self.log_dict(scores, prog_bar=True, sync_dist=True)  # alike everywhere; Lightning asks for it all the same
