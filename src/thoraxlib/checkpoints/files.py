@@ -51,9 +51,11 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         from safetensors.torch import load_file
 
         try:
-            return dict(load_file(path))
+            return state_dict_of(load_file(path))
         except SafetensorError as error:
             raise ValueError(f"{path}: no readable safetensors file ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     check_stored(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
