@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import struct
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -45,7 +47,12 @@ def saved(content: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-TINY = {"state_dict": {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}, "epoch": 3}
+TINY: dict[str, Any] = {
+    "state_dict": {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)},
+    "epoch": 3,
+    "best": np.float64(0.5),
+    "args": argparse.Namespace(lr=np.ones(2), data=Path("x")),
+}
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "old.pth", "model.safetensors"])
