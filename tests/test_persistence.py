@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compatibility import small_parts
@@ -11,6 +13,7 @@ from torch import nn
 
 import thoraxlib
 from thoraxlib import backbones, models, persistence
+from thoraxlib.files import replacing
 
 CLASSIFIERS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.describe(name).options]
 
@@ -122,3 +125,131 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
         thoraxlib.load_pretrained(tmp_path)
+
+
+# -- one save at a time, of nothing but our own ------------------------------------------------------------------------
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("by_method", [False, True])
+def test_files_of_others_are_not_replaced(file: str, by_method: bool, tmp_path: Path) -> None:
+    model: Any = thoraxlib.build("chexnet", **SMALL)
+    foreign = {"config.json": b'{"model_type": "vit"}', "model.safetensors": safetensors_of({"w": torch.ones(3)})}
+    (tmp_path / file).write_bytes(foreign[file])
+    with pytest.raises(FileExistsError, match=rf"{file} was not written by thoraxlib"):
+        model.save_pretrained(tmp_path) if by_method else thoraxlib.save_pretrained(model, tmp_path)
+    assert content(tmp_path) == {file: foreign[file]}
+    # beside our own
+    (tmp_path / file).unlink()
+    thoraxlib.save_pretrained(model, tmp_path)
+    if file == "config.json":
+        (tmp_path / file).write_bytes(foreign[file])
+        with pytest.raises(FileExistsError, match=file):
+            thoraxlib.save_pretrained(model, tmp_path)
+
+
+def safetensors_of(tensors: dict[str, torch.Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save(tensors)
+
+
+def test_a_readme_stays_and_a_missing_one_is_written(tmp_path: Path) -> None:
+    model = thoraxlib.build("chexnet", **SMALL)
+    thoraxlib.save_pretrained(model, tmp_path / "new")
+    assert "library_name: thoraxlib" in (tmp_path / "new/README.md").read_text()
+    (tmp_path / "new/README.md").write_text("mine")
+    thoraxlib.save_pretrained(model, tmp_path / "new")
+    assert (tmp_path / "new/README.md").read_text() == "mine"
+
+
+def test_links_are_replaced_and_not_followed(tmp_path: Path) -> None:
+    model = thoraxlib.build("chexnet", **SMALL)
+    thoraxlib.save_pretrained(model, tmp_path / "old")
+    before = content(tmp_path / "old")
+    (tmp_path / "new").mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (tmp_path / "new" / name).symlink_to(tmp_path / "old" / name)
+    thoraxlib.save_pretrained(thoraxlib.build("chexnet", **SMALL, labels="nih8"), tmp_path / "new")
+    assert content(tmp_path / "old") == before
+    assert len(thoraxlib.load_pretrained(tmp_path / "new").labels) == 8
+    (tmp_path / "new/README.md").unlink()
+    (tmp_path / "new/README.md").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="README.md is a link"):
+        thoraxlib.save_pretrained(model, tmp_path / "new")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_save_that_is_killed_between_its_files(early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New weights beside the old config are refused, and load with their own labels once it is gone."""
+    old, new = (thoraxlib.build("chexnet", **SMALL, labels=names) for names in (["Mass", "Edema"], ["Edema", "Mass"]))
+    thoraxlib.save_pretrained(old, tmp_path)
+    if early:  # whose weights carried no config
+        (tmp_path / "model.safetensors").write_bytes(safetensors_of(dict(old.state_dict())))
+        assert thoraxlib.load_pretrained(tmp_path).labels == ("Mass", "Edema")
+    with monkeypatch.context() as patch:
+        patch.setattr(persistence, "write_json", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            thoraxlib.save_pretrained(new, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"config\.json is not the config that model\.safetensors .* Delete config\.json"
+    ):
+        thoraxlib.load_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    loaded = thoraxlib.load_pretrained(tmp_path)
+    assert loaded.labels == ("Edema", "Mass")
+    assert torch.equal(loaded.head.fc.weight, new.head.fc.weight)
+    thoraxlib.save_pretrained(new, tmp_path)
+    assert thoraxlib.load_pretrained(tmp_path).labels == ("Edema", "Mass")
+
+
+def test_weights_without_any_config(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(safetensors_of({"w": torch.ones(3)}))
+    with pytest.raises(FileNotFoundError, match=r"no readable config\.json, and model\.safetensors carries no config"):
+        thoraxlib.load_pretrained(tmp_path)
+
+
+def test_scratch_of_a_killed_save_is_removed_by_the_next(tmp_path: Path) -> None:
+    killed = replacing(tmp_path / "model.safetensors")  # never left
+    scratch = killed.__enter__()
+    scratch.write_bytes(bytes(1000))
+    other = tmp_path / "mine.part.safetensors"
+    other.touch()
+    thoraxlib.save_pretrained(thoraxlib.build("chexnet", **SMALL), tmp_path)
+    assert [path for path in tmp_path.iterdir() if ".part" in path.name] == [other]
+    thoraxlib.load_pretrained(tmp_path)
+
+
+def test_saves_to_one_folder_follow_each_other(tmp_path: Path) -> None:
+    """Two at once end as one of them, with its own labels."""
+    models_ = [thoraxlib.build("chexnet", **SMALL, labels=[name, "Edema"]) for name in ("Mass", "Nodule")]
+    for _ in range(3):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda model: thoraxlib.save_pretrained(model, tmp_path), models_))
+        loaded = thoraxlib.load_pretrained(tmp_path)
+        (saved,) = (model for model in models_ if model.labels == loaded.labels)
+        assert torch.equal(loaded.head.fc.weight, saved.head.fc.weight)
+
+
+def test_a_compiled_model_is_saved_as_the_plain_one(tmp_path: Path) -> None:
+    model = thoraxlib.build("chexnet", **SMALL).eval()
+    compiled: Any = torch.compile(model)
+    assert persistence.uncompiled(compiled) is model
+    assert persistence.uncompiled(model) is model
+    assert persistence.can_be_saved(compiled)
+    assert persistence.fingerprint(compiled) == persistence.fingerprint(model)
+    assert persistence.weights_digest(compiled) == persistence.weights_digest(model)
+    thoraxlib.save_pretrained(compiled, tmp_path / "compiled")
+    loaded = thoraxlib.load_pretrained(tmp_path / "compiled")
+    assert loaded.labels == compiled.labels == model.labels
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    image = np.random.default_rng(0).integers(0, 255, (80, 70), dtype=np.uint8)
+    assert torch.equal(thoraxlib.preprocess_for(compiled)(image), thoraxlib.preprocess_for(model)(image))
+    model.compile()
+    thoraxlib.save_pretrained(model, tmp_path / "in place")
+    assert thoraxlib.load_pretrained(tmp_path / "in place").config == model.config

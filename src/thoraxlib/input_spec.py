@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from thoraxlib.arguments import one_of
@@ -17,6 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 #: ``stretch``: to `size`, aspect ratio lost. ``crop``: shorter side to `size` / `crop_ratio`, centre crop.
 #: ``pad``: longer side to `size`, the rest `fill`, the image in the centre; ``pad_end``: the image at the top left.
 ResizeRule = Literal["stretch", "crop", "pad", "pad_end"]
+
+_LARGEST_SIDE = 1 << 14  # pixels; radiographs have less
+_MOST_CHANNELS = 1 << 10
 
 #: How ImageNet's networks are tested: the shorter side to 256 pixels, of which the middle 224.
 CENTRE_CROP: Mapping[str, Any] = {"resize": "crop", "crop_ratio": 224 / 256}
@@ -62,28 +66,39 @@ class InputSpec:
     blur: int = 0
 
     def __post_init__(self) -> None:
-        size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
-        if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
-            raise ValueError(f"size must be a positive int or a pair of them (height, width), got {self.size!r}")
-        object.__setattr__(self, "size", size)
-        if not isinstance(self.channels, int) or self.channels < 1:
-            raise ValueError(f"channels must be a positive int, got {self.channels!r}")
+        sides = (self.size, self.size) if isinstance(self.size, Integral) else self.size
+        if (
+            not isinstance(sides, (list, tuple))
+            or len(sides) != 2
+            or not all(_in(side, _LARGEST_SIDE) for side in sides)
+        ):
+            raise ValueError(
+                f"size must be an int from 1 to {_LARGEST_SIDE}, or a pair of them (height, width), "
+                f"got {_told(self.size)}"
+            )
+        object.__setattr__(self, "size", tuple(map(int, sides)))
+        if not _in(self.channels, _MOST_CHANNELS):
+            raise ValueError(f"channels must be an int from 1 to {_MOST_CHANNELS}, got {_told(self.channels)}")
+        object.__setattr__(self, "channels", int(self.channels))
         for name in ("mean", "std"):
             value = getattr(self, name)
-            values = (float(value),) if isinstance(value, (int, float)) else tuple(float(v) for v in value)
-            if len(values) == 1:
-                values *= self.channels
-            if len(values) != self.channels or not all(map(math.isfinite, values)):
-                raise ValueError(f"{name} must be 1 or {self.channels} finite numbers (channels), got {value!r}")
-            object.__setattr__(self, name, values)
+            plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy or torch
+            values = tuple(plain) if isinstance(plain, (list, tuple)) else (plain,)
+            values *= self.channels if len(values) == 1 else 1
+            if len(values) != self.channels or not all(map(_number, values)):
+                raise ValueError(f"{name} must be 1 or {self.channels} finite numbers (channels), got {_told(value)}")
+            object.__setattr__(self, name, tuple(map(float, values)))
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std!r}")
         one_of("resize", self.resize, get_args(ResizeRule))
-        if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio must be in (0, 1], got {self.crop_ratio!r}")
-        if not 0 <= self.fill <= 1:
-            raise ValueError(f"fill must be in [0, 1], got {self.fill!r}")
-        one_of("blur", self.blur, (0, 3))
+        if not (_number(self.crop_ratio) and 0 < self.crop_ratio <= 1):
+            raise ValueError(f"crop_ratio must be in (0, 1], got {_told(self.crop_ratio)}")
+        if not (_number(self.fill) and 0 <= self.fill <= 1):
+            raise ValueError(f"fill must be in [0, 1], got {_told(self.fill)}")
+        if not isinstance(self.equalize, bool):
+            raise ValueError(f"equalize must be True or False, got {_told(self.equalize)}")
+        if isinstance(self.blur, bool) or not isinstance(self.blur, int) or self.blur not in (0, 3):
+            raise ValueError(f"blur must be 0 or 3, got {_told(self.blur)}")
 
     @classmethod
     def imagenet(cls, channels: int = 3, **changes: Any) -> InputSpec:
@@ -103,14 +118,16 @@ class InputSpec:
         Raises
         ------
         TypeError
-            `changes` names a field that does not exist.
+            `changes` is no mapping, or names a field that does not exist.
         """
         if changes is None:
             return self
         if isinstance(changes, InputSpec):
             return changes
+        if not isinstance(changes, Mapping):
+            raise TypeError(f"input_spec must be a mapping of fields to values, got {_told(changes)}")
         known = [f.name for f in fields(self)]
-        unknown = sorted(set(changes) - set(known))
+        unknown = sorted(map(str, set(changes) - set(known)))
         if unknown:
             raise TypeError(f"input_spec has no field {unknown}; accepted: {known}")
         return replace(self, **changes)
@@ -118,3 +135,27 @@ class InputSpec:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for :meth:`updated` to read back."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def _number(value: object) -> bool:
+    """Whether `value` is a finite number; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the floats
+        return False
+
+
+def _in(value: object, most: int) -> bool:
+    """Whether `value` is a whole number from 1 to `most`."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= most
+
+
+def _told(value: object) -> str:
+    """`value` for a message; a file may hold a very long one."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) < 200 else f"{text[:200]}..."

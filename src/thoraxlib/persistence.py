@@ -5,22 +5,31 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
-from thoraxlib.files import read_json
+from thoraxlib.bounded import Bounded
+from thoraxlib.files import alone, discard_scratch, parse_json, read_json, replacing, write_json
 from thoraxlib.registry import UnknownNameError, as_json, without_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from typing_extensions import Self
 
-__all__ = ["Persistent", "can_be_saved", "fingerprint", "load_pretrained", "save_pretrained", "weights_digest"]
+__all__ = [
+    "Persistent",
+    "can_be_saved",
+    "fingerprint",
+    "load_pretrained",
+    "save_pretrained",
+    "uncompiled",
+    "weights_digest",
+]
 
 _CONFIG = "config.json"
 _ROOMS = ("detection", "segmentation")  # of parts that are saved by themselves
@@ -29,6 +38,13 @@ _BY_NAME = (
     "saved model can be built again"
 )
 _WEIGHTS = "model.safetensors"
+_CARD = "README.md"
+_CARRIED = "thoraxlib"  # the key of the config in the weights' metadata
+
+# What building may need for each of the weights, and beside them: torchvision's VGG makes a classifier first, of 124
+# million numbers, that is not kept
+_MOST_TENSORS, _MORE_TENSORS = 4, 1000
+_MOST_NUMBERS, _MORE_NUMBERS = 2, 1 << 27
 
 
 _MODEL_CARD = """---
@@ -58,11 +74,19 @@ class Persistent(
     its labels and input spec) and ``model.safetensors``.
     """
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **hub: Any) -> str | None:  # type: ignore[override]
+        """See the mixin, whose arguments `hub` are, and :func:`save_pretrained`, with its errors."""
+        _check_own(Path(save_directory))
+        return super().save_pretrained(save_directory, **hub)  # type: ignore[arg-type]
+
     def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the weights, which carry the config: from their rename on, the folder is of this model."""
         from safetensors.torch import save_model
 
-        (save_directory / _CONFIG).write_text(json.dumps(_config_of(self), indent=2) + "\n", encoding="utf-8")
-        save_model(self, str(save_directory / _WEIGHTS))
+        config = _config_of(self)
+        with replacing(save_directory / _WEIGHTS) as scratch:
+            save_model(self, str(scratch), {"format": "pt", _CARRIED: json.dumps(config)})
+        write_json(save_directory / _CONFIG, config, indent=2)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -80,10 +104,10 @@ class Persistent(
         source = os.fspath(pretrained_model_name_or_path)
         if Path(source).is_dir():
             config, weights = Path(source, _CONFIG), Path(source, _WEIGHTS)
-            if not config.is_file():
+            if not config.exists() and not weights.exists():
                 why = f"no readable {_CONFIG}; is this a folder that save_pretrained wrote?"
                 raise FileNotFoundError(f"{source}: {why}")
-            if not weights.is_file():
+            if not weights.exists():
                 raise FileNotFoundError(f"{source}: no {_WEIGHTS} beside its {_CONFIG}")
         else:
             config, weights = (
@@ -100,25 +124,82 @@ class Persistent(
                 )
                 for name in (_CONFIG, _WEIGHTS)
             )
-        model = _built(read_json(config), config)
+        model = _described(config, weights)
         _load_weights(model, weights, map_location)
         model.eval()
         return model  # type: ignore[no-any-return]
 
 
-def _built(config: Any, source: Path) -> Any:
-    """The model that a config describes, before it gets its weights."""
-    from thoraxlib import labels
+def _described(path: Path, weights: Path) -> Any:
+    """The model that ``config.json`` describes, or without it the weights, which it must agree with."""
+    written = read_json(path) if path.exists() else None
+    shapes, carried = _header(weights)
+    if written is None:
+        if carried is None:
+            raise FileNotFoundError(f"{path.parent}: no readable {path.name}, and {weights.name} carries no config")
+        return _built(carried, weights, shapes)
+    trouble = ""
+    if carried is not None and _deciding(carried) != _deciding(written):
+        trouble = (
+            f"{path} is not the config that {weights.name} beside it was saved with: a save was interrupted, or the "
+            f"file was edited. Delete {path.name} to load what was saved; to change a model, load it, change it, and "
+            "save it again"
+        )
+    try:
+        model = _built(written, path, shapes)
+    except ValueError as error:
+        raise ValueError(f"{error}. {trouble}") if trouble else error from error
+    if trouble:
+        raise ValueError(trouble)
+    return model
+
+
+def _deciding(config: Any) -> str:
+    """As text, the parts of a config that say what is built; the Hub and others may add theirs."""
+    used = ("room", "name", "options", "labels", "input_spec")
+    return json.dumps({key: config.get(key) for key in used} if isinstance(config, dict) else config, sort_keys=True)
+
+
+def _header(path: Path) -> tuple[dict[str, list[int]], Any]:
+    """Names and shapes of the weights in a file, and the config that it carries, if it does."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        model = _rebuilt(config)
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+            text = (file.metadata() or {}).get(_CARRIED)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    return shapes, None if text is None else parse_json(text, f"{path}: its metadata")
+
+
+def _built(config: Any, source: Path, shapes: dict[str, list[int]]) -> Any:
+    """The model that a config describes, before it gets its weights, of which `shapes` are."""
+    from thoraxlib import labels
+
+    numbers = sum(map(math.prod, shapes.values()))
+    bounds = Bounded(
+        tensors=_MOST_TENSORS * len(shapes) + _MORE_TENSORS,
+        numbers=_MOST_NUMBERS * numbers + _MORE_NUMBERS,
+        reason=f"{_WEIGHTS} has {len(shapes)} tensors of {numbers} numbers",
+    )
+    try:
+        with bounds:
+            model = _rebuilt(config)
         if "labels" in config:
+            if not isinstance(config["labels"], list):
+                raise ValueError(f"labels must be a list of names, got {type(config['labels']).__name__}")
             names, of_options = labels.resolve(config["labels"]), len(model.labels)
             if len(names) != of_options:
                 raise ValueError(f"{len(names)} labels, but options for {of_options}")
             model.labels = names
         if "input_spec" in config:
-            model.input_spec = model.input_spec.updated(config["input_spec"])
+            spec = model.input_spec.updated(config["input_spec"])
+            if spec.channels != model.input_spec.channels:
+                raise ValueError(
+                    f"input_spec has channels={spec.channels}, but options for {model.input_spec.channels}"
+                )
+            model.input_spec = spec
     except UnknownNameError as error:
         error.message += f". {source.parent} was saved with it: if it is a plug-in's, install the package that has it"
         raise
@@ -155,23 +236,28 @@ def _rebuilt(config: dict[str, Any]) -> Any:
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Write `model` to `folder` as ``config.json`` and ``model.safetensors``.
+    """Write `model` to `folder` as ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
-    Every file is written beside its place first, so that an interruption leaves the old one whole.
+    The weights carry the config, and one rename puts both in place, so that an interrupted save leaves the old model or
+    the new one; ``config.json`` is a copy for people and the Hub. One process writes to a folder at a time, and what an
+    earlier one that was killed left unfinished is removed.
 
     Parameters
     ----------
     model : nn.Module
-        Built by :func:`thoraxlib.build`.
+        Built by :func:`thoraxlib.build`, as it is or compiled by ``torch.compile``.
     folder : path
-        Made if needed; a model saved there before is replaced.
+        Made if needed; a model saved there before is replaced. A ``README.md`` that is there stays as it is.
 
     Raises
     ------
     TypeError
         The model was not built by the registry, holds a ready part that no registry knows, or is no
         :class:`Persistent` (a plug-in's own class must be).
+    FileExistsError
+        The folder has a ``config.json`` or ``model.safetensors`` that this library did not write.
     """
+    model = uncompiled(model)
     if not isinstance(model, Persistent):
         raise TypeError(
             "model must be built by thoraxlib.build, from a class that derives from thoraxlib.persistence.Persistent; "
@@ -179,15 +265,19 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         )
     _config_of(model)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
-        model.save_pretrained(scratch)
-        for name in (_WEIGHTS, "README.md", _CONFIG):
-            os.replace(Path(scratch) / name, folder / name)
+    _check_own(folder)
+    with alone(folder, wait=True):
+        for name in (_WEIGHTS, _CONFIG, _CARD):
+            discard_scratch(folder, Path(name).stem)
+        if not os.path.lexists(folder / _CARD):
+            with replacing(folder / _CARD) as scratch:
+                model.generate_model_card().save(scratch)
+        model._save_pretrained(folder)
 
 
 def can_be_saved(model: nn.Module) -> bool:
     """Whether :func:`save_pretrained` can write `model`: it is known how to build it again."""
+    model = uncompiled(model)
     if not isinstance(model, Persistent):
         return False
     try:
@@ -195,6 +285,32 @@ def can_be_saved(model: nn.Module) -> bool:
     except TypeError:
         return False
     return True
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped; another one as it is."""
+    while isinstance(inside := getattr(model, "_orig_mod", None), torch.nn.Module):
+        model = inside
+    return model
+
+
+def _check_own(folder: Path) -> None:
+    """Raise FileExistsError where saving to `folder` would replace what this library did not write."""
+    written = {}
+    for name in (_CONFIG, _WEIGHTS):
+        path = folder / name
+        try:
+            config = read_json(path) if name == _CONFIG else _header(path)[1]
+        except (OSError, ValueError):
+            config = None
+        written[name] = isinstance(config, dict) and "thoraxlib_version" in config
+        # the weights of an early version carry no config, but lie beside one
+        if os.path.lexists(path) and not written[name] and not (name == _WEIGHTS and written[_CONFIG]):
+            raise FileExistsError(
+                f"{path} was not written by thoraxlib, or is damaged: choose another folder, or move the file away"
+            )
+    if (card := folder / _CARD).is_symlink() and not card.exists():
+        raise FileExistsError(f"{card} is a link to a file that is not there: choose another folder, or remove it")
 
 
 def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
@@ -241,6 +357,7 @@ def fingerprint(model: nn.Module) -> str:
 
     Of how a model is built that cannot be saved, only its class is known.
     """
+    model = uncompiled(model)
     try:
         config = {key: value for key, value in _config_of(model).items() if key != "thoraxlib_version"}
     except TypeError:

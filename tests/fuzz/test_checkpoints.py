@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import struct
@@ -12,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_model
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +31,7 @@ from thoraxlib import checkpoints, datasets, detection, graphs, localization
 from thoraxlib.checkpoints.files import state_dict_of
 from thoraxlib.detection.store import INDEX, Shard, shard_path
 from thoraxlib.persistence import weights_digest
+from thoraxlib.registry import UnknownNameError
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "labels": ["Mass", "Edema"], "input_spec": {"size": 32}}
 
@@ -43,7 +47,12 @@ def saved(content: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-TINY = {"state_dict": {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}, "epoch": 3}
+TINY: dict[str, Any] = {
+    "state_dict": {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)},
+    "epoch": 3,
+    "best": np.float64(0.5),
+    "args": argparse.Namespace(lr=np.ones(2), data=Path("x")),
+}
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "old.pth", "model.safetensors"])
@@ -182,7 +191,8 @@ def folder(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved")
     thoraxlib.save_pretrained(model, path)
     (path / "whole.json").write_bytes((path / "config.json").read_bytes())
-    (path / "whole.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+    # as early versions wrote them: what carries its config takes no other
+    save_model(model, str(path / "whole.safetensors"), {"format": "pt"})
     return path
 
 
@@ -218,8 +228,87 @@ def test_saved_models_with_damaged_weights(folder: Path, data: st.DataObject) ->
 def test_labels_of_another_number_than_the_outputs(folder: Path) -> None:
     config = json.loads((folder / "whole.json").read_bytes())
     (folder / "config.json").write_text(json.dumps({**config, "labels": ["Mass"]}))
+    (folder / "model.safetensors").write_bytes((folder / "whole.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"config.json describes no model.*1 labels, but options for 2"):
         thoraxlib.load_pretrained(folder)
+
+
+def test_configs_of_huge_models(folder: Path) -> None:
+    """Refused by the numbers in the weights' header, before there is memory for them or time is spent."""
+    whole = json.loads((folder / "whole.json").read_bytes())
+    (folder / "model.safetensors").write_bytes((folder / "whole.safetensors").read_bytes())
+    huge: list[dict[str, Any]] = [
+        {"backbone": "vit_gigantic_patch14_224"},
+        {"backbone": {"name": "vit_tiny_patch16_224", "depth": 1_000_000}},
+        {"backbone": {"name": "vit_tiny_patch16_224", "depth": 10**15}},
+        {"backbone": {"name": "vit_tiny_patch16_224", "embed_dim": 10**9}},
+        {"backbone": {"name": "resnet18", "layers": [10**6] * 4}},
+        {"backbone": {"name": "swin_tiny_patch4_window7_224", "window_size": 10_000}, "input_spec": {"size": 16_384}},
+        {"backbone": {"name": "test_resnet", "in_chans": 10**9}},
+        {"in_chans": 1000, "backbone": {"name": "test_resnet", "channels": [10**6] * 4}},
+        {"input_spec": {"size": 10**9}},
+        {"input_spec": {"size": 32, "channels": 10**9}},
+        {"input_spec": {"size": 32, "channels": 10**9, "mean": 0.5, "std": 0.5}},
+        {"head": {"name": "label_graph", "hidden": [10] * 10_000}, "labels": ["Mass", "Edema"]},
+    ]
+    for options in huge:
+        config = {**whole, "options": {**whole["options"], **options}}
+        for unused in set(options) & {"labels", "input_spec"}:
+            del config[unused]
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"config\.json describes no model that can be built"):
+            thoraxlib.load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"input_spec": {"channels": 1, "mean": 0.5, "std": 0.5}}, "input_spec has channels=1, but options for 3"),
+        ({"input_spec": {"size": True}}, "size must be an int"),
+        ({"input_spec": {"size": 10**9}}, "size must be an int"),
+        ({"input_spec": {"mean": [0.5, float("nan"), 0.5]}}, "mean must be"),
+        ({"input_spec": {"blur": True}}, "blur must be 0 or 3"),
+        ({"input_spec": [[1]]}, "input_spec must be a mapping"),
+        ({"labels": {"Mass": 1, "Edema": 2}}, "labels must be a list of names"),
+        ({"labels": 10**9}, "labels must be a list of names"),
+        ({"labels": [["Mass"], ["Edema"]]}, "labels must be"),
+        ({"labels": [True, 1]}, "labels must be"),
+        ({"name": 3}, "name"),
+        ({"name": ["chexnet"]}, "name"),
+        ({"options": None}, "options"),
+        ({"options": [["labels", 2]]}, "options"),
+        ({"room": "segmentation", "options": {}}, "segmentation"),
+    ],
+)
+def test_configs_with_fields_of_another_kind(folder: Path, changes: dict[str, Any], told: str) -> None:
+    whole = json.loads((folder / "whole.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**whole, **changes}))
+    (folder / "model.safetensors").write_bytes((folder / "whole.safetensors").read_bytes())
+    with pytest.raises(
+        (ValueError, UnknownNameError), match=rf"(?s)config\.json describes no model.*{told}|{told}: unknown"
+    ):
+        thoraxlib.load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("<Q", 2**63 - 1),
+        struct.pack("<Q", 10**8) + b"{",
+        struct.pack("<Q", 2) + b"{}",
+        b'\x48\0\0\0\0\0\0\0{"w":{"dtype":"F32","shape":[1000000000,1000],"data_offsets":[0,4000000]}}'.ljust(80),
+        b'\x46\0\0\0\0\0\0\0{"w":{"dtype":"F32","shape":[-1,4],"data_offsets":[0,4000000000000]}}'.ljust(78),
+    ],
+    ids=["length", "cut", "none", "shape", "negative"],
+)
+def test_weights_that_promise_more_than_they_hold(folder: Path, header: bytes) -> None:
+    (folder / "config.json").write_bytes((folder / "whole.json").read_bytes())
+    (folder / "model.safetensors").write_bytes(header)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        thoraxlib.load_pretrained(folder)
+    (folder / "x.safetensors").write_bytes(header)
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        checkpoints.read(folder / "x.safetensors")
 
 
 # -- graphs, counts, boxes, stores: files of JSON -----------------------------------------------------

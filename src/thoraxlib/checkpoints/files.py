@@ -4,93 +4,111 @@ from __future__ import annotations
 
 import os
 import pickle
-import tarfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thoraxlib.checkpoints.kinds import is_safetensors, not_a_checkpoint
 from thoraxlib.checkpoints.layout import bare
+from thoraxlib.checkpoints.unpickling import unpickled
 from thoraxlib.files import check_stored
 
-__all__ = ["read", "read_ag_cnn", "state_dict_of"]
+__all__ = ["AVERAGED", "read", "read_ag_cnn", "state_dict_of"]
 
 # Where the sources keep the weights inside what they saved.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
+#: Where they keep a copy that is averaged over the steps of training.
+AVERAGED = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "model_state_dict_ema", "model_ema_state_dict"),
+    *("ema", "ema_model", "averaged_model"),
+)
 _DEPTH = 8  # of wrappers: a damaged file can hold itself
 
 
-def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[str, Tensor]:
+def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: bool = False) -> dict[str, Tensor]:
     """The state dict in a checkpoint file, on the CPU.
+
+    NumPy's numbers and arrays, namespaces and paths may lie beside the weights; they are not read.
 
     Parameters
     ----------
     path : path
-        ``.safetensors``, or anything that ``torch.save`` wrote: a bare state dict, or one wrapped under
-        ``state_dict``, ``model_state_dict`` or ``model``.
+        A safetensors file, or anything that ``torch.save`` wrote: a bare state dict, or one wrapped under
+        ``state_dict``, ``model_state_dict``, ``model``, ``net``, ``network`` or ``module``.
+    key : str, optional
+        Under which name the weights are in the file, such as ``"state_dict_ema"``, or with which their names begin. By
+        default, the first of the wrappers above; an averaged copy (EMA) is taken if it is the only one, and a warning
+        tells of one that is not.
     allow_pickle : bool
-        Unpickle whole objects, which can run any code: for files that you trust only. Without it, files are read with
-        ``weights_only=True``.
+        Unpickle whole objects, which can run any code: for files that you trust only.
 
     Raises
     ------
     FileNotFoundError
         No such file.
     ValueError
-        The file is truncated, is no checkpoint, holds no state dict, or needs `allow_pickle`; or it is an archive that
-        promises more than it holds.
+        The file is truncated, is no checkpoint, holds no state dict (or none under `key`), or needs `allow_pickle`; or
+        it is an archive that promises more than it holds.
+
+    Warns
+    -----
+    UserWarning
+        There is an averaged copy of the weights that is not taken.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise ValueError(f"{path}: no readable safetensors file ({error})") from error
-    check_stored(path)
+    kind = None if is_safetensors(path) else not_a_checkpoint(path)
+    named = path.suffix == ".safetensors"
+    if kind is not None:
+        raise ValueError(f"{path}: no readable {'safetensors file' if named else 'checkpoint'}: it is {kind}")
+    content: Any = _safetensors(path) if named or is_safetensors(path) else _torch_save(path, allow_pickle)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except pickle.UnpicklingError as error:
-        if _is_tar(path):
-            raise ValueError(f"{path}: this is an archive; unpack it and give the file inside") from error
-        if "weights only" not in str(error).lower() and "weights_only" not in str(error):
-            raise ValueError(f"{path}: no readable checkpoint; is it truncated? ({error})") from error
-        raise ValueError(
-            f"{path}: holds more than tensors (a whole pickled module, as jrzech/reproduce-chexnet saves it?), and "
-            "unpickling that can run any code. If you trust the file, pass allow_pickle=True once, then "
-            "thoraxlib.save_pretrained(model, folder) to have it as safetensors"
-        ) from error
-    except Exception as error:  # the unpickler of a damaged file raises many kinds
-        raise ValueError(
-            f"{path}: no readable checkpoint; is it truncated? ({type(error).__name__}: {error})"
-        ) from error
-    try:
-        return state_dict_of(content)
+        return state_dict_of(content, key)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _is_tar(path: Path) -> bool:
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        return tarfile.is_tarfile(path)
-    except Exception:  # it looks into packed files, which may be damaged
-        return False
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path}: no readable safetensors file ({error})") from error
 
 
-def _numpy_scalars() -> list[Any]:
-    """What a file needs to hold scores as NumPy's numbers beside the weights (AnaXNet's do): plain data, no code."""
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)}
-    # the name in files of NumPy 1, and of NumPy 2
-    return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, *kinds]
+def _torch_save(path: Path, allow_pickle: bool) -> Any:
+    check_stored(path)
+    try:
+        if allow_pickle:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file:
+            return unpickled(file)
+    except pickle.UnpicklingError as error:
+        if not any(word in str(error) for word in ("GLOBAL", "global", "reduce", "create new object", "build")):
+            raise _unreadable(path, error) from error
+        raise ValueError(
+            f"{path}: holds more than tensors (a whole pickled module, as jrzech/reproduce-chexnet saves it?), and "
+            "unpickling that can run any code. If you trust the file, pass allow_pickle=True once, then "
+            f"thoraxlib.save_pretrained(model, folder) to have it as safetensors ({_first_line(error)})"
+        ) from error
+    except Exception as error:  # the unpickler of a damaged file raises many kinds
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    why = f"is it truncated, or not written by torch.save? ({type(error).__name__}: {error})"
+    return ValueError(f"{path}: no readable checkpoint; {why}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition(". ")[0].partition("\n")[0][:200]
 
 
 def read_ag_cnn(
@@ -118,28 +136,58 @@ def read_ag_cnn(
     return joined
 
 
-def state_dict_of(content: Any) -> dict[str, Tensor]:
+def state_dict_of(content: Any, key: str | None = None) -> dict[str, Tensor]:
     """The state dict inside a checkpoint's content: bare, wrapped, or a whole module's.
+
+    Parameters
+    ----------
+    content : Any
+        What a file holds.
+    key : str, optional
+        See :func:`read`.
 
     Raises
     ------
     ValueError
-        There is none, or an entry that no model could take: sparse, quantised, complex, or without values.
+        There is none, or none under `key`; or an entry that no model could take: sparse, quantised, complex, or without
+        values.
+
+    Warns
+    -----
+    UserWarning
+        As :func:`read`.
     """
+    start = None
+    if key is not None:
+        if isinstance(content, Mapping) and isinstance(content.get(key), (Mapping, nn.Module)):
+            content = content[key]
+        else:
+            start = f"{key}."
     for _ in range(_DEPTH):
         if isinstance(content, nn.Module):
             content = content.state_dict()
         if not isinstance(content, Mapping):
-            raise ValueError(f"expected a state dict, found {type(content).__name__}")
-        wrapped = (content.get(wrapper) for wrapper in _WRAPPERS)
-        inner = next((value for value in wrapped if isinstance(value, (Mapping, nn.Module))), None)
-        if inner is None:
+            raise ValueError(f"expected a state dict, found {type(content).__name__.removeprefix('_')}")
+        kept = [name for name in (*_WRAPPERS, *AVERAGED) if isinstance(content.get(name), (Mapping, nn.Module))]
+        if not kept:
             break
-        content = inner
-    other = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+        averaged = [name for name in kept[1:] if name in AVERAGED]
+        if averaged:
+            warnings.warn(
+                f"the checkpoint has the weights as {kept[0]!r}, which is read, and averaged over the training as "
+                f"{averaged[0]!r}: key={averaged[0]!r} reads that",
+                stacklevel=2,
+            )
+        content = content[kept[0]]
+    other = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if not content or other:
         raise ValueError(f"expected a state dict (name -> tensor) or one under {_WRAPPERS}; other entries: {other[:5]}")
-    odd = [key for key, value in content.items() if not _plain(value)]
+    if start is not None:
+        begun = {name.removeprefix(start): value for name, value in content.items() if name.startswith(start)}
+        if not begun:
+            raise ValueError(f"key={key!r}: no weights under that name, and none whose names begin with {start!r}")
+        content = begun
+    odd = [name for name, value in content.items() if not _plain(value)]
     if odd:
         raise ValueError(f"entries that are no plain tensors of real numbers: {odd[:5]}")
     return dict(content)

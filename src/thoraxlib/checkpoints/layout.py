@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-__all__ = ["LOGITS", "Layout", "StateDict", "bare", "modern_densenet_keys", "rename_head", "stack_heads"]
+__all__ = ["LOGITS", "Layout", "StateDict", "bare", "modern_densenet_keys", "rename_head", "stack_heads", "views"]
 
 StateDict = Mapping[str, Tensor]
 
@@ -18,6 +18,10 @@ LOGITS = "<logits>"
 
 # torchvision up to 0.2.0 put dots into the names inside a dense layer; a transition's norm and conv never had them
 _OLD_DENSE_LAYER = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.")
+
+_COMPILED = re.compile(r"(^|\.)_orig_mod\.")
+_ENGINES = re.compile(r"^(module\.)+")
+_AROUND = ("model.", "net.", "network.")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,20 @@ class Layout:
 def bare(state: StateDict) -> dict[str, Tensor]:
     """`state` without the ``module.`` that torch's data parallel engines put before every key."""
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def views(state: StateDict) -> Iterator[StateDict]:
+    """`state` without what engines and ``torch.compile`` put into the names, and what is inside of modules around it.
+
+    Such modules, of Lightning and of plain scripts, may hold more than the network, such as the weights of a loss.
+    """
+    # torch's AveragedModel counts what it averaged
+    plain = {_ENGINES.sub("", _COMPILED.sub(r"\1", key)): value for key, value in state.items() if key != "n_averaged"}
+    yield plain
+    for start in _AROUND:
+        inside = {key.removeprefix(start): value for key, value in plain.items() if key.startswith(start)}
+        if inside:
+            yield from views(inside)
 
 
 def modern_densenet_keys(state: StateDict) -> dict[str, Tensor]:

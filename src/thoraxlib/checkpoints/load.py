@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,14 +12,17 @@ from torch import Tensor, nn
 
 from thoraxlib import labels as label_sets
 from thoraxlib.checkpoints import registry
-from thoraxlib.checkpoints.files import read, state_dict_of
-from thoraxlib.checkpoints.layout import LOGITS
+from thoraxlib.checkpoints.files import AVERAGED, read, state_dict_of
+from thoraxlib.checkpoints.layout import LOGITS, StateDict, views
+from thoraxlib.persistence import uncompiled
 
 __all__ = ["CheckpointError", "load_checkpoint"]
 
 
 # what the heads call the layer with one row for each label
 _LAST = ("head.fc", "head.conv", "head.linear.fc")
+# whose files may be of a backbone alone
+_OWN, _PLAIN = "thoraxlib", ("timm", "torchvision")
 
 
 class CheckpointError(ValueError):
@@ -31,24 +35,29 @@ def load_checkpoint(
     *,
     layout: str | None = None,
     trunk_only: bool = False,
+    key: str | None = None,
     allow_pickle: bool = False,
 ) -> str:
     """Load weights that others published (or that a plain PyTorch script saved) into `model`.
 
     Nothing is loaded unless everything fits: every entry of the checkpoint has its place in the model with the same
     shape (entries that the source keeps without using them need none), and every parameter and buffer of the model gets
-    a value (missing ``num_batches_tracked`` counters, which files from before torch 0.4.1 lack, are set to 0).
+    a value (missing ``num_batches_tracked`` counters, which files from before torch 0.4.1 lack, are set to 0). The
+    prefixes of ``torch.compile``, data parallel engines and Lightning are taken off the names.
 
     Parameters
     ----------
     model : nn.Module
-        Built by :func:`thoraxlib.build`.
+        Built by :func:`thoraxlib.build`, as it is or compiled by ``torch.compile``.
     checkpoint : path or mapping
         A file (see :func:`thoraxlib.checkpoints.read`), or what such a file holds.
     layout : str, optional
         One of :func:`thoraxlib.checkpoints.names`; default: recognised by its keys.
     trunk_only : bool
-        Load the backbone alone and leave the head (and neck) as they are, e.g. from ImageNet weights.
+        Load the backbone alone and leave the head (and neck) as they are, e.g. from ImageNet weights, or from a file
+        that has no head.
+    key : str, optional
+        Where the weights are in the file, such as ``"state_dict_ema"``; see :func:`thoraxlib.checkpoints.read`.
     allow_pickle : bool
         See :func:`thoraxlib.checkpoints.read`.
 
@@ -63,19 +72,32 @@ def load_checkpoint(
         Unmatched or misshapen entries, other names than the source's, or no known layout. The model is left untouched.
     FileNotFoundError, ValueError
         The file cannot be read.
+
+    Warns
+    -----
+    UserWarning
+        The file has a copy of the weights, averaged over the training, that is not taken.
     """
+    model = uncompiled(model)
     if isinstance(checkpoint, Mapping):
-        state = state_dict_of(checkpoint)
+        state = state_dict_of(checkpoint, key)
     else:
-        state = read(checkpoint, allow_pickle=allow_pickle)
-    name = layout if layout is not None else _recognise(state)
+        state = read(checkpoint, key=key, allow_pickle=allow_pickle)
+    name, found, headless = _recognise(model, state, layout)
+    if headless and not trunk_only:
+        raise CheckpointError(
+            f"the checkpoint has the backbone's weights (layout {name!r}) and no head: trunk_only=True loads them, and "
+            "leaves the model's head as it is. Nothing was loaded."
+        )
+    for copy in {entry.partition(".")[0] for entry in state if len(found) < len(state)} & {*AVERAGED}:
+        warnings.warn(f"weights averaged over the training are not loaded: key={copy!r} takes them", stacklevel=2)
     source = registry.build(name)
     _check_names(name, model, source.names)
-    translated = source.translate(state)
+    translated = source.translate(found)
     places = _places(model, translated)
     own = model.state_dict()
     if trunk_only:
-        own = {key: value for key, value in own.items() if "backbone" in key.split(".")}
+        own = {key: value for key, value in own.items() if _of_backbone(key)}
         places = {key: theirs for key, theirs in places.items() if key in own}
         translated = {theirs: translated[theirs] for theirs in places.values()}
     new = {key: translated[theirs] for key, theirs in places.items()}
@@ -90,10 +112,29 @@ def load_checkpoint(
     return name
 
 
-def _recognise(state: Mapping[str, Tensor]) -> str:
-    for name, layout in registry.working():
-        if layout.recognises(state):
-            return name
+def _of_backbone(key: str) -> bool:
+    return "backbone" in key.split(".")
+
+
+def _recognise(model: nn.Module, state: StateDict, layout: str | None) -> tuple[str, StateDict, bool]:
+    """Name of the layout, the part of `state` that has it, and whether that is a backbone alone."""
+    layouts = dict(registry.working()) if layout is None else {layout: registry.build(layout)}
+    parts = list(views(state))
+    for part in parts:
+        for name, source in layouts.items():
+            if source.recognises(part):
+                return name, part, False
+    counters = "num_batches_tracked"
+    wanted = {key for key in model.state_dict() if _of_backbone(key) and not key.endswith(counters)}
+    for part in parts:
+        for begun in (part, {f"backbone.{key}": value for key, value in part.items()}):
+            if _OWN in layouts and wanted and wanted <= begun.keys():
+                return _OWN, begun, True
+        for name in (name for name in _PLAIN if name in layouts):
+            if wanted and wanted <= _places(model, layouts[name].translate(part)).keys():
+                return name, part, True
+    if layout is not None:
+        return layout, parts[0], False
     raise CheckpointError(
         f"the checkpoint's layout is not recognised; it has {len(state)} entries such as {_some(state)}. "
         f"Known layouts: {', '.join(registry.names())}; name one with layout=..."
@@ -143,6 +184,8 @@ def _check(
         lines.append(f"  {len(missing)} of the model's {len(own)} entries get no value: {_some(missing)}")
     if unused:
         lines.append(f"  {len(unused)} entries of the checkpoint have no place in the model: {_some(unused)}")
+    if missing and not unused and not any(map(_of_backbone, missing)):
+        lines.append("  All of the backbone is there: load it alone with trunk_only=True.")
     if misshapen:
         shapes = [f"{key} {tuple(new[key].shape)} -> {tuple(own[key].shape)}" for key in misshapen]
         lines.append(f"  {len(misshapen)} entries have another shape (checkpoint -> model): {_some(shapes)}")
