@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib.checkpoints.layout import bare
-from thoraxlib.files import check_stored
+from thoraxlib.files import check_stored, open_regular
 
 __all__ = ["read", "read_ag_cnn", "state_dict_of"]
 
@@ -41,11 +41,12 @@ def read(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[st
         No such file.
     ValueError
         The file is truncated, is no checkpoint, holds no state dict, or needs `allow_pickle`; or it is an archive that
-        promises more than it holds.
+        promises more than it holds; or it is no regular file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
+    open_regular(path).close()  # neither reader below would refuse a pipe or a device
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
+from thoraxlib.files import read_regular
 
 __all__ = ["ImageList", "find_list", "read_list"]
 
@@ -52,7 +53,7 @@ def read_list(path: Path, labels: Sequence[str]) -> ImageList:
     names: dict[str, int] = {}
     targets: list[list[float]] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file: {error}") from error
     comma = "," if path.suffix == ".csv" else None

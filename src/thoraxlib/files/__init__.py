@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from thoraxlib.files.json_files import parse_json, read_json, write_json
 from thoraxlib.files.names import below
+from thoraxlib.files.opening import open_regular, read_regular
 from thoraxlib.files.runs import alone, goes_on
 from thoraxlib.files.whole import discard_scratch, replacing
 from thoraxlib.files.zips import check_stored, unzipping
@@ -14,8 +15,10 @@ __all__ = [
     "check_stored",
     "discard_scratch",
     "goes_on",
+    "open_regular",
     "parse_json",
     "read_json",
+    "read_regular",
     "replacing",
     "unzipping",
     "write_json",
