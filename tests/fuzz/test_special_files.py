@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from thoraxlib import checkpoints, graphs
+from thoraxlib import checkpoints, graphs, images
+from thoraxlib.datasets.files import image_size
 from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.datasets.padchest.terms import TermTree
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "any": ("x", open_regular),
+    "image": ("x.png", images.read),
+    "DICOM": ("x.dcm", images.read),
+    "size": ("x.png", image_size),
     "JSON": ("x.json", read_json),
     "table": ("x.csv", Table),
     "packed table": ("x.csv.gz", Table),
