@@ -1,12 +1,16 @@
-"""Arguments that are refused with one message everywhere: name, value, and what is allowed."""
+"""Arguments that are refused with one message everywhere: name, value, and what is allowed; names in messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from itertools import islice
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["height_and_width", "one_of", "positions"]
+__all__ = ["few", "height_and_width", "one_of", "positions", "repeated"]
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def one_of(name: str, value: object, allowed: Iterable[object], more: str = "") -> None:
@@ -94,3 +98,22 @@ def positions(name: str, asked: Iterable[Any], count: int | None) -> list[int]:
         if count is not None and not -count <= part < count:
             raise IndexError(f"{name}: {part} of {count}, counted from 0")
     return found
+
+
+def repeated(names: Iterable[Name]) -> list[Name]:
+    """List the names that come more than once, each once, in their first order.
+
+    >>> repeated(["b", "a", "c", "a", "b", "a"])
+    ['b', 'a']
+    """
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def few(names: Collection[object], most: int = 40) -> str:
+    """Join the first names for a message; how many there are is said where some are left out.
+
+    >>> few("abc"), few(range(10**6), most=2)
+    ('a, b, c', '0, 1, ... (1000000 in all)')
+    """
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(map(str, islice(names, most))) + more

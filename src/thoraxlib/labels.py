@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from thoraxlib.arguments import few, repeated
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -270,10 +271,11 @@ def resolve(labels: str | Sequence[str]) -> tuple[str, ...]:
         return build(labels)
     result = tuple(labels)
     if not result or not all(isinstance(label, str) and label for label in result):
-        raise ValueError(f"labels must be the name of a label set or a non-empty sequence of names, got {labels!r}")
-    if len(set(result)) != len(result):
-        twice = sorted({label for label in result if result.count(label) > 1})
-        raise ValueError(f"labels names {twice} more than once")
+        given = few([repr(label) for label in result])
+        raise ValueError(f"labels must be the name of a label set or a non-empty sequence of names, got ({given})")
+    twice = repeated(result)
+    if twice:
+        raise ValueError(f"labels names [{few([repr(label) for label in twice])}] more than once")
     return result
 
 
@@ -307,7 +309,7 @@ def positions(source: Sequence[str], target: Sequence[str], message: str) -> lis
     found = align(source, target)
     lost = [label for label, place in zip(target, found, strict=True) if place is None]
     if lost:
-        raise ValueError(message.format(lost=", ".join(map(repr, lost)), known=", ".join(source)))
+        raise ValueError(message.format(lost=few([repr(label) for label in lost]), known=few(source)))
     return [place for place in found if place is not None]
 
 

@@ -291,7 +291,12 @@ def save(image: Image.Image, path: str | os.PathLike[str]) -> None:
 def _film(image: ImageLike) -> Image.Image:
     """A new RGB image of any of the accepted kinds."""
     if isinstance(image, Image.Image):
-        return image.convert("RGB") if image.mode != "RGB" else image.copy()
+        from thoraxlib.images.pictures import is_deep, upright
+        from thoraxlib.images.reading import read
+
+        if not is_deep(image):
+            return upright(image).convert("RGB")
+        image = read(image)
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)

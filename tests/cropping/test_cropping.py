@@ -217,6 +217,26 @@ def test_what_is_pasted_lies_where_it_was_seen() -> None:
 # -- heat and its picture --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("statistic", ["max_abs", "l1", "l2", "sum"])
+@pytest.mark.parametrize("rule", ["fixed", "otsu", "percentile", "ien001"])
+def test_a_map_of_one_channel_is_heat_with_its_sign(rule: str, statistic: str) -> None:
+    """Its highest values are cut out, however far its lowest are from zero."""
+    features = torch.full((2, 1, 8, 8), -20.0)
+    features[:, :, 1:3, 1:3] = -50.0
+    features[0, :, 4:6, 5:8] = 3.0
+    features[1, :, 4:6, 5:8] = -0.01
+    made = cropping.build(rule, statistic=statistic, **({"percentile": 90.0} if rule == "percentile" else {}))
+    found = made(torch.rand(2, 3, 8, 8), features)
+    assert found.valid.all()
+    if rule in ("fixed", "percentile"):  # Otsu's level may part the lowest from the rest
+        assert found.box[0].tolist() == [5, 4, 8, 6]
+    assert torch.equal(found.heat, heat(features - features.amin(), statistic))
+    both = torch.cat([features, torch.zeros_like(features)], dim=1)
+    assert torch.equal(
+        heat(both, "max_abs"), heat(features.abs(), "max_abs")
+    )  # of several channels as the paper has it
+
+
 def test_statistics() -> None:
     f = random(3, 6, 4, 5)
     absolute = f.abs()

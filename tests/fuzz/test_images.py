@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import sys
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,36 @@ from thoraxlib.images.codestream import header
 from thoraxlib.input_spec import InputSpec
 
 GREY = (np.arange(20 * 24) % 251).astype(np.uint8).reshape(20, 24)
+
+TURNED = struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, 6, 0, 0)  # EXIF: the first row is at the right
+
+
+def chunks(*parts: tuple[bytes, bytes]) -> bytes:
+    """Of a PNG file."""
+    made = (struct.pack(">I", len(content)) + kind + content for kind, content in parts)
+    return b"".join(one + struct.pack(">I", zlib.crc32(one[4:])) for one in made)
+
+
+TURNED_AT_END = chunks((b"eXIf", TURNED), (b"IEND", b""))
+DEEP_COLOUR = b"\x89PNG\r\n\x1a\n" + chunks(
+    (b"IHDR", struct.pack(">IIBBBBB", 2, 3, 16, 2, 0, 0, 0)),
+    (b"IDAT", zlib.compress(b"".join(b"\1" + bytes(range(12)) for _ in range(3)))),
+    (b"IEND", b""),
+)
+# 2 x 3 pixels of 16-bit RGB in one strip: 9 entries, each of tag, kind 4, how many, value or where it is
+COLOUR_TIFF = (
+    struct.pack("<2sHIH", b"II", 42, 8, 9)
+    + b"".join(
+        struct.pack("<HHII", tag, 4, count, value)
+        for tag, count, value in (
+            *((256, 1, 2), (257, 1, 3), (258, 3, 122), (259, 1, 1), (262, 1, 2)),
+            *((273, 1, 134), (277, 1, 3), (278, 1, 3), (279, 1, 36)),
+        )
+    )
+    + bytes(4)
+    + struct.pack("<3I", 16, 16, 16)
+    + bytes(range(36))
+)
 
 
 def written(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -57,11 +89,19 @@ def dicom() -> bytes:
 
 FILES = {
     "grey.png": lambda: written(Image.fromarray(GREY), "png"),
+    "colour.png": lambda: DEEP_COLOUR,
     "deep.png": lambda: written(Image.fromarray(GREY.astype(np.uint16) * 257), "png"),
     "bits.png": lambda: written(Image.fromarray(GREY > 100), "png"),
     "palette.png": lambda: written(Image.fromarray(GREY).convert("P"), "png", transparency=3),
     "alpha.png": lambda: written(Image.fromarray(GREY).convert("RGBA"), "png"),
+    "end.png": lambda: written(Image.fromarray(GREY), "png")[:-12] + TURNED_AT_END,
     "film.jpg": lambda: written(Image.fromarray(GREY), "jpeg"),
+    "turned.jpg": lambda: written(Image.fromarray(GREY), "jpeg", exif=b"Exif\0\0" + TURNED),
+    "turned.tif": lambda: written(Image.fromarray(GREY.astype(np.uint16) * 257), "tiff", tiffinfo={274: 6, 262: 0}),
+    "colour.tif": lambda: COLOUR_TIFF,
+    "film.webp": lambda: written(Image.fromarray(GREY), "webp", exif=TURNED),
+    "film.ppm": lambda: b"P6 2 3 65535\n" + bytes(36),
+    "film.jp2": lambda: written(Image.fromarray(GREY), "jpeg2000"),
     "film.tif": lambda: written(Image.fromarray(GREY.astype(np.float32) / 255), "tiff"),
     "film.gif": lambda: written(Image.fromarray(GREY), "gif"),
     "film.dcm": dicom,
@@ -88,6 +128,7 @@ def test_damaged_files(name: str, tmp_path: Path, data: st.DataObject) -> None:
             check(image)
         size = refused(lambda: image_size(path), name)
         assert size is None or min(size) > 0
+        assert image is None or size == image.shape[-2:]
 
 
 @given(

@@ -13,7 +13,17 @@ from scipy import ndimage
 from torch import Tensor
 
 from thoraxlib import cams, localization
-from thoraxlib.localization import Boxes, acc_afp, base, box_iobb, box_iou, localization_table, pointing_game
+from thoraxlib.localization import (
+    Boxes,
+    acc_afp,
+    base,
+    box_iobb,
+    box_iogt,
+    box_iou,
+    localization_table,
+    pointing_game,
+)
+from thoraxlib.localization.boxes import area
 from thoraxlib.maps import find_components
 from thoraxlib.registry import OptionError
 
@@ -43,6 +53,27 @@ def test_overlaps_of_empty_boxes() -> None:
     assert box_iou(empty, empty).item() == 0
     assert box_iobb(empty, torch.tensor([[0.0, 0.0, 9.0, 9.0]])).item() == 0
     assert box_iobb(torch.tensor([[2.0, 2.0, 4.0, 4.0]]), torch.tensor([[0.0, 0.0, 9.0, 9.0]])).item() == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.float16, torch.bfloat16, torch.float64, torch.int16, torch.int32, torch.int64], ids=str
+)
+def test_overlaps_of_large_boxes_in_every_precision(kind: torch.dtype) -> None:
+    """Areas are beyond 65504, float16's largest, and beyond what bfloat16 or 16 bits can count."""
+    a = torch.tensor([[0, 0, 1024, 1024], [512, 0, 1536, 2048], [0, 0, 0, 0], [0, 0, 4096, 32_000]])
+    b = torch.tensor([[512, 512, 1536, 1536], [0, 0, 1024, 1024]])
+    for overlap in (box_iou, box_iobb, box_iogt):
+        expected = overlap(a.double(), b.double())
+        found = overlap(a.to(kind), b.to(kind))
+        assert found.isfinite().all()
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(box_iou(a.to(kind), b.to(kind))[0].double(), torch.tensor([1 / 7, 1]).double())
+    tiny = torch.tensor([[0, 0, 2**-13, 2**-13]], dtype=torch.float16)  # whose area float16 rounds to 0
+    assert box_iou(tiny, tiny).item() == 1
+
+
+def test_bytes_turned_inside_out_have_no_area() -> None:
+    assert area(torch.tensor([[200, 10, 100, 20], [10, 10, 250, 250]], dtype=torch.uint8)).tolist() == [0, 57600]
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -170,6 +171,21 @@ def test_own_modules_as_parts() -> None:
 def test_bad_images(model: Classifier, images: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         model(images)
+
+
+def test_images_of_another_precision_than_the_weights(model: Classifier) -> None:
+    x = torch.randn(2, 3, 64, 64)
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        with pytest.raises(TypeError, match=rf"images are {kind}, the model's weights are torch.float32: convert"):
+            model(x.to(kind))
+        with pytest.raises(TypeError, match=rf"images are torch.float32, the model's weights are {kind}"):
+            deepcopy(model).to(kind)(x)
+    with torch.no_grad():
+        expected = model.eval()(x)
+        torch.testing.assert_close(deepcopy(model).double()(x.double()).float(), expected, rtol=1e-3, atol=1e-3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(x).isfinite().all()
+        assert model(x.bfloat16()).isfinite().all()
 
 
 def test_bad_options() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thoraxlib.arguments import positions
 from thoraxlib.cams.split import Split, split
 from thoraxlib.cams.stage import Stage
+from thoraxlib.cams.tokens import fits, grid_of
 from thoraxlib.modes import eval_view
 
 __all__ = ["ClassActivationMap"]
@@ -176,20 +177,16 @@ class ClassActivationMap(abc.ABC):
             raise ValueError(
                 f"one token for the image has no places; name an earlier layer of {self._name}: target='...'"
             )
-        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None) or (0, 0)
-        tokens = features
-        if grid[0] * grid[1] != tokens.shape[1] or not _fits(grid, x):  # more than the patches
-            tokens = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
-        if grid[0] * grid[1] != tokens.shape[1]:
-            side = x.shape[-2] / x.shape[-1]
-            rows = round((tokens.shape[1] * side) ** 0.5)
-            grid = (rows, tokens.shape[1] // max(rows, 1))
-        if grid[0] * grid[1] != tokens.shape[1]:
+        count, size = features.shape[1], (x.shape[-2], x.shape[-1])
+        network = self.model.model if isinstance(self.model, Split) else self.model
+        grid = grid_of(count, size, self.model, network)
+        if grid is None:
             raise ValueError(
-                f"{tokens.shape[1]} tokens form no grid for images of {tuple(x.shape[-2:])} pixels; if class tokens "
-                "come first, say how many: cams.split(model, layer, num_prefix_tokens=1)"
+                f"{count} tokens form no grid for images of {size} pixels; if class tokens come first, say how many: "
+                "cams.split(model, layer, num_prefix_tokens=1)"
             )
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, int(grid[0]), int(grid[1]))
+        skipped, rows, columns = grid
+        return features[:, skipped:].transpose(1, 2).reshape(len(features), -1, rows, columns)
 
     def channel_axis(self, features: Tensor, x: Tensor) -> int:
         """Which dimension of raw features of the images `x` holds the channels.
@@ -204,7 +201,7 @@ class ClassActivationMap(abc.ABC):
         if features.ndim == 3:
             return 2
         # a map has the image's shape; only where that leaves a doubt, what the model says of its last map
-        last, first = _fits(features.shape[1:3], x), _fits(features.shape[2:], x)
+        last, first = (fits(grid, x.shape[-2:]) for grid in (features.shape[1:3], features.shape[2:]))
         if last != first:
             return 3 if last else 1
         return 3 if getattr(self.model, "output_fmt", "") == "NHWC" else 1
@@ -231,9 +228,3 @@ class ClassActivationMap(abc.ABC):
         close = difflib.get_close_matches(label, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"the model has no label {label!r}{hint}; it has {', '.join(map(repr, names)) or 'no names'}")
-
-
-def _fits(size: Sequence[int], x: Tensor) -> bool:
-    """Whether a grid (h, w) has the shape of the images, within one cell."""
-    height, width = x.shape[-2:]
-    return abs(size[0] * width - size[1] * height) <= max(height, width)

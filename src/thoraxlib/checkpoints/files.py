@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from thoraxlib.checkpoints.kinds import is_safetensors, not_a_checkpoint
 from thoraxlib.checkpoints.layout import bare
 from thoraxlib.checkpoints.unpickling import unpickled
-from thoraxlib.files import check_stored
+from thoraxlib.files import check_stored, open_regular
 
 __all__ = ["AVERAGED", "read", "read_ag_cnn", "state_dict_of"]
 
@@ -52,7 +52,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: 
         No such file.
     ValueError
         The file is truncated, is no checkpoint, holds no state dict (or none under `key`), or needs `allow_pickle`; or
-        it is an archive that promises more than it holds.
+        it is an archive that promises more than it holds, or no regular file.
 
     Warns
     -----
@@ -60,8 +60,9 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: 
         There is an averaged copy of the weights that is not taken.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
+    open_regular(path).close()  # none of the readers below would refuse a pipe or a device
     kind = None if is_safetensors(path) else not_a_checkpoint(path)
     named = path.suffix == ".safetensors"
     if kind is not None:

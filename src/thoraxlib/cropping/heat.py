@@ -30,6 +30,9 @@ def heat(features: Tensor, statistic: str | Callable[[Tensor], Tensor] = "max_ab
     sum       the sum with its sign: Ien001/AG-CNN
     ========= ==========================================================
 
+    A map of one channel, such as a label's heat map, is heat already: its highest value is the hottest, whatever its
+    sign and the statistic's name.
+
     Computed in float32 at least, also under autocast: half a precision moves the boxes. A map with values that are not
     finite becomes 0 too.
 
@@ -41,7 +44,9 @@ def heat(features: Tensor, statistic: str | Callable[[Tensor], Tensor] = "max_ab
         One of these, or a function (N, K, h, w) -> (N, h, w).
     """
     wide = features if features.dtype.itemsize >= 4 else features.float()
-    raw = (STATISTICS[statistic] if isinstance(statistic, str) else statistic)(wide)
+    if isinstance(statistic, str):
+        statistic = STATISTICS["sum" if features.shape[1] == 1 else statistic]
+    raw = statistic(wide)
     low, high = (extreme[:, None, None] for extreme in raw.flatten(1).aminmax(dim=1))
     span = high - low
     # comparisons with NaN are false

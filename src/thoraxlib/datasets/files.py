@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from thoraxlib.arguments import one_of
-from thoraxlib.files import below
+from thoraxlib.files import below, open_regular
 from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
+from thoraxlib.images.pictures import size_of
 from thoraxlib.images.reading import SUFFIXES, read
 
 __all__ = [
@@ -222,9 +223,11 @@ def _is_read(path: Path | None) -> bool:
         return False
     if copied(path) is not None:
         return True
-    if not path.is_file():
+    try:
+        file = open_regular(path)
+    except (OSError, ValueError):
         return False
-    with path.open("rb") as file:
+    with file:
         start = file.read(132)
         file.seek(max(0, file.seek(0, os.SEEK_END) - 64))  # some writers pad after the end mark
         tail = file.read()
@@ -240,21 +243,17 @@ def _is_read(path: Path | None) -> bool:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image file, from its header where Pillow knows it.
+    """(H, W) of an image as :func:`thoraxlib.images.read` gives it, from the file's header where Pillow knows it.
 
     Raises
     ------
     ValueError
         The file is no image.
     """
-    from PIL import Image
-
-    from thoraxlib.images import read
-
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # Pillow's plug-ins raise many kinds
+        with open_regular(path) as file:
+            return size_of(file, path)
+    except ValueError:
         height, width = read(path).shape[-2:]  # DICOM; read says what else is wrong
         return int(height), int(width)
 

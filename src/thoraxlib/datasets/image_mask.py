@@ -17,7 +17,8 @@ from torchvision import tv_tensors
 from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import SUFFIXES, check_root
 from thoraxlib.datasets.films import Films
-from thoraxlib.images.reading import decode
+from thoraxlib.files import open_regular
+from thoraxlib.images.pictures import decode
 
 __all__ = ["ImageMask"]
 
@@ -180,7 +181,7 @@ def _one_hot(path: Path, classes: Mapping[str, int]) -> Tensor:
 
 def _values(path: Path) -> NDArray[np.generic]:
     """The values (H, W) of a label image as they are stored: grey of any depth, or palette entries."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         image = decode(file, path)
     if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
         return np.array(image)

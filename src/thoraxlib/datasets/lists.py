@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.tables import is_blank
+from thoraxlib.files import read_regular
 
 __all__ = ["ImageList", "find_list", "read_list"]
 
@@ -53,7 +54,7 @@ def read_list(path: Path, labels: Sequence[str]) -> ImageList:
     names: dict[str, int] = {}
     targets: list[list[float]] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file: {error}") from error
     comma = "," if path.suffix == ".csv" else None

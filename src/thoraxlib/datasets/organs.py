@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional as F
 
 from thoraxlib.datasets.base import OF_ALL, OF_EACH, ChestDataset
 from thoraxlib.datasets.files import check_root
-from thoraxlib.files import below
-from thoraxlib.images.reading import SUFFIXES, decode
+from thoraxlib.files import below, open_regular
+from thoraxlib.images.pictures import decode
+from thoraxlib.images.reading import SUFFIXES
 
 __all__ = ["WithOrganMasks", "mask_path"]
 
@@ -67,7 +68,7 @@ class WithOrganMasks(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = dict(self.dataset[index])
         path = Path(self._paths[index])
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             image = decode(file, path)
         pixels = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8)
         mask: Tensor = (pixels > 0).to(torch.uint8).view(1, image.height, image.width)

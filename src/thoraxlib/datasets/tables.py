@@ -15,9 +15,11 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from thoraxlib.files import open_regular
+
 __all__ = ["Table", "check_joined", "is_blank"]
 
-_LARGEST = 2**31  # bytes of text: several times the largest release's; a packed file may promise more than memory holds
+_LARGEST = 2**31  # bytes of text: several times the largest release's, and less than a file may promise
 _BLANK = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null"})
 
 
@@ -44,8 +46,8 @@ class Table:
     Raises
     ------
     ValueError
-        No header, no row, a row that is too short, a quote that is not closed, or not UTF-8, with the line; or packed
-        text of more than 2 GiB.
+        No header, no row, a row that is too short, a quote that is not closed, or not UTF-8, with the line; text of
+        more than 2 GiB; or no regular file.
     """
 
     def __init__(self, path: Path, delimiter: str = ",") -> None:
@@ -226,9 +228,9 @@ def _odd_line(path: Path) -> int:
 
 def _open(path: Path) -> TextIO:
     if path.suffix.lower() == ".gz":
-        with gzip.open(path, "rb") as file:
+        with open_regular(path) as packed, gzip.open(packed, "rb") as file:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise ValueError(f"{path} holds more than {_LARGEST} bytes of text")
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(open_regular(path, largest=_LARGEST), encoding="utf-8-sig", newline="")

@@ -172,7 +172,7 @@ class FeatureStore(Dataset[dict[str, Any]]):
 
     def _existing(self, parts: int) -> list[Path]:
         """The files of all parts; their number may be anything that an index can say."""
-        here = sorted(self.path.glob("*.safetensors"))
+        here = set(self.path.glob("*.safetensors"))
         files = [shard_path(self.path, number) for number in range(min(parts, len(here) + 1))]
         first = next((file.name for file in files if file not in here), None)
         if first is not None:

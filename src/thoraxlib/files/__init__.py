@@ -6,6 +6,7 @@ from thoraxlib.files.addresses import address
 from thoraxlib.files.environment import is_environment_error
 from thoraxlib.files.json_files import parse_json, read_json, write_json
 from thoraxlib.files.names import below, printable
+from thoraxlib.files.opening import open_regular, read_regular
 from thoraxlib.files.runs import alone, goes_on
 from thoraxlib.files.whole import discard_scratch, replacing, sync_below
 from thoraxlib.files.zips import check_stored, unzipping
@@ -18,9 +19,11 @@ __all__ = [
     "discard_scratch",
     "goes_on",
     "is_environment_error",
+    "open_regular",
     "parse_json",
     "printable",
     "read_json",
+    "read_regular",
     "replacing",
     "sync_below",
     "unzipping",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+from thoraxlib.files.opening import read_regular
 from thoraxlib.files.whole import replacing
 
 __all__ = ["parse_json", "read_json", "write_json"]
@@ -42,9 +42,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     FileNotFoundError
         No such file.
     ValueError
-        Naming the file: it is not UTF-8, no JSON, or nested too deeply to be read.
+        Naming the file: it is not UTF-8, no JSON, nested too deeply to be read, of more than 2 GiB, or no regular file.
     """
-    return parse_json(Path(path).read_bytes(), path)
+    return parse_json(read_regular(path), path)
 
 
 def parse_json(content: bytes | str, source: object) -> Any:

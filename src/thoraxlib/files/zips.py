@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from thoraxlib.files.environment import is_environment_error
+from thoraxlib.files.opening import open_regular
 
 __all__ = ["check_stored", "unzipping"]
 
@@ -34,12 +36,13 @@ def check_stored(path: Path) -> None:
     Raises
     ------
     ValueError
-        Naming the file: it is such an archive, or a damaged one. Other files pass.
+        Naming the file: it is such an archive, a damaged one, or no regular file. Other files pass.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    size = path.stat().st_size
-    with unzipping(f"{path}: a damaged archive"), zipfile.ZipFile(path) as archive:
-        promised = sum(entry.file_size for entry in archive.infolist())
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            return
+        size = os.fstat(file.fileno()).st_size
+        with unzipping(f"{path}: a damaged archive"), zipfile.ZipFile(file) as archive:
+            promised = sum(entry.file_size for entry in archive.infolist())
     if promised > size:
         raise ValueError(f"{path}: an archive of {size} bytes that promises {promised}; it must not be compressed")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.files import check_stored, read_json, replacing, write_json
+from thoraxlib.files import check_stored, open_regular, read_json, read_regular, replacing, write_json
 
 __all__ = ["NORMALIZATIONS", "Graph"]
 
@@ -161,7 +161,7 @@ class Graph:
                 nodes, weights = _arrays(path)
                 return cls(tuple(map(str, nodes.tolist())), torch.from_numpy(weights))
             if path.suffix == ".csv":
-                names, *rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+                names, *rows = (line.split("\t") for line in read_regular(path).decode("utf-8").splitlines())
                 return cls(tuple(names), torch.tensor([[float(value) for value in row] for row in rows], device="cpu"))
             content = read_json(path)
             return cls(tuple(content["nodes"]), torch.tensor(content["weights"], device="cpu"))
@@ -190,7 +190,7 @@ class Graph:
 def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     check_stored(path)
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
             return content["nodes"], content["weights"]
     except FileNotFoundError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
+from thoraxlib.files import open_regular
 
 __all__ = ["read_vectors"]
 
@@ -60,7 +62,7 @@ def read_vectors(path: str | os.PathLike[str], labels: str | Sequence[str], *, d
 def _vectors_of(wanted: Collection[str], path: Path, dim: int) -> dict[str, Tensor]:
     """The vectors of those of the words that the file has; the first of each."""
     found: dict[str, Tensor] = {}
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             word, _, rest = line.rstrip("\n").partition(" ")
             if word not in wanted and number > 2:  # the first lines tell the file's width

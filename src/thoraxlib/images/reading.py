@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 from torch import Tensor
 from torchvision import tv_tensors
 
 from thoraxlib.arrays import Floats
+from thoraxlib.files import open_regular
 from thoraxlib.images.elements import is_dicom
+from thoraxlib.images.pictures import Pixels, pixels_of, read_pixels
 from thoraxlib.images.windows import Window, check_window, shown, windowed
 
 __all__ = ["SUFFIXES", "Source", "read"]
@@ -27,6 +28,7 @@ Source: TypeAlias = str | os.PathLike[str] | BinaryIO | PILImage.Image | NDArray
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 _DICOM_SUFFIXES = SUFFIXES[-2:]
+_LARGEST = 2**30  # bytes of a file: far above any image
 
 
 def read(source: Source, *, bits: int | None = None, window: Window | None = None) -> tv_tensors.Image:
@@ -35,13 +37,16 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
     Parameters
     ----------
     source : str, Path, binary file, PIL image, array or tensor
-        - a file, by its path or open for reading: PNG, JPEG and whatever else Pillow reads (grey of 1, 8 or 16 bits,
-          palette, RGB(A)), or DICOM (with the extra ``dicom``; see :func:`thoraxlib.images.dicom.read_dicom`);
+        - a file, by its path or open for reading: PNG, JPEG, TIFF, BMP, GIF, PPM, WebP or JPEG 2000, whatever its name
+          says (grey, palette or colour, of up to 16 bits a channel), or DICOM (with the extra ``dicom``; see
+          :func:`thoraxlib.images.dicom.read_dicom`); of a file with several pictures the first is read;
+        - an image of Pillow's;
         - an array (H, W) or (H, W, 1 | 3 | 4): channels last;
         - a tensor (H, W) or (1 | 3 | 4, H, W): channels first.
 
         Arrays and tensors are uint8, uint16, or floating point within [0, 1]. Colour becomes grey with the weights of
-        ITU-R BT.601; alpha is ignored.
+        ITU-R BT.601; alpha is ignored. Files and Pillow's images come as a viewer shows them: turned as their EXIF or
+        TIFF orientation says, so that boxes are in that frame, and inverted where TIFF says that zero is white.
     bits : int, optional
         For sources of more than 8 bits: how many are in use, e.g. 12 for DICOM-derived PNGs that store 0 ... 4095.
         By default all 16, so that the value 65535 becomes 1. DICOM files say it themselves.
@@ -62,9 +67,11 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is truncated, corrupt, no image, or larger than Pillow's limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``)
-        allows; pixels are NaN, infinite, outside [0, 1] or beyond `bits`; the shape is empty or none of those above;
-        `window` is none of those above.
+        The file is truncated, corrupt, no regular file, of another format, of more than 1 GiB, or larger than Pillow's
+        limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``) allows; it has colours of more than 8 bits in a form that Pillow
+        does not read in whole (16-bit RGB and RGBA of PNG and TIFF, and PNG's grey with alpha, are read); pixels are
+        NaN, infinite, outside [0, 1] or beyond `bits`; the shape is empty or none of those above; `window` is none of
+        those above.
     TypeError
         `source` is of another kind, or its pixels are of another type.
 
@@ -82,12 +89,10 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
         path = Path(source)
         if not path.exists():
             raise FileNotFoundError(f"no such image file: {path}")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; an image file is wanted")
-        with path.open("rb") as file:
+        with open_regular(path, largest=_LARGEST) as file:
             return _read_file(file, path, bits, window)
     if isinstance(source, PILImage.Image):
-        return _from_tensor(_pil_pixels(source), bits, window)
+        return _from_pixels(pixels_of(source), bits, window)
     if isinstance(source, np.ndarray):
         if source.ndim == 3 and source.shape[-1] not in (1, 3, 4):
             raise ValueError(f"an array must be (H, W) or (H, W, 1 | 3 | 4), channels last, got shape {source.shape}")
@@ -118,41 +123,17 @@ def _read_file(file: BinaryIO, path: Path, bits: int | None, window: Window | No
         from thoraxlib.images.dicom import read_dicom
 
         return read_dicom(file, window=window)
-    image = decode(file, path)
+    pixels = read_pixels(file, path)
     try:
-        return _from_tensor(_pil_pixels(image), bits, window)
+        return _from_pixels(pixels, bits, window)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def decode(file: BinaryIO, path: Path) -> PILImage.Image:
-    """The whole image of a file as Pillow has it; whatever is wrong with it is a ValueError that names it."""
-    try:
-        image = PILImage.open(file)
-        image.load()
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no image that Pillow can read (empty, truncated or of another kind)") from error
-    except PILImage.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large ({error}); raise PIL.Image.MAX_IMAGE_PIXELS if it is meant") from error
-    except Exception as error:  # Pillow's plug-ins raise many kinds
-        raise ValueError(f"{path} is truncated or corrupt: {error}") from error
-    return image
-
-
-def _pil_pixels(image: PILImage.Image) -> Tensor:
-    """Pixels (H, W): uint8, uint16, or float32 for mode F."""
-    if image.mode.startswith("I;16"):
-        array = np.array(image).astype(np.uint16)  # also brings big-endian modes to native order
-    elif image.mode == "I":  # 32 bits in memory: what some Pillow versions make of a 16-bit PNG
-        wide = np.array(image)
-        if wide.size and (wide.min() < 0 or wide.max() > 65535):
-            raise ValueError(f"32-bit pixels must lie in 0 ... 65535, got {wide.min()} ... {wide.max()}")
-        array = wide.astype(np.uint16)
-    elif image.mode == "F":
-        array = np.array(image)
-    else:
-        array = np.array(image if image.mode == "L" else image.convert("RGB").convert("L"))
-    return torch.from_numpy(array)
+def _from_pixels(pixels: Pixels, bits: int | None, window: Window | None) -> tv_tensors.Image:
+    x = torch.from_numpy(pixels.values)
+    image = _from_tensor(x.permute(2, 0, 1) if x.ndim == 3 else x, bits, window)
+    return tv_tensors.Image(1 - image) if pixels.inverted else image
 
 
 def _array_to_tensor(array: NDArray[np.generic]) -> Tensor:
@@ -176,7 +157,8 @@ def _from_tensor(x: Tensor, bits: int | None, window: Window | None) -> tv_tenso
     if isinstance(window, int):
         raise ValueError(f"window={window}: only DICOM files have windows of their own")
     if x.dtype == torch.uint16 and window not in (None, "bits"):
-        return tv_tensors.Image(_grey(_windowed(x, window)))
+        levels = x if x.shape[0] == 1 else _grey(scaled(x)).mul_(65535).round_().to(torch.uint16)
+        return tv_tensors.Image(_windowed(levels, window))
     return tv_tensors.Image(_grey(scaled(x, bits)))
 
 

@@ -15,7 +15,11 @@ _ROUNDING = 0.5  # pixels by which a box may leave its image
 
 
 def area(xyxy: Tensor) -> Tensor:
-    """Area (...) of boxes (..., 4); 0 for one turned inside out."""
+    """Area (...) of boxes (..., 4), in float32 at least, whole numbers in int64; 0 for one turned inside out."""
+    if not xyxy.is_floating_point():
+        xyxy = xyxy.long()  # small types overflow
+    elif xyxy.dtype.itemsize < 4:
+        xyxy = xyxy.float()
     return (xyxy[..., 2:] - xyxy[..., :2]).clamp(min=0).prod(dim=-1)
 
 

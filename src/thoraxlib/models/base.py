@@ -74,7 +74,7 @@ class Classifier(Persistent, nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The map (N, D, h, w) that the head pools."""
-        check_images(x, channels=self.input_spec.channels, stride=self.backbone.strides[self.stage])
+        check_images(x, channels=self.input_spec.channels, stride=self.backbone.strides[self.stage], net=self.backbone)
         features: Tensor = self.neck(self.backbone(x)[self.stage])
         return features
 
@@ -99,17 +99,17 @@ class Classifier(Persistent, nn.Module):
         return logits.sigmoid()
 
 
-def check_images(x: Tensor, *, channels: int, stride: int) -> None:
-    """Raise unless `x` is a batch of images that a network can take.
+def check_images(x: Tensor, *, channels: int, stride: int, net: nn.Module) -> None:
+    """Raise unless `x` is a batch of images that the network `net` can take.
 
-    Shape and dtype are always checked. Values (NaN, infinity) are checked for eager CPU tensors only: on an
-    accelerator the check would wait for the device, and :func:`thoraxlib.preprocess_for` and the training module
-    check there.
+    Shape and kind are always checked; in eager mode and outside autocast, that the precision is the weights'. Values
+    (NaN, infinity) are checked for eager CPU tensors only: on an accelerator the check would wait for the device, and
+    :func:`thoraxlib.preprocess_for` and the training module check there.
 
     Raises
     ------
     TypeError
-        `x` is no floating-point tensor.
+        `x` is no floating-point tensor, or of a precision that none of the weights has.
     ValueError
         Wrong number of dimensions or channels, sides below `stride`, or pixels that are not finite.
     """
@@ -132,7 +132,16 @@ def check_images(x: Tensor, *, channels: int, stride: int) -> None:
         )
     if min(x.shape[2:]) < stride:
         raise ValueError(f"images of {x.shape[2]} x {x.shape[3]} pixels are smaller than the network's stride {stride}")
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        return
+    weight = next((p for p in net.parameters() if p.is_floating_point()), x)
+    differs = weight.dtype != x.dtype and all(p.dtype != x.dtype for p in net.parameters())
+    if differs and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(
+            f"images are {x.dtype}, the model's weights are {weight.dtype}: convert the images with "
+            f"x.to({weight.dtype}), or the model with model.to({x.dtype})"
+        )
+    if x.device.type == "cpu":
         finite = x.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             bad = (~finite).nonzero().flatten().tolist()

@@ -133,7 +133,7 @@ class FusionClassifier(Classifier):
         ValueError
             The backbone gives another number of maps than it says.
         """
-        check_images(x, channels=self.input_spec.channels, stride=max(self.backbone.strides))
+        check_images(x, channels=self.input_spec.channels, stride=max(self.backbone.strides), net=self.backbone)
         if masks is not None:
             _check_masks(masks, x)
             masks = masks.to(x.dtype)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.arguments import one_of
+from thoraxlib.arguments import few, one_of
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.persistence import Persistent
 
@@ -58,7 +58,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """
     names = tuple(classes)
     if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"classes must be the background and at least one organ, no name twice; got {list(names)}")
+        raise ValueError(f"classes must be the background and at least one organ, no name twice; got [{few(names)}]")
     return names
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from thoraxlib.datasets.chest_imagenome.annotations import Annotations, Collector
 from thoraxlib.datasets.files import progress_bar
-from thoraxlib.files import parse_json, unzipping
+from thoraxlib.files import parse_json, read_regular, unzipping
 
 __all__ = ["SceneGraphFiles", "parse"]
 
@@ -108,7 +108,7 @@ class SceneGraphFiles:
         with unzipping(f"{self._where(image)} is broken"):
             if size > _LARGEST:
                 raise ValueError(f"a scene graph has at most {_LARGEST} bytes, this one {size}")
-            content = (self.path / name).read_bytes() if archive is None else archive.read(name)
+            content = read_regular(self.path / name) if archive is None else archive.read(name)
             graph = parse_json(content, "what it holds")
         if not isinstance(graph, dict):
             raise ValueError(f"{self._where(image)} holds a {type(graph).__name__}, not a scene graph")

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from thoraxlib.datasets.files import check_root
-from thoraxlib.files import replacing
+from thoraxlib.files import read_regular, replacing
 
 __all__ = ["Report", "export_reports", "ids_beside", "read_report", "read_reports"]
 
@@ -84,7 +84,7 @@ def _parse(path: Path) -> Element:
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_regular(path), True)
     except expat.ExpatError as error:
         raise ValueError(f"{path}:{error.lineno}: not well-formed XML: {expat.ErrorString(error.code)}") from error
     except (LookupError, ValueError) as error:  # of an encoding

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
-from pathlib import Path
+
+from thoraxlib.files import read_regular
 
 __all__ = ["TermTree"]
 
@@ -93,7 +94,7 @@ class TermTree:
             As above, with file and line; or it is no UTF-8 text.
         """
         try:
-            return cls(Path(path).read_text(encoding="utf-8-sig").splitlines(), str(path))
+            return cls(read_regular(path).decode("utf-8-sig").splitlines(), str(path))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is no text file: {error}") from error
 
