@@ -20,6 +20,7 @@ from thoraxlib.datasets.padchest.terms import TermTree
 from thoraxlib.datasets.tables import Table
 from thoraxlib.files import check_stored, open_regular, read_json, read_regular
 from thoraxlib.graphs.vector_files import read_vectors
+from thoraxlib.images.dicom import read_dicom
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 
@@ -27,6 +28,8 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "any": ("x", open_regular),
     "image": ("x.png", images.read),
     "DICOM": ("x.dcm", images.read),
+    "DICOM alone": ("x.dcm", read_dicom),
+    "DICOM header": ("x.dcm", images.read_geometry),
     "size": ("x.png", image_size),
     "JSON": ("x.json", read_json),
     "table": ("x.csv", Table),

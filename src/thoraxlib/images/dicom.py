@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from thoraxlib.arrays import Floats
+from thoraxlib.files import open_regular
 from thoraxlib.images import windows
 from thoraxlib.images.decoding import stored_values
 from thoraxlib.images.elements import DataSet, parse
@@ -134,7 +134,7 @@ def read_geometry(file: File) -> Geometry:
 def _named(file: File) -> Iterator[tuple[BinaryIO, str]]:
     """The file, open, and its name, which is put before errors. None of them quotes a free value of the file."""
     if isinstance(file, (str, os.PathLike)):
-        with Path(file).open("rb") as stream, _named(stream) as same:
+        with open_regular(file) as stream, _named(stream) as same:
             yield same
         return
     name = str(getattr(file, "name", "the file"))
