@@ -256,7 +256,7 @@ NUMBERS = st.sampled_from((0.0, -0.0, 1e-30, 0.25, 5.0, 29.5, 40.0, 41.0, -3.0, 
 @pytest.mark.parametrize(
     ("read", "name"),
     [(read, name) for name, readers in READERS.items() for read in readers],
-    ids=lambda value: str(value),
+    ids=lambda value: getattr(value, "__name__", value),
 )
 @given(box=st.lists(NUMBERS, min_size=3, max_size=5))
 @FEW

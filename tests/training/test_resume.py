@@ -237,6 +237,14 @@ def test_another_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
+def test_scratch_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints" / ".last.0123456789abcdef.part.ckpt"
+    left.parent.mkdir()
+    left.write_bytes(b"half a checkpoint")
+    run(tmp_path)
+    assert sorted(path.name for path in left.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
 class Counted(Callback):
     """Counts batches over all of a run, and keeps the count in its checkpoints."""
 

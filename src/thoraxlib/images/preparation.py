@@ -30,12 +30,14 @@ from thoraxlib.files import (
     discard_scratch,
     goes_on,
     is_environment_error,
+    open_regular,
     replacing,
     sync_below,
     write_json,
 )
 from thoraxlib.images.archives import Stored, listed, told
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
+from thoraxlib.images.pictures import decode
 from thoraxlib.images.reading import check_greys, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
@@ -352,12 +354,12 @@ def _check_own(folder: Path) -> None:
 
 def _is_marked(path: Path) -> bool:
     """Whether a preparation wrote a PNG file, and was killed before it could say so."""
-    if not stat.S_ISREG(path.lstat().st_mode):
+    if path.is_symlink():
         return False
     try:
-        with PILImage.open(path, formats=["PNG"]) as image:
-            return bool(image.info.get("Software") == _MARK_TEXT)
-    except (OSError, ValueError, SyntaxError):
+        with open_regular(path) as file:
+            return bool(decode(file, path).info.get("Software") == _MARK_TEXT)
+    except ValueError:
         return False
 
 

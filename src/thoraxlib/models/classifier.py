@@ -37,6 +37,8 @@ def classifier(
     segmenter: Spec | nn.Module | None = None,
     mask: Literal["hard", "soft"] = "hard",
     train_segmenter: bool = False,
+    norm: bool | None = None,
+    dropout: float | None = None,
     adjacency: Spec | graphs.Graph | Builder | None = None,
     counts: Spec | graphs.LabelCounts | None = None,
     embeddings: Spec | graphs.embeddings.Embedding | None = None,
@@ -73,9 +75,9 @@ def classifier(
         What is made of the segmenter's logits.
     train_segmenter : bool
         Train it along; otherwise it is frozen.
-    adjacency, counts, embeddings, convolution
-        Of a label graph, with the head "label_graph": see :class:`thoraxlib.heads.label_graph.LabelGraphHead`, whose
-        defaults act where nothing is given.
+    norm, dropout, adjacency, counts, embeddings, convolution
+        Options of the head, for heads that have them: `norm` of "classwise", `dropout` of most, the others of a label
+        graph (:class:`thoraxlib.heads.label_graph.LabelGraphHead`). The head's own defaults act where nothing is given.
     in_chans : int
         Channels of the images.
     pretrained : bool
@@ -92,8 +94,10 @@ def classifier(
     one_of("attention_mode", attention_mode, ("once", "cumulative"))
     names = label_sets.resolve(labels)
     spec = InputSpec().with_channels(in_chans).updated(input_spec)
-    graph = {"adjacency": adjacency, "counts": counts, "embeddings": embeddings, "convolution": convolution}
-    head = _with(head, {key: value for key, value in graph.items() if value is not None})
+    own: dict[str, Any] = {"norm": norm, "dropout": dropout}
+    own |= {"adjacency": adjacency, "counts": counts, "embeddings": embeddings}
+    own["convolution"] = convolution
+    head = _with(head, {key: value for key, value in own.items() if value is not None})
     trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
     supplied: dict[str, Any] = {"num_labels": len(names), "labels": names, "pool": pool}
     if fusion is not None:
@@ -139,16 +143,16 @@ def _neck(
     return block if neck is None else nn.Sequential(neck, block), channels
 
 
-def _with(head: Any, graph: Mapping[str, Any]) -> Any:
-    """A head's spec with options of a label graph; those that it names itself stay."""
-    if not graph:
+def _with(head: Any, given: Mapping[str, Any]) -> Any:
+    """Add options to a head's spec; those that it names itself stay."""
+    if not given:
         return head
     if not isinstance(head, (str, Mapping)):
         raise OptionError(
-            f"models: the head is a {type(head).__name__} that is made already: {sorted(graph)} cannot be set"
+            f"models: the head is a {type(head).__name__} that is made already: {sorted(given)} cannot be set"
         )
     name, options = heads.registry.split_spec(head)
-    return {"name": name, **graph, **options}
+    return {"name": name, **given, **options}
 
 
 def _head(spec: Any, *, pool: Any, **given: Any) -> heads.Head:

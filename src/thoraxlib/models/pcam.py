@@ -1,8 +1,7 @@
 """PCAM: logit maps, probability-weighted pooling of each label's features, the same layer again.
 
 Ye et al. 2020, arXiv 2005.14480. ``cams.build("pcam", model)`` gives its probability maps. The default input is
-512 x 512 pixels. The published code's attention is "cumulative", its "fc_bn" is
-``head={"name": "classwise", "norm": True}``.
+512 x 512 pixels. The published code's attention is "cumulative", its "fc_bn" is ``norm=True``.
 """
 
 from __future__ import annotations

@@ -16,6 +16,6 @@ x_ray = variant(
     classifier,
     labels="nih8",
     backbone="resnet18",
-    head={"name": "linear", "dropout": 0.5},
+    dropout=0.5,
     pool="max",
 )

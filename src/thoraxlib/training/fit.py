@@ -18,13 +18,14 @@ from torch.optim import Optimizer
 
 from thoraxlib.arguments import one_of
 from thoraxlib.detection import RegionDetector
+from thoraxlib.files import discard_scratch
 from thoraxlib.persistence import can_be_saved, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.detection import DetectionTask
 from thoraxlib.training.logs import EpochTable, quiet
-from thoraxlib.training.processes import only_run
+from thoraxlib.training.processes import is_first_process, only_run
 from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, distinct, of_run
 from thoraxlib.training.schedules import Schedule, of_whole_run
@@ -194,6 +195,8 @@ def fit(
     stopping = [] if patience is None else [Patience(monitor, mode=mode, patience=patience)]
     distinct([of_best, of_last, *stopping, *callbacks])
     with only_run(output), quiet():
+        if is_first_process():  # scratch files of runs that were killed while they wrote a checkpoint
+            discard_scratch(checkpoints)
         done = begin(output, settings, last, best, resume=resume, growing=not of_whole_run(training.scheduler))
         trainer = Trainer(
             accelerator=accelerator,
