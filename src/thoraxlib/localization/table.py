@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from thoraxlib.arguments import one_of
 from thoraxlib.localization.boxes import Boxes, area
 from thoraxlib.localization.metrics import acc_afp, hits
-from thoraxlib.text_tables import aligned
+from thoraxlib.text_tables import Table
 
 __all__ = ["WANG_ROWS", "LocalizationTable", "localization_table"]
 
@@ -23,7 +23,8 @@ WANG_ROWS: tuple[tuple[str, float], ...] = (
 _NAMES = {"iobb": "IoBB", "iou": "IoU", "iogt": "IoGT"}
 
 
-class LocalizationTable(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LocalizationTable(Table):
     """Accuracy and average false positives of labels at thresholds; ``print`` it.
 
     Attributes
@@ -51,6 +52,7 @@ class LocalizationTable(NamedTuple):
     low: Tensor
     high: Tensor
     area_ratio: Tensor
+    _name = "localization"
 
     def mean_accuracy(self, criterion: str, threshold: float) -> float:
         """Of the labels that have true boxes, at one row.
@@ -64,7 +66,7 @@ class LocalizationTable(NamedTuple):
             raise ValueError(f"no row {(criterion, threshold)}; there are {self.rows}")
         return float(self.accuracy[self.rows.index((criterion, threshold))].nanmean())
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[list[str]]:
         shown = self.boxes.nonzero().flatten().tolist()
         cells = [
             ["", *(self.labels[k] for k in shown)],
@@ -77,7 +79,7 @@ class LocalizationTable(NamedTuple):
             if not self.low[r].isnan().all():
                 cells.append(["", *(f"{float(self.low[r, k]):.2f}-{float(self.high[r, k]):.2f}" for k in shown)])
             cells.append([f"{'':<12}AFP", *(f"{float(self.afp[r, k]):.4f}" for k in shown)])
-        return "\n".join(aligned(cells))
+        return cells
 
 
 def localization_table(
