@@ -175,7 +175,7 @@ def learning_rate(model: nn.Module, options: argparse.Namespace, data: Mapping[s
 
 
 class Sweep(training.MultiLabelTask):
-    """A step at a high learning rate may well give a loss that is not finite: that ends no range test."""
+    """Take steps whose loss may be NaN or infinite, as at high learning rates: the range test goes on."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         return self.objective(batch)
