@@ -20,8 +20,11 @@ there, and at thresholds chosen on the validation films.
 from __future__ import annotations
 
 import argparse
+import copy
+import io
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,15 @@ from typing import Any
 import numpy as np
 import recipe
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.tuner import Tuner
 from torch import nn
 
 from thoraxlib import datasets, metrics, training
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.openi import MAPPINGS
 from thoraxlib.files import replacing
+from thoraxlib.training.logs import quiet
 
 SOUND: dict[str, Any] = {"augmentation": "light", "loss": "weighted_bce", "trained": "all", "monitor": "val/auroc"}
 SOUND |= {"scheduler": "onecycle", "weight_decay": 0.01, "rule": "ancestors", "mapping": "default", "lr": 1e-3}
@@ -159,22 +165,42 @@ def learning_rate(model: nn.Module, options: argparse.Namespace, data: Mapping[s
     if options.restart or not path.exists():
         if options.devices not in ("auto", "1"):
             raise SystemExit("--find-lr: first on one device, --devices 1 --epochs 1; its rate is then taken again")
-        found = training.lr_range_test(
-            model,
-            recipe.loaders(model, options, data, options.augmentation),
-            loss=options.loss,
-            optimizer=partial(torch.optim.Adam, lr=options.lr),
-            steps=options.find_lr,
-            accelerator=options.device,
-            precision=options.precision,
-            progress=options.progress,
-        )
+        found = range_test(model, options, recipe.loaders(model, options, data, options.augmentation))
         with replacing(path) as scratch:
-            scratch.write_text(json.dumps(found._asdict(), allow_nan=True) + "\n", encoding="utf-8")
-    suggestion = float(json.loads(path.read_text(encoding="utf-8"))["suggestion"])
-    rate = options.lr if np.isnan(suggestion) else suggestion
-    print(f"learning rate: {rate:.3g} ({'the range test came to no end' if np.isnan(suggestion) else 'range test'})")
-    return float(rate)
+            scratch.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rate = float(found["suggestion"] or options.lr)
+    print(f"learning rate: {rate:.3g} ({'range test' if found['suggestion'] else 'the range test came to no end'})")
+    return rate
+
+
+class Sweep(training.MultiLabelTask):
+    """Take steps whose loss may be NaN or infinite, as at high learning rates: the range test goes on."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        return self.objective(batch)
+
+
+def range_test(model: nn.Module, options: argparse.Namespace, films: training.DataModule) -> dict[str, Any]:
+    """Let Lightning train a copy of the model with a growing learning rate (Smith 2017, section 3.3)."""
+    task = Sweep(copy.deepcopy(model), loss=options.loss, optimizer=partial(torch.optim.Adam, lr=options.lr))
+    task.count(films.targets)  # the finder begins before the task could
+    # the finder has a bar of its own, which no option turns off
+    with quiet(), nullcontext() if options.progress else redirect_stderr(io.StringIO()):
+        trainer = Trainer(
+            accelerator=options.device,
+            devices=1,
+            precision=options.precision,
+            max_epochs=options.find_lr,
+            default_root_dir=options.output,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        found = Tuner(trainer).lr_find(
+            task, films.train_dataloader(), min_lr=1e-7, max_lr=100.0, num_training=options.find_lr, update_attr=False
+        )
+    return {"suggestion": found.suggestion(), **found.results}
 
 
 def fit(

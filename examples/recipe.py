@@ -232,7 +232,7 @@ def report(
         found.targets, found.probabilities, model.labels, reference=reference or None, patient_ids=test.patient_ids
     )
     result.save(folder)
-    print(result.to_text())
+    print(result)
     if published is not None and reference:
         print(f"published: {published}; its films are not these")
     hits = peaks(model, test, heat_maps) if heat_maps else {}

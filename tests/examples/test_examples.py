@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ import torch
 from PIL import Image
 
 import thoraxlib
+from thoraxlib.images import transform_for
 
 pytest.importorskip("lightning")
 pytestmark = pytest.mark.slow
@@ -498,6 +502,33 @@ def test_padchest_openi_on_the_phantom(
     main([*TINY, *flags])
     assert (folder / "split.csv").read_text() == split
     assert printed.splitlines()[-8:] == capsys.readouterr().out.splitlines()[-8:]
+
+
+def test_a_range_test_goes_on_where_losses_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thoraxlib import training
+
+    padchest_openi = importlib.import_module("padchest_openi")
+    model = thoraxlib.build("chexnet", backbone="resnet10t", labels=["Mass"], input_spec={"size": [32, 32]}).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parts = [thoraxlib.datasets.build("phantom", size=32, length=16, labels=["Mass"], seed=k) for k in range(2)]
+    take = transform_for(model.input_spec)
+    films = training.DataModule(*parts, batch_size=4, train_transform=take, eval_transform=take)
+    options = {"loss": "weighted_bce", "lr": 1e-3, "device": "cpu", "precision": "32-true", "find_lr": 24}
+    objective = padchest_openi.Sweep.objective
+
+    def lost(task: Any, batch: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor = objective(task, batch)
+        return loss * math.nan if task.trainer.global_step >= 16 else loss
+
+    monkeypatch.setattr(padchest_openi.Sweep, "objective", lost)
+    found = padchest_openi.range_test(model, argparse.Namespace(**options, output=tmp_path, progress=False), films)
+    assert len(found["lr"]) == len(found["loss"]) == 24
+    assert [math.isnan(loss) for loss in found["loss"]] == [False] * 16 + [True] * 8
+    assert found["suggestion"] in found["lr"][10:16]
+    assert found["lr"][0] == pytest.approx(1e-7)
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not list(tmp_path.iterdir())
 
 
 def test_padchest_openi_on_folders_in_the_official_formats(

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from thoraxlib.datasets.base import ChestDataset
-from thoraxlib.text_tables import aligned
+from thoraxlib.text_tables import Table
 
 __all__ = ["Prevalence", "prevalence"]
 
 
 @dataclass(frozen=True)
-class Prevalence:
+class Prevalence(Table):
     """How often each label is positive in each part; ``str(prevalence)`` is a table.
 
     Attributes
@@ -33,6 +33,7 @@ class Prevalence:
     patients: dict[str, int]
     positives: dict[str, Tensor]
     known: dict[str, Tensor]
+    _name = "prevalence"
 
     @property
     def shares(self) -> Tensor:
@@ -45,7 +46,7 @@ class Prevalence:
         shares = self.shares
         return shares.amax(dim=0) - shares.amin(dim=0)
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[list[str]]:
         cells = [["", *self.images, "spread"]]
         cells.append(["patients", *map(str, self.patients.values()), ""])
         cells.append(["images", *map(str, self.images.values()), ""])
@@ -53,7 +54,7 @@ class Prevalence:
         for k, label in enumerate(self.labels):
             counts = [f"{int(count[k])} ({_percent(share[k])})" for count, share in columns]
             cells.append([label, *counts, _percent(self.spread[k])])
-        return "\n".join(aligned(cells))
+        return cells
 
 
 def prevalence(parts: Mapping[str, ChestDataset]) -> Prevalence:

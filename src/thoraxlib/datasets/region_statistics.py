@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.regions import read_regions
-from thoraxlib.text_tables import aligned
+from thoraxlib.text_tables import Table
 
 __all__ = ["RegionStatistics", "region_statistics"]
 
 
-class RegionStatistics(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RegionStatistics(Table):
     """Counts of a data set with R regions and K labels; ``print`` it.
 
     Attributes
@@ -35,6 +36,7 @@ class RegionStatistics(NamedTuple):
     present: Tensor
     positives: Tensor
     known: Tensor
+    _name = "region_statistics"
 
     @property
     def by_label(self) -> Tensor:
@@ -46,13 +48,15 @@ class RegionStatistics(NamedTuple):
         """Positives of each region, all findings together, int64 (R,)."""
         return self.positives.sum(dim=1)
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[list[str]]:
         rows = list(zip(self.region_names, self.present.tolist(), self.positives.tolist(), strict=True))
         rows.append(("all regions", int(self.present.sum()), self.by_label.tolist()))
         cells = [["", "present", *self.labels]]
-        cells += [[name, str(present), *map(str, counts)] for name, present, counts in rows]
+        return cells + [[name, str(present), *map(str, counts)] for name, present, counts in rows]
+
+    def __str__(self) -> str:
         head = f"{self.images} images, {self.complete} with all {len(self.region_names)} regions; positives:"
-        return "\n".join([head, *aligned(cells)])
+        return f"{head}\n{super().__str__()}"
 
 
 def region_statistics(dataset: ChestDataset, *, progress: bool = True) -> RegionStatistics:

@@ -17,7 +17,7 @@ from thoraxlib.detection.reading import batches, in_film
 from thoraxlib.localization.metrics import paired_iou
 from thoraxlib.metrics.intervals import Interval, bootstrap_mean, percentiles, resampled_weights
 from thoraxlib.modes import device_of, eval_view
-from thoraxlib.text_tables import aligned, estimate
+from thoraxlib.text_tables import Table
 
 __all__ = ["RegionReport", "average_precision", "evaluate"]
 
@@ -26,7 +26,7 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True)
-class RegionReport:
+class RegionReport(Table):
     """The best box of every region on every film beside the true one; ``print`` it.
 
     Attributes
@@ -49,6 +49,7 @@ class RegionReport:
     found: Tensor
     ids: list[str]
     patient_ids: list[str]
+    _name = "detection"
 
     @property
     def present(self) -> Tensor:
@@ -106,18 +107,16 @@ class RegionReport:
         ]
         return percentiles(np.concatenate(parts), level)
 
-    def __str__(self) -> str:
-        of_iou, of_ap = self.interval("iou"), self.interval("ap50")
-        columns = [self.mean_iou().tolist(), of_iou.low.tolist(), of_iou.high.tolist()]
-        columns += [self.ap50().tolist(), of_ap.low.tolist(), of_ap.high.tolist(), self.detection_rate().tolist()]
-        rows = list(zip(self.region_names, self.present.sum(dim=0).tolist(), *columns, strict=True))
-        means = (float(self.mean_iou().nanmean()), of_iou.macro_low, of_iou.macro_high)
-        of_means = (self.map50(), of_ap.macro_low, of_ap.macro_high)
-        rows.append(("mean", len(self.ids), *means, *of_means, float(self.detection_rate().nanmean())))
-        cells = [["region", "films", "IoU (95 %)", "AP@0.5 (95 %)", "found"]]
-        for name, films, *values in rows:
-            cells.append([name, str(films), estimate(*values[:3]), estimate(*values[3:6]), f"{values[6]:.3f}"])
-        return "\n".join(aligned(cells))
+    def _cells(self) -> list[list[str]]:
+        found = self.detection_rate()
+        columns = [
+            ["region", *self.region_names, "mean"],
+            ["films", *map(str, self.present.sum(dim=0).tolist()), str(len(self.ids))],
+            ["IoU (95 %)", *self.interval("iou").beside(self.mean_iou())],
+            ["AP@0.5 (95 %)", *self.interval("ap50").beside(self.ap50())],
+            ["found", *(f"{value:.3f}" for value in (*found.tolist(), float(found.nanmean())))],
+        ]
+        return [list(row) for row in zip(*columns, strict=True)]
 
 
 def evaluate(

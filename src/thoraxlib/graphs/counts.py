@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import read_json, write_json
 from thoraxlib.graphs.chunks import chunks
+from thoraxlib.graphs.named import Named
 from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry
 
@@ -23,7 +22,7 @@ _CHUNK = 16384  # rows for each product: fits a cache, and its float32 sums are 
 
 
 @dataclass(frozen=True, eq=False)
-class LabelCounts:
+class LabelCounts(Named):
     """Counts of a data set's labels, from which adjacency and embeddings are made.
 
     Attributes
@@ -33,7 +32,8 @@ class LabelCounts:
     joint : Tensor
         int64 (K, K), symmetric: images that have both labels; the diagonal has those of each label.
     support : Tensor
-        int64 (K, K): images that have label i and in which label j is known. Without unknown labels, row i is n_i.
+        int64 (K, K): images that have label i and in which label j is known. Without unknown labels, row i is n_i, and
+        it need not be given.
 
     Raises
     ------
@@ -49,16 +49,18 @@ class LabelCounts:
 
     labels: tuple[str, ...]
     joint: Tensor
-    support: Tensor
+    support: Tensor = None  # type: ignore[assignment]
+    _kind = "label counts"
+    _lost = "counts have no {lost}; they have {known}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", label_sets.resolve(tuple(self.labels)))
-        k = len(self.labels)
-        for name in ("joint", "support"):
-            value = torch.as_tensor(getattr(self, name)).cpu()
-            object.__setattr__(self, name, value)
-            if value.shape != (k, k) or value.is_floating_point():
-                raise ValueError(f"{name} must be integers ({k}, {k}), got {value.dtype} {tuple(value.shape)}")
+        shape = (len(self.labels), len(self.labels))
+        self._keep_counts("joint", shape)
+        if self.support is None:
+            object.__setattr__(self, "support", self._without_unknown())
+        self._keep_counts("support", shape)
+        for name, value in (("joint", self.joint), ("support", self.support)):
             if bool((value < 0).any()):
                 i, j = (value < 0).nonzero()[0].tolist()
                 raise ValueError(
@@ -113,37 +115,6 @@ class LabelCounts:
             support += of_known
         return cls(resolved, joint, support)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LabelCounts:
-        """Counts from the JSON file that :meth:`save` writes.
-
-        Raises
-        ------
-        ValueError
-            No such content, or counts that cannot be.
-        """
-        try:
-            return _from_json(read_json(path))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
-            raise ValueError(f"{path} holds no label counts ('labels', 'joint'): {error!r}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the counts as JSON."""
-        write_json(path, _to_json(self))
-
-    def select(self, labels: str | Sequence[str]) -> LabelCounts:
-        """The counts of `labels`, in their order, found by :func:`thoraxlib.labels.canonical` name.
-
-        Raises
-        ------
-        ValueError
-            A label that was not counted.
-        """
-        wanted = label_sets.resolve(labels)
-        places = label_sets.positions(self.labels, wanted, "counts have no {lost}; they have {known}")
-        at = torch.tensor(places, device="cpu")
-        return LabelCounts(wanted, self.joint[at][:, at], self.support[at][:, at])
-
     def conditional(self) -> Tensor:
         """P(label j | label i), float64 (K, K), over images in which j is known; 0 where i never occurs.
 
@@ -161,10 +132,15 @@ class LabelCounts:
         """Labels that no image has."""
         return tuple(label for label, n in zip(self.labels, self.positives.tolist(), strict=True) if n == 0)
 
-    @property
-    def registry_spec(self) -> dict[str, Any]:
-        """How a model records these counts: they are rebuilt from its config."""
-        return {"name": "given", **_to_json(self)}
+    def _to_json(self) -> dict[str, Any]:
+        content = super()._to_json()
+        if torch.equal(self.support, self._without_unknown()):
+            del content["support"]
+        return content
+
+    def _without_unknown(self) -> Tensor:
+        """What `support` is where every label is known."""
+        return self.positives[:, None].expand_as(self.joint)
 
     def __repr__(self) -> str:
         listed = ", ".join(f"{label} {int(n)}" for label, n in zip(self.labels, self.positives, strict=True))
@@ -191,23 +167,6 @@ def _count(chunk: Tensor) -> tuple[Tensor, Tensor]:
     return (ones.T @ ones).long(), (ones.T @ known.float()).long()
 
 
-def _to_json(counts: LabelCounts) -> dict[str, Any]:
-    content = {"labels": list(counts.labels), "joint": counts.joint.tolist()}
-    if not torch.equal(counts.support, counts.positives[:, None].expand_as(counts.joint)):
-        content["support"] = counts.support.tolist()
-    return content
-
-
-def _from_json(content: dict[str, Any]) -> LabelCounts:
-    joint = torch.tensor(content["joint"], device="cpu")
-    if "support" in content:
-        support = torch.tensor(content["support"], device="cpu")
-    else:
-        square = joint.ndim == 2 and len(joint) == joint.shape[1]
-        support = joint.diagonal()[:, None].expand_as(joint) if square else joint
-    return LabelCounts(tuple(content["labels"]), joint, support)
-
-
 registry: Registry[LabelCounts] = Registry("graphs.counts")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
@@ -220,7 +179,7 @@ _SHIPPED = {
 
 @cache
 def _read(name: str) -> LabelCounts:
-    return _from_json(read_shipped(name))
+    return LabelCounts._from_json(read_shipped(name))
 
 
 for _name, _summary in _SHIPPED.items():
@@ -228,15 +187,7 @@ for _name, _summary in _SHIPPED.items():
     _factory.__doc__ = _summary
     _factory.__module__ = __name__  # type: ignore[attr-defined]
     register(_name)(_factory)
-
-
-@register("given")
-def given(
-    *, labels: Sequence[str], joint: Sequence[Sequence[int]], support: Sequence[Sequence[int]] | None = None
-) -> LabelCounts:
-    """Counts written out: `labels`, `joint` (K, K), and `support` (K, K) where labels were unknown."""
-    content = {"labels": labels, "joint": joint}
-    return _from_json(content if support is None else {**content, "support": support})
+register("given")(LabelCounts)
 
 
 def shipped(labels: str | Sequence[str]) -> LabelCounts:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.files import check_stored, open_regular, read_json, read_regular, replacing, write_json
+from thoraxlib.files import check_stored, open_regular, read_regular, replacing
+from thoraxlib.graphs.named import Named
 
 __all__ = ["NORMALIZATIONS", "Graph"]
 
@@ -23,7 +22,7 @@ NORMALIZATIONS = ("sym_transposed", "sym", "row", "none")
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class Graph(Named):
     """Named nodes and weighted edges.
 
     Attributes
@@ -47,11 +46,15 @@ class Graph:
 
     nodes: tuple[str, ...]
     weights: Tensor
+    _kind = "graph"
+    _lost = "the graph has no {lost}; its nodes are {known}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", label_sets.resolve(tuple(self.nodes)))
         # a copy: frozen, whatever becomes of the tensor
-        object.__setattr__(self, "weights", torch.as_tensor(self.weights).detach().to("cpu", torch.float32, copy=True))
+        object.__setattr__(
+            self, "weights", torch.as_tensor(self.weights, device="cpu").detach().to(torch.float32, copy=True)
+        )
         k = len(self.nodes)
         if self.weights.shape != (k, k):
             raise ValueError(f"weights must be ({k}, {k}), one row for each node, got {tuple(self.weights.shape)}")
@@ -109,23 +112,11 @@ class Graph:
         linked = self.weights.clone().fill_diagonal_(0) > 0
         return tuple(name for name, some in zip(self.nodes, linked.any(0) | linked.any(1), strict=True) if not some)
 
-    def select(self, nodes: str | Sequence[str]) -> Graph:
-        """The part of the graph on `nodes`, in their order, found by :func:`thoraxlib.labels.canonical` name.
-
-        Raises
-        ------
-        ValueError
-            A node that the graph lacks.
-        """
-        wanted = label_sets.resolve(nodes)
-        places = label_sets.positions(self.nodes, wanted, "the graph has no {lost}; its nodes are {known}")
-        at = torch.tensor(places, device="cpu")
-        return Graph(wanted, self.weights[at][:, at])
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the graph as JSON (``.json``), NumPy archive (``.npz``) or table (``.csv``).
 
-        The table is AnaXNet's: columns apart by tabs, a line of names, then a line of weights for each node.
+        :meth:`load` reads all three. The table is AnaXNet's: columns apart by tabs, a line of names, then a line of
+        weights for each node.
 
         Raises
         ------
@@ -136,7 +127,7 @@ class Graph:
         if path.suffix not in (".json", ".npz", ".csv"):
             raise ValueError(f"path must end in .json, .npz or .csv, got {path.name!r}")
         if path.suffix == ".json":
-            write_json(path, self._to_json())
+            super().save(path)
             return
         with replacing(path) as scratch:
             if path.suffix == ".csv":
@@ -147,34 +138,13 @@ class Graph:
                     np.savez(file, nodes=np.array(self.nodes), weights=self.weights.numpy())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Graph:
-        """Read what :meth:`save`, or AnaXNet's code, wrote.
-
-        Raises
-        ------
-        ValueError
-            The file holds no graph.
-        """
-        path = Path(path)
-        try:
-            if path.suffix == ".npz":
-                nodes, weights = _arrays(path)
-                return cls(tuple(map(str, nodes.tolist())), torch.from_numpy(weights))
-            if path.suffix == ".csv":
-                names, *rows = (line.split("\t") for line in read_regular(path).decode("utf-8").splitlines())
-                return cls(tuple(names), torch.tensor([[float(value) for value in row] for row in rows], device="cpu"))
-            content = read_json(path)
-            return cls(tuple(content["nodes"]), torch.tensor(content["weights"], device="cpu"))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
-            raise ValueError(f"{path} holds no graph ('nodes', 'weights'): {error!r}") from error
-
-    @property
-    def registry_spec(self) -> dict[str, Any]:
-        """How a model records this graph: it is rebuilt from its config."""
-        return {"name": "given", **self._to_json()}
-
-    def _to_json(self) -> dict[str, Any]:
-        return {"nodes": list(self.nodes), "weights": self.weights.tolist()}
+    def _read(cls, path: Path) -> Any:
+        if path.suffix == ".npz":
+            return _arrays(path)
+        if path.suffix == ".csv":
+            names, *rows = (line.split("\t") for line in read_regular(path).decode("utf-8").splitlines())
+            return {"nodes": names, "weights": [[float(value) for value in row] for row in rows]}
+        return super()._read(path)
 
     def __str__(self) -> str:
         lines = [f"{len(self.nodes)} nodes, {len(self.edges())} edges"]
@@ -187,11 +157,11 @@ class Graph:
         return f"Graph({len(self.nodes)} nodes, {len(self.edges())} edges)"
 
 
-def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+def _arrays(path: Path) -> dict[str, Any]:
     check_stored(path)
     try:
         with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
-            return content["nodes"], content["weights"]
+            return {"nodes": content["nodes"].tolist(), "weights": content["weights"]}
     except FileNotFoundError:
         raise
     except Exception as error:  # NumPy raises many kinds for damaged files

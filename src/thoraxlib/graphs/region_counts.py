@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,19 +12,18 @@ from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.files import read_json, write_json
 from thoraxlib.graphs.chunks import chunks
+from thoraxlib.graphs.named import Named
 from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry
 
 __all__ = ["RegionCounts", "build", "describe", "names", "register", "registry", "shipped"]
 
 _CHUNK = 4096  # images for each product: fits a cache, and its float32 sums are exact
-_FIELDS = ("both", "either", "usable")
 
 
 @dataclass(frozen=True, eq=False)
-class RegionCounts:
+class RegionCounts(Named):
     """Counts of K findings in pairs of R regions, from which a region graph is made.
 
     Attributes
@@ -57,16 +55,15 @@ class RegionCounts:
     both: Tensor
     either: Tensor
     usable: Tensor
+    _kind = "region counts"
+    _lost = "counts have no {lost}; they have {known}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regions", label_sets.resolve(tuple(self.regions)))
         object.__setattr__(self, "labels", label_sets.resolve(tuple(self.labels)))
         shape = (len(self.labels), len(self.regions), len(self.regions))
-        for name in _FIELDS:
-            value = torch.as_tensor(getattr(self, name)).cpu()
-            object.__setattr__(self, name, value)
-            if value.shape != shape or value.is_floating_point():
-                raise ValueError(f"{name} must be integers {shape}, got {value.dtype} {tuple(value.shape)}")
+        for name in ("both", "either", "usable"):
+            self._keep_counts(name, shape)
         if not bool(((self.both >= 0) & (self.both <= self.either) & (self.either <= self.usable)).all()):
             raise ValueError("counts must satisfy 0 <= both <= either <= usable for each finding and pair of regions")
 
@@ -127,46 +124,6 @@ class RegionCounts:
         of_finding = (present + torch.where(differs, absent, 0.0)) / (occurs.double() + differs).clamp(min=1)
         return _mean(of_finding, occurs if skip_absent else self.usable > 0)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> RegionCounts:
-        """Counts from the JSON file that :meth:`save` writes.
-
-        Raises
-        ------
-        ValueError
-            No such content, or counts that cannot be.
-        """
-        try:
-            return given(**read_json(path))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of numbers too large for torch
-            raise ValueError(f"{path} holds no region counts ('regions', 'labels', ...): {error!r}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the counts as JSON."""
-        write_json(path, self._to_json())
-
-    def select(self, regions: str | Sequence[str]) -> RegionCounts:
-        """The counts of `regions`, in their order, found by name.
-
-        Raises
-        ------
-        ValueError
-            A region that was not counted.
-        """
-        wanted = label_sets.resolve(regions)
-        places = label_sets.positions(self.regions, wanted, "counts have no {lost}; they have {known}")
-        at = torch.tensor(places, device="cpu")
-        return RegionCounts(wanted, self.labels, *(getattr(self, name)[:, at][:, :, at] for name in _FIELDS))
-
-    @property
-    def registry_spec(self) -> dict[str, Any]:
-        """How a model records these counts: they are rebuilt from its config."""
-        return {"name": "given", **self._to_json()}
-
-    def _to_json(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name).tolist() for name in _FIELDS}
-        return {"regions": list(self.regions), "labels": list(self.labels), **fields}
-
     def __repr__(self) -> str:
         return f"RegionCounts({len(self.regions)} regions, {len(self.labels)} findings)"
 
@@ -211,13 +168,7 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 
 registry: Registry[RegionCounts] = Registry("graphs.region_counts")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
-
-
-@register("given")
-def given(*, regions: Sequence[str], labels: Sequence[str], both: Any, either: Any, usable: Any) -> RegionCounts:
-    """Counts written out; see :class:`RegionCounts`."""
-    tables = (torch.tensor(values, device="cpu") for values in (both, either, usable))
-    return RegionCounts(tuple(regions), tuple(labels), *tables)
+register("given")(RegionCounts)
 
 
 @register("phantom_regions18")
@@ -227,7 +178,7 @@ def phantom_regions18() -> RegionCounts:
 
     Counted over ``datasets.build("phantom", size=64, length=1000)``, its 14 findings at the prevalence of NIH.
     """
-    return given(**read_shipped("phantom_regions18"))
+    return RegionCounts._from_json(read_shipped("phantom_regions18"))
 
 
 def shipped(regions: str | Sequence[str]) -> RegionCounts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from thoraxlib.arguments import one_of
 from thoraxlib.localization.boxes import Boxes, area
 from thoraxlib.localization.metrics import acc_afp, hits
-from thoraxlib.text_tables import aligned
+from thoraxlib.metrics.intervals import bootstrap_mean
+from thoraxlib.text_tables import Table
 
 __all__ = ["WANG_ROWS", "LocalizationTable", "localization_table"]
 
@@ -23,7 +24,8 @@ WANG_ROWS: tuple[tuple[str, float], ...] = (
 _NAMES = {"iobb": "IoBB", "iou": "IoU", "iogt": "IoGT"}
 
 
-class LocalizationTable(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class LocalizationTable(Table):
     """Accuracy and average false positives of labels at thresholds; ``print`` it.
 
     Attributes
@@ -51,6 +53,7 @@ class LocalizationTable(NamedTuple):
     low: Tensor
     high: Tensor
     area_ratio: Tensor
+    _name = "localization"
 
     def mean_accuracy(self, criterion: str, threshold: float) -> float:
         """Of the labels that have true boxes, at one row.
@@ -64,7 +67,7 @@ class LocalizationTable(NamedTuple):
             raise ValueError(f"no row {(criterion, threshold)}; there are {self.rows}")
         return float(self.accuracy[self.rows.index((criterion, threshold))].nanmean())
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[list[str]]:
         shown = self.boxes.nonzero().flatten().tolist()
         cells = [
             ["", *(self.labels[k] for k in shown)],
@@ -77,7 +80,7 @@ class LocalizationTable(NamedTuple):
             if not self.low[r].isnan().all():
                 cells.append(["", *(f"{float(self.low[r, k]):.2f}-{float(self.high[r, k]):.2f}" for k in shown)])
             cells.append([f"{'':<12}AFP", *(f"{float(self.afp[r, k]):.4f}" for k in shown)])
-        return "\n".join(aligned(cells))
+        return cells
 
 
 def localization_table(
@@ -151,26 +154,13 @@ def _intervals(
     level: float,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Bounds (R, K) of the accuracy when images are drawn anew: all resamples in one product for each row."""
+    """Bounds (R, K) of the accuracy when images are drawn anew, with all their true boxes."""
     shape = len(rows), num_labels
-    image = torch.unique(truth.image, return_inverse=True)[1]
-    if not n_bootstrap or not len(image):
+    if not n_bootstrap or not len(truth.label):
         return torch.full(shape, torch.nan).double(), torch.full(shape, torch.nan).double()
-    many = int(image.max()) + 1
-    drawn = torch.randint(many, (n_bootstrap, many), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(n_bootstrap, many, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
-
-    def by_image(chosen: Tensor) -> Tensor:
-        table = torch.zeros(many * num_labels, dtype=torch.float64)
-        return table.index_add_(0, image * num_labels + truth.label, chosen.double()).view(many, num_labels)
-
-    boxes = times @ by_image(torch.ones(len(image)))
-    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    found = [
-        (times @ by_image(hits(detected, truth, num_labels, threshold=t, criterion=c)[1]) / boxes).nanquantile(
-            bounds, 0
-        )
-        for c, t in rows
-    ]
-    low, high = torch.stack(found, dim=1)
-    return low, high
+    hit = torch.stack([hits(detected, truth, num_labels, threshold=t, criterion=c)[1] for c, t in rows], dim=1)
+    own = truth.label[:, None] == torch.arange(num_labels)
+    values = torch.where(own[:, None], hit[..., None].double(), torch.nan)
+    images = [str(image) for image in truth.image.tolist()]
+    found = bootstrap_mean(values.flatten(1), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=images)
+    return torch.from_numpy(found.low).view(shape), torch.from_numpy(found.high).view(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike
 from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats, array
 from thoraxlib.metrics.checks import checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "WEIGHTED",
@@ -20,6 +23,7 @@ __all__ = [
     "bootstrap_mean",
     "percentiles",
     "resampled_weights",
+    "row_means",
 ]
 
 
@@ -30,6 +34,13 @@ class Interval(NamedTuple):
     high: Floats
     macro_low: float
     macro_high: float
+
+    def beside(self, values: Tensor) -> list[str]:
+        """Write each of the values (K,), and their mean, with its interval, three digits each."""
+        means = (*values.tolist(), float(values.nanmean()))
+        lows, highs = (*self.low, self.macro_low), (*self.high, self.macro_high)
+        ends = zip(means, lows, highs, strict=True)
+        return [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in ends]
 
 
 def bootstrap(
@@ -188,12 +199,12 @@ def percentiles(resampled: Floats, level: float) -> Interval:
     macro = (np.nan, np.nan)
     if scored.any():
         low[scored], high[scored] = np.nanquantile(resampled[:, scored], ends, axis=0)
-        macro = tuple(np.nanquantile(_row_means(resampled[:, scored]), ends).tolist())
+        macro = tuple(np.nanquantile(row_means(resampled[:, scored]), ends).tolist())
     return Interval(low, high, *macro)
 
 
-def _row_means(values: Floats) -> Floats:
-    """Mean of what is not NaN in each row; NaN for a row of nothing else."""
+def row_means(values: Floats) -> Floats:
+    """Average what is not NaN in each row of values (B, K); NaN for a row of nothing else."""
     count = (~np.isnan(values)).sum(axis=1)
     return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
 

@@ -5,12 +5,10 @@ Targets are (N, R, K): 1, 0, or NaN for unknown or absent; scores are (N, R, K),
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +18,16 @@ from thoraxlib import labels as label_sets
 from thoraxlib.arrays import Floats, array
 from thoraxlib.image_level import image_level
 from thoraxlib.metrics.checks import checked
+from thoraxlib.metrics.intervals import row_means
 from thoraxlib.metrics.report import Report, evaluate
 from thoraxlib.metrics.scores import per_label
-from thoraxlib.text_tables import aligned, decimals, markdown, write
+from thoraxlib.text_tables import Table, decimals, span
 
 __all__ = ["RegionScores", "evaluate_regions"]
 
 
 @dataclass(frozen=True, eq=False)
-class RegionScores:
+class RegionScores(Table):
     """Scores of K findings in R regions; ``str(report)`` is a table of the findings.
 
     Attributes
@@ -56,6 +55,7 @@ class RegionScores:
     pooled: Report
     images: Report
     _enough: np.ndarray
+    _name = "regions"
 
     @property
     def per_finding(self) -> Floats:
@@ -63,16 +63,12 @@ class RegionScores:
 
         A region with two positives weighs as much as one with 20,000, unless ``minimum`` leaves it out.
         """
-        values = np.where(self._enough, self.auroc, np.nan)
-        known = ~np.isnan(values)
-        sums, counts = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
-        return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
+        return row_means(np.where(self._enough, self.auroc, np.nan))
 
     @property
     def mean(self) -> float:
         """The mean of :attr:`per_finding`."""
-        values = self.per_finding
-        return float(np.nanmean(values)) if not np.isnan(values).all() else np.nan
+        return float(row_means(self.per_finding[None])[0])
 
     def _cells(self) -> list[list[str]]:
         percent = f"{100 * self.pooled.level:g} %"
@@ -83,31 +79,16 @@ class RegionScores:
         for (pooled, image), value, regions in zip(rows, means, counted, strict=True):
             line = [pooled.label, str(pooled.positives), str(regions), decimals(value)]
             for row in (pooled, image):
-                line += [decimals(row.auroc), f"{decimals(row.auroc_low)} - {decimals(row.auroc_high)}"]
+                line += [decimals(row.auroc), span(row.auroc_low, row.auroc_high)]
             cells.append(line)
         return cells
 
-    def __str__(self) -> str:
-        return "\n".join(aligned(self._cells()))
-
-    def to_markdown(self) -> str:
-        """A Markdown table of the findings."""
-        return markdown(self._cells())
-
-    def to_csv(self) -> str:
-        """AUROC and positives of every finding in every region, a line each; NaN is empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["finding", "region", "positives", "auroc"])
+    def _records(self) -> Iterator[Sequence[Any]]:
+        """Give AUROC and positives of every finding in every region, a line each."""
+        yield "finding", "region", "positives", "auroc"
         for k, label in enumerate(self.labels):
             for r, region in enumerate(self.regions):
-                value = self.auroc[k, r]
-                writer.writerow([label, region, int(self.positives[k, r]), "" if np.isnan(value) else float(value)])
-        return text.getvalue()
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``regions.csv``, ``regions.md`` and ``regions.txt`` into `folder`, which is made if need be."""
-        write(folder, {"regions.csv": self.to_csv(), "regions.md": self.to_markdown(), "regions.txt": f"{self}\n"})
+                yield label, region, int(self.positives[k, r]), float(self.auroc[k, r])
 
 
 def evaluate_regions(

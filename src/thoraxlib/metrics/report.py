@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.files import replacing
 from thoraxlib.metrics.checks import check_names, check_order, checked
 from thoraxlib.metrics.intervals import WEIGHTED, bootstrap
 from thoraxlib.metrics.scores import auroc, per_label
-from thoraxlib.text_tables import aligned, decimals, markdown, write
+from thoraxlib.text_tables import Table, aligned, decimals, span
 
 __all__ = ["Report", "Row", "evaluate"]
 
@@ -37,7 +34,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Table):
     """Scores of a test, label by label; ``str(report)`` is an aligned table.
 
     Attributes
@@ -57,6 +54,7 @@ class Report:
     mean: Row
     level: float
     reference_name: str = "published"
+    _name = "metrics"
 
     @property
     def macro_auroc(self) -> float:
@@ -68,9 +66,6 @@ class Report:
         """Mean average precision over the labels that have both classes."""
         return self.mean.average_precision
 
-    def __str__(self) -> str:
-        return self.to_text()
-
     def _cells(self) -> list[list[str]]:
         with_reference = any(row.reference is not None for row in self.rows)
         percent = f"{100 * self.level:g} %"
@@ -78,38 +73,20 @@ class Report:
         cells = [heading + [self.reference_name] * with_reference]
         for row in (*self.rows, self.mean):
             line = [row.label, str(row.images), str(row.positives)]
-            line += [decimals(row.auroc), f"{decimals(row.auroc_low)} - {decimals(row.auroc_high)}"]
-            line += [decimals(row.average_precision)]
-            line += [f"{decimals(row.average_precision_low)} - {decimals(row.average_precision_high)}"]
+            line += [decimals(row.auroc), span(row.auroc_low, row.auroc_high)]
+            line += [decimals(row.average_precision), span(row.average_precision_low, row.average_precision_high)]
             line += ["" if row.reference is None else f"{row.reference:.4f}"] * with_reference
             cells.append(line)
         return cells
 
-    def to_text(self) -> str:
-        """An aligned table."""
+    def _records(self) -> Iterator[Sequence[Any]]:
+        """Give full precision."""
+        return chain([(*Row._fields[:-1], self.reference_name)], self.rows, [self.mean])
+
+    def __str__(self) -> str:
         lines = aligned(self._cells())
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
-
-    def to_markdown(self) -> str:
-        """A Markdown table."""
-        return markdown(self._cells())
-
-    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """CSV with full precision, also written to `path` if one is given; NaN is empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*Row._fields[:-1], self.reference_name])
-        for row in (*self.rows, self.mean):
-            writer.writerow(["" if value is None or value != value else value for value in row])
-        if path is not None:
-            with replacing(path) as scratch:
-                scratch.write_text(text.getvalue(), encoding="utf-8")
-        return text.getvalue()
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``metrics.csv``, ``metrics.md`` and ``metrics.txt`` into `folder`, which is made if need be."""
-        write(folder, {"metrics.csv": self.to_csv(), "metrics.md": self.to_markdown(), "metrics.txt": f"{self}\n"})
 
 
 def evaluate(
@@ -151,22 +128,12 @@ def evaluate(
     areas = auroc(y, s, labels)
     precisions = per_label(y, s, "average_precision")
     of_area, of_precision = (bootstrap(y, s, metric=metric, **options) for metric in WEIGHTED)
-    known, ones = (~np.isnan(y)).sum(axis=0), np.nansum(y, axis=0)
+    counts = (~np.isnan(y)).sum(axis=0), (y == 1).sum(axis=0)
+    columns = (*counts, areas, of_area.low, of_area.high, precisions, of_precision.low, of_precision.high)
     reference = reference or {}
     rows = tuple(
-        Row(
-            label,
-            int(known[k]),
-            int(ones[k]),
-            float(areas[k]),
-            float(of_area.low[k]),
-            float(of_area.high[k]),
-            float(precisions[k]),
-            float(of_precision.low[k]),
-            float(of_precision.high[k]),
-            reference.get(label),
-        )
-        for k, label in enumerate(labels)
+        Row._make([label, *values, reference.get(label)])
+        for label, *values in zip(labels, *(column.tolist() for column in columns), strict=True)
     )
     scored = [row for row in rows if not np.isnan(row.auroc)]
     references = [row.reference for row in scored if row.reference is not None]

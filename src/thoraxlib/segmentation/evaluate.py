@@ -20,13 +20,13 @@ from thoraxlib.modes import device_of, eval_view
 from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score, iou_score
-from thoraxlib.text_tables import aligned, estimate
+from thoraxlib.text_tables import Table
 
 __all__ = ["MaskReport", "evaluate", "predict_masks"]
 
 
 @dataclass(frozen=True)
-class MaskReport:
+class MaskReport(Table):
     """Dice and IoU of every organ on every film; ``print`` it.
 
     Attributes
@@ -43,6 +43,7 @@ class MaskReport:
     dice: Tensor
     iou: Tensor
     ids: list[str]
+    _name = "masks"
 
     def mean_dice(self) -> float:
         """Mean over organs of their mean over films."""
@@ -55,17 +56,14 @@ class MaskReport:
         """
         return bootstrap_mean(array(self.dice), n_bootstrap=n_bootstrap, level=level, seed=seed)
 
-    def __str__(self) -> str:
-        found = self.interval()
-        means = zip(self.dice.nanmean(dim=0).tolist(), found.low.tolist(), found.high.tolist(), strict=True)
-        overall = (self.mean_dice(), found.macro_low, found.macro_high)
+    def _cells(self) -> list[list[str]]:
         iou = self.iou.nanmean(dim=0)
-        cells = [[f"{len(self.ids)} films", "Dice (95 %)", "IoU"]]
-        for name, dice, value in zip(
-            (*self.organs, "mean"), (*means, overall), (*iou.tolist(), float(iou.nanmean())), strict=True
-        ):
-            cells.append([name, estimate(*dice), f"{value:.3f}"])
-        return "\n".join(aligned(cells))
+        columns = [
+            [f"{len(self.ids)} films", *self.organs, "mean"],
+            ["Dice (95 %)", *self.interval().beside(self.dice.nanmean(dim=0))],
+            ["IoU", *(f"{value:.3f}" for value in (*iou.tolist(), float(iou.nanmean())))],
+        ]
+        return [list(row) for row in zip(*columns, strict=True)]
 
 
 def evaluate(

@@ -15,7 +15,6 @@ from thoraxlib.training.fit import FitResult, fit
 from thoraxlib.training.padchest import seed_stage
 from thoraxlib.training.predict import Predictions, predict
 from thoraxlib.training.processes import first_process, is_first_process
-from thoraxlib.training.range_test import RangeTest, lr_range_test
 from thoraxlib.training.regions import RegionTask
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.stages import Stage, fit_stages
@@ -28,7 +27,6 @@ __all__ = [
     "FitResult",
     "MultiLabelTask",
     "Predictions",
-    "RangeTest",
     "RegionTask",
     "SegmentationTask",
     "Stage",
@@ -38,7 +36,6 @@ __all__ = [
     "fit",
     "fit_stages",
     "is_first_process",
-    "lr_range_test",
     "predict",
     "seed_stage",
 ]
