@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.boxes import Boxes, check_inside
-from thoraxlib.localization.frames import to_original
-from thoraxlib.localization.table import localization_table
+from thoraxlib import cams, localization
+from thoraxlib.datasets import collate
+from thoraxlib.images import transform_for
+from thoraxlib.localization import Boxes, localization_table, to_original
+from thoraxlib.localization.boxes import check_inside
 from thoraxlib.modes import device_of
 from thoraxlib.registry import Spec
 
@@ -70,14 +72,10 @@ def localize(
     ValueError
         The data set has other labels than the model, no boxes, or boxes of another frame than its films.
     """
-    from thoraxlib import cams, datasets
-    from thoraxlib.images import transform_for
-    from thoraxlib.localization import registry
-
     if tuple(dataset.labels) != tuple(model.labels):
         raise ValueError(f"the data set's labels {dataset.labels} are not the model's {model.labels}")
     name, options = cams.registry.split_spec(method)
-    cam, rule = cams.build(name, model, **options), registry.resolve(rule)
+    cam, rule = cams.build(name, model, **options), localization.registry.resolve(rule)
     transform, device = transform_for(model.input_spec), device_of(model)
     boxed = getattr(dataset, "boxed", torch.ones(len(dataset), dtype=torch.bool))
     detected: list[Boxes] = []
@@ -88,7 +86,7 @@ def localize(
         samples = [dataset[index] for index in part.tolist()]
         if not samples or "boxes" not in samples[0]:
             raise ValueError("the data set has no boxes")
-        x = datasets.collate([transform({"image": sample["image"]}) for sample in samples])["image"].to(device)
+        x = collate([transform({"image": sample["image"]}) for sample in samples])["image"].to(device)
         logits, maps = cam.with_logits(x)
         found = rule(maps, model.input_spec.size, logits.sigmoid())
         for sample in samples:
@@ -153,8 +151,6 @@ def tune(
     ValueError
         No true boxes, one that leaves the image, or nothing to try.
     """
-    from thoraxlib.localization import build
-
     grid = [dict(zip(options, values, strict=True)) for values in product(*options.values())]
     if not grid or not len(truth.image):
         raise ValueError(f"{len(grid)} combinations of {dict(options)} and {len(truth.image)} true boxes")
@@ -162,7 +158,7 @@ def tune(
     labels = [str(k) for k in range(maps.shape[1])]
 
     def score(chosen: dict[str, Any]) -> float:
-        found = build(name, **chosen)(maps, size)
+        found = localization.build(name, **chosen)(maps, size)
         table = localization_table(found, truth, labels, rows=[(criterion, threshold)], images="with_label")
         return table.mean_accuracy(criterion, threshold)
 
