@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.frames import in_originals
+from thoraxlib.workers import in_batches, read_batches
 
 if TYPE_CHECKING:
     from torchvision import tv_tensors
@@ -97,8 +97,8 @@ def batches(
     if truth or hasattr(dataset, "region_names"):
         check_regions(detector, dataset)
     parts = [torch.arange(len(dataset))] if parts is None else parts
-    order = [batch.tolist() for part in parts for batch in torch.split(part, batch_size)]
-    return DataLoader(_Read(detector, dataset, truth), batch_sampler=order, num_workers=num_workers, collate_fn=_joined)
+    order = [batch for part in parts for batch in in_batches(part.tolist(), batch_size)]
+    return read_batches(_Read(detector, dataset, truth), order, _joined, num_workers=num_workers)
 
 
 def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -107,8 +107,8 @@ def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) ->
     return in_originals(boxes.flatten(0, 1).float(), image, spec, sizes).view(boxes.shape)
 
 
-class _Read(Dataset[dict[str, Any]]):
-    """One film: a row of each field of :class:`Films`, by its name."""
+class _Read:
+    """Reads one film: a row of each field of :class:`Films`, by its name."""
 
     def __init__(self, detector: RegionDetector, dataset: Any, truth: bool) -> None:
         from thoraxlib.images import transform_for  # torchvision takes longer to import than all of this library
@@ -117,7 +117,7 @@ class _Read(Dataset[dict[str, Any]]):
         self.regions, self.labels = len(detector.region_names), len(dataset.labels)
         self.transform = transform_for(detector.input_spec)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __call__(self, index: int) -> dict[str, Any]:
         sample = self.dataset[index]
         if self.truth and "regions" not in sample:
             raise ValueError(f"film {sample['id']} has no regions")
