@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from multiprocessing.context import BaseContext
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -63,12 +63,7 @@ def in_batches(keys: Iterable[K], batch_size: int) -> Iterator[list[K]]:
 
 
 def read_batches(
-    read: Callable[[K], R],
-    order: Iterable[list[K]],
-    join: Callable[[list[R]], Any],
-    *,
-    num_workers: int = 0,
-    **options: Any,
+    read: Callable[[K], R], order: Iterable[list[K]], join: Callable[[list[R]], Any], **options: Any
 ) -> DataLoader[Any]:
     """Read batches in `order`, a few ahead where there are workers, which end with this process.
 
@@ -82,29 +77,27 @@ def read_batches(
         The keys of each batch; a list of them gives the loader a length.
     join : callable
         Makes a batch of its rows.
-    num_workers : int
-        Processes that read; 0 reads in this one, when a batch is asked for.
     **options
-        As for :class:`torch.utils.data.DataLoader`.
+        As for :class:`torch.utils.data.DataLoader`, such as ``num_workers``; otherwise this process reads one
+        when it is asked for.
     """
     return DataLoader(
         _Rows(read),
         batch_sampler=order,  # type: ignore[arg-type]
         collate_fn=join,
-        num_workers=num_workers,
         worker_init_fn=_settle,
         generator=torch.Generator(),
         **options,
     )
 
 
-class _Rows(Dataset[R], Generic[K, R]):
+class _Rows(Dataset[Any]):
     """Gives the row of a key."""
 
-    def __init__(self, read: Callable[[K], R]) -> None:
+    def __init__(self, read: Callable[[Any], Any]) -> None:
         self.read = read
 
-    def __getitem__(self, key: K) -> R:
+    def __getitem__(self, key: Any) -> Any:
         return self.read(key)
 
 
