@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from thoraxlib.explanation.films import check_model, explain, explain_each, look_of, thresholds
 from thoraxlib.explanation.localized import Localized, localize, tune
-from thoraxlib.explanation.look import Look, Seen
+from thoraxlib.explanation.look import Seen
 from thoraxlib.explanation.result import Explanation, Finding
 
 __all__ = [
     "Explanation",
     "Finding",
     "Localized",
-    "Look",
     "Seen",
     "check_model",
     "explain",
