@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from thoraxlib.detection.base import RegionDetector
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.frames import in_originals
 from thoraxlib.workers import in_batches, read_batches
-
-if TYPE_CHECKING:
-    from torchvision import tv_tensors
 
 __all__ = ["Films", "batches", "check_regions", "in_film"]
 
@@ -118,6 +115,8 @@ class _Read:
         self.transform = transform_for(detector.input_spec)
 
     def __call__(self, index: int) -> dict[str, Any]:
+        from torchvision import tv_tensors
+
         sample = self.dataset[index]
         if self.truth and "regions" not in sample:
             raise ValueError(f"film {sample['id']} has no regions")
@@ -125,7 +124,9 @@ class _Read:
         boxes, present = self._boxes(known.get("regions"), known.get("present"))
         if not bool(boxes.isfinite().all()):
             raise ValueError(f"film {sample['id']}: boxes of regions that are present must be finite")
-        moved = self.transform({"image": sample["image"], "regions": self._typed(boxes, sample["image"])})
+        size = tuple(sample["image"].shape[-2:])
+        regions = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+        moved = self.transform({"image": sample["image"], "regions": regions})
         seen, seen_present = self._boxes(moved["regions"], present)
         return {
             "x": moved["image"].as_subclass(Tensor),
@@ -135,15 +136,9 @@ class _Read:
             "seen_present": seen_present,
             "labels": sample["labels"],
             "region_labels": known.get("region_labels", torch.full((self.regions, self.labels), torch.nan)),
-            "sizes": tuple(sample["image"].shape[-2:]),
+            "sizes": size,
             "ids": sample["id"],
         }
-
-    def _typed(self, boxes: Tensor, image: Tensor) -> tv_tensors.BoundingBoxes:
-        from torchvision import tv_tensors
-
-        size = tuple(image.shape[-2:])
-        return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload, no-any-return]
 
     def _boxes(self, boxes: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:
         if boxes is None:
