@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import thoraxlib
-from thoraxlib import cams, datasets, graphs, localization, metrics, training, viz
+from thoraxlib import cams, datasets, explanation, graphs, localization, metrics, training, viz
 from thoraxlib.images import transform_for
 from thoraxlib.localization import Boxes, localization_table, pointing_game
 from thoraxlib.registry import Spec
@@ -333,7 +333,7 @@ def boxes(
     """Boxes of a heat map against the true ones, as ChestX-ray8 counts them; and the boxes as COCO JSON."""
     if not _has_boxes(test):
         return None
-    found = localization.localize(model, test, method=method, rule=rule)
+    found = explanation.localize(model, test, method=method, rule=rule)
     # with_label: the detections of a label count on the films that have it; accuracy does not depend on that
     settings = {"images": "with_label", "n_bootstrap": 1000}
     table = localization_table(found.detected, found.truth, model.labels, **settings)
@@ -361,7 +361,7 @@ def tuned(model: nn.Module, val: datasets.ChestDataset, method: str, name: str, 
             truth = Boxes.from_lists(batch["boxes"], batch["box_labels"])
             found.append(truth._replace(image=truth.image + count))
             count += len(maps[-1])
-        options = localization.tune(name, grid, torch.cat(maps), size, Boxes.concatenate(found))
+        options = explanation.tune(name, grid, torch.cat(maps), size, Boxes.concatenate(found))
     return {"name": name, **options}
 
 

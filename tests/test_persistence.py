@@ -12,7 +12,7 @@ from compatibility import small_parts
 from torch import nn
 
 import thoraxlib
-from thoraxlib import backbones, models, persistence
+from thoraxlib import backbones, models, modes, persistence
 from thoraxlib.files import replacing
 
 CLASSIFIERS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.describe(name).options]
@@ -239,8 +239,8 @@ def test_saves_to_one_folder_follow_each_other(tmp_path: Path) -> None:
 def test_a_compiled_model_is_saved_as_the_plain_one(tmp_path: Path) -> None:
     model = thoraxlib.build("chexnet", **SMALL).eval()
     compiled: Any = torch.compile(model)
-    assert persistence.uncompiled(compiled) is model
-    assert persistence.uncompiled(model) is model
+    assert modes.uncompiled(compiled) is model
+    assert modes.uncompiled(model) is model
     assert persistence.can_be_saved(compiled)
     assert persistence.fingerprint(compiled) == persistence.fingerprint(model)
     assert persistence.weights_digest(compiled) == persistence.weights_digest(model)

@@ -1,15 +1,19 @@
-"""Losses of multi-label classification: logits (N, K) and labels (N, K) to a number.
+"""Compute losses of multi-label classification, and of organ masks, from logits.
 
 Labels are 1, 0, anything between (soft labels), or NaN for unknown, of any type; unknown ones take no part. A label
 outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN: an error would make the host wait for the
 device at every step. Losses are computed from logits, in float32 under autocast, and are 0 with zero gradients where no
 label is known. A loss whose weights come from the training set has a method ``fit(targets)``, which training calls
-first. The room has losses of organ masks too: :mod:`thoraxlib.segmentation.losses`.
+first. Logits and labels are (N, K); those of "dice" and "dice_bce" are (N, C, H, W), with pixels of masks as labels.
 
 >>> import torch
 >>> loss = build("bce")
 >>> float(loss(torch.zeros(2, 3), torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0]])))
 0.6931471824645996
+>>> masks = torch.zeros(2, 3, 8, 8)
+>>> masks[:, 0] = 1
+>>> float(build("dice")(torch.where(masks > 0, 50.0, -50.0), masks))
+0.0
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ __all__ = [
     "BCE",
     "WCEL",
     "BatchFocal",
+    "Dice",
+    "DiceBCE",
     "Focal",
     "WeightedBCE",
     "build",
@@ -38,7 +44,7 @@ __all__ = [
     "registry",
 ]
 
-registry: Registry[nn.Module] = Registry("losses", modules=["thoraxlib.segmentation.losses"])
+registry: Registry[nn.Module] = Registry("losses")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 #: Numbers of images: one for each label, or a single one.
@@ -423,6 +429,64 @@ class BatchFocal(nn.Module):
         return self.alpha * share**self.gamma * mean
 
 
+@register("dice")
+class Dice(nn.Module):
+    """1 - Dice of soft masks, ``(2 sum p t + s) / (sum p + sum t + s)`` with p = sigmoid(logit).
+
+    Parameters
+    ----------
+    smooth : float
+        s, above 0: what an organ that is in neither mask has instead of 0 / 0.
+    per_class : bool
+        False sums over the batch and all channels together, as QUST-SmartData/CXRClassification does, so that large
+        organs, and background where it has a channel, decide. True is the mean over channels of the Dice of each.
+
+    Raises
+    ------
+    ValueError
+        `smooth` not above 0.
+    """
+
+    def __init__(self, *, smooth: float = 1.0, per_class: bool = False) -> None:
+        super().__init__()
+        if not smooth > 0:
+            raise ValueError(f"smooth={smooth}: above 0")
+        self.smooth, self.per_class = smooth, per_class
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Loss, a scalar, of logits (N, C, H, W) and masks (N, C, H, W)."""
+        _check_maps(logits, masks)
+        logits = full_precision(logits)
+        truth, known = known_labels(masks, logits.dtype)
+        shares = torch.where(known, logits.sigmoid(), logits.new_zeros(()))
+        over = (0, 2, 3) if self.per_class else (0, 1, 2, 3)
+        overlap, sizes = (shares * truth).sum(over), (shares + truth).sum(over)
+        return 1 - ((2 * overlap + self.smooth) / (sizes + self.smooth)).mean()
+
+
+@register("dice_bce")
+class DiceBCE(nn.Module):
+    """Mean binary cross-entropy of all pixels plus "dice": how QUST-SmartData/CXRClassification trains its UNet.
+
+    Parameters
+    ----------
+    smooth : float
+        As for "dice".
+    per_class : bool
+        As for "dice".
+    """
+
+    def __init__(self, *, smooth: float = 1.0, per_class: bool = False) -> None:
+        super().__init__()
+        self.bce, self.dice = BCE(), Dice(smooth=smooth, per_class=per_class)
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Loss, a scalar, of logits (N, C, H, W) and masks (N, C, H, W)."""
+        _check_maps(logits, masks)
+        loss: Tensor = self.bce(logits, masks) + self.dice(logits, masks)
+        return loss
+
+
 def _check_gamma(gamma: float) -> None:
     if not gamma >= 0:
         raise ValueError(f"gamma={gamma}: 0 or more")
@@ -431,3 +495,11 @@ def _check_gamma(gamma: float) -> None:
 def _check_width(name: str, per_label: Tensor, logits: Tensor) -> None:
     if per_label.shape[-1] != logits.shape[-1]:
         raise ValueError(f"{name} has {per_label.shape[-1]} labels, the logits have {logits.shape[-1]}")
+
+
+def _check_maps(logits: Tensor, masks: Tensor) -> None:
+    if logits.ndim != 4 or logits.shape != masks.shape:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)} and masks {tuple(masks.shape)}: both must be (N, C, H, W), with "
+            "one channel for each class of the segmenter"
+        )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["device_of", "eval_view", "shared_copy"]
+__all__ = ["device_of", "eval_view", "shared_copy", "uncompiled"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,6 +25,13 @@ _CONTAINERS = {dict, OrderedDict, set}
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's weights are; the CPU for a model without any."""
     return next((tensor.device for tensor in _weights(model)), torch.device("cpu"))
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that ``torch.compile`` wrapped; another one as it is."""
+    while isinstance(inside := getattr(model, "_orig_mod", None), nn.Module):
+        model = inside
+    return model
 
 
 def eval_view(model: M, device: torch.device | None = None) -> M:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 
 from thoraxlib.bounded import Bounded
 from thoraxlib.files import alone, discard_scratch, parse_json, read_json, replacing, write_json
+from thoraxlib.modes import uncompiled
 from thoraxlib.registry import UnknownNameError, as_json, without_pretrained
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ __all__ = [
     "fingerprint",
     "load_pretrained",
     "save_pretrained",
-    "uncompiled",
     "weights_digest",
 ]
 
@@ -285,13 +285,6 @@ def can_be_saved(model: nn.Module) -> bool:
     except TypeError:
         return False
     return True
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` wrapped; another one as it is."""
-    while isinstance(inside := getattr(model, "_orig_mod", None), torch.nn.Module):
-        model = inside
-    return model
 
 
 def _check_own(folder: Path) -> None:

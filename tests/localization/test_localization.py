@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from thoraxlib import cams, localization
+from thoraxlib import cams, explanation, localization
 from thoraxlib.localization import (
     Boxes,
     acc_afp,
@@ -273,7 +273,7 @@ def test_bad_boxes_thresholds_and_sizes() -> None:
         with pytest.raises(ValueError, match="size=.*in whole pixels"):
             localization.build("otsu")(torch.rand(1, 1, 4, 4), size)
     with pytest.raises(ValueError, match="leaves the image of 5 x 5"):
-        localization.tune("otsu", {}, torch.rand(1, 1, 4, 4), (5, 5), good)
+        explanation.tune("otsu", {}, torch.rand(1, 1, 4, 4), (5, 5), good)
     assert len(localization.build("otsu")(torch.rand(1, 1, 4, 4), (np.int64(8), np.int64(6))).xyxy)
 
 
@@ -507,7 +507,7 @@ def test_localize_and_tune() -> None:
     labels = ["Mass", "Effusion", "Edema"]
     model = thoraxlib.build("chexnet", backbone="resnet10t", labels=labels, input_spec={"size": [64, 64]})
     films = datasets.build("phantom", size=96, length=24, labels=labels, balance=1.0, masks=False)
-    found = localization.localize(model, films, method={"name": "gradcam", "relu": False}, rule="otsu", batch_size=7)
+    found = explanation.localize(model, films, method={"name": "gradcam", "relu": False}, rule="otsu", batch_size=7)
     assert len(found.ids) == int(films.boxed.sum())
     assert set(found.sizes) == {(96, 96)}
     expected = Boxes.from_lists(*zip(*[(s["boxes"], s["box_labels"]) for s in films if len(s["boxes"])], strict=True))
@@ -528,12 +528,12 @@ def test_localize_and_tune() -> None:
     truth = Boxes.from_lists([torch.tensor([[16.0, 16.0, 32.0, 32.0]])], [torch.tensor([0])])
     peak = torch.zeros(1, 1, 8, 8)
     peak[..., 2:4, 2:4] = 1
-    best = localization.tune(
+    best = explanation.tune(
         "threshold", {"levels": [(5,), (100,), (250,)], "connectivity": [8]}, peak, (64, 64), truth, threshold=0.7
     )
     assert best == {"levels": (100,), "connectivity": 8}
     with pytest.raises(ValueError, match="0 true boxes"):
-        localization.tune("otsu", {}, peak, (64, 64), truth.where(truth.label == 1))
+        explanation.tune("otsu", {}, peak, (64, 64), truth.where(truth.label == 1))
 
     class Shrunk(datasets.Subset):
         def __getitem__(self, index: int) -> dict:
@@ -541,8 +541,8 @@ def test_localize_and_tune() -> None:
             return {**sample, "image": sample["image"][..., ::2, ::2]}
 
     with pytest.raises(ValueError, match="has 48 x 48 pixels, its boxes are of 96 x 96: image and truth"):
-        localization.localize(model, Shrunk(films, range(len(films))))
+        explanation.localize(model, Shrunk(films, range(len(films))))
     with pytest.raises(ValueError, match="no boxes"):
-        localization.localize(model, datasets.Subset(films, (~films.boxed).nonzero().flatten().tolist()))
+        explanation.localize(model, datasets.Subset(films, (~films.boxed).nonzero().flatten().tolist()))
     with pytest.raises(ValueError, match="are not the model's"):
-        localization.localize(model, datasets.build("phantom", size=64, length=2))
+        explanation.localize(model, datasets.build("phantom", size=64, length=2))

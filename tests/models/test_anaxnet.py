@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 import thoraxlib
 from thoraxlib import graphs, training
 from thoraxlib.checkpoints.load import CheckpointError
+from thoraxlib.datasets.samples import Samples
 from thoraxlib.detection import Regions
 from thoraxlib.explanation.by_regions import paint
 from thoraxlib.heads import regions as region_heads
@@ -21,7 +22,6 @@ from thoraxlib.image_level import image_level
 from thoraxlib.metrics import evaluate_regions
 from thoraxlib.models.anaxnet import AnaXNet
 from thoraxlib.registry import OptionError
-from thoraxlib.training.data import Samples
 
 NAMES = ("left lung", "right lung", "trachea", "mediastinum")
 FINDINGS = ("Edema", "Mass", "Nodule")

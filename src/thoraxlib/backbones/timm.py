@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from thoraxlib.arguments import one_of
 from thoraxlib.backbones.base import Backbone
 from thoraxlib.registry import OptionError
 
-__all__ = ["TimmBackbone", "TimmSource"]
+__all__ = ["DenseNetBackbone", "EfficientNetBackbone", "TimmBackbone", "TimmSource"]
 
 
 class TimmBackbone(Backbone):
@@ -101,6 +103,86 @@ class TimmBackbone(Backbone):
         return {own: by_own[own] for own in self.state_dict() if own in by_own}
 
 
+class DenseNetBackbone(TimmBackbone):
+    """A timm DenseNet; parameters are the same whatever the options.
+
+    Parameters
+    ----------
+    timm_name : str
+        ``"densenet121"``, ``"densenet169"``, ...
+    output_stride : {32, 16, 8, 4}
+        Stride of the last map. Below 32, the last transitions do not pool: finer heat maps for more time.
+    dilated : bool
+        With a lower `output_stride`, dilate the 3x3 convolutions behind it (as in DeepLab), so that weights trained at
+        stride 32 still fit. False leaves them as they are: each place sees less around it, for training from scratch
+        on small images.
+    final_act : bool
+        Keep the ReLU after the last norm, as timm and torchvision have it; False stops at the norm.
+    **options
+        As for :class:`thoraxlib.backbones.TimmBackbone`.
+    """
+
+    def __init__(
+        self, timm_name: str, *, output_stride: int = 32, dilated: bool = True, final_act: bool = True, **options: Any
+    ) -> None:
+        one_of("output_stride", output_stride, (32, 16, 8, 4))
+        super().__init__(timm_name, **options)
+        if not final_act:
+            list(self.net.children())[-1].act = nn.Identity()
+        self._refine(output_stride, dilated)
+        self.strides = tuple(min(stride, output_stride) for stride in self.strides)
+
+    def _refine(self, output_stride: int, dilated: bool) -> None:
+        stride, dilation = 4, 1  # behind the stem
+        for name, stage in self.net.named_children():
+            if "transition" in name:
+                stride *= 2
+                if stride > output_stride:
+                    stage.pool = nn.Identity()
+                    dilation *= 2 if dilated else 1
+            elif "denseblock" in name and dilation > 1:
+                for module in stage.modules():
+                    if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                        module.dilation = module.padding = (dilation, dilation)
+
+
+class EfficientNetBackbone(TimmBackbone):
+    """A timm EfficientNet.
+
+    Parameters
+    ----------
+    timm_name : str
+        ``"efficientnet_b0"``, ``"tf_efficientnet_b0"``, ...
+    conv_head : bool
+        The last map is the one that the network's own classifier pools, behind the 1x1 convolution that widens it
+        (320 to 1280 channels for B0). False ends the pyramid before it, as timm does.
+    **options
+        As for :class:`thoraxlib.backbones.TimmBackbone`.
+    """
+
+    def __init__(self, timm_name: str, *, conv_head: bool = False, **options: Any) -> None:
+        super().__init__(timm_name, **options)
+        self.tail = nn.Sequential()
+        if conv_head:
+            import timm
+
+            options.pop("img_size", None)
+            whole: Any = timm.create_model(timm_name, **options)
+            self.tail = nn.Sequential(OrderedDict(conv_head=whole.conv_head, bn2=whole.bn2))
+            self.channels = (*self.channels[:-1], whole.num_features)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
+        maps = super().forward(x)
+        return [*maps[:-1], self.tail(maps[-1])]
+
+    def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        """As timm's, with the last convolution and norm."""
+        keys = set(keys)
+        tail = {f"tail.{name}": name for name in self.tail.state_dict() if name in keys}
+        return super().checkpoint_keys(keys) | tail
+
+
 class TimmSource:
     """Makes every timm model name a backbone name."""
 
@@ -117,12 +199,8 @@ class TimmSource:
         if not timm.is_model(name):
             return None
         if timm.models.is_model_in_modules(name, ["densenet"]):
-            from thoraxlib.backbones.densenet import DenseNetBackbone
-
             return _Factory(DenseNetBackbone, name)
         if timm.models.is_model_in_modules(name, ["efficientnet"]):
-            from thoraxlib.backbones.efficientnet import EfficientNetBackbone
-
             return _Factory(EfficientNetBackbone, name)
         return _Factory(TimmBackbone, name)
 

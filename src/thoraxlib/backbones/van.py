@@ -11,6 +11,7 @@ from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
 from thoraxlib.blocks.pointwise import channels_together
 from thoraxlib.blocks.van import VANStage
+from thoraxlib.checkpoints import read
 from thoraxlib.registry import Spec
 
 __all__ = ["VAN", "InTurn"]
@@ -114,8 +115,6 @@ def _published(name: str, backbone: VAN) -> None:
     """Load ImageNet weights from the Hugging Face hub into `backbone`."""
     from huggingface_hub import hf_hub_download
     from timm.models import adapt_input_conv
-
-    from thoraxlib.checkpoints import read
 
     if name not in _HUB:
         raise ValueError(f"{name}: no published weights; {', '.join(_HUB)} have them")

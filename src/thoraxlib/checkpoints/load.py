@@ -14,7 +14,7 @@ from thoraxlib import labels as label_sets
 from thoraxlib.checkpoints import registry
 from thoraxlib.checkpoints.files import AVERAGED, read, state_dict_of
 from thoraxlib.checkpoints.layout import LOGITS, StateDict, views
-from thoraxlib.persistence import uncompiled
+from thoraxlib.modes import uncompiled
 
 __all__ = ["CheckpointError", "load_checkpoint"]
 

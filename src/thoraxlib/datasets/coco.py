@@ -11,6 +11,8 @@ from torch import Tensor
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.regions import RegionTable, read_regions
 from thoraxlib.files import write_json
+from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.coco import to_coco as boxes_to_coco
 
 __all__ = ["save_coco", "to_coco", "to_detectron2"]
 
@@ -47,12 +49,10 @@ def to_coco(
     ValueError
         The data set has no regions.
     """
-    from thoraxlib import localization
-
     table = read_regions(dataset, progress=progress)
     image, region = table.present.nonzero(as_tuple=True)
-    boxes = localization.Boxes(table.boxes[image, region], image, region, torch.ones(len(image)))
-    content = localization.to_coco(boxes, table.region_names, _file_names(dataset), table.sizes)
+    boxes = Boxes(table.boxes[image, region], image, region, torch.ones(len(image)))
+    content = boxes_to_coco(boxes, table.region_names, _file_names(dataset), table.sizes)
     columns = {
         "dicom_id": dataset.ids,
         "patient_id": dataset.patient_ids,

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.frames import in_originals
-
-if TYPE_CHECKING:
-    from torchvision import tv_tensors
+from thoraxlib.workers import in_batches, read_batches
 
 __all__ = ["Films", "batches", "check_regions", "in_film"]
 
@@ -97,8 +94,8 @@ def batches(
     if truth or hasattr(dataset, "region_names"):
         check_regions(detector, dataset)
     parts = [torch.arange(len(dataset))] if parts is None else parts
-    order = [batch.tolist() for part in parts for batch in torch.split(part, batch_size)]
-    return DataLoader(_Read(detector, dataset, truth), batch_sampler=order, num_workers=num_workers, collate_fn=_joined)
+    order = [batch for part in parts for batch in in_batches(part.tolist(), batch_size)]
+    return read_batches(_Read(detector, dataset, truth), order, _joined, num_workers=num_workers)
 
 
 def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -107,8 +104,8 @@ def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) ->
     return in_originals(boxes.flatten(0, 1).float(), image, spec, sizes).view(boxes.shape)
 
 
-class _Read(Dataset[dict[str, Any]]):
-    """One film: a row of each field of :class:`Films`, by its name."""
+class _Read:
+    """Reads one film: a row of each field of :class:`Films`, by its name."""
 
     def __init__(self, detector: RegionDetector, dataset: Any, truth: bool) -> None:
         from thoraxlib.images import transform_for  # torchvision takes longer to import than all of this library
@@ -117,7 +114,9 @@ class _Read(Dataset[dict[str, Any]]):
         self.regions, self.labels = len(detector.region_names), len(dataset.labels)
         self.transform = transform_for(detector.input_spec)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __call__(self, index: int) -> dict[str, Any]:
+        from torchvision import tv_tensors
+
         sample = self.dataset[index]
         if self.truth and "regions" not in sample:
             raise ValueError(f"film {sample['id']} has no regions")
@@ -125,7 +124,9 @@ class _Read(Dataset[dict[str, Any]]):
         boxes, present = self._boxes(known.get("regions"), known.get("present"))
         if not bool(boxes.isfinite().all()):
             raise ValueError(f"film {sample['id']}: boxes of regions that are present must be finite")
-        moved = self.transform({"image": sample["image"], "regions": self._typed(boxes, sample["image"])})
+        size = tuple(sample["image"].shape[-2:])
+        regions = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+        moved = self.transform({"image": sample["image"], "regions": regions})
         seen, seen_present = self._boxes(moved["regions"], present)
         return {
             "x": moved["image"].as_subclass(Tensor),
@@ -135,15 +136,9 @@ class _Read(Dataset[dict[str, Any]]):
             "seen_present": seen_present,
             "labels": sample["labels"],
             "region_labels": known.get("region_labels", torch.full((self.regions, self.labels), torch.nan)),
-            "sizes": tuple(sample["image"].shape[-2:]),
+            "sizes": size,
             "ids": sample["id"],
         }
-
-    def _typed(self, boxes: Tensor, image: Tensor) -> tv_tensors.BoundingBoxes:
-        from torchvision import tv_tensors
-
-        size = tuple(image.shape[-2:])
-        return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload, no-any-return]
 
     def _boxes(self, boxes: Tensor | None, present: Tensor | None) -> tuple[Tensor, Tensor]:
         if boxes is None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from thoraxlib.explanation.films import check_model, explain, explain_each, look_of, thresholds
-from thoraxlib.explanation.look import Look, Seen
+from thoraxlib.explanation.localized import Localized, localize, tune
+from thoraxlib.explanation.look import Seen
 from thoraxlib.explanation.result import Explanation, Finding
 
 __all__ = [
     "Explanation",
     "Finding",
-    "Look",
+    "Localized",
     "Seen",
     "check_model",
     "explain",
     "explain_each",
+    "localize",
     "look_of",
     "thresholds",
+    "tune",
 ]

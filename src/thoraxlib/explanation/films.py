@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from torch.nn import functional
 
 from thoraxlib.explanation.by_maps import ByMaps
 from thoraxlib.explanation.by_regions import ByRegions
-from thoraxlib.explanation.look import Look
 from thoraxlib.explanation.result import Explanation, Finding
-from thoraxlib.images import placement, preprocess_for, read
+from thoraxlib.images import placement, read, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, to_original
 from thoraxlib.maps import upsample
 from thoraxlib.modes import device_of
 from thoraxlib.registry import Spec
+from thoraxlib.workers import in_batches, read_batches
 
 __all__ = ["check_model", "explain", "explain_each", "look_of", "thresholds"]
 
@@ -107,23 +106,26 @@ def check_model(model: Any) -> None:
         )
 
 
-def look_of(model: Any, method: Spec | None = None, rule: Spec | Any | None = None) -> Look:
+def look_of(model: Any, method: Spec | None = None, rule: Spec | Any | None = None) -> ByMaps | ByRegions:
     """The way to see a model's findings; `method` and `rule` as in :func:`explain`."""
     return ByRegions(model, method, rule) if hasattr(model, "region_names") else ByMaps(model, method, rule)
 
 
 def _explanations(
-    model: Any, images: Iterable[Any], look: Look, limits: Tensor, batch_size: int
+    model: Any, images: Iterable[Any], look: ByMaps | ByRegions, limits: Tensor, batch_size: int
 ) -> Iterator[Explanation]:
-    preprocess, device = preprocess_for(model), device_of(model)
-    names, position, sources = _Names(), 0, iter(images)
-    while batch := list(islice(sources, batch_size)):
-        films = [read(source) for source in batch]
-        x = torch.stack([preprocess.transform(film).as_subclass(Tensor) for film in films]).to(device)
+    transform, device, names = transform_for(model.input_spec), device_of(model), _Names()
+
+    def read_one(numbered: tuple[int, Any]) -> tuple[str, Tensor, Tensor]:
+        film = read(numbered[1])
+        return names.of(numbered[1], numbered[0]), film.as_subclass(Tensor), transform.place(film)
+
+    for batch in read_batches(read_one, in_batches(enumerate(images), batch_size), list):
+        x = transform.normalize.batch([placed for _, _, placed in batch]).to(device)
         seen = look(x, limits)
-        sizes = [(int(film.shape[-2]), int(film.shape[-1])) for film in films]
+        sizes = [(int(film.shape[-2]), int(film.shape[-1])) for _, film, _ in batch]
         found = to_original(seen.boxes, model.input_spec, [sizes[n] for n in seen.image.tolist()])
-        for n, film in enumerate(films):
+        for n, (name, film, _) in enumerate(batch):
             here = (seen.image == n).nonzero().flatten()
             heat = _to_film(seen.maps[here], model.input_spec, sizes[n])
             findings = [
@@ -137,14 +139,13 @@ def _explanations(
                 for m, of_label in zip(here.tolist(), heat, strict=True)
             ]
             yield Explanation(
-                name=names.of(batch[n], position + n),
-                image=film.as_subclass(Tensor),
+                name=name,
+                image=film,
                 probabilities=dict(zip(model.labels, seen.probabilities[n].tolist(), strict=True)),
                 findings=tuple(sorted(findings, key=lambda finding: -finding.probability)),
                 method=look.method,
                 rule=look.rule,
             )
-        position += len(batch)
 
 
 def _finding(label: str, probability: float, boxes: Boxes, heat: Tensor, regions: tuple[str, ...]) -> Finding:

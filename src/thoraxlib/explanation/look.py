@@ -1,14 +1,14 @@
-"""A way to see findings on a batch of images: what the ways have in common."""
+"""Hold the findings of a batch of images, by heat maps or by regions."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 
 from thoraxlib.localization import Boxes
 
-__all__ = ["Look", "Seen"]
+__all__ = ["Seen"]
 
 
 class Seen(NamedTuple):
@@ -23,7 +23,8 @@ class Seen(NamedTuple):
     maps : Tensor
         (M, h, w): of each finding.
     boxes : Boxes
-        In pixels of the input; ``image`` is the position among the findings, ``label`` that in the look's `regions`.
+        In pixels of the input; ``image`` is the position among the findings, ``label`` that among
+        the regions that are shown.
     """
 
     probabilities: Tensor
@@ -31,15 +32,3 @@ class Seen(NamedTuple):
     label: Tensor
     maps: Tensor
     boxes: Boxes
-
-
-class Look(Protocol):
-    """A way to see findings: ``look(x, limits)`` of a batch (N, C, h, w) and thresholds (K,), on the CPU."""
-
-    method: str
-    rule: str
-    regions: tuple[str, ...]
-
-    def __call__(self, x: Tensor, limits: Tensor) -> Seen:
-        """What is seen."""
-        ...

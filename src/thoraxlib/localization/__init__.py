@@ -5,7 +5,6 @@ from collections.abc import Callable
 from thoraxlib.localization.base import BoxRule
 from thoraxlib.localization.boxes import Boxes
 from thoraxlib.localization.coco import CocoBoxes, from_coco, read_coco, save_coco, to_coco
-from thoraxlib.localization.evaluate import Localized, localize, tune
 from thoraxlib.localization.frames import to_original
 from thoraxlib.localization.metrics import acc_afp, box_iobb, box_iogt, box_iou, hits, pointing_game
 from thoraxlib.localization.table import WANG_ROWS, LocalizationTable, localization_table
@@ -17,7 +16,6 @@ __all__ = [
     "Boxes",
     "CocoBoxes",
     "LocalizationTable",
-    "Localized",
     "acc_afp",
     "box_iobb",
     "box_iogt",
@@ -27,7 +25,6 @@ __all__ = [
     "from_coco",
     "hits",
     "localization_table",
-    "localize",
     "names",
     "pointing_game",
     "read_coco",
@@ -36,7 +33,6 @@ __all__ = [
     "save_coco",
     "to_coco",
     "to_original",
-    "tune",
 ]
 
 registry: Registry[Callable[..., Boxes]] = Registry("localization", modules=["thoraxlib.localization.rules"])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score, iou_score
 from thoraxlib.text_tables import Table
+
+if TYPE_CHECKING:
+    from thoraxlib.datasets.samples import Samples
 
 __all__ = ["MaskReport", "evaluate", "predict_masks"]
 
@@ -93,7 +96,7 @@ def evaluate(
     """
     dice, iou, ids = [], [], []
     segmenter = eval_view(segmenter)
-    for batch in _batches(dataset, segmenter, batch_size):
+    for batch in _samples(segmenter, dataset, masks=True).batches(batch_size):
         if "masks" not in batch:
             raise ValueError(f"{type(dataset).__name__} gives no masks; this one needs them")
         truth = organ_masks(batch["masks"], dataset.mask_names, segmenter.classes, parts)[:, 1:]
@@ -149,31 +152,20 @@ def predict_masks(
     folder.mkdir(parents=True, exist_ok=True)
     missing = [index for index, path in enumerate(paths) if overwrite or not path.exists()]
     segmenter = eval_view(segmenter)
-    for batch in _batches(dataset, segmenter, batch_size, missing):
+    for batch in _samples(segmenter, dataset, masks=False).batches(batch_size, indices=missing):
         found = _hard(segmenter, batch["image"]).cpu()
-        for mask, name, size in zip(found, batch["id"], batch["film"], strict=True):
+        for mask, name, size in zip(found, batch["id"], batch["size"], strict=True):
             with replacing(mask_path(folder, name)) as scratch:
                 Image.fromarray(_on_film(mask, segmenter.input_spec, size).numpy().astype(np.uint8)).save(scratch)
     return paths
 
 
-def _batches(
-    dataset: Any, segmenter: Segmenter, size: int, indices: Sequence[int] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Films as the segmenter takes them, with the (height, width) that they had."""
-    from thoraxlib.datasets import collate
+def _samples(segmenter: Segmenter, dataset: Any, *, masks: bool) -> Samples:
+    """Read images as the segmenter takes them, with the ``size`` that they had."""
+    from thoraxlib.datasets.samples import Samples
     from thoraxlib.images import transform_for
 
-    if size < 1:
-        raise ValueError(f"batch_size={size}: at least 1 is needed")
-    transform = transform_for(segmenter.input_spec)
-    order = list(range(len(dataset))) if indices is None else list(indices)
-    for start in range(0, len(order), size):
-        films = [dataset[index] for index in order[start : start + size]]
-        shapes = [tuple(film["image"].shape[-2:]) for film in films]
-        kept = ("image", "masks", "id")
-        batch = collate([transform({key: film[key] for key in kept if key in film}) for film in films])
-        yield {**batch, "film": shapes}
+    return Samples(dataset, transform_for(segmenter.input_spec), masks=masks, original=("size",))
 
 
 def _hard(segmenter: Segmenter, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from thoraxlib.arguments import one_of
 from thoraxlib.detection import RegionDetector
 from thoraxlib.files import discard_scratch
+from thoraxlib.modes import uncompiled
 from thoraxlib.persistence import can_be_saved, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
@@ -31,7 +32,7 @@ from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, distinct,
 from thoraxlib.training.schedules import Schedule, of_whole_run
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.settings import begin, identity
-from thoraxlib.training.task import MultiLabelTask, Task, as_named, uncompiled
+from thoraxlib.training.task import MultiLabelTask, Task, as_named
 
 __all__ = ["FitResult", "fit"]
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from thoraxlib.datasets import ChestDataset
+from thoraxlib.datasets.samples import Samples, Transform
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.modes import device_of, eval_view
-from thoraxlib.training.data import Samples, Transform
 from thoraxlib.training.task import model_inputs
 
 __all__ = ["Predictions", "predict"]
@@ -80,6 +79,8 @@ def predict(
     """
     from tqdm.auto import tqdm
 
+    if not len(dataset):
+        raise ValueError("the data set holds no image")
     labels = tuple(getattr(model, "labels", dataset.labels))
     if tuple(dataset.labels) != labels:
         raise ValueError(f"the data set has the labels {tuple(dataset.labels)}, the model has {labels}")
@@ -92,9 +93,7 @@ def predict(
     home = device_of(model)
     place = torch.device(device) if device is not None else torch.device("cuda") if torch.cuda.is_available() else home
     samples = Samples(dataset, transform, regions=regional)
-    loader: DataLoader[Any] = DataLoader(
-        samples, batch_size=batch_size, num_workers=num_workers, collate_fn=samples.collate
-    )
+    loader = samples.batches(batch_size, num_workers=num_workers)
     parts, known = list[Tensor](), list[Tensor]()
     network = eval_view(model, place)
     with torch.inference_mode(), torch.autocast(place.type, autocast, enabled=autocast is not None):

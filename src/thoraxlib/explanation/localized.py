@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.boxes import Boxes, check_inside
-from thoraxlib.localization.frames import to_original
-from thoraxlib.localization.table import localization_table
+from thoraxlib import cams, localization
+from thoraxlib.datasets.samples import Samples
+from thoraxlib.images import transform_for
+from thoraxlib.localization import Boxes, localization_table, to_original
+from thoraxlib.localization.boxes import check_inside
 from thoraxlib.modes import device_of
 from thoraxlib.registry import Spec
 
@@ -70,47 +72,39 @@ def localize(
     ValueError
         The data set has other labels than the model, no boxes, or boxes of another frame than its films.
     """
-    from thoraxlib import cams, datasets
-    from thoraxlib.images import transform_for
-    from thoraxlib.localization import registry
-
     if tuple(dataset.labels) != tuple(model.labels):
         raise ValueError(f"the data set's labels {dataset.labels} are not the model's {model.labels}")
     name, options = cams.registry.split_spec(method)
-    cam, rule = cams.build(name, model, **options), registry.resolve(rule)
-    transform, device = transform_for(model.input_spec), device_of(model)
+    cam, rule = cams.build(name, model, **options), localization.registry.resolve(rule)
+    samples = Samples(dataset, transform_for(model.input_spec), original=("boxes", "box_labels", "size"))
     boxed = getattr(dataset, "boxed", torch.ones(len(dataset), dtype=torch.bool))
     detected: list[Boxes] = []
     truth: list[Boxes] = []
     ids: list[str] = []
     sizes: list[tuple[int, int]] = []
-    for part in torch.split(torch.nonzero(boxed).flatten(), batch_size):
-        samples = [dataset[index] for index in part.tolist()]
-        if not samples or "boxes" not in samples[0]:
+    for batch in samples.batches(batch_size, indices=boxed.nonzero().flatten().tolist()):
+        if "boxes" not in batch:
             raise ValueError("the data set has no boxes")
-        x = datasets.collate([transform({"image": sample["image"]}) for sample in samples])["image"].to(device)
-        logits, maps = cam.with_logits(x)
+        logits, maps = cam.with_logits(batch["image"].to(device_of(model)))
         found = rule(maps, model.input_spec.size, logits.sigmoid())
-        for sample in samples:
-            _check_frame(sample)
-        here = [(int(s["image"].shape[-2]), int(s["image"].shape[-1])) for s in samples]
-        true = Boxes.from_lists([s["boxes"] for s in samples], [s["box_labels"] for s in samples])
-        for boxes, into in ((to_original(found, model.input_spec, here), detected), (true, truth)):
+        for film, boxes, size in zip(batch["id"], batch["boxes"], batch["size"], strict=True):
+            _check_frame(film, boxes, size)
+        true = Boxes.from_lists(batch["boxes"], batch["box_labels"])
+        for boxes, into in ((to_original(found, model.input_spec, batch["size"]), detected), (true, truth)):
             into.append(boxes._replace(image=boxes.image + len(ids)))
-        ids += [sample["id"] for sample in samples]
-        sizes += here
+        ids += batch["id"]
+        sizes += batch["size"]
     if not any(len(boxes.image) > 0 for boxes in truth):
         raise ValueError("the data set has no boxes")
     return Localized(Boxes.concatenate(detected), Boxes.concatenate(truth), tuple(ids), tuple(sizes))
 
 
-def _check_frame(sample: Any) -> None:
-    """Raise where a film's boxes were made for another size of it."""
-    size = tuple(sample["image"].shape[-2:])
-    canvas = tuple(getattr(sample["boxes"], "canvas_size", size))
+def _check_frame(film: str, boxes: Tensor, size: tuple[int, int]) -> None:
+    """Raise where an image's boxes were made for another size of it."""
+    canvas = tuple(getattr(boxes, "canvas_size", size))
     if canvas != size:
         raise ValueError(
-            f"film {sample['id']} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: image "
+            f"film {film} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: image "
             "and truth must have one frame"
         )
 
@@ -153,8 +147,6 @@ def tune(
     ValueError
         No true boxes, one that leaves the image, or nothing to try.
     """
-    from thoraxlib.localization import build
-
     grid = [dict(zip(options, values, strict=True)) for values in product(*options.values())]
     if not grid or not len(truth.image):
         raise ValueError(f"{len(grid)} combinations of {dict(options)} and {len(truth.image)} true boxes")
@@ -162,7 +154,7 @@ def tune(
     labels = [str(k) for k in range(maps.shape[1])]
 
     def score(chosen: dict[str, Any]) -> float:
-        found = build(name, **chosen)(maps, size)
+        found = localization.build(name, **chosen)(maps, size)
         table = localization_table(found, truth, labels, rows=[(criterion, threshold)], images="with_label")
         return table.mean_accuracy(criterion, threshold)
 
