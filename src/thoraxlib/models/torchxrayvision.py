@@ -25,18 +25,7 @@ from thoraxlib.segmentation.torchxrayvision import not_had, torchxrayvision
 
 __all__ = ["OperatingPointHead", "xrv_densenet121", "xrv_resnet50"]
 
-_CARD = ModelCard(
-    extra="xrv",
-    paper="Cohen et al., TorchXRayVision: A library of chest X-ray datasets and models, MIDL 2022, arXiv 2111.00595",
-    notes=(
-        "The labels are those that the weights were trained on. torchxrayvision's network has 18 outputs whatever they "
-        "are, without a name or without an operating point where there is nothing to say; those are left out.",
-        "Its pixels in [-1024, 1024] are the input spec's mean 1/2 and deviation 1/2048.",
-        "Outputs are logits. By default their sigmoid is what torchxrayvision's model gives, 0.5 at the operating "
-        "point; with calibrated=False they are the linear layer's: the way to train on.",
-        "Weights are downloaded by torchxrayvision, into ~/.torchxrayvision, and are pickles.",
-    ),
-)
+_CARD = ModelCard.read("torchxrayvision")
 
 
 class OperatingPointHead(LinearHead):
