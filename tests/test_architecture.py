@@ -18,7 +18,7 @@ ROOT = Path(thoraxlib.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ANY = "any"  # a subpackage whose name is known only when the library runs
-ABOVE_ROOMS = {"models", "training", "persistence", "explanation", "bridges", "__init__"}
+ABOVE_ROOMS = {"models", "training", "persistence", "explanation", "__init__"}
 
 
 def room(path: Path) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+import thoraxlib
 
 HEAVY = [
     "timm",
@@ -27,3 +31,21 @@ def test_import_pulls_in_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_names_are_the_public_ones() -> None:
+    assert dir(thoraxlib) == sorted(thoraxlib.__all__)
+    assert not {"Any", "TYPE_CHECKING", "annotations", "import_module", "importlib"} & set(dir(thoraxlib))
+
+
+def test_public_names_and_documented_modules_are_attributes() -> None:
+    """What the docs name as ``thoraxlib.<name>`` is public."""
+    source = Path(thoraxlib.__file__).parent
+    pages = [source.parents[1] / "README.md", *(source.parents[1] / "docs").rglob("*.md"), *source.rglob("*.py")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.is_file())
+    named = set(re.findall(r"(?::\w+:`~?|\{[\w:]+\}`~?|:: |^`)thoraxlib\.(\w+)", text, flags=re.MULTILINE))
+    named -= {"files"}  # for the library itself
+    assert {"explanation", "plots", "pooling", "registry"} <= named
+    assert named <= {*thoraxlib.__all__}
+    for name in thoraxlib.__all__:
+        assert getattr(thoraxlib, name) is not None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import thoraxlib
-from thoraxlib.registry import DuplicateNameError, OptionError, PluginError, Registry, UnknownNameError
+from thoraxlib.registry import DuplicateNameError, OptionError, Registry, UnknownNameError
 
 ROOMS = [
     "backbones",
@@ -127,10 +127,6 @@ def test_resolve(toys: Registry[str]) -> None:
         parts.resolve({"size": 4})
 
 
-class _Point(metadata.EntryPoint):
-    """An entry point that can be given without an installed package."""
-
-
 def _plugins(monkeypatch: pytest.MonkeyPatch, *points: metadata.EntryPoint) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda *, group: [p for p in points if p.group == group])
 
@@ -141,16 +137,16 @@ def test_entry_points_are_lazy_and_isolated(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.syspath_prepend(tmp_path)
     _plugins(
         monkeypatch,
-        metadata.EntryPoint("good", "good_plugin_for_test:make", "thoraxlib.toys"),
-        metadata.EntryPoint("bad", "bad_plugin_for_test:make", "thoraxlib.toys"),
+        metadata.EntryPoint("good", "good_plugin_for_test:make", "thoraxlib.toys_to_plug"),
+        metadata.EntryPoint("bad", "bad_plugin_for_test:make", "thoraxlib.toys_to_plug"),
         metadata.EntryPoint("elsewhere", "good_plugin_for_test:make", "thoraxlib.other"),
     )
-    registry = Registry[int]("toys")
+    registry = Registry[int]("toys_to_plug")
     assert registry.names() == ["bad", "good"]
     assert "good_plugin_for_test" not in sys.modules
     assert registry.build("good", size=5) == 5
     assert registry.describe("good").origin == "good_plugin_for_test"
-    with pytest.raises(PluginError, match=r"'bad' \(bad_plugin_for_test:make.*RuntimeError: boom"):
+    with pytest.raises(ImportError, match=r"'bad' \(bad_plugin_for_test:make.*RuntimeError: boom"):
         registry.build("bad")
     assert registry.build("good") == 1
 

@@ -1,14 +1,14 @@
 """Composable building blocks and documented models for chest X-ray AI.
 
-``build``, ``describe``, ``names`` and ``register`` at this level speak of whole models; every room
-(``thoraxlib.backbones``, ``thoraxlib.pooling``, ...) has the same four verbs for its parts. Rooms are imported on first
-use (PEP 562), so that ``import thoraxlib`` stays light.
+``build``, ``describe``, ``names`` and ``register`` at this level speak of whole models; every subpackage with
+components (``thoraxlib.backbones``, ``thoraxlib.pooling``, ...) has the same four verbs for them. Modules are imported
+on first use (PEP 562), so that ``import thoraxlib`` stays light.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -21,17 +21,23 @@ if TYPE_CHECKING:
         cropping,
         datasets,
         detection,
+        explanation,
         fusion,
         graphs,
         heads,
+        image_level,
         images,
+        inference,
         labels,
         localization,
         losses,
         maps,
         metrics,
         models,
+        persistence,
+        plots,
         pooling,
+        registry,
         scoring,
         segmentation,
         training,
@@ -45,11 +51,7 @@ if TYPE_CHECKING:
     from thoraxlib.models import build, describe, names, register
     from thoraxlib.persistence import load_pretrained, save_pretrained
 
-_ROOMS = (
-    *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs", "heads"),
-    *("images", "labels", "localization", "losses", "maps", "metrics", "models", "pooling", "scoring", "segmentation"),
-    *("training", "viz"),
-)
+# the module of each name that is none itself
 _FROM = {
     "InputSpec": "input_spec",
     "build": "models",
@@ -77,10 +79,13 @@ __all__ = [
     "describe",
     "detection",
     "explain",
+    "explanation",
     "fusion",
     "graphs",
     "heads",
+    "image_level",
     "images",
+    "inference",
     "labels",
     "load_checkpoint",
     "load_pretrained",
@@ -91,9 +96,12 @@ __all__ = [
     "models",
     "names",
     "optimize_for_inference",
+    "persistence",
+    "plots",
     "pooling",
     "preprocess_for",
     "register",
+    "registry",
     "save_pretrained",
     "scoring",
     "segmentation",
@@ -102,15 +110,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"thoraxlib.{name}")
-    if name in _FROM:
-        value = getattr(importlib.import_module(f"thoraxlib.{_FROM[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'thoraxlib' has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'thoraxlib' has no attribute {name!r}")
+    module = import_module(f"thoraxlib.{_FROM.get(name, name)}")
+    return getattr(module, name) if name in _FROM else module
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -1,10 +1,10 @@
 """One small registry for every room: ``build``, ``register``, ``names``, ``describe``.
 
-A :class:`Registry` maps names to factories. Names come from three places, asked in this order:
+A :class:`Registry` maps names to factories. It looks a name up in this order:
 
 1. functions and classes decorated with :meth:`Registry.register`;
 2. :class:`Source` objects, such as the one that makes every timm model a backbone;
-3. plug-ins: entry points of installed packages in the group ``thoraxlib.<room>``, found without importing them and
+3. plug-ins: entry points of installed packages in the group ``thoraxlib.<room>``, listed without importing them and
    loaded on first use.
 
 So a package that is installed adds names and changes none.
@@ -20,14 +20,13 @@ import difflib
 import fnmatch
 import importlib
 import inspect
-import os
 import re
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from importlib import metadata
 from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
@@ -38,7 +37,6 @@ __all__ = [
     "Card",
     "DuplicateNameError",
     "OptionError",
-    "PluginError",
     "Registry",
     "Source",
     "Spec",
@@ -78,10 +76,6 @@ class OptionError(TypeError):
     """An option that the named factory does not accept, or one that it needs and did not get."""
 
 
-class PluginError(ImportError):
-    """An entry point that could not be loaded, or of which there are several."""
-
-
 @dataclass(frozen=True)
 class Card:
     """What :meth:`Registry.describe` tells about one entry.
@@ -98,6 +92,8 @@ class Card:
         The module (and with it the package) that registered the entry.
     doc : str
         The factory's whole docstring.
+    extra : str
+        The extra of thoraxlib that the entry needs, if its network or weights are those of another library.
     """
 
     name: str = ""
@@ -106,9 +102,11 @@ class Card:
     options: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
     doc: str = field(default="", repr=False)
+    extra: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.room}: {self.name}", f"  {self.summary}", f"  from {self.origin}"]
+        lines += [f'  needs: pip install "thoraxlib[{self.extra}]"'] if self.extra else []
         for option, default in self.options.items():
             lines.append(f"  {option} = {'(required)' if default is inspect.Parameter.empty else repr(default)}")
         return "\n".join(lines)
@@ -126,79 +124,27 @@ class Source(Protocol):
         ...
 
 
-class _EntryPoints:
-    """Entry points of the group ``thoraxlib.<room>``: the library's own, or those of every other package.
-
-    Parameters
-    ----------
-    room : str
-        See :class:`Registry`.
-    own : bool
-        Which of the two.
-    """
-
-    def __init__(self, room: str, *, own: bool) -> None:
-        self.group, self.own = f"thoraxlib.{room}", own
-
-    def names(self) -> Iterable[str]:
-        return _declared(self.group, self.own, _installed())
-
-    def points(self, name: str) -> list[metadata.EntryPoint]:
-        """Every declaration of `name`."""
-        return _declared(self.group, self.own, _installed()).get(name, [])
-
-    def find(self, name: str) -> Callable[..., Any] | None:
-        points = self.points(name)
-        if not points:
-            return None
-        if len(points) > 1:
-            listed = " and ".join(f"{_package(point)} ({point.value})" for point in points)
-            raise PluginError(
-                f"{self.group}: several packages declare the plug-in {name!r}: {listed}; uninstall all but one"
-            )
-        (point,) = points
-        try:
-            factory = point.load()
-            inspect.signature(factory)  # what cannot be called has none
-        except Exception as error:  # whatever a plug-in raises must not take the room down with it
-            raise PluginError(
-                f"{self.group}: the plug-in {name!r} ({point.value}, from {_package(point)}) could not be loaded: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        return cast("Callable[..., Any]", factory)
-
-
-def _package(point: metadata.EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "unknown package"
-
-
-def _declares(point: metadata.EntryPoint, factory: Callable[..., Any]) -> bool:
-    """Whether `factory` is what the entry point names; a module that was not imported cannot have made it."""
-    try:
-        return point.module in sys.modules and point.load() is factory
-    except AttributeError:
-        return False
-
-
-def _installed() -> tuple[tuple[str, int], ...]:
-    """The folders that packages are imported from, and when something was last put into each."""
-    found = []
-    for path in sys.path:
-        try:
-            found.append((path, os.stat(path or ".").st_mtime_ns))
-        except OSError:
-            continue
-    return tuple(found)
-
-
-@lru_cache(maxsize=128)
-def _declared(group: str, own: bool, installed: object) -> Mapping[str, list[metadata.EntryPoint]]:
-    """The entry points of a group by name, read again only after an installation: it takes up to 20 ms."""
+@cache
+def _plugins(room: str) -> Mapping[str, list[metadata.EntryPoint]]:
+    """The entry points of the group ``thoraxlib.<room>`` by name, read once in a process."""
     found: dict[str, list[metadata.EntryPoint]] = {}
-    for point in metadata.entry_points(group=group):
-        if (_package(point) == "thoraxlib") == own:
-            found.setdefault(point.name, []).append(point)
+    for point in metadata.entry_points(group=f"thoraxlib.{room}"):
+        found.setdefault(point.name, []).append(point)
     return found
+
+
+def _loaded_plugin(points: list[metadata.EntryPoint]) -> Callable[..., Any]:
+    """The factory that the entry points of one name declare."""
+    told = " and ".join(f"{p.value} from {p.dist.name if p.dist else 'an unknown package'}" for p in points)
+    plugin = f"{points[0].group}: the plug-in {points[0].name!r} ({told})"
+    if len(points) > 1:
+        raise ImportError(f"{plugin} is declared by several packages; uninstall all but one")
+    try:
+        factory = points[0].load()
+        inspect.signature(factory)  # what cannot be called has none
+    except Exception as error:  # whatever a plug-in raises must not take the room down with it
+        raise ImportError(f"{plugin} could not be loaded: {type(error).__name__}: {error}") from error
+    return cast("Callable[..., Any]", factory)
 
 
 class Registry(Generic[T]):
@@ -238,8 +184,7 @@ class Registry(Generic[T]):
         self._cards: dict[str, Card] = {}
         self._owners: dict[str, ModuleType | None] = {}
         self._lock = threading.Lock()  # of these three; never held while something is imported
-        self._bridges, self._plugins = _EntryPoints(room, own=True), _EntryPoints(room, own=False)
-        self._sources: tuple[Source, ...] = (*sources, self._bridges, self._plugins)
+        self._sources = tuple(sources)
         self._modules = tuple(modules)
 
     # -- the four verbs ---------------------------------------------------------------------------
@@ -290,22 +235,10 @@ class Registry(Generic[T]):
             No such name; the message has the closest ones.
         OptionError
             An option that the factory does not accept or lacks; the message lists the accepted ones.
-        PluginError
+        ImportError
             The name belongs to a plug-in that fails to import, or to several.
-
-        Warns
-        -----
-        UserWarning
-            A plug-in wants the name too; it does not get it.
         """
         factory = self.factory(name)
-        for point in self._plugins.points(name):
-            if not _declares(point, factory):
-                warnings.warn(
-                    f"{self.room}: {name!r} is taken, so that the plug-in of this name ({point.value}, from "
-                    f"{_package(point)}) is not used; its authors must rename it",
-                    stacklevel=2,
-                )
         self.check_options(name, options)
         part = factory(**options)
         if hasattr(part, "__dict__"):  # so that a model given this ready part can record how to build it again
@@ -314,14 +247,15 @@ class Registry(Generic[T]):
 
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match a shell-style `pattern`, in natural order (``b2`` before ``b10``)."""
-        found = self._loaded()
+        found = {*self._loaded(), *_plugins(self.room)}
         for source in self._sources:
             found.update(source.names())
         return sorted(fnmatch.filter(found, pattern), key=_natural)
 
     def registered(self, pattern: str = "*") -> list[str]:
-        """The names registered by decorator, without bridges to other packages, plug-ins and further sources."""
-        return sorted(fnmatch.filter(self._loaded() - set(self._bridges.names()), pattern), key=_natural)
+        """The names registered by decorator that need no extra; neither plug-ins nor the names of further sources."""
+        found = (name for name in self._loaded() if not self._cards[name].extra)
+        return sorted(fnmatch.filter(found, pattern), key=_natural)
 
     def describe(self, name: str) -> Card:
         """The :class:`Card` of `name`: summary, options with defaults, origin."""
@@ -353,18 +287,27 @@ class Registry(Generic[T]):
         ------
         UnknownNameError
             No such name.
+        ImportError
+            The name belongs to a plug-in that fails to import, or to several.
+
+        Warns
+        -----
+        UserWarning
+            A plug-in has the same name as a component of the library or of another package that registered it.
         """
         if isinstance(name, str):
             self._load()
-            registered = self._registered(name)
-            if registered is not None:
-                return registered
-            for source in self._sources:
-                found = source.find(name)
-                # loading a plug-in may have run its own @register(name): that one counts
-                found = self._registered(name) or found
+            plugins = _plugins(self.room).get(name, [])
+            for find in (self._registered, *(source.find for source in self._sources)):
+                found = find(name)
                 if found is not None:
-                    return cast("Callable[..., T]", found)
+                    package = str(getattr(found, "__module__", "")).partition(".")[0]
+                    for point in plugins:
+                        if point.module.partition(".")[0] != package:
+                            warnings.warn(f"{self.room}: {name!r} is taken; the plug-in {point.value} is not used")
+                    return found
+            if plugins:
+                return _loaded_plugin(plugins)
         raise UnknownNameError(self.room, name, self.names())
 
     def working(self) -> Iterator[tuple[str, T]]:
@@ -372,7 +315,7 @@ class Registry(Generic[T]):
         for name in self.names():
             try:
                 yield name, self.build(name)
-            except PluginError as error:
+            except ImportError as error:
                 warnings.warn(str(error), stacklevel=2)
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ LARGE = [name for name in NAMES if "resnet101" in name]  # resnet50's with more 
 
 def built(name: str, **options: Any) -> Segmenter:
     if name.startswith("xrv_"):
-        pytest.importorskip("torchxrayvision", reason="its bridge needs the extra [xrv]")
+        pytest.importorskip("torchxrayvision", reason="it needs the extra [xrv]")
     return segmentation.build(name, **{**SMALL.get(name, {}), **options})
 
 

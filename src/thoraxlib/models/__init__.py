@@ -30,6 +30,7 @@ _PARTS = (
     "segfusion",
     "ag_cnn",
     "anaxnet",
+    "torchxrayvision",
 )
 
 registry = ModelRegistry("models", modules=[f"thoraxlib.models.{name}" for name in _PARTS])

@@ -122,7 +122,7 @@ class ModelRegistry(Registry[nn.Module]):
 
         Raises
         ------
-        UnknownNameError, OptionError, PluginError
+        UnknownNameError, OptionError, ImportError
             As in every room; also for an unknown preset.
         TypeError
             What a plug-in builds is no nn.Module.

@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 registry: Registry[Segmenter] = Registry(
-    "segmentation", sources=[TorchvisionSource()], modules=["thoraxlib.segmentation.unet"]
+    "segmentation",
+    sources=[TorchvisionSource()],
+    modules=["thoraxlib.segmentation.unet", "thoraxlib.segmentation.torchxrayvision"],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -1,4 +1,4 @@
-"""The bridge against torchxrayvision itself, which loads weights files that the tests write for it."""
+"""Models and the segmenter against torchxrayvision itself, which loads weights files that the tests write for it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from thoraxlib.segmentation import foreground
 CLASSIFIERS = ("xrv_densenet121", "xrv_resnet50")
 
 with warnings.catch_warnings():  # its import silences them all
-    xrv: Any = pytest.importorskip("torchxrayvision", reason="the bridge needs the extra [xrv]")
+    xrv: Any = pytest.importorskip("torchxrayvision", reason="they need the extra [xrv]")
 
-from thoraxlib.bridges.torchxrayvision import STRUCTURES, OperatingPointHead  # noqa: E402
+from thoraxlib.models.torchxrayvision import OperatingPointHead  # noqa: E402
+from thoraxlib.segmentation.torchxrayvision import STRUCTURES  # noqa: E402
 
 DENSENETS = sorted(
     name.removeprefix("densenet121-res224-") for name in xrv.models.model_urls if name.startswith("densenet121-")

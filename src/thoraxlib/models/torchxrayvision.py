@@ -1,0 +1,158 @@
+"""torchxrayvision's pretrained classifiers as models.
+
+Needs the extra: ``pip install "thoraxlib[xrv]"``, which is imported when a model is built. The networks are this
+library's own, with torchxrayvision's weights, labels and operating points. Its segmenter is
+:class:`thoraxlib.segmentation.torchxrayvision.PSPNet`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from thoraxlib import backbones
+from thoraxlib.arguments import one_of
+from thoraxlib.checkpoints import load_checkpoint
+from thoraxlib.heads.linear import LinearHead
+from thoraxlib.input_spec import InputSpec
+from thoraxlib.models import Classifier, ModelCard, register
+from thoraxlib.segmentation.torchxrayvision import not_had, torchxrayvision
+
+__all__ = ["OperatingPointHead", "xrv_densenet121", "xrv_resnet50"]
+
+_CARD = ModelCard.read("torchxrayvision")
+
+
+class OperatingPointHead(LinearHead):
+    """A linear head whose logits are 0 where the probability is at the label's operating point.
+
+    torchxrayvision's ``op_norm`` in terms of logits: with a label's threshold t, the probability p = sigmoid(linear)
+    becomes ``p / 2t`` up to t and ``1 - (1 - p) / 2(1 - t)`` above, which is a growing function. ``logit_maps`` are the
+    linear layer's.
+
+    Parameters
+    ----------
+    in_channels : int
+        C.
+    thresholds : Tensor
+        (K,), above 0 and below 1.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, in_channels: int, thresholds: Tensor) -> None:
+        super().__init__(in_channels, len(thresholds))
+        self.register_buffer("thresholds", thresholds)
+
+    def forward(self, features: Any) -> Tensor:
+        """Logits (N, K)."""
+        logits = super().forward(features)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # halves are too coarse near 0 and 1
+        t = self.thresholds.to(logits.dtype)
+        # each side beyond the operating point is held there, so that its gradient is finite
+        below = F.logsigmoid(logits) - (2 * t - logits.sigmoid().minimum(t)).log()
+        above = (2 * (1 - t) - (-logits).sigmoid().minimum(1 - t)).log() - F.logsigmoid(-logits)
+        return torch.where(logits.sigmoid() < t, below, above)
+
+
+@register("xrv_densenet121", card=_CARD)
+def xrv_densenet121(
+    *,
+    weights: str = "all",
+    calibrated: bool = True,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+) -> Classifier:
+    """DenseNet-121 of torchxrayvision, for 224 x 224 pixels, trained on one data set or on seven.
+
+    Parameters
+    ----------
+    weights : {"all", "nih", "pc", "chex", "mimic_nb", "mimic_ch", "rsna"}
+        Which: they decide about labels and operating points, also without `pretrained`. "pc" is PadChest, "mimic_nb"
+        and "mimic_ch" MIMIC-CXR by either of its label files, "rsna" its pneumonia challenge; "all" is these and
+        Google's and OpenI's labels.
+    calibrated : bool
+        Logits in which every label's operating point is 0 (:class:`OperatingPointHead`), or those of the linear layer.
+    pretrained : bool
+        Load these weights, downloaded by torchxrayvision; otherwise new ones, which need no download.
+    input_spec : mapping or InputSpec, optional
+        Changes to the input that the weights were made for, e.g. of its size.
+
+    Raises
+    ------
+    ImportError
+        torchxrayvision is not installed.
+    ValueError
+        Unknown `weights`; another number of channels than 1.
+    RuntimeError
+        Weights that could not be had.
+    """
+    return _classifier("densenet121", "densenet121-res224-", weights, calibrated, pretrained, input_spec)
+
+
+@register("xrv_resnet50", card=_CARD)
+def xrv_resnet50(
+    *,
+    weights: str = "all",
+    calibrated: bool = True,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+) -> Classifier:
+    """ResNet-50 of torchxrayvision, for 512 x 512 pixels, trained on PadChest, NIH, RSNA, SIIM and VinDr.
+
+    Of its 18 named outputs, torchxrayvision has no operating point for Lung Lesion and Enlarged Cardiomediastinum, and
+    answers 0.5 whatever the image; this model leaves them out.
+
+    Parameters
+    ----------
+    weights : {"all"}
+        See :func:`xrv_densenet121`.
+    calibrated, pretrained, input_spec
+        As those of :func:`xrv_densenet121`, with the same errors.
+    """
+    return _classifier("resnet50", "resnet50-res512-", weights, calibrated, pretrained, input_spec)
+
+
+def _classifier(
+    backbone: str,
+    prefix: str,
+    weights: str,
+    calibrated: bool,
+    pretrained: bool,
+    input_spec: Mapping[str, Any] | InputSpec | None,
+) -> Classifier:
+    published = torchxrayvision().models.model_urls
+    known = [name.removeprefix(prefix) for name in published if name.startswith(prefix)]
+    one_of("weights", weights, known)
+    facts = published[prefix + weights]
+    rows = [k for k, label in enumerate(facts["labels"]) if label and not math.isnan(facts["op_threshs"][k])]
+    labels = [facts["labels"][k] for k in rows]
+    spec = InputSpec(size=facts["input_resolution"], channels=1, mean=(0.5,), std=(1 / 2048,), resize="crop")
+    spec = spec.updated(input_spec)
+    if spec.channels != 1:
+        raise ValueError(f"input_spec: torchxrayvision's models take 1 channel, got channels={spec.channels}")
+    trunk = backbones.build(backbone, in_chans=1)
+    thresholds = torch.tensor([facts["op_threshs"][k] for k in rows])
+    width = trunk.channels[-1]
+    head = OperatingPointHead(width, thresholds) if calibrated else LinearHead(width, len(labels))
+    model = Classifier(trunk, head, labels=labels, input_spec=spec)
+    if pretrained:
+        state = _weights(prefix + weights, rows)
+        load_checkpoint(model, {**state, "head.thresholds": thresholds} if calibrated else state, layout="torchvision")
+    return model
+
+
+def _weights(name: str, rows: Sequence[int]) -> dict[str, Tensor]:
+    """The state dict that torchxrayvision loads under `name`, with these rows of its last layer."""
+    try:
+        net = torchxrayvision().models.get_model(name)
+    except Exception as error:
+        raise not_had(name, error) from error
+    state = getattr(net, "model", net).state_dict()  # the ResNet is inside
+    last = ("classifier.", "fc.")
+    return {key: value[rows] if key.startswith(last) else value for key, value in state.items() if key != "op_threshs"}
