@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from thoraxlib.files import below, is_environment_error, parse_json, read_json
-from thoraxlib.images.reading import SUFFIXES, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.input_spec import InputSpec
 
@@ -28,7 +27,6 @@ __all__ = [
     "description",
     "entries",
     "forget",
-    "png_name",
 ]
 
 COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
@@ -76,7 +74,8 @@ class TrainingCopy:
     FileNotFoundError
         There is no copy.
     ValueError
-        The copy is not finished, was written by another version, or its ``copy.json`` or manifest is damaged.
+        The copy is not finished, was written by another version or in another form, or its ``copy.json`` or manifest is
+        damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -90,9 +89,11 @@ class TrainingCopy:
             raise ValueError(f"{self.folder}: the copy is not finished; run the same preparation again")
         try:
             self.spec = InputSpec().updated(about["settings"]["spec"])
-            self._is_array = about["settings"]["form"] == "array"
+            form = about["settings"]["form"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.folder / COPY} is damaged ({error!r}): prepare the films anew") from error
+        if form != "array":
+            raise ValueError(f"{self.folder}: a copy of form 'array' is wanted, got {form!r}; prepare the images anew")
         found = entries(self.folder / MANIFEST).values()
         self.failures = {entry["name"]: entry["error"] for entry in found if "error" in entry}
         kept = sorted((entry for entry in found if "row" in entry), key=lambda entry: entry["row"])
@@ -106,10 +107,8 @@ class TrainingCopy:
         Raises
         ------
         ValueError
-            A copy of PNG files has no such array; or the array is not that of the manifest.
+            The array is damaged, or not that of the manifest.
         """
-        if not self._is_array:
-            raise ValueError(f"{self.folder} is a copy of PNG files; there is no array of its pixels")
         path, rows = self.folder / PIXELS, max((self.row(name) for name in self.names), default=-1) + 1
         try:
             pixels: NDArray[Any] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
@@ -158,9 +157,7 @@ class TrainingCopy:
         KeyError
             The copy lacks it.
         """
-        if self._is_array:
-            return tv_tensors.Image(torch.from_numpy(self.pixels[self.row(name)].copy())[None])
-        return read(self.folder / png_name(name))
+        return tv_tensors.Image(torch.from_numpy(self.pixels[self.row(name)].copy())[None])
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "pixels"}  # each process maps it anew
@@ -217,15 +214,6 @@ def _entry(content: Any, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is damaged: it is no film's entry; prepare the films anew, in another folder")
     below(entry["name"], where)
     return entry
-
-
-def png_name(name: str) -> str:
-    """The file of a film in a copy of PNG files; only the endings of images are no part of a film's name.
-
-    >>> png_name("0/film.dcm"), png_name("1.2.840.113/IM1"), png_name("1.2.840.114")
-    ('0/film.png', '1.2.840.113/IM1.png', '1.2.840.114.png')
-    """
-    return f"{name.rpartition('.')[0] if name.lower().endswith(SUFFIXES) else name}.png"
 
 
 @cache
