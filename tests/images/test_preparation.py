@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from thoraxlib import datasets, images
-from thoraxlib.datasets.files import index_images
+from thoraxlib.datasets.files import image_size, index_images
 from thoraxlib.files import alone
 from thoraxlib.images import TrainingCopy, copies, preparation, transform_for
 from thoraxlib.images.archives import listed
@@ -376,6 +376,68 @@ def test_a_data_set_reads_a_copy_as_it_reads_its_films(nih: Path, tmp_path: Path
     batch = next(iter(DataLoader(copy, batch_size=12, collate_fn=datasets.collate)))
     assert batch["image"].shape == (12, 3, 36, 30)
     assert pickle.loads(pickle.dumps(copy))[3]["id"] == films.ids[3]
+
+
+def with_tables(nih: Path, place: Path) -> Path:
+    """A copy of the images, with the tables beside."""
+    images.prepare(nih, place, spec=InputSpec(size=8), workers=0, progress=False)
+    for table in nih.glob("*.csv"):
+        shutil.copy(table, place)
+    return place
+
+
+@pytest.mark.parametrize("place", ["root", "below", "above"])
+def test_a_copy_elsewhere_or_made_later_changes_nothing_of_a_data_set(place: str, nih: Path, tmp_path: Path) -> None:
+    copy = with_tables(nih, tmp_path / "copy")
+    before = datasets.build("nih14", root=nih, split="all")
+    goal = {"root": nih, "below": nih / "images_001", "above": tmp_path}[place]
+    text = (copy / copies.MANIFEST).read_text()
+    if place == "below":
+        text = text.replace('"images_001/', '"')
+    elif place == "above":
+        text = text.replace('"images_001/', '"nih/images_001/')
+    for name in (copies.COPY, copies.PIXELS):
+        shutil.copy(copy / name, goal)
+    (goal / copies.MANIFEST).write_text(text)
+    after = datasets.build("nih14", root=nih, split="all")
+    assert before[1]["image"].shape[-2:] == SHAPES[1]
+    assert after[1]["image"].shape[-2:] == (SHAPES[1] if place == "above" else (8, 8))
+
+
+def test_a_data_set_looks_for_copies_when_it_is_made_and_never_again(
+    nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[Path]()
+    before = TrainingCopy.__init__
+
+    def counted(copy: TrainingCopy, folder: Path) -> None:
+        opened.append(folder)
+        before(copy, folder)
+
+    root = with_tables(nih, tmp_path / "copy")
+    monkeypatch.setattr(TrainingCopy, "__init__", counted)
+    data = datasets.build("nih14", root=root, split="all")
+    assert opened == [root]
+    (root / copies.COPY).unlink()
+    (root / copies.MANIFEST).unlink()
+    assert [sample["image"].shape[-2:] for sample in data] == [(8, 8)] * 12
+    assert opened == [root]
+
+
+@pytest.mark.slow
+def test_workers_that_are_started_afresh_read_a_copy(nih: Path, tmp_path: Path) -> None:
+    data = datasets.build("nih14", root=with_tables(nih, tmp_path / "copy"), split="all")
+    loader = DataLoader(
+        data, batch_size=12, collate_fn=datasets.collate, num_workers=1, multiprocessing_context="spawn"
+    )
+    (batch,) = loader
+    assert torch.equal(batch["image"], torch.stack([sample["image"] for sample in data]))
+
+
+def test_sizes_are_those_of_the_images_that_were_copied(nih: Path, tmp_path: Path) -> None:
+    found = index_images(with_tables(nih, tmp_path / "copy"))
+    assert image_size(found["00000001_000.png"]) == SHAPES[1]
+    assert str(found["00000001_000.png"]) == str(tmp_path / "copy/images_001/images/00000001_000.png")
 
 
 def test_a_copy_that_lacks_films(nih: Path, tmp_path: Path) -> None:

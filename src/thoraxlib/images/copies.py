@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ __all__ = [
     "MANIFEST",
     "PIXELS",
     "CopiedFilm",
+    "ImageFile",
     "TrainingCopy",
-    "copied",
-    "copy_at",
     "description",
     "entries",
-    "forget",
 ]
 
 COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
@@ -167,23 +165,38 @@ class TrainingCopy:
 
 
 class CopiedFilm(NamedTuple):
-    """A film of a training copy, for the data set that it belongs to."""
+    """An image of a training copy, for the data set that it belongs to; as a path, the file that it stands for."""
 
     copy: TrainingCopy
     name: str
 
+    def __fspath__(self) -> str:
+        return str(self.copy.folder / self.name)
+
+    def __str__(self) -> str:
+        return self.__fspath__()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image that was copied."""
+        return self.copy.size(self.name)
+
     def stand_in(self) -> tv_tensors.Image:
         """A black image of the film's own size that takes no memory: boxes and masks are worked out against it."""
-        return tv_tensors.Image(torch.zeros((), dtype=torch.uint8).expand(1, *self.copy.size(self.name)))
+        return tv_tensors.Image(torch.zeros((), dtype=torch.uint8).expand(1, *self.size))
 
     def placed(self, sample: dict[str, Any]) -> dict[str, Any]:
         """`sample`, made with the stand-in, with the copy's pixels, and boxes and masks where they lie in it."""
         moved: dict[str, Any] = {"image": self.copy.image(self.name)}
         for key, value in sample.items():
             if isinstance(value, (tv_tensors.BoundingBoxes, tv_tensors.Mask)):
-                place = placement(self.copy.spec, *self.copy.size(self.name))
+                place = placement(self.copy.spec, *self.size)
                 moved[key] = Resize(self.copy.spec).transform(value, {"place": place})
         return {**sample, **moved}
+
+
+#: Where an image of a data set is: in a file of its own, or in a training copy.
+ImageFile: TypeAlias = Path | CopiedFilm
 
 
 def entries(manifest: Path) -> dict[str, dict[str, Any]]:
@@ -214,31 +227,3 @@ def _entry(content: Any, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is damaged: it is no film's entry; prepare the films anew, in another folder")
     below(entry["name"], where)
     return entry
-
-
-@cache
-def copy_at(folder: Path) -> TrainingCopy | None:
-    """The training copy that `folder` is, if it is one."""
-    return TrainingCopy(folder) if (folder / COPY).is_file() else None
-
-
-@cache
-def _copy_above(folder: Path) -> TrainingCopy | None:
-    here = copy_at(folder)
-    return here if here is not None or folder.parent == folder else _copy_above(folder.parent)
-
-
-@cache
-def copied(path: Path) -> CopiedFilm | None:
-    """The film in a training copy that `path` stands for; None for an ordinary file."""
-    copy = _copy_above(path.parent)
-    if copy is None:
-        return None
-    name = path.relative_to(copy.folder).as_posix()
-    return CopiedFilm(copy, name) if name in copy else None
-
-
-def forget() -> None:
-    """Look for copies anew: one was written."""
-    for function in (copy_at, _copy_above, copied):
-        function.cache_clear()

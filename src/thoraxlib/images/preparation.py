@@ -30,7 +30,7 @@ from thoraxlib.files import (
     write_json,
 )
 from thoraxlib.images.archives import Stored, listed, told
-from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget
+from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries
 from thoraxlib.images.reading import check_greys, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
@@ -140,7 +140,6 @@ def prepare(
                 store.add(film, result)
             store.finish()
         _describe(folder, settings, complete=True)
-    forget()
     return TrainingCopy(folder)
 
 
