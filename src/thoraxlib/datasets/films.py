@@ -51,12 +51,9 @@ class Films(Dataset[dict[str, Any]]):
 
     def _sample(self, index: int) -> dict[str, Any]:
         """One sample before the transform; readers with boxes or masks add them."""
-        return {"image": self._image(index), "labels": self.targets[index].clone(), "id": self.ids[index]}
-
-    def _image(self, index: int) -> tv_tensors.Image:
-        """The image, or its stand-in."""
         image = self._paths[index]
-        return image.stand_in() if isinstance(image, CopiedFilm) else self._read(index, image)
+        pixels = image.stand_in() if isinstance(image, CopiedFilm) else self._read(index, image)
+        return {"image": pixels, "labels": self.targets[index].clone(), "id": self.ids[index]}
 
     def _read(self, index: int, path: Path) -> tv_tensors.Image:
         """Read the pixels of an image's file; readers that know its depth or window say so here."""

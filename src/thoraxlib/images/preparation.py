@@ -114,6 +114,8 @@ def prepare(
     UserWarning
         Films failed: how many, and the first ones.
     """
+    from tqdm import tqdm
+
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     workers = cpus() if workers is None else workers
     if workers < 0:
@@ -136,7 +138,10 @@ def prepare(
             todo = [film for film in films if not store.has(film)]
             if todo:
                 _describe(folder, settings, complete=False)
-            for film, result in _with_bar(_in_order(todo, work, workers), len(films), len(todo), progress):
+            bar = partial(tqdm, total=len(films), initial=len(films) - len(todo), unit=" films", disable=not progress)
+            for film, result in bar(
+                _in_order(todo, work, workers)
+            ):  # which ends with the loop, and its workers with it
                 store.add(film, result)
             store.finish()
         _describe(folder, settings, complete=True)
@@ -263,14 +268,10 @@ def _header(rows: int, shape: tuple[int, int]) -> bytes:
 
 def _for_update(path: Path) -> BinaryIO:
     """Open a file of the copy, made if need be."""
-    _check_regular(path)
-    flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    return open(path, "r+b", opener=lambda name, mode: os.open(name, mode | flags, 0o666))
-
-
-def _check_regular(path: Path) -> None:
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError(f"{path} is a link, or no regular file; a copy has none, and it is not followed: remove it")
+    flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return open(path, "r+b", opener=lambda name, mode: os.open(name, mode | flags, 0o666))
 
 
 def _cut_torn_line(manifest: BinaryIO) -> None:
@@ -344,14 +345,3 @@ def _settle() -> None:
     """One thread for each worker, and no worker without its parent."""
     torch.set_num_threads(1)
     follow_parent()
-
-
-def _with_bar(
-    results: Iterator[tuple[Stored, _Result]], total: int, todo: int, shown: bool
-) -> Iterator[tuple[Stored, _Result]]:
-    from tqdm import tqdm
-
-    bar: Iterator[tuple[Stored, _Result]] = tqdm(
-        results, total=total, initial=total - todo, unit=" films", disable=not shown
-    )
-    return bar
