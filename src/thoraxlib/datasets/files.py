@@ -170,13 +170,21 @@ def plain(name: str, source: object) -> str:
 
 def _images_in(root: Path | TrainingCopy, tops: Iterable[str]) -> Iterator[tuple[str, ImageFile]]:
     """Find the images in the folders `tops` of `root`: their paths below it, with slashes, and where they are."""
+    paths = [PurePosixPath(top) for top in tops]
     if isinstance(root, TrainingCopy):
-        wanted = set(map(PurePosixPath, tops))
+        wanted = set(paths)
         for name in root.names:
             if not wanted.isdisjoint(PurePosixPath(name).parents):
                 yield name, CopiedFilm(root, name)
         return
-    for top in tops:
+    for parent in sorted({parent for path in paths for parent in path.parents}):
+        copy = opened(root / parent)
+        if isinstance(copy, TrainingCopy):
+            inside = [str(path.relative_to(parent)) for path in paths if parent in path.parents]
+            paths = [path for path in paths if parent not in path.parents]
+            for name, image in _images_in(copy, inside):
+                yield str(parent / name), image
+    for top in paths:
         for folder, folders, files in os.walk(root / top):
             here = PurePosixPath(Path(folder).relative_to(root).as_posix())
             if COPY in files:
