@@ -23,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("destination", help="a local folder")
     parser.add_argument("--size", type=int, nargs="+", default=[256], help="side, or height and width (256)")
     parser.add_argument("--resize", default="pad", help="pad (keeps the aspect ratio, default), pad_end, crop, stretch")
-    parser.add_argument("--form", default="array", choices=("array", "png"), help="one array (default), or PNG files")
     parser.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
     parser.add_argument(
         "--window", type=window_of, help="bits, percentiles, minmax, CENTRE,WIDTH, or a number for DICOM"

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from thoraxlib import datasets
+from thoraxlib import datasets, images
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
+from thoraxlib.input_spec import InputSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 of .* studies have no row")
 
@@ -54,6 +55,26 @@ def release(root: Path, packed: bool = False) -> Path:
     for name, lines in (("metadata", metadata), ("split", split), ("chexpert", mined)):
         write(root, name, lines, packed)
     return root
+
+
+@pytest.mark.parametrize("place", [".", "files", "files/p10"])
+def test_training_copies_in_place_of_folders(place: str, tmp_path: Path) -> None:
+    root = release(tmp_path / "release")
+    data = MIMICCXR(root=root, split="all")
+    whole = [sample["image"].shape[-2:] for sample in data]
+    assert set(whole) == {(20, 30)}
+    images.prepare(root / place, tmp_path / "copy", spec=InputSpec(size=8), workers=0, progress=False)
+    if place == ".":
+        shutil.copytree(tmp_path / "copy", root, dirs_exist_ok=True)
+        shutil.rmtree(root / "files")
+    else:
+        shutil.rmtree(root / place)
+        (tmp_path / "copy").rename(root / place)
+    copied = MIMICCXR(root=root, split="all")
+    assert copied.ids == data.ids
+    assert [sample["image"].shape[-2:] for sample in copied] == [
+        (8, 8) if place != "files/p10" or patient.startswith("10") else (20, 30) for patient in data.patient_ids
+    ]
 
 
 @pytest.mark.parametrize("packed", [False, True])

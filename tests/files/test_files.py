@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thoraxlib.files import alone, discard_scratch, is_environment_error, replacing, sync_below, whole
+from thoraxlib.files import alone, discard_scratch, is_environment_error, replacing, whole
 
 LEFT = ".table.0123456789abcdef.part.csv"
 
@@ -65,13 +65,6 @@ def test_content_is_synced_before_its_name_counts(monkeypatch: pytest.MonkeyPatc
     with replacing(path) as scratch:
         scratch.write_text("a,b")
     assert told == [(3, False), ("folder", True)]
-    told.clear()
-    with replacing(path, sync=False) as scratch:
-        scratch.write_text("a,b,c")
-    assert told == []
-    monkeypatch.delattr(os, "sync")
-    sync_below(tmp_path)
-    assert told == [(5, True)]
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
@@ -119,7 +112,7 @@ def test_what_was_left_a_day_ago_is_removed_by_the_next_writer(tmp_path: Path) -
     for path, hours in ((fresh, 1), (old, 25), (theirs, 25)):
         path.touch()
         os.utime(path, (time.time() - 3600 * hours,) * 2)
-    with replacing(tmp_path / "table.csv", sync=False) as scratch:
+    with replacing(tmp_path / "table.csv") as scratch:
         scratch.write_text("a")
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", LEFT, theirs.name}
     whole._discard_abandoned.cache_clear()

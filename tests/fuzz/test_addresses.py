@@ -186,7 +186,7 @@ def test_names_in_folders_and_buckets_are_no_chains(trap: type[Trap], tmp_path: 
 def test_a_manifest_of_a_copy_opens_nothing(trap: type[Trap], tmp_path: Path) -> None:
     entry = {"name": "x.png", "source": "reference://x::trap://y", "size": 1, "stamp": "", "error": "broken"}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(entry) + "\n")
-    settings = {"spec": {"size": [8, 8]}, "form": "png"}
+    settings = {"spec": {"size": [8, 8]}, "form": "array"}
     (tmp_path / "copy.json").write_text(json.dumps({"version": 1, "complete": True, "settings": settings}))
     (film,) = films_of([str(tmp_path)])
     with pytest.raises(ValueError, match="^broken$"):

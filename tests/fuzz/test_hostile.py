@@ -322,7 +322,7 @@ def test_names_that_point_out_of_their_folder(name: str, tmp_path: Path) -> None
         datasets.build("region_coco", annotations=tmp_path / "coco.json", images=root)
     entry = {"name": name, "row": 0, "height": 8, "width": 8, "check": 0}
     (root / "manifest.jsonl").write_text(json.dumps(entry) + "\n")
-    settings = {"spec": {"size": [8, 8]}, "form": "png"}
+    settings = {"spec": {"size": [8, 8]}, "form": "array"}
     (root / "copy.json").write_text(json.dumps({"version": 1, "complete": True, "settings": settings}))
     with pytest.raises(ValueError, match=r"manifest.jsonl:1: .* is no (path|name)"):
         TrainingCopy(root)
@@ -335,7 +335,7 @@ def test_archives_with_names_that_point_out_of_them(name: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"slip.zip: .* is no path"):
         listed([tmp_path / "slip.zip"])
     with pytest.raises(ValueError, match=r"slip.zip: .* is no path"):
-        images.prepare(tmp_path / "slip.zip", tmp_path / "copy", form="png", workers=0, progress=False)
+        images.prepare(tmp_path / "slip.zip", tmp_path / "copy", workers=0, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["slip.zip"]
 
 

@@ -22,11 +22,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from thoraxlib import datasets, images
+from thoraxlib.datasets.files import image_size, index_images
 from thoraxlib.files import alone
 from thoraxlib.images import TrainingCopy, copies, preparation, transform_for
 from thoraxlib.images.archives import listed
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.prepare import main
+from thoraxlib.scoring.listing import copy_spec
 
 SHAPES = [(48, 40), (40, 64), (33, 33), (70, 20)]
 
@@ -64,11 +66,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / copies.MANIFEST).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("form", ["array", "png"])
 @pytest.mark.parametrize("rule", ["pad", "stretch", "crop", "pad_end"])
-def test_a_copy_holds_what_reading_and_resizing_gives(tree: Path, tmp_path: Path, form: str, rule: str) -> None:
+def test_a_copy_holds_what_reading_and_resizing_gives(tree: Path, tmp_path: Path, rule: str) -> None:
     spec = InputSpec(size=(32, 24), resize=rule, fill=0.5, equalize=True)  # type: ignore[arg-type]
-    copy = prepare(tree, tmp_path / "copy", spec=spec, form=form)
+    copy = prepare(tree, tmp_path / "copy", spec=spec)
     assert len(copy) == 24
     assert list(copy.names) == sorted(copy.names)
     assert "images_1/07.jpg" in copy.names
@@ -86,16 +87,11 @@ def test_a_copy_holds_what_reading_and_resizing_gives(tree: Path, tmp_path: Path
         if "row" in entry:
             assert tuple(entry["place"]) == images.placement(spec, entry["height"], entry["width"])
             assert entry["source"].endswith(f"films/{entry['name']}")
-    if form == "array":
-        assert np.load(tmp_path / "copy" / "pixels.npy", mmap_mode="r").shape == (24, 32, 24)
-        assert np.array_equal(copy.pixels[copy.row("images_1/07.jpg")], copy.image("images_1/07.jpg")[0])
-        again = pickle.loads(pickle.dumps(copy))
-        assert "pixels" not in vars(again)
-        assert torch.equal(again.image("images_0/02.png"), copy.image("images_0/02.png"))
-    else:
-        assert Image.open(tmp_path / "copy" / "images_1" / "07.png").size == (24, 32)
-        with pytest.raises(ValueError, match="no array"):
-            _ = copy.pixels
+    assert np.load(tmp_path / "copy" / "pixels.npy", mmap_mode="r").shape == (24, 32, 24)
+    assert np.array_equal(copy.pixels[copy.row("images_1/07.jpg")], copy.image("images_1/07.jpg")[0])
+    again = pickle.loads(pickle.dumps(copy))
+    assert "pixels" not in vars(again)
+    assert torch.equal(again.image("images_0/02.png"), copy.image("images_0/02.png"))
 
 
 def slowly(*args: Any, _prepared: Any = preparation._prepared, **options: Any) -> Any:
@@ -103,7 +99,7 @@ def slowly(*args: Any, _prepared: Any = preparation._prepared, **options: Any) -
     return _prepared(*args, **options)
 
 
-def killed(tree: Path, folder: Path, form: str, more: int, after: float) -> bool:
+def killed(tree: Path, folder: Path, more: int, after: float) -> bool:
     """Prepare in a process that is killed some films later; whether it was still at work."""
     manifest = folder / copies.MANIFEST
 
@@ -115,7 +111,7 @@ def killed(tree: Path, folder: Path, form: str, more: int, after: float) -> bool
     if child == 0:  # pragma: no cover
         try:
             preparation._prepared = slowly
-            images.prepare(tree, folder, form=form, workers=0, progress=False, spec=InputSpec(size=32, resize="pad"))  # type: ignore[arg-type]
+            images.prepare(tree, folder, workers=0, progress=False, spec=InputSpec(size=32, resize="pad"))
         finally:
             os._exit(0)
     done, status = 0, 0
@@ -130,17 +126,16 @@ def killed(tree: Path, folder: Path, form: str, more: int, after: float) -> bool
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("form", ["array", "png"])
-def test_killed_again_and_again_it_neither_repeats_nor_loses_a_film(tree: Path, tmp_path: Path, form: str) -> None:
-    whole = prepare(tree, tmp_path / "whole", form=form)
+def test_killed_again_and_again_it_neither_repeats_nor_loses_a_film(tree: Path, tmp_path: Path) -> None:
+    whole = prepare(tree, tmp_path / "whole")
     folder, rng, kills = tmp_path / "killed", random.Random(0), 0
-    while killed(tree, folder, form, rng.randint(1, 6), rng.uniform(0, 0.005)):
+    while killed(tree, folder, rng.randint(1, 6), rng.uniform(0, 0.005)):
         kills += 1
         if not json.loads((folder / copies.COPY).read_text())["complete"]:
             with pytest.raises(ValueError, match="not finished"):
                 TrainingCopy(folder)
     assert kills >= 3
-    copy = prepare(tree, folder, form=form)
+    copy = prepare(tree, folder)
     done = [entry["name"] for entry in lines(folder) if "row" in entry]
     assert len(done) == len(set(done)) == 24
     assert copy.names == whole.names
@@ -175,23 +170,9 @@ def test_films_without_an_ending_in_folders_with_dots(tmp_path: Path) -> None:
     for number, name in enumerate(("1.2.840/IM1", "1.2.841/IM1", "1.2.841/IM.2")):
         (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (10, 10), 50 * number).save(tmp_path / "films" / name, format="png")
-    copy = images.prepare(tmp_path / "films", tmp_path / "copy", form="png", pattern="IM*", workers=0, progress=False)
+    copy = images.prepare(tmp_path / "films", tmp_path / "copy", pattern="IM*", workers=0, progress=False)
     assert copy.names == ("1.2.840/IM1", "1.2.841/IM.2", "1.2.841/IM1")
     assert [int(copy.image(name).max()) for name in copy.names] == [0, 100, 50]
-
-
-def test_lost_png_files_are_written_again(tree: Path, tmp_path: Path) -> None:
-    prepare(tree, tmp_path / "copy", form="png")
-    (tmp_path / "copy/images_0/02.png").unlink()
-    (tmp_path / "copy/images_0/04.png").write_bytes(b"")
-    flipped = bytearray((tmp_path / "copy/images_0/06.png").read_bytes())
-    flipped[60] ^= 1
-    (tmp_path / "copy/images_0/06.png").write_bytes(flipped)
-    (tmp_path / "copy/images_0/.04.0123456789abcdef.part.png").write_bytes(b"")
-    copy = prepare(tree, tmp_path / "copy", form="png")
-    assert copy.image("images_0/02.png").shape == copy.image("images_0/04.png").shape == (1, 32, 32)
-    assert not (tmp_path / "copy/images_0/.04.0123456789abcdef.part.png").exists()
-    assert (tmp_path / "copy/images_0/06.png").read_bytes() != flipped
 
 
 def test_sources_that_change_grow_or_go(tree: Path, tmp_path: Path) -> None:
@@ -217,7 +198,7 @@ def test_sources_that_change_grow_or_go(tree: Path, tmp_path: Path) -> None:
         copy.image("images_0/02.png")
 
 
-@pytest.mark.parametrize("other", [{"spec": InputSpec(size=33)}, {"form": "png"}, {"bits": 12}, {"window": (1.0, 2.0)}])
+@pytest.mark.parametrize("other", [{"spec": InputSpec(size=33)}, {"bits": 12}, {"window": (1.0, 2.0)}])
 def test_other_settings_are_refused(tree: Path, tmp_path: Path, other: dict[str, Any]) -> None:
     prepare(tree, tmp_path / "copy", window=(30000.0, 60000.0))
     prepare(tree, tmp_path / "copy", window=(30000.0, 60000.0))
@@ -244,15 +225,10 @@ def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
         images.prepare(tmp_path / "nowhere", tmp_path / "copy", **options)
     with pytest.raises(FileNotFoundError, match="no image"):
         images.prepare(tree, tmp_path / "copy", pattern="*.bmp", **options)
-    with pytest.raises(ValueError, match="form must be one of"):
-        images.prepare(tree, tmp_path / "copy", form="jpeg", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="workers must be"):
         images.prepare(tree, tmp_path / "copy", workers=-1)
     with pytest.raises(ValueError, match="none of 1 films could be prepared.*broken"):
         images.prepare(tree / "images_0/broken.png", tmp_path / "copy", **options)
-    film(1).save(tree / "images_0/02.jpg")
-    with pytest.raises(ValueError, match=r"02\.jpg and images_0/02\.png would both become images_0/02\.png"):
-        images.prepare(tree, tmp_path / "png", form="png", **options)
     with pytest.raises(FileNotFoundError, match="no training copy"):
         TrainingCopy(tmp_path)
 
@@ -266,6 +242,23 @@ def test_a_damaged_description_is_named(content: str, tree: Path, tmp_path: Path
         TrainingCopy(tmp_path / "copy")
     with pytest.raises(ValueError, match=message):
         images.prepare(tree, tmp_path / "copy", workers=0, progress=False)
+
+
+def test_a_copy_of_png_files_as_they_once_were_is_refused(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    prepare(tree, folder)
+    (folder / "pixels.npy").unlink()
+    text = (folder / copies.COPY).read_text()
+    (folder / copies.COPY).write_text(text.replace('"array"', '"png"'))
+    before = sorted(folder.rglob("*"))
+    for opened in (TrainingCopy, index_images, lambda folder: copy_spec([str(folder)])):
+        with pytest.raises(ValueError, match=r"copy: a copy of form 'array' is wanted, got 'png'"):
+            opened(folder)
+    with pytest.raises(
+        ValueError, match=r"other settings \(form='png' before, 'array' now\): take another destination"
+    ):
+        images.prepare(tree, folder, spec=InputSpec(size=32, resize="pad"), workers=0, progress=False)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
@@ -361,15 +354,12 @@ def nih(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("form", ["array", "png"])
 @pytest.mark.parametrize("rule", ["pad", "stretch", "crop"])
 @pytest.mark.parametrize("place", [".", "images_001"])
-def test_a_data_set_reads_a_copy_as_it_reads_its_films(
-    nih: Path, tmp_path: Path, form: str, rule: str, place: str
-) -> None:
+def test_a_data_set_reads_a_copy_as_it_reads_its_films(nih: Path, tmp_path: Path, rule: str, place: str) -> None:
     spec = InputSpec(size=(36, 30), resize=rule)  # type: ignore[arg-type]
     copied = tmp_path / "copied"
-    images.prepare(nih / place, copied / place, spec=spec, form=form, workers=0, progress=False)  # type: ignore[arg-type]
+    images.prepare(nih / place, copied / place, spec=spec, workers=0, progress=False)
     for table in nih.glob("*.csv"):
         shutil.copy(table, copied)
     transform = transform_for(spec)
@@ -386,6 +376,68 @@ def test_a_data_set_reads_a_copy_as_it_reads_its_films(
     batch = next(iter(DataLoader(copy, batch_size=12, collate_fn=datasets.collate)))
     assert batch["image"].shape == (12, 3, 36, 30)
     assert pickle.loads(pickle.dumps(copy))[3]["id"] == films.ids[3]
+
+
+def with_tables(nih: Path, place: Path) -> Path:
+    """A copy of the images, with the tables beside."""
+    images.prepare(nih, place, spec=InputSpec(size=8), workers=0, progress=False)
+    for table in nih.glob("*.csv"):
+        shutil.copy(table, place)
+    return place
+
+
+@pytest.mark.parametrize("place", ["root", "below", "above"])
+def test_a_copy_elsewhere_or_made_later_changes_nothing_of_a_data_set(place: str, nih: Path, tmp_path: Path) -> None:
+    copy = with_tables(nih, tmp_path / "copy")
+    before = datasets.build("nih14", root=nih, split="all")
+    goal = {"root": nih, "below": nih / "images_001", "above": tmp_path}[place]
+    text = (copy / copies.MANIFEST).read_text()
+    if place == "below":
+        text = text.replace('"images_001/', '"')
+    elif place == "above":
+        text = text.replace('"images_001/', '"nih/images_001/')
+    for name in (copies.COPY, copies.PIXELS):
+        shutil.copy(copy / name, goal)
+    (goal / copies.MANIFEST).write_text(text)
+    after = datasets.build("nih14", root=nih, split="all")
+    assert before[1]["image"].shape[-2:] == SHAPES[1]
+    assert after[1]["image"].shape[-2:] == (SHAPES[1] if place == "above" else (8, 8))
+
+
+def test_a_data_set_looks_for_copies_when_it_is_made_and_never_again(
+    nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[Path]()
+    before = TrainingCopy.__init__
+
+    def counted(copy: TrainingCopy, folder: Path) -> None:
+        opened.append(folder)
+        before(copy, folder)
+
+    root = with_tables(nih, tmp_path / "copy")
+    monkeypatch.setattr(TrainingCopy, "__init__", counted)
+    data = datasets.build("nih14", root=root, split="all")
+    assert opened == [root]
+    (root / copies.COPY).unlink()
+    (root / copies.MANIFEST).unlink()
+    assert [sample["image"].shape[-2:] for sample in data] == [(8, 8)] * 12
+    assert opened == [root]
+
+
+@pytest.mark.slow
+def test_workers_that_are_started_afresh_read_a_copy(nih: Path, tmp_path: Path) -> None:
+    data = datasets.build("nih14", root=with_tables(nih, tmp_path / "copy"), split="all")
+    loader = DataLoader(
+        data, batch_size=12, collate_fn=datasets.collate, num_workers=1, multiprocessing_context="spawn"
+    )
+    (batch,) = loader
+    assert torch.equal(batch["image"], torch.stack([sample["image"] for sample in data]))
+
+
+def test_sizes_are_those_of_the_images_that_were_copied(nih: Path, tmp_path: Path) -> None:
+    found = index_images(with_tables(nih, tmp_path / "copy"))
+    assert image_size(found["00000001_000.png"]) == SHAPES[1]
+    assert str(found["00000001_000.png"]) == str(tmp_path / "copy/images_001/images/00000001_000.png")
 
 
 def test_a_copy_that_lacks_films(nih: Path, tmp_path: Path) -> None:
@@ -484,7 +536,7 @@ def test_a_dicom_in_a_tree(tmp_path: Path) -> None:
     data.save_as(file, enforce_file_format=True)
     (tmp_path / "films").mkdir()
     (tmp_path / "films/IM-0001").write_bytes(file.getvalue())
-    copy = images.prepare(tmp_path / "films", tmp_path / "copy", pattern="IM*", form="png", workers=0, progress=False)
+    copy = images.prepare(tmp_path / "films", tmp_path / "copy", pattern="IM*", workers=0, progress=False)
     spec = InputSpec(size=256, channels=1, mean=(0.0,), std=(1.0,), resize="pad")
     expected = images.preprocess_for(spec)(tmp_path / "films/IM-0001")[0] * 255
     assert (copy.image("IM-0001") - expected).abs().max() <= 1

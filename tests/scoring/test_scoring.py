@@ -302,12 +302,11 @@ def test_patterns_tables_and_buckets(tree: Path, tmp_path: Path) -> None:
     assert set(found) == {"00.png", *(f"a/q/{n}.png" for n in (15, 16, 17, 18)), "a/q/bad.png"}
 
 
-@pytest.mark.parametrize("form", ["array", "png"])
-def test_a_training_copy_gives_rows_and_boxes_of_the_films_themselves(tree: Path, tmp_path: Path, form: str) -> None:
+def test_a_training_copy_gives_rows_and_boxes_of_the_films_themselves(tree: Path, tmp_path: Path) -> None:
     model = classifier()
     spec = InputSpec(size=64, resize="pad")
     with pytest.warns(UserWarning, match="2 of 21"):
-        images.prepare(tree, tmp_path / "copy", spec=spec, form=form, workers=0, progress=False)  # type: ignore[arg-type]
+        images.prepare(tree, tmp_path / "copy", spec=spec, workers=0, progress=False)
     options = {**QUICK, "format": "csv", "boxes": True, "threshold": 0.3}
     for name in ("films", "copy"):
         scored = score_archive(model, tmp_path / name, tmp_path / f"of {name}", **options)

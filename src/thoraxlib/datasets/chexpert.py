@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
 from thoraxlib.arguments import one_of
-from thoraxlib.datasets.files import check_root, existing, index_tree, plain, top_folders
+from thoraxlib.datasets.files import check_root, existing, index_tree, opened, plain, top_folders
 from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.splits import split_patients
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
+from thoraxlib.images.copies import ImageFile
 
 __all__ = ["CheXpert"]
 
@@ -131,7 +132,7 @@ class CheXpert(Films):
 
 def _table(root: Path, names: tuple[str, ...]) -> Path | None:
     """The table that goes by one of `names`: in `root`, or else in the one of its folders that is a release's."""
-    releases = [root / folder for folder in top_folders(root) if folder.lower().startswith("chexpert")]
+    releases = [folder for folder in sorted(root.iterdir()) if folder.name.lower().startswith("chexpert")]
     for folders in ([root], releases):
         found = [folder / name for folder in folders for name in names if (folder / name).is_file()]
         if len({path.parent for path in found}) > 1:
@@ -159,15 +160,16 @@ def _check_held_out(root: Path, paths: list[str], names: tuple[str, ...], path: 
             raise ValueError(f"{len(both)} images of {path} are in {other} as well, the first is {both[0]}")
 
 
-def _files(root: Path, tops: set[str]) -> dict[str, Path]:
+def _files(root: Path, tops: set[str]) -> dict[str, ImageFile]:
     """The image files in the folders `tops` of a release, or in those in which it was handed out, by their paths."""
-    folders = top_folders(root)
+    where = opened(root)
+    folders = top_folders(where)
     part_of = {name: match[1].lower() for name in folders if (match := _BATCH.match(name))}
     batches = [name for name, part in part_of.items() if part in tops]
     releases = [name for name in folders if name.lower().startswith("chexpert") and name not in part_of]
     nested = [f"{name}/{top}" for name in releases for top in tops - {*folders}]
-    found: dict[str, Path] = {}
-    for name, path in index_tree(root, [*tops, *nested, *batches]).items():
+    found: dict[str, ImageFile] = {}
+    for name, path in index_tree(where, [*tops, *nested, *batches]).items():
         top, _, rest = name.partition("/")
         if top in part_of and not rest.startswith(f"{part_of[top]}/"):
             rest = f"{part_of[top]}/{rest}"

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from thoraxlib.arguments import one_of
 from thoraxlib.files import below, open_regular
-from thoraxlib.images.copies import COPY, TrainingCopy, copied, copy_at
+from thoraxlib.images.copies import COPY, CopiedFilm, ImageFile, TrainingCopy
 from thoraxlib.images.pictures import size_of
 from thoraxlib.images.reading import SUFFIXES, read
 
@@ -24,6 +24,7 @@ __all__ = [
     "index_images",
     "index_named",
     "index_tree",
+    "opened",
     "plain",
     "progress_bar",
     "top_folders",
@@ -65,29 +66,46 @@ def find_file(root: Path, *patterns: str) -> Path:
     raise FileNotFoundError(f"{root} holds none of {', '.join(patterns)}")
 
 
-def index_images(root: Path, pattern: str | None = "images*") -> dict[str, Path]:
-    """Name -> path of every image file in the folders of `root` that match `pattern`, at any depth; None: in `root`.
+def opened(root: Path) -> Path | TrainingCopy:
+    """Open the training copy that `root` is; another folder is given back as it is.
 
-    Names in tables are only ever looked up here, so that none can point out of `root`. A training copy
-    (:func:`thoraxlib.images.prepare`) at `root` itself, or in such a folder, counts as the files that it was made of.
+    Raises
+    ------
+    ValueError
+        As :class:`thoraxlib.images.TrainingCopy`.
+    """
+    return TrainingCopy(root) if (root / COPY).is_file() else root
+
+
+def index_images(root: Path, pattern: str | None = "images*") -> dict[str, ImageFile]:
+    """Map the name of every image file in the folders of `root` that match `pattern`, at any depth, to the file.
+
+    Without a pattern all of `root` is looked into. Names in tables are only ever looked up here, so that none can point
+    out of `root`. A training copy (:func:`thoraxlib.images.prepare`) at `root` itself, or in such a folder, counts as
+    the files that it was made of.
 
     Raises
     ------
     FileNotFoundError
         There is no image.
     """
-    found: dict[str, Path] = {}
-    folders = [""] if pattern is None else [top.name for top in sorted(root.glob(pattern))]
-    for name in _images_below(root, None if copy_at(root) else folders):
-        found.setdefault(name.rpartition("/")[2], root / name)
+    found: dict[str, ImageFile] = {}
+    folder = opened(root)
+    tops = (
+        [""]
+        if pattern is None or isinstance(folder, TrainingCopy)
+        else [top.name for top in sorted(root.glob(pattern))]
+    )
+    for name, image in _images_in(folder, tops):
+        found.setdefault(name.rpartition("/")[2], image)
     if not found:
         place = root if pattern is None else f"the folders {pattern} of {root}"
         raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {place}")
     return found
 
 
-def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
-    """Path below `root`, with slashes, -> path, of every image file in its folders `tops`, at any depth.
+def index_tree(root: Path | TrainingCopy, tops: Iterable[str]) -> dict[str, ImageFile]:
+    """Map the path below `root`, with slashes, of every image file in its folders `tops`, at any depth, to the file.
 
     For releases with files of the same name in different folders; as in :func:`index_images`, no name in a table can
     point out of `root`, and training copies count.
@@ -99,24 +117,24 @@ def index_tree(root: Path, tops: Iterable[str]) -> dict[str, Path]:
     ValueError
         A folder that is not below `root`.
     """
-    tops = sorted(below(top, root) for top in tops)
-    found = {name: root / name for name in _images_below(root, tops)}
+    folder, path = (opened(root), root) if isinstance(root, Path) else (root, root.folder)
+    tops = sorted(below(top, path) for top in tops)
+    found = dict(_images_in(folder, tops))
     if not found:
         first = ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "")
-        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {first} of {root}")
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {first} of {path}")
     return found
 
 
-def top_folders(root: Path) -> list[str]:
+def top_folders(root: Path | TrainingCopy) -> list[str]:
     """Name the folders in `root` itself, in alphabetical order; those of the files that a training copy was made of."""
-    copy = copy_at(root)
-    if copy is None:
+    if isinstance(root, Path):
         return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    return sorted({name.partition("/")[0] for name in copy.names if "/" in name})
+    return sorted({name.partition("/")[0] for name in root.names if "/" in name})
 
 
-def index_named(root: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Name -> path of the image files below `root` that a table may mean: paths below it, or bare names at any depth.
+def index_named(root: Path, names: Iterable[str]) -> dict[str, ImageFile]:
+    """Map names to image files below `root` that a table may mean: paths below it, or bare names at any depth.
 
     Raises
     ------
@@ -150,33 +168,45 @@ def plain(name: str, source: object) -> str:
     return "/".join(part for part in below(name, source).replace("\\", "/").split("/") if part not in ("", "."))
 
 
-def _images_below(root: Path, tops: Sequence[str] | None) -> Iterator[str]:
-    """Paths below `root`, with slashes, of the images in its folders `tops`; of all, in a copy, for None."""
-    copy = copy_at(root)
-    if copy is not None:
-        wanted = None if tops is None else set(map(PurePosixPath, tops))
-        for name in copy.names:
-            if wanted is None or not wanted.isdisjoint(PurePosixPath(name).parents):
-                yield name
+def _images_in(root: Path | TrainingCopy, tops: Iterable[str]) -> Iterator[tuple[str, ImageFile]]:
+    """Find the images in the folders `tops` of `root`: their paths below it, with slashes, and where they are."""
+    paths = [PurePosixPath(top) for top in tops]
+    if isinstance(root, TrainingCopy):
+        wanted = set(paths)
+        for name in root.names:
+            if not wanted.isdisjoint(PurePosixPath(name).parents):
+                yield name, CopiedFilm(root, name)
         return
-    for top in tops or ():
+    for parent in sorted({parent for path in paths for parent in path.parents}):
+        copy = opened(root / parent)
+        if isinstance(copy, TrainingCopy):
+            inside = [str(path.relative_to(parent)) for path in paths if parent in path.parents]
+            paths = [path for path in paths if parent not in path.parents]
+            for name, image in _images_in(copy, inside):
+                yield str(parent / name), image
+    for top in paths:
         for folder, folders, files in os.walk(root / top):
             here = PurePosixPath(Path(folder).relative_to(root).as_posix())
             if COPY in files:
                 folders.clear()
-                yield from (str(here / name) for name in TrainingCopy(Path(folder)).names)
+                for name, image in _images_in(TrainingCopy(folder), [""]):
+                    yield str(here / name), image
             else:
-                yield from (str(here / name) for name in files if name.lower().endswith(SUFFIXES))
+                for name in files:
+                    if name.lower().endswith(SUFFIXES):
+                        yield str(here / name), Path(folder, name)
 
 
-def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: Path, **chosen: object) -> list[int]:
+def existing(
+    names: Sequence[str], files: dict[str, ImageFile], missing: str, where: Path, **chosen: object
+) -> list[int]:
     """Positions of the names that have a file.
 
     Parameters
     ----------
     names : sequence of str
         File names.
-    files : dict of str to Path
+    files : dict of str to ImageFile
         From :func:`index_images`.
     missing : {"error", "skip"}
         With ``"skip"``, files that are absent, or that cannot be read, are left out with one warning. A PNG or JPEG
@@ -217,11 +247,11 @@ def existing(names: Sequence[str], files: dict[str, Path], missing: str, where: 
     return kept
 
 
-def _is_read(path: Path | None) -> bool:
+def _is_read(path: ImageFile | None) -> bool:
     """Whether a file can be read as an image, by its end where that tells; no stricter than the decoder."""
     if path is None:
         return False
-    if copied(path) is not None:
+    if isinstance(path, CopiedFilm):
         return True
     try:
         file = open_regular(path)
@@ -242,14 +272,16 @@ def _is_read(path: Path | None) -> bool:
     return True
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image as :func:`thoraxlib.images.read` gives it, from the file's header where Pillow knows it.
+def image_size(path: ImageFile) -> tuple[int, int]:
+    """Find (H, W) of an image as :func:`thoraxlib.images.read` gives it: from its copy, its header, or its pixels.
 
     Raises
     ------
     ValueError
         The file is no image.
     """
+    if isinstance(path, CopiedFilm):
+        return path.size
     try:
         with open_regular(path) as file:
             return size_of(file, path)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from thoraxlib.images import read
-from thoraxlib.images.copies import copied
+from thoraxlib.images.copies import CopiedFilm, ImageFile
 
 __all__ = ["Films"]
 
@@ -20,7 +20,7 @@ __all__ = ["Films"]
 class Films(Dataset[dict[str, Any]]):
     """A :class:`~thoraxlib.datasets.ChestDataset` of image files; a reader sets the attributes.
 
-    Where a path belongs to a training copy, the sample is worked out for a stand-in of the film's own size, and then
+    Where an image is in a training copy, the sample is worked out for a stand-in of the film's own size, and then
     placed in the copy's image.
     """
 
@@ -29,16 +29,16 @@ class Films(Dataset[dict[str, Any]]):
     patient_ids: list[str]
     ids: list[str]
     transform: Callable[[dict[str, Any]], dict[str, Any]] | None
-    _paths: list[Path]
+    _paths: list[ImageFile]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self._sample(index)
-        film = copied(self._paths[index])
-        if film is not None:
-            sample = film.placed(sample)
+        image = self._paths[index]
+        if isinstance(image, CopiedFilm):
+            sample = image.placed(sample)
         return sample if self.transform is None else self.transform(sample)
 
     def warn_unknown(self, cause: str) -> None:
@@ -51,13 +51,10 @@ class Films(Dataset[dict[str, Any]]):
 
     def _sample(self, index: int) -> dict[str, Any]:
         """One sample before the transform; readers with boxes or masks add them."""
-        return {"image": self._image(index), "labels": self.targets[index].clone(), "id": self.ids[index]}
+        image = self._paths[index]
+        pixels = image.stand_in() if isinstance(image, CopiedFilm) else self._read(index, image)
+        return {"image": pixels, "labels": self.targets[index].clone(), "id": self.ids[index]}
 
-    def _image(self, index: int) -> tv_tensors.Image:
-        """The film, or its stand-in."""
-        film = copied(self._paths[index])
-        return self._read(index) if film is None else film.stand_in()
-
-    def _read(self, index: int) -> tv_tensors.Image:
-        """The pixels of a film's file; readers that know its depth or window say so here."""
-        return read(self._paths[index])
+    def _read(self, index: int, path: Path) -> tv_tensors.Image:
+        """Read the pixels of an image's file; readers that know its depth or window say so here."""
+        return read(path)

@@ -18,6 +18,7 @@ from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import SUFFIXES, check_root
 from thoraxlib.datasets.films import Films
 from thoraxlib.files import open_regular
+from thoraxlib.images.copies import ImageFile
 from thoraxlib.images.pictures import decode
 
 __all__ = ["ImageMask"]
@@ -101,7 +102,7 @@ class ImageMask(Films):
         pairs = _by_name(*folders, suffix) if pair == "name" else _by_order(*folders, suffix)
         self._paths = [film for film, _ in pairs]
         self._masks = [mask for _, mask in pairs]
-        self.ids = [film.stem for film in self._paths]
+        self.ids = [film.stem for film, _ in pairs]
         self.patient_ids = list(self.ids)
         self.labels = ()
         self.targets = torch.zeros(len(self.ids), 0)
@@ -191,7 +192,7 @@ def _values(path: Path) -> NDArray[np.generic]:
     return channels[..., 0]
 
 
-def _fitted(masks: Tensor, image: Tensor, path: Path, film: Path) -> Tensor:
+def _fitted(masks: Tensor, image: Tensor, path: Path, film: ImageFile) -> Tensor:
     """Masks of the film's size; shapes may differ by a pixel's rounding."""
     (h, w), (height, width) = masks.shape[-2:], image.shape[-2:]
     if (h, w) == (height, width):

@@ -8,7 +8,7 @@ from thoraxlib.files.json_files import parse_json, read_json, write_json
 from thoraxlib.files.names import below, printable
 from thoraxlib.files.opening import open_regular, read_regular
 from thoraxlib.files.runs import alone, goes_on
-from thoraxlib.files.whole import discard_scratch, replacing, sync_below
+from thoraxlib.files.whole import discard_scratch, replacing
 from thoraxlib.files.zips import check_stored, unzipping
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "read_json",
     "read_regular",
     "replacing",
-    "sync_below",
     "unzipping",
     "write_json",
 ]

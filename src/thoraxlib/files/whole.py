@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["discard_scratch", "replacing", "sync_below"]
+__all__ = ["discard_scratch", "replacing"]
 
 _SCRATCH = re.compile(r"\.(?P<of>.*)\.(?P<token>[0-9a-f]+)\.part(\.[^.]+)?", flags=re.DOTALL)
 _STEM = 40  # characters of a name that a scratch file keeps, which is longer by 23
@@ -21,21 +21,19 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # by some shares
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a scratch file beside `path` to write to; it replaces `path` at the end, and is gone after an error.
 
     The folder is made if need be, and the scratch file keeps the extension. A link at `path` is replaced, not followed.
     The mode is that of any new file, 0666 without the bits of the umask, whatever wrote the scratch file and whatever
     mode `path` had. Scratch files in the folder that have not changed for a day, of processes that were killed, are
-    removed, which a process does once.
+    removed, which a process does once. The disk is waited for: for the content before the file counts, and then for its
+    name.
 
     Parameters
     ----------
     path : path
         The file.
-    sync : bool
-        Wait for the disk: for the content before the file counts, and then for its name. False is for one of very many
-        files, and :func:`sync_below` before what says that all of them are there.
 
     Examples
     --------
@@ -58,10 +56,9 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
         yield scratch
         if scratch.stat().st_mode != mode:  # a library wrote a private file, and renamed it to ours
             scratch.chmod(mode)
-        if sync:
-            _sync(scratch, os.O_RDWR)
+        _sync(scratch, os.O_RDWR)
         scratch.replace(path)
-        if sync and hasattr(os, "O_DIRECTORY"):
+        if hasattr(os, "O_DIRECTORY"):
             _sync(path.parent, os.O_DIRECTORY)
     finally:
         scratch.unlink(missing_ok=True)
@@ -82,16 +79,6 @@ def discard_scratch(folder: Path, of: str | None = None) -> None:
             match = _SCRATCH.fullmatch(name)
             if match is not None and (of is None or match["of"] == of[:_STEM]):
                 Path(here, name).unlink(missing_ok=True)
-
-
-def sync_below(folder: Path) -> None:
-    """Wait until the disk has all that was written to `folder` without :func:`replacing` doing so."""
-    if hasattr(os, "sync"):  # one call for everything: a hundred times as fast as one for each of thousands of files
-        os.sync()
-        return
-    for here, _, files in os.walk(folder):
-        for name in files:
-            _sync(Path(here, name), os.O_RDWR)
 
 
 @lru_cache(maxsize=256)  # once in a while, as the folder may be large

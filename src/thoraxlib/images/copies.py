@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from thoraxlib.files import below, is_environment_error, parse_json, read_json
-from thoraxlib.images.reading import SUFFIXES, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.input_spec import InputSpec
 
@@ -22,13 +21,10 @@ __all__ = [
     "MANIFEST",
     "PIXELS",
     "CopiedFilm",
+    "ImageFile",
     "TrainingCopy",
-    "copied",
-    "copy_at",
     "description",
     "entries",
-    "forget",
-    "png_name",
 ]
 
 COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
@@ -76,7 +72,8 @@ class TrainingCopy:
     FileNotFoundError
         There is no copy.
     ValueError
-        The copy is not finished, was written by another version, or its ``copy.json`` or manifest is damaged.
+        The copy is not finished, was written by another version or in another form, or its ``copy.json`` or manifest is
+        damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -90,9 +87,11 @@ class TrainingCopy:
             raise ValueError(f"{self.folder}: the copy is not finished; run the same preparation again")
         try:
             self.spec = InputSpec().updated(about["settings"]["spec"])
-            self._is_array = about["settings"]["form"] == "array"
+            form = about["settings"]["form"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.folder / COPY} is damaged ({error!r}): prepare the films anew") from error
+        if form != "array":
+            raise ValueError(f"{self.folder}: a copy of form 'array' is wanted, got {form!r}; prepare the images anew")
         found = entries(self.folder / MANIFEST).values()
         self.failures = {entry["name"]: entry["error"] for entry in found if "error" in entry}
         kept = sorted((entry for entry in found if "row" in entry), key=lambda entry: entry["row"])
@@ -106,10 +105,8 @@ class TrainingCopy:
         Raises
         ------
         ValueError
-            A copy of PNG files has no such array; or the array is not that of the manifest.
+            The array is damaged, or not that of the manifest.
         """
-        if not self._is_array:
-            raise ValueError(f"{self.folder} is a copy of PNG files; there is no array of its pixels")
         path, rows = self.folder / PIXELS, max((self.row(name) for name in self.names), default=-1) + 1
         try:
             pixels: NDArray[Any] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
@@ -158,9 +155,7 @@ class TrainingCopy:
         KeyError
             The copy lacks it.
         """
-        if self._is_array:
-            return tv_tensors.Image(torch.from_numpy(self.pixels[self.row(name)].copy())[None])
-        return read(self.folder / png_name(name))
+        return tv_tensors.Image(torch.from_numpy(self.pixels[self.row(name)].copy())[None])
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "pixels"}  # each process maps it anew
@@ -170,23 +165,38 @@ class TrainingCopy:
 
 
 class CopiedFilm(NamedTuple):
-    """A film of a training copy, for the data set that it belongs to."""
+    """An image of a training copy, for the data set that it belongs to; as a path, the file that it stands for."""
 
     copy: TrainingCopy
     name: str
 
+    def __fspath__(self) -> str:
+        return str(self.copy.folder / self.name)
+
+    def __str__(self) -> str:
+        return self.__fspath__()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image that was copied."""
+        return self.copy.size(self.name)
+
     def stand_in(self) -> tv_tensors.Image:
         """A black image of the film's own size that takes no memory: boxes and masks are worked out against it."""
-        return tv_tensors.Image(torch.zeros((), dtype=torch.uint8).expand(1, *self.copy.size(self.name)))
+        return tv_tensors.Image(torch.zeros((), dtype=torch.uint8).expand(1, *self.size))
 
     def placed(self, sample: dict[str, Any]) -> dict[str, Any]:
         """`sample`, made with the stand-in, with the copy's pixels, and boxes and masks where they lie in it."""
         moved: dict[str, Any] = {"image": self.copy.image(self.name)}
         for key, value in sample.items():
             if isinstance(value, (tv_tensors.BoundingBoxes, tv_tensors.Mask)):
-                place = placement(self.copy.spec, *self.copy.size(self.name))
+                place = placement(self.copy.spec, *self.size)
                 moved[key] = Resize(self.copy.spec).transform(value, {"place": place})
         return {**sample, **moved}
+
+
+#: Where an image of a data set is: in a file of its own, or in a training copy.
+ImageFile: TypeAlias = Path | CopiedFilm
 
 
 def entries(manifest: Path) -> dict[str, dict[str, Any]]:
@@ -217,40 +227,3 @@ def _entry(content: Any, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is damaged: it is no film's entry; prepare the films anew, in another folder")
     below(entry["name"], where)
     return entry
-
-
-def png_name(name: str) -> str:
-    """The file of a film in a copy of PNG files; only the endings of images are no part of a film's name.
-
-    >>> png_name("0/film.dcm"), png_name("1.2.840.113/IM1"), png_name("1.2.840.114")
-    ('0/film.png', '1.2.840.113/IM1.png', '1.2.840.114.png')
-    """
-    return f"{name.rpartition('.')[0] if name.lower().endswith(SUFFIXES) else name}.png"
-
-
-@cache
-def copy_at(folder: Path) -> TrainingCopy | None:
-    """The training copy that `folder` is, if it is one."""
-    return TrainingCopy(folder) if (folder / COPY).is_file() else None
-
-
-@cache
-def _copy_above(folder: Path) -> TrainingCopy | None:
-    here = copy_at(folder)
-    return here if here is not None or folder.parent == folder else _copy_above(folder.parent)
-
-
-@cache
-def copied(path: Path) -> CopiedFilm | None:
-    """The film in a training copy that `path` stands for; None for an ordinary file."""
-    copy = _copy_above(path.parent)
-    if copy is None:
-        return None
-    name = path.relative_to(copy.folder).as_posix()
-    return CopiedFilm(copy, name) if name in copy else None
-
-
-def forget() -> None:
-    """Look for copies anew: one was written."""
-    for function in (copy_at, _copy_above, copied):
-        function.cache_clear()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import os
 import stat
 import sys
-import unicodedata
 import warnings
 import zlib
 from collections import deque
@@ -18,26 +16,21 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from numpy.lib import format as npy
-from PIL import Image as PILImage
-from PIL.PngImagePlugin import PngInfo
 
 from thoraxlib.files import (
     alone,
     discard_scratch,
     goes_on,
     is_environment_error,
-    open_regular,
     replacing,
-    sync_below,
     write_json,
 )
 from thoraxlib.images.archives import Stored, listed, told
-from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, forget, png_name
-from thoraxlib.images.pictures import decode
+from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries
 from thoraxlib.images.reading import check_greys, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
@@ -47,12 +40,6 @@ from thoraxlib.workers import context, cpus, follow_parent
 __all__ = ["FAILURES", "prepare"]
 
 FAILURES = "failures.csv"
-_FORMS = ("array", "png")
-#: Errors of writing that say something about an image's name, not about the disk.
-_NAMES = frozenset((errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ))
-_MARK_TEXT = "thoraxlib.prepare"  # tells our PNG files from others that had been there
-_MARK = PngInfo()
-_MARK.add_text("Software", _MARK_TEXT)
 
 
 def prepare(
@@ -60,7 +47,6 @@ def prepare(
     destination: str | os.PathLike[str],
     *,
     spec: InputSpec | None = None,
-    form: Literal["array", "png"] = "array",
     bits: int | None = None,
     window: Window | None = None,
     pattern: str | None = None,
@@ -87,14 +73,12 @@ def prepare(
         buckets (``gs://...``, ``s3://...``: with the extra ``cloud``).
     destination : path
         A local folder, neither in a source nor around one; where a pattern leads into it, nothing in it is taken. It
-        gets ``manifest.jsonl``, a line for each film: name, source with size and stamp, height and width, place (see
-        :func:`thoraxlib.images.placement`), row; or the error. ``failures.csv`` lists these at the end.
+        gets ``pixels.npy``, uint8 (N, h, w), to be mapped into memory, and ``manifest.jsonl``, a line for each image:
+        name, source with size and stamp, height and width, place (see :func:`thoraxlib.images.placement`), row; or the
+        error. ``failures.csv`` lists these at the end.
     spec : InputSpec, optional
         Its `size`, `resize`, `crop_ratio` and `fill` are used; by default 256 x 256 with black borders
         (``resize="pad"``), which keeps the aspect ratio.
-    form : {"array", "png"}
-        ``"array"``: one file ``pixels.npy``, uint8 (N, h, w), to be mapped into memory. ``"png"``: a PNG file for each
-        film, with the path that it has below `source`; a file without one of the usual endings gets ``.png`` added.
     bits, window
         As for :func:`thoraxlib.images.read`.
     pattern : str, optional
@@ -130,9 +114,9 @@ def prepare(
     UserWarning
         Films failed: how many, and the first ones.
     """
+    from tqdm import tqdm
+
     sources = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    if form not in _FORMS:
-        raise ValueError(f"form must be one of {_FORMS}, got {form!r}")
     workers = cpus() if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
@@ -143,32 +127,29 @@ def prepare(
     folder = Path(destination)
     _check_apart(folder, sources)
     shape = {key: value for key, value in spec.to_json().items() if key in ("size", "resize", "crop_ratio", "fill")}
-    settings = {"spec": shape, "form": form, "bits": bits, "window": window}
+    settings = {"spec": shape, "form": "array", "bits": bits, "window": window}
     films = listed(sources, pattern, without=folder)
-    if form == "png":
-        _check_distinct(films, lambda name: name)
     _check_own(folder)
     spec = InputSpec().updated(shape)
-    work = partial(_prepared, spec=spec, png=folder if form == "png" else None, bits=bits, window=window)
+    work = partial(_prepared, spec=spec, bits=bits, window=window)
     with alone(folder):
         _check_settings(folder, settings)
-        if form == "png" and (folder / ".LOCK").exists():  # the system takes names in upper and lower case for equal
-            _check_distinct(films, lambda name: unicodedata.normalize("NFC", name).casefold())
-        with _Store(folder, spec.size if form == "array" else None) as store:
+        with _Store(folder, spec.size) as store:
             todo = [film for film in films if not store.has(film)]
-            store.check_free(todo)
             if todo:
                 _describe(folder, settings, complete=False)
-            for film, result in _with_bar(_in_order(todo, work, workers), len(films), len(todo), progress):
+            bar = partial(tqdm, total=len(films), initial=len(films) - len(todo), unit=" films", disable=not progress)
+            for film, result in bar(
+                _in_order(todo, work, workers)
+            ):  # which ends with the loop, and its workers with it
                 store.add(film, result)
             store.finish()
         _describe(folder, settings, complete=True)
-    forget()
     return TrainingCopy(folder)
 
 
 class _Result(NamedTuple):
-    """What became of a film: where it lies, the checksum of its pixels or PNG file, and the pixels; or an error."""
+    """What became of a film: where it lies, the checksum of its pixels, and the pixels; or an error."""
 
     size: tuple[int, int] = (0, 0)
     place: tuple[int, ...] = ()
@@ -177,8 +158,8 @@ class _Result(NamedTuple):
     error: str | None = None
 
 
-def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None, window: Window | None) -> _Result:
-    """Read and resize one film; write it, where it becomes a PNG file below the folder `png`."""
+def _prepared(film: Stored, spec: InputSpec, bits: int | None, window: Window | None) -> _Result:
+    """Read and resize one image."""
     try:
         image = read(film.open(), bits=bits, window=window)
         small = Resize(spec)(image)
@@ -192,20 +173,8 @@ def _prepared(film: Stored, spec: InputSpec, png: Path | None, bits: int | None,
         return _Result(error=told(error))
     if small.is_floating_point():
         small = (small * 255).round().to(torch.uint8)
-    size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy()
-    place = placement(spec, *size)
-    if png is None:
-        return _Result(size, place, zlib.crc32(pixels.tobytes()), pixels.tobytes())
-    content = io.BytesIO()
-    PILImage.fromarray(pixels).save(content, "png", pnginfo=_MARK)
-    try:
-        with replacing(png / png_name(film.name), sync=False) as scratch:
-            scratch.write_bytes(content.getbuffer())
-    except OSError as error:
-        if error.errno not in _NAMES:
-            raise
-        return _Result(error=told(error))
-    return _Result(size, place, zlib.crc32(content.getbuffer()))
+    size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy().tobytes()
+    return _Result(size, placement(spec, *size), zlib.crc32(pixels), pixels)
 
 
 class _Store:
@@ -214,15 +183,14 @@ class _Store:
     So a line is never without its pixels, unless the machine itself goes down; then their checksum tells.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int] | None) -> None:
+    def __init__(self, folder: Path, shape: tuple[int, int]) -> None:
         self.folder, self.shape = folder, shape
         self._manifest = _for_update(folder / MANIFEST)
         self.entries = entries(folder / MANIFEST)
         _cut_torn_line(self._manifest)
         discard_scratch(folder)
-        if shape is not None:
-            self._pixels = _for_update(folder / PIXELS)
-            self._start = len(_header(0, shape))
+        self._pixels = _for_update(folder / PIXELS)
+        self._start = len(_header(0, shape))
         rows = [entry["row"] for entry in self.entries.values() if "row" in entry]
         self.rows = max(rows, default=-1) + 1
         self._good = {name for name, entry in self.entries.items() if "row" in entry and self._is_whole(entry)}
@@ -232,18 +200,13 @@ class _Store:
 
     def __exit__(self, *_: object) -> None:
         self._manifest.close()
-        if self.shape is not None:
-            self._pixels.close()
+        self._pixels.close()
 
     def _is_whole(self, entry: dict[str, Any]) -> bool:
-        if self.shape is None:
-            path = self.folder / png_name(entry["name"])
-            return not path.is_symlink() and path.is_file() and zlib.crc32(path.read_bytes()) == int(entry["check"])
         self._seek(entry["row"])
         return zlib.crc32(self._pixels.read(self.shape[0] * self.shape[1])) == int(entry["check"])
 
     def _seek(self, row: int) -> None:
-        assert self.shape is not None
         self._pixels.seek(self._start + row * self.shape[0] * self.shape[1])
 
     def has(self, film: Stored) -> bool:
@@ -251,31 +214,15 @@ class _Store:
         entry = self.entries.get(film.name, {})
         return film.name in self._good and (entry.get("size"), entry.get("stamp")) == (film.size, film.stamp)
 
-    def check_free(self, films: Iterable[Stored]) -> None:
-        """Refuse to write where a file is that no preparation wrote, or through a link to a folder."""
-        if self.shape is not None:
-            return
-        top, seen = self.folder.resolve(), set[Path]()
-        for film in films:
-            path = self.folder / png_name(film.name)
-            if path.parent not in seen:
-                inside = os.path.normcase(top / path.parent.relative_to(self.folder))
-                if os.path.normcase(path.parent.resolve()) != inside:
-                    raise ValueError(f"{path.parent} leads out of the copy by a link: remove it")
-                seen.add(path.parent)
-            if "row" not in self.entries.get(film.name, {}) and os.path.lexists(path) and not _is_marked(path):
-                raise ValueError(f"{path} was there before, and would be replaced: take another destination")
-
     def add(self, film: Stored, result: _Result) -> None:
         """Keep a film, or the error that it gave."""
         entry = {"name": film.name, "source": film.origin, "size": film.size, "stamp": film.stamp}
         if result.error is None:
             known = self.entries.get(film.name, {}).get("row")
             row = self.rows if known is None else known
-            if self.shape is not None:
-                self._seek(row)
-                self._pixels.write(result.pixels)
-                self._pixels.flush()
+            self._seek(row)
+            self._pixels.write(result.pixels)
+            self._pixels.flush()
             self.rows = max(self.rows, row + 1)
             entry |= {"height": result.size[0], "width": result.size[1], "place": result.place}
             entry |= {"row": row, "check": result.check}
@@ -297,15 +244,12 @@ class _Store:
         first = "; ".join(f"{name}: {error}" for name, error in failed[:3])
         if len(failed) == len(self.entries):
             raise ValueError(f"none of {len(failed)} films could be prepared, see {self.folder / FAILURES}: {first}")
-        if self.shape is not None:
-            self._seek(self.rows)
-            self._pixels.truncate()
-            self._pixels.seek(0)
-            self._pixels.write(_header(self.rows, self.shape))
-            self._pixels.flush()
-            os.fsync(self._pixels.fileno())
-        else:
-            sync_below(self.folder)
+        self._seek(self.rows)
+        self._pixels.truncate()
+        self._pixels.seek(0)
+        self._pixels.write(_header(self.rows, self.shape))
+        self._pixels.flush()
+        os.fsync(self._pixels.fileno())
         os.fsync(self._manifest.fileno())
         if failed:
             warnings.warn(
@@ -324,14 +268,10 @@ def _header(rows: int, shape: tuple[int, int]) -> bytes:
 
 def _for_update(path: Path) -> BinaryIO:
     """Open a file of the copy, made if need be."""
-    _check_regular(path)
-    flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    return open(path, "r+b", opener=lambda name, mode: os.open(name, mode | flags, 0o666))
-
-
-def _check_regular(path: Path) -> None:
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError(f"{path} is a link, or no regular file; a copy has none, and it is not followed: remove it")
+    flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return open(path, "r+b", opener=lambda name, mode: os.open(name, mode | flags, 0o666))
 
 
 def _cut_torn_line(manifest: BinaryIO) -> None:
@@ -350,17 +290,6 @@ def _check_own(folder: Path) -> None:
             raise ValueError(
                 f"{folder} holds {name}, but no {COPY} that says that it is a training copy: take another destination"
             )
-
-
-def _is_marked(path: Path) -> bool:
-    """Whether a preparation wrote a PNG file, and was killed before it could say so."""
-    if path.is_symlink():
-        return False
-    try:
-        with open_regular(path) as file:
-            return bool(decode(file, path).info.get("Software") == _MARK_TEXT)
-    except ValueError:
-        return False
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -385,15 +314,6 @@ def _check_apart(folder: Path, sources: Iterable[str | os.PathLike[str]]) -> Non
         place = Path(os.fspath(source).removeprefix("file://")).resolve()
         if place.is_dir() and (place == target or place in target.parents or target in place.parents):
             raise ValueError(f"destination {folder} and source {source} overlap; take a folder beside it")
-
-
-def _check_distinct(films: Iterable[Stored], same: Callable[[str], str]) -> None:
-    """Refuse two films whose PNG files would have one name, or names that are the same to the system."""
-    first: dict[str, str] = {}
-    for film in films:
-        other = first.setdefault(same(png_name(film.name)), film.name)
-        if other != film.name:
-            raise ValueError(f"{other} and {film.name} would both become {png_name(film.name)}")
 
 
 def _in_order(films: list[Stored], work: Callable[[Stored], _Result], workers: int) -> Iterator[tuple[Stored, _Result]]:
@@ -425,14 +345,3 @@ def _settle() -> None:
     """One thread for each worker, and no worker without its parent."""
     torch.set_num_threads(1)
     follow_parent()
-
-
-def _with_bar(
-    results: Iterator[tuple[Stored, _Result]], total: int, todo: int, shown: bool
-) -> Iterator[tuple[Stored, _Result]]:
-    from tqdm import tqdm
-
-    bar: Iterator[tuple[Stored, _Result]] = tqdm(
-        results, total=total, initial=total - todo, unit=" films", disable=not shown
-    )
-    return bar

@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 
 from thoraxlib.files import address
 from thoraxlib.images.archives import Stored, streamed
-from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, description, entries, png_name
+from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, entries
 from thoraxlib.images.reading import read
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
@@ -37,7 +37,7 @@ class Film(NamedTuple):
     stored : Stored
         The file itself.
     pixels : str, optional
-        Where a training copy has its pixels: a PNG file, or with `row` an array.
+        The array of a training copy that has its pixels.
     row : int, optional
         In that array.
     size : (int, int), optional
@@ -72,10 +72,8 @@ class Film(NamedTuple):
         """
         if self.error is not None:
             raise ValueError(self.error)
-        if self.pixels is None:
+        if self.pixels is None or self.row is None:
             return read(self.stored.open(), bits=bits, window=window)
-        if self.row is None:
-            return read(self.pixels)
         return tv_tensors.Image(torch.from_numpy(_array(self.pixels)[self.row].copy())[None])
 
 
@@ -123,14 +121,13 @@ def _is_copy(source: str) -> bool:
 
 
 def _of_copy(folder: Path) -> Iterator[Film]:
-    array = description(folder)["settings"]["form"] == "array"
+    pixels = str((folder / PIXELS).resolve())
     for entry in entries(folder / MANIFEST).values():
         stored = Stored(entry["name"], entry["source"], None, entry["size"], entry["stamp"])
         if "error" in entry:
             yield Film(stored, error=entry["error"])
         else:
-            place = (folder / (PIXELS if array else png_name(entry["name"]))).resolve()
-            yield Film(stored, str(place), entry["row"] if array else None, (entry["height"], entry["width"]))
+            yield Film(stored, pixels, entry["row"], (entry["height"], entry["width"]))
 
 
 def _of_table(source: str) -> Iterator[Film]:

@@ -29,6 +29,7 @@ from thoraxlib.datasets.files import check_root, existing, image_size, index_nam
 from thoraxlib.datasets.mimic_cxr import film_file, find_table
 from thoraxlib.datasets.regions import RegionFilms, find_names
 from thoraxlib.datasets.tables import Table
+from thoraxlib.images.copies import ImageFile
 
 __all__ = ["ChestImaGenome", "Relation"]
 
@@ -179,7 +180,7 @@ class ChestImaGenome(RegionFilms):
         self.study_ids: list[str] = [everything.studies[row] for row in rows]
         self.views: list[str] = [everything.views[row] for row in rows]
         self._paths = [files[names[place]] for place in found]
-        self.file_names = [path.relative_to(self.images).as_posix() for path in self._paths]
+        self.file_names = [Path(image).relative_to(self.images).as_posix() for image in self._paths]
         self.sizes = _sizes(self.images, self.ids, self._paths, progress)
         targets = select_labels(
             everything, rows, asked_regions, asked_labels, conflict=conflict, unmentioned=unmentioned
@@ -243,7 +244,9 @@ def _asked(names: Sequence[str], found: tuple[str, ...], always: Sequence[str], 
     return [place if place < len(found) else -1 for place in places]
 
 
-def _find_images(images: Path, annotations: Annotations, rows: NDArray[np.intp]) -> tuple[list[str], dict[str, Path]]:
+def _find_images(
+    images: Path, annotations: Annotations, rows: NDArray[np.intp]
+) -> tuple[list[str], dict[str, ImageFile]]:
     """What the films are called, and the files there are, both without extension.
 
     In MIMIC-CXR's tree a name is the place in it, in any other folder the film's id.
@@ -260,7 +263,7 @@ def _find_images(images: Path, annotations: Annotations, rows: NDArray[np.intp])
     return names, {os.path.splitext(name)[0]: path for name, path in files.items()}
 
 
-def _sizes(images: Path, ids: list[str], paths: list[Path], progress: bool) -> list[tuple[int, int]]:
+def _sizes(images: Path, ids: list[str], paths: list[ImageFile], progress: bool) -> list[tuple[int, int]]:
     """(H, W) of each image: from MIMIC-CXR-JPG's metadata where it is there, else from the files' headers."""
     try:
         table = Table(find_table(images, "metadata"))

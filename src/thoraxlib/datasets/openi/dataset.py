@@ -18,6 +18,7 @@ from thoraxlib.datasets.films import Films
 from thoraxlib.datasets.openi.labeler import LabelerTable
 from thoraxlib.datasets.openi.reports import Report, read_reports
 from thoraxlib.datasets.tables import Table, check_joined
+from thoraxlib.images.copies import ImageFile
 
 __all__ = ["OpenI"]
 
@@ -179,11 +180,11 @@ def _shown(
     return shown, {film for film, good in zip(films, of_views, strict=True) if good}
 
 
-def _files(root: Path, films: Iterable[str]) -> dict[str, Path]:
+def _files(root: Path, films: Iterable[str]) -> dict[str, ImageFile]:
     """The file of each film: by its own id, or else by the other names for it."""
     index = index_images(root, None)
-    exact: dict[str, Path] = {}
-    loose: dict[str, Path] = {}
+    exact: dict[str, ImageFile] = {}
+    loose: dict[str, ImageFile] = {}
     for name in sorted(index, key=lambda name: (name.lower().endswith((".dcm", ".dicom")), name)):
         exact.setdefault(_stem(name), index[name])
         loose.setdefault(_film(name), index[name])

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from thoraxlib.datasets.padchest.scaling import SCALES, Greys, read_scaled
 from thoraxlib.datasets.padchest.targets import listed_targets
 from thoraxlib.datasets.padchest.terms import TermTree
 from thoraxlib.datasets.tables import Table
-from thoraxlib.images.copies import copied
+from thoraxlib.images.copies import CopiedFilm
 
 __all__ = ["PadChest"]
 
@@ -162,14 +163,14 @@ class PadChest(Films):
         self._paths = [files[name] for name in self.ids]
         self._greys = _greys(table, rows, self.scale)
         self.warn_unknown(f"in {table.path} the column Labels says nothing of these images")
-        if scale is not None and any(copied(path) is not None for path in self._paths):
+        if scale is not None and any(isinstance(image, CopiedFilm) for image in self._paths):
             warnings.warn(
                 f"scale={scale!r} has no effect on the films of a training copy, which have the greys of its making",
                 stacklevel=2,
             )
 
-    def _read(self, index: int) -> tv_tensors.Image:
-        return read_scaled(self._paths[index], self.scale, self._greys[index])
+    def _read(self, index: int, path: Path) -> tv_tensors.Image:
+        return read_scaled(path, self.scale, self._greys[index])
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 import numpy as np
@@ -48,7 +48,7 @@ def joint_table() -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     return vectors, np.array([float(count) for _, count in rows])
 
 
-@cache
+@lru_cache(maxsize=16)
 def tilt(balance: float) -> NDArray[np.float64]:
     """Probability of each vector of :func:`joint_table`.
 
