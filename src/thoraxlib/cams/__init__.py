@@ -33,7 +33,8 @@ __all__ = [
 registry: Registry[ClassActivationMap] = Registry(
     "cams",
     modules=[
-        f"thoraxlib.cams.{name}" for name in ("cam", "pcam", "gradcam", "gradcam_plusplus", "eigencam", "masking")
+        *(f"thoraxlib.cams.{name}" for name in ("cam", "pcam", "gradcam", "gradcam_plusplus", "eigencam", "masking")),
+        "thoraxlib.reproduce.x_ray_cams",
     ],
 )
 register, names, describe = registry.register, registry.names, registry.describe

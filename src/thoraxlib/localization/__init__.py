@@ -39,5 +39,7 @@ __all__ = [
     "tune",
 ]
 
-registry: Registry[Callable[..., Boxes]] = Registry("localization", modules=["thoraxlib.localization.rules"])
+registry: Registry[Callable[..., Boxes]] = Registry(
+    "localization", modules=["thoraxlib.localization.rules", "thoraxlib.reproduce.x_ray_boxes"]
+)
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
