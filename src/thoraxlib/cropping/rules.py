@@ -29,7 +29,7 @@ class FixedCrop(CropRule):
 
     Other Parameters
     ----------------
-    statistic, upsampling, connectivity, size, on_empty
+    statistic, connectivity, size, on_empty
         See :class:`CropRule`.
     """
 
@@ -54,7 +54,7 @@ class OtsuCrop(CropRule):
 
     Other Parameters
     ----------------
-    statistic, upsampling, connectivity, size, on_empty
+    statistic, connectivity, size, on_empty
         See :class:`CropRule`.
     """
 
@@ -76,7 +76,7 @@ class PercentileCrop(CropRule):
 
     Other Parameters
     ----------------
-    statistic, upsampling, connectivity, size, on_empty
+    statistic, connectivity, size, on_empty
         See :class:`CropRule`.
     """
 
