@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import thoraxlib
-from thoraxlib import cropping
+from thoraxlib import cropping, localization
 from thoraxlib.cropping import (
     Crop,
     components,
@@ -364,6 +364,12 @@ def test_percentile_and_otsu() -> None:
         found = cropping.build("percentile", percentile=percentile)(images, features)
         share = found.mask.float().mean(dim=(1, 2))
         torch.testing.assert_close(share, torch.full((3,), 1 - percentile / 100), rtol=0, atol=1e-3)
+    # the same pixels as the box rule's of the same heat, and as NumPy's
+    levels = cropping.build("percentile").levels(heat(features), (64, 64))
+    (as_boxes,) = localization.build("percentile", percentile=99).masks(levels)
+    assert torch.equal(found.mask, as_boxes)
+    for mask, values in zip(found.mask.numpy(), levels.numpy(), strict=True):
+        np.testing.assert_array_equal(mask, values > np.percentile(values.astype(np.float64), 99))
     levels = cropping.build("otsu").levels(heat(features), (64, 64)).long()
     expected = levels > otsu(levels.flatten(1))[:, None, None]
     assert torch.equal(cropping.build("otsu")(images, features).mask, expected)

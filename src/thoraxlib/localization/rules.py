@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from thoraxlib.localization import register
 from thoraxlib.localization.base import BoxRule
-from thoraxlib.maps import otsu, upsample
+from thoraxlib.maps import above_otsu, above_percentile, upsample
 
 __all__ = ["LevelBoxes", "MeanFactorBoxes", "OtsuBoxes", "PercentileBoxes", "ThresholdBoxes"]
 
@@ -101,8 +100,7 @@ class PercentileBoxes(BoxRule):
 
     def masks(self, heat: Tensor) -> list[Tensor]:
         """See :meth:`BoxRule.masks`."""
-        threshold = heat.flatten(1).quantile(self.percentile / 100, dim=1)
-        return [heat > threshold[:, None, None]]
+        return [above_percentile(heat, self.percentile)]
 
 
 @register("otsu")
@@ -120,8 +118,7 @@ class OtsuBoxes(BoxRule):
 
     def masks(self, heat: Tensor) -> list[Tensor]:
         """See :meth:`BoxRule.masks`."""
-        bins = (heat * 256).clamp(max=255).to(torch.uint8)
-        return [bins > otsu(bins.flatten(1)).to(torch.uint8)[:, None, None]]
+        return [above_otsu((heat * 256).clamp(max=255))]
 
 
 @register("mean_factor")
