@@ -15,6 +15,7 @@ import thoraxlib
 from thoraxlib import cams
 from thoraxlib.cams.gradients import one_place
 from thoraxlib.registry import OptionError, UnknownNameError
+from thoraxlib.reproduce.jaydurant import to_uint8
 
 #: Those of `thoraxlib.reproduce` are held by the parity records.
 METHODS = [name for name in cams.names() if not name.startswith("x_ray_")]
@@ -298,7 +299,7 @@ def test_normalize_and_upsample() -> None:
     assert ranged.amax(dim=(2, 3)).flatten()[1:].eq(1).all()
     assert cams.upsample(maps, 20).shape == (2, 3, 20, 20)
     assert cams.upsample(maps, (8, 10)).shape == (2, 3, 8, 10)
-    assert cams.to_uint8(maps).dtype == torch.uint8
+    assert to_uint8(maps).dtype == torch.uint8
 
 
 def test_errors() -> None:

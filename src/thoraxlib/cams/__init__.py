@@ -13,7 +13,7 @@ from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split, split
-from thoraxlib.maps import normalize, to_uint8, upsample
+from thoraxlib.maps import normalize, upsample
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "register",
     "registry",
     "split",
-    "to_uint8",
     "upsample",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from thoraxlib.maps.components import Components, Runs, find_components, find_runs, join_runs
 from thoraxlib.maps.masks import above_otsu, above_percentile, otsu
-from thoraxlib.maps.scaling import normalize, to_uint8, upsample
+from thoraxlib.maps.scaling import normalize, upsample
 
 __all__ = [
     "Components",
@@ -20,6 +20,5 @@ __all__ = [
     "join_runs",
     "normalize",
     "otsu",
-    "to_uint8",
     "upsample",
 ]
