@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.timing import Row, Work, compare, optional
 from thoraxlib import backbones, cropping
-from thoraxlib.cropping import upsample_uint8
+from thoraxlib.reproduce.fixed_point import upsample_uint8
 
 DEVICES = ("cpu", "cuda")
 PACKAGES = ("timm", "numpy", "scipy", "pillow", "opencv-python-headless")
@@ -81,7 +81,7 @@ def run(device: torch.device) -> Iterator[Row]:
     kinds = {"blobs": blobs(rng, 2048), "noise": torch.rand(BATCH, 2048, 7, 7, generator=rng)}
     trunk = backbones.build("resnet50").eval().to(device)
     paper, ien001 = cropping.build("fixed"), cropping.build("ien001")
-    same = cropping.build("otsu", statistic="sum", upsampling="uint8")
+    same = cropping.build("ien001_clean")
     conditions = {"conditions": f"{BATCH} images of {SIDE} px, 2048 channels of 7 x 7"}
     there = images.to(device)
 

@@ -33,6 +33,8 @@ from thoraxlib.text_tables import markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "compatibility.md"
 YES = "yes"
+#: Heat maps; those of `thoraxlib.reproduce` fit where the methods that they vary do.
+METHODS = [name for name in cams.names() if not name.startswith("x_ray_")]
 
 Table = dict[str, dict[str, str]]
 
@@ -329,7 +331,7 @@ def _heat_maps(name: str) -> str:
     it = known(name)
     if it.inputs[0].ndim != 4:
         return "no images"
-    return _all_but(cams.names(), {method for method in cams.names() if not _explains(it.model, method, it.alone())})
+    return _all_but(METHODS, {method for method in METHODS if not _explains(it.model, method, it.alone())})
 
 
 # what goes wrong, by words of its message
@@ -484,7 +486,7 @@ def heads_and_pools() -> Table:
 
 def heads_and_cams() -> Table:
     """For each head and method of heat maps: "yes", or with which poolings not."""
-    return {head: {method: head_and_cam(head, method) for method in cams.names()} for head in heads.names()}
+    return {head: {method: head_and_cam(head, method) for method in METHODS} for head in heads.names()}
 
 
 def head_and_cam(head: str, method: str) -> str:
@@ -506,8 +508,8 @@ def described(family: str) -> dict[str, str]:
     """Strides of a family's maps, and which methods explain it."""
     it = trunk(family)
     model = it.build(neck={"name": "transition", "out_channels": 4})  # few channels: some methods mask each
-    missing = {method for method in cams.names() if not _explains(model, method, it.inputs(None, 1))}
-    return {"strides": ", ".join(map(str, it.backbone.strides)), "heat maps": _all_but(cams.names(), missing)}
+    missing = {method for method in METHODS if not _explains(model, method, it.inputs(None, 1))}
+    return {"strides": ", ".join(map(str, it.backbone.strides)), "heat maps": _all_but(METHODS, missing)}
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

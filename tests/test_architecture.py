@@ -97,6 +97,12 @@ def test_no_room_knows_whole_models(path: Path) -> None:
         assert not rooms_of(path, lazy=True) & {"models", "training"}
 
 
+def test_nothing_imports_what_is_there_to_reproduce_published_code() -> None:
+    """Registries list its modules as text."""
+    importers = {str(path.relative_to(ROOT)) for path in FILES if "reproduce" in rooms_of(path, lazy=True)}
+    assert importers == set()
+
+
 def test_no_private_names_of_other_files() -> None:
     reached = [
         f"{path.relative_to(ROOT)}: {module}.{name}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import thoraxlib
-from thoraxlib import cams, fusion, heads, pooling
+from thoraxlib import fusion, heads, pooling
 from thoraxlib.registry import OptionError
 
 pytestmark = [
@@ -31,7 +31,7 @@ def test_the_page_is_of_what_is_registered() -> None:
     assert list(next(iter(COMMITTED.models.values()))) == list(compat.PROPERTIES), WRITE
     assert list(COMMITTED.pools) == list(COMMITTED.cams) == heads.names(), WRITE
     assert all(list(row) == pooling.names() for row in COMMITTED.pools.values()), WRITE
-    assert all(list(row) == cams.names() for row in COMMITTED.cams.values()), WRITE
+    assert all(list(row) == compat.METHODS for row in COMMITTED.cams.values()), WRITE
     assert list(COMMITTED.families) == compat.families(), WRITE
 
 
@@ -47,7 +47,7 @@ def test_documented_models(name: str) -> None:
 
 @pytest.mark.parametrize("head", heads.names())
 def test_heads_and_heat_maps(head: str) -> None:
-    assert {method: compat.head_and_cam(head, method) for method in cams.names()} == COMMITTED.cams[head], WRITE
+    assert {method: compat.head_and_cam(head, method) for method in compat.METHODS} == COMMITTED.cams[head], WRITE
 
 
 @pytest.mark.parametrize("family", compat.families())

@@ -76,7 +76,9 @@ def test_a_model_of_several_maps(name: str, target: int | None) -> None:
     assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize("name", sorted(set(cams.names()) - {"cam", "pcam"}))
+@pytest.mark.parametrize(
+    "name", [name for name in cams.names() if name not in ("cam", "pcam") and not name.startswith("x_ray_")]
+)
 def test_a_layer_of_any_network(name: str) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -16,23 +16,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import thoraxlib
-from thoraxlib import cropping
+from thoraxlib import cropping, localization
 from thoraxlib.cropping import (
     Crop,
     components,
     crop_and_resize,
-    ien001,
     largest_component,
     paste,
     resample,
-    upsample_uint8,
 )
 from thoraxlib.cropping.heat import STATISTICS, heat
-from thoraxlib.cropping.ien001 import tile_crop
 from thoraxlib.maps import otsu
 from thoraxlib.registry import OptionError, UnknownNameError
+from thoraxlib.reproduce import ien001
+from thoraxlib.reproduce.fixed_point import upsample_uint8
+from thoraxlib.reproduce.ien001 import tile_crop
 
-NAMES = ("fixed", "ien001", "otsu", "percentile")
+NAMES = ("fixed", "ien001", "ien001_clean", "otsu", "percentile")
 WAYS = (components._by_runs, components._by_labels)
 
 
@@ -353,7 +353,7 @@ def test_fixed(tau: float) -> None:
     assert clear.float().mean() > 0.99
     assert torch.equal(found.mask[clear], (large > tau)[clear])
     # in 8 bits: above the floor of the level, as whole numbers
-    found = cropping.build("fixed", tau=tau, upsampling="uint8")(random(4, 1, 56, 56), features)
+    found = cropping.build("ien001_clean", tau=tau, statistic="max_abs")(random(4, 1, 56, 56), features)
     levels = upsample_uint8((255 * heat(features)).to(torch.uint8), (56, 56))
     assert torch.equal(found.mask, levels > int(255 * tau))
 
@@ -364,6 +364,12 @@ def test_percentile_and_otsu() -> None:
         found = cropping.build("percentile", percentile=percentile)(images, features)
         share = found.mask.float().mean(dim=(1, 2))
         torch.testing.assert_close(share, torch.full((3,), 1 - percentile / 100), rtol=0, atol=1e-3)
+    # the same pixels as the box rule's of the same heat, and as NumPy's
+    levels = cropping.build("percentile").levels(heat(features), (64, 64))
+    (as_boxes,) = localization.build("percentile", percentile=99).masks(levels)
+    assert torch.equal(found.mask, as_boxes)
+    for mask, values in zip(found.mask.numpy(), levels.numpy(), strict=True):
+        np.testing.assert_array_equal(mask, values > np.percentile(values.astype(np.float64), 99))
     levels = cropping.build("otsu").levels(heat(features), (64, 64)).long()
     expected = levels > otsu(levels.flatten(1))[:, None, None]
     assert torch.equal(cropping.build("otsu")(images, features).mask, expected)
@@ -451,7 +457,9 @@ def test_boxes_do_not_depend_on_autocast_or_on_the_grad_mode(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rule_can_be_compiled_and_exported(name: str) -> None:
-    rule = cropping.build(name, upsampling="uint8")  # whole numbers: rounding would move a pixel now and then
+    rule = cropping.build(name)
+    in_whole_numbers = cropping.build("ien001_clean").levels  # rounding would move a pixel now and then
+    rule.levels = in_whole_numbers  # type: ignore[method-assign]
 
     class Model(torch.nn.Module):
         def forward(self, images: Tensor, features: Tensor) -> Crop:
@@ -587,7 +595,6 @@ def test_a_rule_of_ones_own() -> None:
         ("ien001", {"tau": 0}, "tau=0: above 0 and below 1, or None"),
         ("percentile", {"percentile": 100}, "percentile=100: above 0 and below 100"),
         ("otsu", {"statistic": "mean"}, "statistic='mean': allowed are 'max_abs', 'l1', 'l2', 'sum', or a function"),
-        ("otsu", {"upsampling": "nearest"}, "upsampling='nearest': allowed are 'bilinear', 'uint8'"),
         ("otsu", {"connectivity": 6}, "connectivity=6: allowed are 4, 8"),
         ("otsu", {"on_empty": "skip"}, "on_empty='skip': allowed are 'full', 'raise'"),
         ("otsu", {"size": (0, 3)}, r"size=\(0, 3\): one side or \(H, W\), in whole pixels, at least 1"),

@@ -22,7 +22,8 @@ from damage import FEW, refused
 from thoraxlib import cropping, localization, losses, metrics, viz
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes
-from thoraxlib.maps import normalize, to_uint8, upsample
+from thoraxlib.maps import normalize, upsample
+from thoraxlib.reproduce.jaydurant import to_uint8
 from thoraxlib.segmentation import metrics as mask_metrics
 
 NUMBERS = st.sampled_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from thoraxlib import metrics
+from thoraxlib.reproduce import cxr_curves
 
 NAN = float("nan")
 LABELS = ["Mass", "Edema", "Hernia"]
@@ -48,7 +50,7 @@ def test_areas_are_the_scores(seed: int, ties: bool) -> None:
     assert (macro.x[0], macro.y[0], macro.x[-1], macro.y[-1]) == (0, 0, 1, 1)
     assert (np.diff(macro.x) >= 0).all()
     assert (np.diff(macro.y) >= -1e-12).all()
-    original = metrics.macro_roc(targets, scores, variant="original")
+    original = cxr_curves.macro_roc(targets, scores)
     assert original.area >= macro.area - 1e-12
     assert (np.diff(original.x) > 0).all()
 
@@ -94,16 +96,14 @@ def test_readers_under_a_curve() -> None:
     # false positive rates 0, 0, 0.5, 0.5, 1 and true ones 0, 0.5, 0.5, 1, 1
     targets, scores = [[0], [0], [1], [1]], [[0.1], [0.6], [0.5], [0.9]]
 
-    def count(*pairs: tuple[float, float], **options: str) -> float:
-        return float(
-            metrics.radiologists_under_curve(targets, scores, ["Pulmonary_Edema"], {"Edema": pairs}, **options)[0]
-        )
+    def count(*pairs: tuple[float, float], by: ModuleType = metrics) -> float:
+        return float(by.radiologists_under_curve(targets, scores, ["Pulmonary_Edema"], {"Edema": pairs})[0])
 
     assert count((1.0, 0.5), (0.75, 0.5), (0.5, 1.0), (0.0, 1.0)) == 4  # on the curve
     assert count((1.0, 0.51), (0.75, 0.51)) == 0
-    assert count((0.5, 1.0), variant="original") == 0  # the step up to 1 comes after the point before
-    assert count((0.49, 1.0), variant="original") == 1
-    assert count((1.0, 1.0), variant="original") == 1  # no point before: the curve's end
+    assert count((0.5, 1.0), by=cxr_curves) == 0  # the step up to 1 comes after the point before
+    assert count((0.49, 1.0), by=cxr_curves) == 1
+    assert count((1.0, 1.0), by=cxr_curves) == 1  # no point before: the curve's end
     assert count((1.0, 1.0)) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -115,10 +115,6 @@ def test_errors() -> None:
     targets, scores = case()
     with pytest.raises(ValueError, match="labels has 2 names"):
         metrics.roc_curves(targets, scores, LABELS[:2])
-    with pytest.raises(ValueError, match="variant='old': allowed"):
-        metrics.macro_roc(targets, scores, variant="old")
-    with pytest.raises(ValueError, match="variant='exact': allowed are 'interpolated'"):
-        metrics.radiologists_under_curve(targets, scores, LABELS, variant="exact")
     for pairs in ([(1.2, 0.5)], [0.5, 0.5], [(NAN, 1)]):
         with pytest.raises(ValueError, match="points of 'Mass' must be pairs"):
             metrics.radiologists_under_curve(targets, scores, LABELS, {"Mass": pairs})

@@ -143,7 +143,7 @@ def test_nothing_to_look_at_is_the_whole_image() -> None:
     torch.testing.assert_close(everything.local_logits, model.local_branch(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [name for name in cams.names() if name != "pcam"])
+@pytest.mark.parametrize("method", [name for name in cams.names() if name != "pcam" and not name.startswith("x_ray_")])
 def test_heat_maps_lie_in_the_image(method: str) -> None:
     model, x = small(pool="avg", backbone=Own()), films()
     found = model.forward_all(x).attention

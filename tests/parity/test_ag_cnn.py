@@ -65,7 +65,7 @@ def test_all_three_as_published(outputs: str, gain: float) -> None:
 @GAINS
 def test_all_three_with_a_clean_crop(outputs: str, gain: float) -> None:
     expected = FUSION[outputs]["derived_clean_crop"]
-    found = run(gain, crop={"name": "otsu", "statistic": "sum", "upsampling": "uint8"})
+    found = run(gain, crop="ien001_clean")
     assert found.attention.yxyx.tolist() == [mask["box"] for mask in FUSION[outputs]["mask"]]
     assert first(found.attention.crop, expected["patch"]) <= 1e-5
     assert first(found.local_logits, expected["local_logits"]) <= 1e-5

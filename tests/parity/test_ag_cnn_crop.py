@@ -12,9 +12,9 @@ from formulas import image, load_record
 from torch import Tensor
 
 from thoraxlib import cropping
-from thoraxlib.cropping import upsample_uint8
 from thoraxlib.cropping.heat import heat
 from thoraxlib.maps import find_components, otsu
+from thoraxlib.reproduce.fixed_point import upsample_uint8
 
 CASES = {case["name"]: case for case in load_record("ag_cnn_crop.json")["outputs"]["cases"]}
 GREY = 1 / 255 / 0.224  # a grey level of the channel with the smallest deviation
@@ -55,12 +55,12 @@ def rules(threshold: str) -> dict[str, cropping.CropRule]:
     if threshold == "otsu":
         return {
             "patch": cropping.build("ien001"),
-            "derived_clean_patch": cropping.build("otsu", statistic="sum", upsampling="uint8"),
+            "derived_clean_patch": cropping.build("ien001_clean"),
         }
     tau = float(threshold)
     return {
         "patch": cropping.build("ien001", tau=tau),
-        "derived_clean_patch": cropping.build("fixed", statistic="sum", upsampling="uint8", tau=tau),
+        "derived_clean_patch": cropping.build("ien001_clean", tau=tau),
     }
 
 

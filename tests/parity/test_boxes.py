@@ -51,7 +51,7 @@ def test_boxes(case: str) -> None:
     heat = heat_map(**expected["heatmap"])[None, None]
     options = {"factor": expected["factor"], "ceiling": expected["threshold_high"]}
     size = expected["img_size"]
-    rule = localization.build("mean_factor", variant="x_ray", dedupe=False, **options)
+    rule = localization.build("x_ray_mean_factor", dedupe=False, **options)
     if "resized" in expected:
         assert_matches(rule.prepare(heat, (size, size))[0, 0], expected["resized"], 1e-5)
     found = rule(heat, size)
@@ -72,7 +72,7 @@ def test_boxes_of_heat_maps(record: str, finding: str, name: str, theirs: str) -
     if name != "cam":  # its gradient maps are enlarged and stretched already
         ours = cams.normalize(cams.upsample(ours, 224))
     rule = localization.build(
-        "mean_factor", factor=config["factor"], ceiling=config["threshold_high"], variant="x_ray", dedupe=False
+        "x_ray_mean_factor", factor=config["factor"], ceiling=config["threshold_high"], dedupe=False
     )
     found = rule(ours, 224)
     assert xywh(found.xyxy) == sorted(out[f"{theirs}.{finding}.boxes_xywh"])

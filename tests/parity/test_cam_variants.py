@@ -32,7 +32,7 @@ def model_and_input(record: str) -> tuple[nn.Module, Tensor]:
 @cache
 def maps(record: str, name: str) -> Tensor:
     model, x = model_and_input(record)
-    return cams.build(name, model, variant="x_ray")(x)
+    return cams.build(f"x_ray_{name}", model)(x)
 
 
 def close(actual: Tensor, expected: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import thoraxlib
 from thoraxlib import cams, heads, localization
 from thoraxlib.localization import Boxes
+from thoraxlib.reproduce.jaydurant import to_uint8
 
 RECORD = load_record("unified_dcnn_cam.json")
 OUT = RECORD["outputs"]
@@ -102,7 +103,7 @@ def within_one_level(actual: Tensor, expected: dict[str, Any]) -> None:
 
 
 def test_8_bit_maps_of_the_seed_repository(features: Tensor) -> None:
-    maps = cams.to_uint8(cams.build("cam", Head())(features), 250)
+    maps = to_uint8(cams.build("cam", Head())(features), 250)
     for k in range(3):
         within_one_level(maps[1, k], OUT[f"return_CAM.image1.class{k}.250x250"])
 
@@ -117,5 +118,5 @@ def test_8_bit_maps_of_the_seed_models(outputs: str, gain: float) -> None:
     assert names
     for name in names:
         k = int(name.rpartition("class")[2])
-        within_one_level(cams.to_uint8(maps)[0, k], record[outputs][name])
-        within_one_level(cams.to_uint8(maps, 250)[0, k], record[outputs][name.replace("small", "250x250")])
+        within_one_level(to_uint8(maps)[0, k], record[outputs][name])
+        within_one_level(to_uint8(maps, 250)[0, k], record[outputs][name.replace("small", "250x250")])

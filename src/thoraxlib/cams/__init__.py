@@ -13,7 +13,7 @@ from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split, split
-from thoraxlib.maps import normalize, to_uint8, upsample
+from thoraxlib.maps import normalize, upsample
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -26,14 +26,14 @@ __all__ = [
     "register",
     "registry",
     "split",
-    "to_uint8",
     "upsample",
 ]
 
 registry: Registry[ClassActivationMap] = Registry(
     "cams",
     modules=[
-        f"thoraxlib.cams.{name}" for name in ("cam", "pcam", "gradcam", "gradcam_plusplus", "eigencam", "masking")
+        *(f"thoraxlib.cams.{name}" for name in ("cam", "pcam", "gradcam", "gradcam_plusplus", "eigencam", "masking")),
+        "thoraxlib.reproduce.x_ray_cams",
     ],
 )
 register, names, describe = registry.register, registry.names, registry.describe

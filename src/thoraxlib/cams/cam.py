@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
-from thoraxlib.cams.gradients import check_variant
-from thoraxlib.cams.split import Split
 
 __all__ = ["CAM"]
 
@@ -26,30 +24,20 @@ class CAM(ClassActivationMap):
         With ``logit_maps`` (the library's models), or of timm with average pooling and one linear layer.
     target : None
         The map that the head sees; another layer has no such weights.
-    variant : {"x_ray"}, optional
-        As alinstein/X_RAY: of the features cut off at 0, although the head of its DenseNet sees them signed.
 
     Raises
     ------
     TypeError
         When called: the head has no per-location logits.
-    ValueError
-        An unknown `variant`.
     """
 
     name = "cam"
-
-    def __init__(
-        self, model: nn.Module | Split, target: str | int | None = None, *, variant: str | None = None
-    ) -> None:
-        super().__init__(model, target)
-        check_variant(variant)
-        self.variant = variant
+    bias = False  #: Whether the maps hold the head's bias.
 
     def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
         """See :meth:`ClassActivationMap.maps`."""
         with torch.no_grad():
-            maps = self.logit_maps(features.relu() if self.variant == "x_ray" else features, x, bias=False)
+            maps = self.logit_maps(features, x, bias=self.bias)
         return maps if labels is None else maps[:, labels]
 
     def logit_maps(self, features: Tensor, x: Tensor, *, bias: bool) -> Tensor:

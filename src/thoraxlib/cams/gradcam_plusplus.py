@@ -27,8 +27,7 @@ class GradCAMPlusPlus(GradCAM):
     For a head of average pooling and a linear layer, alpha is the same at all places of a channel.
 
     Codes disagree. pytorch-grad-cam is ``eps=1e-6``; torchcam 0.5 is ``denominator="one"`` (its division acts on a
-    copy); alinstein/X_RAY is ``variant="x_ray"``: the product, 1e-7, and what
-    :class:`thoraxlib.cams.gradients.GradientMap` says.
+    copy); alinstein/X_RAY is "x_ray_gradcam++".
 
     Parameters
     ----------
@@ -41,8 +40,6 @@ class GradCAMPlusPlus(GradCAM):
         Added to alpha's denominator. 0 is the formula itself: it never divides by less than 2, and does not depend on
         how small the gradients are. pytorch-grad-cam has 1e-6, which is not small beside the squared gradients of large
         maps.
-    variant : {"x_ray"}, optional
-        See above.
 
     Raises
     ------
@@ -59,13 +56,12 @@ class GradCAMPlusPlus(GradCAM):
         score: str = "logit",
         denominator: str = "paper",
         eps: float = 0.0,
-        variant: str | None = None,
     ) -> None:
-        super().__init__(model, target, relu=relu, score=score, variant=variant)
+        super().__init__(model, target, relu=relu, score=score)
         if not (math.isfinite(eps) and eps >= 0):
             raise ValueError(f"eps={eps}: a finite number of at least 0 is needed")
         one_of("denominator", denominator, ("paper", "product", "one"))
-        self.denominator, self.eps = ("product", 1e-7) if variant == "x_ray" else (denominator, eps)
+        self.denominator, self.eps = denominator, eps
 
     def weights(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradCAM.weights`."""

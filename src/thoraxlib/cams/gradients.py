@@ -36,14 +36,11 @@ class GradientMap(ClassActivationMap):
     score : {"logit", "probability"}
         What is differentiated; the probability's gradient is the logit's times p (1 - p), which vanishes where the
         model is sure.
-    variant : {"x_ray"}, optional
-        As alinstein/X_RAY: the probability; and gradients count as 0 where a feature is 0 (its hook sees the gradient
-        in front of a ReLU that works in place).
 
     Raises
     ------
     ValueError
-        An unknown `score` or `variant`. When called: the logits have no gradient; a transformer whose head reads the
+        An unknown `score`. When called: the logits have no gradient; a transformer whose head reads the
         class token alone.
     """
 
@@ -54,13 +51,10 @@ class GradientMap(ClassActivationMap):
         *,
         relu: bool = True,
         score: str = "logit",
-        variant: str | None = None,
     ) -> None:
         super().__init__(model, target)
         one_of("score", score, ("logit", "probability"))
-        check_variant(variant)
-        self.relu, self.variant = relu, variant
-        self.score = "probability" if variant == "x_ray" else score
+        self.relu, self.score = relu, score
 
     def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
         """See :meth:`ClassActivationMap.maps`."""
@@ -73,10 +67,7 @@ class GradientMap(ClassActivationMap):
                     "class token, or its weights are 0; build it with global_pool='avg', or name an earlier layer: "
                     "target='blocks.10'"
                 )
-            by_place = by_place.reshape(-1, *spatial.shape)
-            if self.variant == "x_ray":
-                by_place = by_place * (spatial != 0)
-            parts.append(self.combine(by_place, spatial))
+            parts.append(self.combine(by_place.reshape(-1, *spatial.shape), spatial))
         maps = torch.cat(parts).transpose(0, 1)
         return maps.relu() if self.relu else maps
 
@@ -120,14 +111,3 @@ def weighted(weights: Tensor, features: Tensor) -> Tensor:
     if weights.shape[3:] == (1, 1):
         return torch.einsum("knc,nchw->knhw", weights[..., 0, 0], features)
     return (weights * features).sum(dim=2)  # einsum would be one small matrix product for each place
-
-
-def check_variant(variant: str | None) -> None:
-    """Raise unless `variant` is None or "x_ray".
-
-    Raises
-    ------
-    ValueError
-        Another one.
-    """
-    one_of("variant", variant, (None, "x_ray"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from thoraxlib.cams import register
@@ -21,22 +20,16 @@ class ProbabilityMap(CAM):
     ----------
     model, target
         See :class:`thoraxlib.cams.cam.CAM`.
-    variant : {"x_ray"}, optional
-        The logit maps themselves, as alinstein/X_RAY draws them.
 
     Raises
     ------
     TypeError
         When called: the head has no per-location logits.
-    ValueError
-        An unknown `variant`.
     """
 
     name = "pcam"
+    bias = True
 
     def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
         """See :meth:`ClassActivationMap.maps`."""
-        with torch.no_grad():
-            maps = self.logit_maps(features, x, bias=True)
-        maps = maps if labels is None else maps[:, labels]
-        return maps if self.variant == "x_ray" else maps.sigmoid()
+        return super().maps(features, x, labels).sigmoid()

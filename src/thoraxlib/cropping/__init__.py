@@ -6,7 +6,6 @@ that one's box, and what the image shows there. All for the whole batch at once,
 
 from thoraxlib.cropping.base import Crop, CropRule
 from thoraxlib.cropping.components import largest_component
-from thoraxlib.cropping.fixed_point import upsample_uint8
 from thoraxlib.cropping.resample import crop_and_resize, paste
 from thoraxlib.registry import Registry
 
@@ -21,8 +20,7 @@ __all__ = [
     "paste",
     "register",
     "registry",
-    "upsample_uint8",
 ]
 
-registry: Registry[CropRule] = Registry("cropping", modules=["thoraxlib.cropping.rules", "thoraxlib.cropping.ien001"])
+registry: Registry[CropRule] = Registry("cropping", modules=["thoraxlib.cropping.rules", "thoraxlib.reproduce.ien001"])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from thoraxlib.arguments import height_and_width, one_of
 from thoraxlib.cropping.components import Component, largest_component
-from thoraxlib.cropping.fixed_point import upsample_uint8
 from thoraxlib.cropping.heat import STATISTICS, heat
 from thoraxlib.cropping.resample import crop_and_resize
 from thoraxlib.maps import upsample
@@ -71,9 +70,6 @@ class CropRule(abc.ABC):
     ----------
     statistic : {"max_abs", "l1", "l2", "sum"} or callable
         Heat of the channels, see :func:`thoraxlib.cropping.heat.heat`; or a function (N, K, h, w) -> (N, h, w).
-    upsampling : {"bilinear", "uint8"}
-        How heat is enlarged: as it is, or cut off to 8 bits first and then in whole numbers, as
-        :func:`thoraxlib.cropping.upsample_uint8` does.
     connectivity : {8, 4}
         Whether pixels that touch at a corner are connected.
     size : int or (int, int), optional
@@ -88,7 +84,6 @@ class CropRule(abc.ABC):
     """
 
     statistic: str | Callable[[Tensor], Tensor] = "max_abs"
-    upsampling: str = "bilinear"
     connectivity: int = 8
     size: int | Sequence[int] | None = None
     on_empty: str = "full"
@@ -96,7 +91,6 @@ class CropRule(abc.ABC):
     def __post_init__(self) -> None:
         if not callable(self.statistic):
             one_of("statistic", self.statistic, STATISTICS, ", or a function (N, K, h, w) -> (N, h, w)")
-        one_of("upsampling", self.upsampling, ("bilinear", "uint8"))
         one_of("connectivity", self.connectivity, (4, 8))
         one_of("on_empty", self.on_empty, ("full", "raise"))
         if self.size is not None:
@@ -144,8 +138,6 @@ class CropRule(abc.ABC):
 
     def levels(self, hot: Tensor, size: tuple[int, int]) -> Tensor:
         """Heat (N, h, w) from 0 to 1 as grey levels 0 to 255 at `size`: float (N, H, W)."""
-        if self.upsampling == "uint8":
-            return upsample_uint8((255 * hot).int(), size).float()
         return upsample(255 * hot[:, None], size)[:, 0]
 
     @abc.abstractmethod

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from thoraxlib.arguments import one_of
-from thoraxlib.maps import find_runs
+from thoraxlib.maps import Runs, find_runs, join_runs
 
 __all__ = ["Component", "label_components", "largest_component"]
 
@@ -79,31 +79,16 @@ def _(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _by_runs(mask: Tensor, connectivity: int) -> Component:
     n, h, w = mask.shape
-    row, start, stop, component = find_runs(mask.numpy(), connectivity)
-    count = len(row)
-    area = np.bincount(component, stop - start)
-    first = np.zeros(len(area), np.int64)
-    first[component[::-1]] = np.arange(count)[::-1]  # the last to be written is the first run
-    plane = row[first] // h
-    order = np.lexsort((first, -area, plane))
-    chosen = np.zeros(len(area), bool)
-    chosen[order[np.flatnonzero(np.diff(plane[order], prepend=-1))]] = True
-
-    row, start, stop = (column[chosen[component]] for column in (row, start, stop))
-    plane, y = np.divmod(row, h)
-    begin = np.flatnonzero(np.diff(plane, prepend=-1))
+    runs = find_runs(mask.numpy(), connectivity)
+    found = join_runs(runs, h, runs.stop - runs.start)
+    order = np.lexsort((-found.area, found.plane))  # stable: of equal ones the first
+    largest = order[np.flatnonzero(np.diff(found.plane[order], prepend=-1))]
+    plane = found.plane[largest]
     valid, box = np.zeros(n, bool), np.tile([0, 0, w, h], (n, 1))
-    if len(begin):
-        valid[plane[begin]] = True
-        sides = (
-            np.minimum.reduceat(start, begin),
-            y[begin],
-            np.maximum.reduceat(stop, begin),
-            np.maximum.reduceat(y, begin) + 1,
-        )
-        box[plane[begin]] = np.stack(sides, axis=1)
-    turns = (row[:, None] * w + np.stack([start, stop], axis=1)).ravel()  # background to component and back
-    lengths = np.diff(turns, prepend=0, append=n * h * w)
+    valid[plane], box[plane] = True, found.xyxy[largest]
+    chosen = np.isin(runs.component, runs.component[found.first[largest]])
+    kept = Runs._make(column[chosen] for column in runs)
+    lengths = np.diff(kept.turns(w), prepend=0, append=n * h * w)  # of background and component in turn
     pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(n, h, w)
     return Component(torch.from_numpy(pixels), torch.from_numpy(box), torch.from_numpy(valid))
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from thoraxlib.cropping import register
 from thoraxlib.cropping.base import CropRule
-from thoraxlib.maps import otsu
+from thoraxlib.maps import above_otsu, above_percentile
 
 __all__ = ["FixedCrop", "OtsuCrop", "PercentileCrop"]
 
@@ -29,7 +27,7 @@ class FixedCrop(CropRule):
 
     Other Parameters
     ----------------
-    statistic, upsampling, connectivity, size, on_empty
+    statistic, connectivity, size, on_empty
         See :class:`CropRule`.
     """
 
@@ -54,14 +52,13 @@ class OtsuCrop(CropRule):
 
     Other Parameters
     ----------------
-    statistic, upsampling, connectivity, size, on_empty
+    statistic, connectivity, size, on_empty
         See :class:`CropRule`.
     """
 
     def mask(self, levels: Tensor) -> Tensor:
         """See :meth:`CropRule.mask`."""
-        whole = levels.to(torch.uint8)
-        return whole > otsu(whole.flatten(1)).to(torch.uint8)[:, None, None]
+        return above_otsu(levels)
 
 
 @register("percentile")
@@ -76,7 +73,7 @@ class PercentileCrop(CropRule):
 
     Other Parameters
     ----------------
-    statistic, upsampling, connectivity, size, on_empty
+    statistic, connectivity, size, on_empty
         See :class:`CropRule`.
     """
 
@@ -89,6 +86,4 @@ class PercentileCrop(CropRule):
 
     def mask(self, levels: Tensor) -> Tensor:
         """See :meth:`CropRule.mask`."""
-        flat = levels.flatten(1)
-        threshold = flat.kthvalue(math.ceil(self.percentile / 100 * flat.shape[1]), dim=1).values
-        return levels > threshold[:, None, None]
+        return above_percentile(levels, self.percentile)

@@ -35,5 +35,7 @@ __all__ = [
     "to_original",
 ]
 
-registry: Registry[Callable[..., Boxes]] = Registry("localization", modules=["thoraxlib.localization.rules"])
+registry: Registry[Callable[..., Boxes]] = Registry(
+    "localization", modules=["thoraxlib.localization.rules", "thoraxlib.reproduce.x_ray_boxes"]
+)
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

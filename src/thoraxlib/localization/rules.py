@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from thoraxlib.arguments import one_of
 from thoraxlib.localization import register
 from thoraxlib.localization.base import BoxRule
-from thoraxlib.maps import Components, find_components, normalize, otsu, upsample
+from thoraxlib.maps import above_otsu, above_percentile, upsample
 
 __all__ = ["LevelBoxes", "MeanFactorBoxes", "OtsuBoxes", "PercentileBoxes", "ThresholdBoxes"]
 
@@ -104,8 +100,7 @@ class PercentileBoxes(BoxRule):
 
     def masks(self, heat: Tensor) -> list[Tensor]:
         """See :meth:`BoxRule.masks`."""
-        threshold = heat.flatten(1).quantile(self.percentile / 100, dim=1)
-        return [heat > threshold[:, None, None]]
+        return [above_percentile(heat, self.percentile)]
 
 
 @register("otsu")
@@ -123,8 +118,7 @@ class OtsuBoxes(BoxRule):
 
     def masks(self, heat: Tensor) -> list[Tensor]:
         """See :meth:`BoxRule.masks`."""
-        bins = (heat * 256).clamp(max=255).to(torch.uint8)
-        return [bins > otsu(bins.flatten(1)).to(torch.uint8)[:, None, None]]
+        return [above_otsu((heat * 256).clamp(max=255))]
 
 
 @register("mean_factor")
@@ -132,14 +126,13 @@ class OtsuBoxes(BoxRule):
 class MeanFactorBoxes(BoxRule):
     """What is above a multiple of the map's mean, or above a ceiling where that is lower: alinstein/X_RAY.
 
+    Its boxes exactly, with those of holes, are "x_ray_mean_factor".
+
     Parameters
     ----------
     factor, ceiling : float
         The threshold is ``min(factor * mean, ceiling)`` of the stretched map; 1.95 and 0.6 there, and 1.7666 and 0.7666
         in its main run.
-    variant : {"x_ray"}, optional
-        Its boxes exactly: the map is stretched before it is enlarged, and the holes in regions count as boxes too
-        (its contours are inner ones as well), one pixel larger than the hole on each side.
 
     Other Parameters
     ----------------
@@ -150,31 +143,13 @@ class MeanFactorBoxes(BoxRule):
 
     factor: float = 1.95
     ceiling: float = 0.6
-    variant: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.factor > 0 and 0 < self.ceiling <= 1):
             raise ValueError(f"factor={self.factor}, ceiling={self.ceiling}: above 0, and above 0 and at most 1")
-        one_of("variant", self.variant, (None, "x_ray"))
-
-    def prepare(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """See :meth:`BoxRule.prepare`."""
-        return upsample(normalize(maps), size) if self.variant == "x_ray" else super().prepare(maps, size)
 
     def masks(self, heat: Tensor) -> list[Tensor]:
         """See :meth:`BoxRule.masks`."""
         threshold = (self.factor * heat.mean(dim=(1, 2))).clamp(max=self.ceiling)
         return [heat > threshold[:, None, None]]
-
-    def regions(self, mask: NDArray[np.bool_], values: NDArray[np.float32]) -> Components:
-        """See :meth:`BoxRule.regions`."""
-        found = super().regions(mask, values)
-        if self.variant != "x_ray":
-            return found
-        holes = find_components(~mask, values, 12 - self.connectivity)
-        h, w = mask.shape[1:]
-        inside = (holes.xyxy[:, :2] > 0).all(axis=1) & (holes.xyxy[:, 2] < w) & (holes.xyxy[:, 3] < h)
-        holes = Components(*(column[inside] for column in holes))
-        holes = holes._replace(xyxy=holes.xyxy + np.array([-1, -1, 1, 1]))
-        return Components(*(np.concatenate(pair) for pair in zip(found, holes, strict=True)))

@@ -6,8 +6,19 @@ knows nothing of models or boxes' meaning.
 
 from __future__ import annotations
 
-from thoraxlib.maps.components import Components, Runs, find_components, find_runs
-from thoraxlib.maps.otsu import otsu
-from thoraxlib.maps.scaling import normalize, to_uint8, upsample
+from thoraxlib.maps.components import Components, Runs, find_components, find_runs, join_runs
+from thoraxlib.maps.masks import above_otsu, above_percentile, otsu
+from thoraxlib.maps.scaling import normalize, upsample
 
-__all__ = ["Components", "Runs", "find_components", "find_runs", "normalize", "otsu", "to_uint8", "upsample"]
+__all__ = [
+    "Components",
+    "Runs",
+    "above_otsu",
+    "above_percentile",
+    "find_components",
+    "find_runs",
+    "join_runs",
+    "normalize",
+    "otsu",
+    "upsample",
+]

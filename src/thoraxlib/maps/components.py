@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Components", "Runs", "find_components", "find_runs"]
+__all__ = ["Components", "Runs", "find_components", "find_runs", "join_runs"]
 
 
 class Runs(NamedTuple):
@@ -28,6 +28,10 @@ class Runs(NamedTuple):
     stop: NDArray[np.int64]
     component: NDArray[np.int32]
 
+    def turns(self, width: int) -> NDArray[np.int64]:
+        """Find the pixels, counted through masks `width` wide, where runs begin and end: int64 (2 R,)."""
+        return (self.row[:, None] * width + np.stack([self.start, self.stop], axis=1)).ravel()
+
 
 class Components(NamedTuple):
     """M connected components, by mask and within one from top to bottom.
@@ -42,12 +46,15 @@ class Components(NamedTuple):
         int64 (M,): its pixels.
     total : NDArray
         float64 (M,): sum of its values.
+    first : NDArray
+        int64 (M,): the position of its first run among the runs.
     """
 
     plane: NDArray[np.int64]
     xyxy: NDArray[np.int64]
     area: NDArray[np.int64]
     total: NDArray[np.float64]
+    first: NDArray[np.int64]
 
 
 def find_runs(masks: NDArray[np.bool_], connectivity: int = 8) -> Runs:
@@ -85,29 +92,32 @@ def find_components(masks: NDArray[np.bool_], values: NDArray[Any], connectivity
 
     See :func:`find_runs` for what is connected.
     """
-    _, h, w = masks.shape
-    row, start, stop, component = find_runs(masks, connectivity)
-    if not len(row):
-        none = np.zeros(0, np.int64)
-        return Components(none, none.reshape(0, 4), none, none.astype(np.float64))
-    order = np.argsort(component, kind="stable")
-    begin = np.flatnonzero(np.diff(component[order], prepend=-1))
-    # sums of the runs, at the even places; those of the stretches between them are dropped
-    turns = (row[:, None] * w + np.stack([start, stop], axis=1)).ravel()
-    turns = turns[: len(turns) - (turns[-1] == values.size)]  # the last run may go on to the end
-    sums = np.add.reduceat(values.ravel(), turns, dtype=np.float64)[::2][order]
-    x1, x2, row = start[order], stop[order], row[order]
-    y = row % h
+    runs = find_runs(masks, connectivity)
+    turns = runs.turns(masks.shape[2])
+    turns = turns[turns < values.size]  # the last run may go on to the end
+    # sums of the runs, at the even positions; those of the stretches between them are dropped
+    sums = np.add.reduceat(values.ravel(), turns, dtype=np.float64)[::2]
+    return join_runs(runs, masks.shape[1], sums)
+
+
+def join_runs(runs: Runs, height: int, sums: NDArray[Any]) -> Components:
+    """Gather the components of runs in masks of `height` rows, with the totals of the runs' `sums`, (R,)."""
+    order = np.argsort(runs.component, kind="stable")
+    begin = np.flatnonzero(np.diff(runs.component[order], prepend=-1))
+    row, start, stop = runs.row[order], runs.start[order], runs.stop[order]
+    y = row % height
     corners = (
-        np.minimum.reduceat(x1, begin),
+        np.minimum.reduceat(start, begin),
         np.minimum.reduceat(y, begin),
-        np.maximum.reduceat(x2, begin),
+        np.maximum.reduceat(stop, begin),
         np.maximum.reduceat(y, begin) + 1,
     )
-    down = np.argsort(order[begin], kind="stable")  # by the first run of each
-    return Components(
-        (row[begin] // h)[down],
-        np.stack(corners, axis=1)[down],
-        np.add.reduceat(x2 - x1, begin)[down],
-        np.add.reduceat(sums, begin)[down],
+    columns = (
+        row[begin] // height,
+        np.stack(corners, axis=1),
+        np.add.reduceat(stop - start, begin),
+        np.add.reduceat(sums[order], begin),
+        order[begin],
     )
+    down = np.argsort(order[begin])  # by the first run of each
+    return Components._make(column[down] for column in columns)

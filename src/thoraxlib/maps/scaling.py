@@ -1,4 +1,4 @@
-"""What is done to maps afterwards: enlarge, bring to [0, 1], to 8 bits."""
+"""Enlarge maps, and bring them to [0, 1]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["normalize", "to_uint8", "upsample"]
+__all__ = ["normalize", "upsample"]
 
 
 def upsample(maps: Tensor, size: tuple[int, int] | int) -> Tensor:
@@ -23,20 +23,3 @@ def normalize(maps: Tensor) -> Tensor:
     low, high = flat.amin(dim=-1)[..., None, None], flat.amax(dim=-1)[..., None, None]  # aminmax is five times slower
     # where all values are the smallest one, whatever they are divided by gives 0
     return (maps - low) / torch.where(high > low, high - low, 1)
-
-
-def to_uint8(maps: Tensor, size: tuple[int, int] | int | None = None) -> Tensor:
-    """Each map of (N, K, h, w) as uint8, as jaydurant/ChestX-ray_classification_and_localization makes its pictures.
-
-    Min-max, times 255, cut off to whole numbers, and only then enlarged: coarser than enlarging first
-    (:func:`upsample`, :func:`normalize`), and here for parity; equal to the original within one grey level.
-
-    Parameters
-    ----------
-    maps : Tensor
-        (N, K, h, w).
-    size : int or (int, int), optional
-        Of the result.
-    """
-    levels = (normalize(maps) * 255).to(torch.uint8)
-    return levels if size is None else upsample(levels.float(), size).round().to(torch.uint8)

@@ -5,14 +5,13 @@ Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K). Curves come fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.arrays import Floats
 from thoraxlib.metrics.checks import check_names, check_order, checked, scorable
 
@@ -112,38 +111,34 @@ def micro_roc(targets: ArrayLike, scores: ArrayLike) -> Curve:
     return _roc(y[known], s[known])
 
 
-def macro_roc(targets: ArrayLike, scores: ArrayLike, *, variant: str = "exact") -> Curve:
+def macro_roc(targets: ArrayLike, scores: ArrayLike) -> Curve:
     """Mean of the labels' ROC curves at every false positive rate where one of them bends.
+
+    Both ends of a curve's vertical steps are kept, so that the area is the mean of the labels' AUROC.
 
     Parameters
     ----------
     targets, scores : array_like
         (N, K); see the module.
-    variant : {"exact", "original"}
-        "exact" keeps both ends of a curve's vertical steps, so that the area is the mean of the labels' AUROC.
-        "original" keeps the upper ends, as QUST-SmartData/CXRClassification and scikit-learn's example do; its area is
-        larger, the more so the fewer negatives there are.
 
     Raises
     ------
     ValueError
-        As :func:`roc_curves`; no label has both classes; an unknown `variant`.
+        As :func:`roc_curves`; no label has both classes.
 
     Warns
     -----
     UserWarning
         Labels without both classes, which take no part.
     """
-    one_of("variant", variant, ("exact", "original"))
     each = [_roc(*column) for column in _columns(targets, scores, None).values()]
     if not each:
         raise ValueError("targets: no label has both 0 and 1")
     x = np.unique(np.concatenate([curve.x for curve in each]))
     # of several points with one x, np.interp takes the last; turned round, the first
-    y = np.mean([np.interp(x, curve.x, curve.y) for curve in each], axis=0)
-    if variant == "exact":
-        lower = np.mean([np.interp(-x, -curve.x[::-1], curve.y[::-1]) for curve in each], axis=0)
-        x, y = np.repeat(x, 2), np.stack([lower, y], axis=1).ravel()
+    upper = np.mean([np.interp(x, curve.x, curve.y) for curve in each], axis=0)
+    lower = np.mean([np.interp(-x, -curve.x[::-1], curve.y[::-1]) for curve in each], axis=0)
+    x, y = np.repeat(x, 2), np.stack([lower, upper], axis=1).ravel()
     return Curve(x, y, _area(x, y))
 
 
@@ -152,10 +147,11 @@ def radiologists_under_curve(
     scores: ArrayLike,
     labels: Sequence[str],
     points: Mapping[str, Sequence[tuple[float, float]]] = CHEXPERT_RADIOLOGISTS,
-    *,
-    variant: str = "interpolated",
 ) -> Floats:
     """How many readers' operating points lie under, or on, the ROC curve of each label: float64 (K,).
+
+    A reader is compared with the curve at the same false positive rate, on the straight line between two thresholds
+    where none is there.
 
     Parameters
     ----------
@@ -165,10 +161,6 @@ def radiologists_under_curve(
         The K labels.
     points : mapping of str to sequence of (float, float)
         Specificity and sensitivity of each reader, by label, in any data set's spelling.
-    variant : {"interpolated", "original"}
-        "interpolated" compares with the curve at the reader's false positive rate, on the straight line between two
-        thresholds where none is there. "original", of QUST-SmartData/CXRClassification, compares with the last
-        threshold whose false positive rate is lower, and with the curve's end, 1, where there is none.
 
     Returns
     -------
@@ -178,7 +170,7 @@ def radiologists_under_curve(
     Raises
     ------
     ValueError
-        As :func:`roc_curves`; an unknown `variant`; a specificity or sensitivity outside [0, 1].
+        As :func:`roc_curves`; a specificity or sensitivity outside [0, 1].
 
     Examples
     --------
@@ -186,7 +178,32 @@ def radiologists_under_curve(
     >>> radiologists_under_curve(truth, score, ["Edema"], {"Edema": [(0.9, 0.4), (0.9, 0.6), (0.4, 1.0)]})
     array([2.])
     """
-    one_of("variant", variant, ("interpolated", "original"))
+    return count_readers(
+        targets, scores, labels, points, lambda curve, rate: np.interp(rate + _TIE, curve.x, curve.y) + _TIE
+    )
+
+
+def count_readers(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    labels: Sequence[str],
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    reached: Callable[[Curve, Floats], Floats],
+) -> Floats:
+    """Count the readers whose sensitivity is at most what a curve has `reached` at their false positive rate.
+
+    Parameters
+    ----------
+    targets, scores, labels, points
+        See :func:`radiologists_under_curve`.
+    reached : callable
+        (curve, false positive rates) -> sensitivities.
+
+    Raises
+    ------
+    ValueError
+        As :func:`radiologists_under_curve`.
+    """
     curves = roc_curves(targets, scores, labels)
     readers = {label_sets.canonical(label): np.array(pairs, np.float64) for label, pairs in points.items()}
     counts = np.full(len(labels), np.nan)
@@ -197,13 +214,7 @@ def radiologists_under_curve(
         if pairs.ndim != 2 or pairs.shape[1] != 2 or not ((pairs >= 0) & (pairs <= 1)).all():
             raise ValueError(f"points of {label!r} must be pairs (specificity, sensitivity) in [0, 1], got {pairs}")
         specificity, sensitivity = pairs.T
-        curve = curves[label]
-        if variant == "original":
-            reached = curve.y[np.searchsorted(curve.x, 1 - specificity, side="left") - 1]
-            counts[k] = (reached >= sensitivity).sum()
-        else:
-            reached = np.interp(1 - specificity + _TIE, curve.x, curve.y)
-            counts[k] = (reached + _TIE >= sensitivity).sum()
+        counts[k] = (reached(curves[label], 1 - specificity) >= sensitivity).sum()
     return counts
 
 

@@ -1,11 +1,27 @@
-"""The level that parts grey values best."""
+"""Pick the pixels of heat maps that count; rules of crops and rules of boxes share this."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["otsu"]
+__all__ = ["above_otsu", "above_percentile", "otsu"]
+
+
+def above_otsu(levels: Tensor) -> Tensor:
+    """Pick the pixels above each map's Otsu level: grey levels 0 to 255, cut off to whole ones, (P, h, w) to bool."""
+    whole = levels.to(torch.uint8)
+    return whole > otsu(whole.flatten(1)).to(torch.uint8)[:, None, None]
+
+
+def above_percentile(values: Tensor, percentile: float) -> Tensor:
+    """Pick the pixels above a percentile of each map, as NumPy interpolates it: (P, h, w) to bool.
+
+    The percentile lies between two neighbours of the sorted values; nothing is between them, so the lower one will do.
+    """
+    flat = values.flatten(1)
+    lower = flat.kthvalue(int(percentile / 100 * (flat.shape[1] - 1)) + 1, dim=1).values
+    return values > lower[:, None, None]
 
 
 def otsu(levels: Tensor) -> Tensor:

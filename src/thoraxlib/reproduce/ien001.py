@@ -12,22 +12,20 @@ from thoraxlib.cropping import register
 from thoraxlib.cropping.components import Component
 from thoraxlib.cropping.resample import Taps, at_once, down, taps
 from thoraxlib.cropping.rules import OtsuCrop
+from thoraxlib.reproduce.fixed_point import upsample_uint8
 
-__all__ = ["Ien001Crop", "tile_crop"]
+__all__ = ["Ien001CleanCrop", "Ien001Crop", "tile_crop"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
-@register("ien001")
+@register("ien001_clean")
 @dataclass(kw_only=True, eq=False)
-class Ien001Crop(OtsuCrop):
-    """What Ien001/AG-CNN and its copies cut out: Otsu's level of the channels' sum in 8 bits, and :func:`tile_crop`.
+class Ien001CleanCrop(OtsuCrop):
+    """The boxes of Ien001/AG-CNN and its copies, cut out as they are: Otsu's level of the channels' sum in 8 bits.
 
-    For their published weights, and for comparison. Boxes are equal to theirs; crops are, but for a few values in
-    ten thousand, which are one grey level off. A component that is one pixel high or wide leaves nothing to cut out, as
-    their box lacks its last row and column: such an image is not valid, where theirs became black.
-
-    Crops have no gradient, being rounded.
+    Heat is cut off to 8 bits first and then enlarged in whole numbers, see
+    :func:`thoraxlib.reproduce.fixed_point.upsample_uint8`. Boxes are equal to theirs.
 
     Parameters
     ----------
@@ -36,12 +34,11 @@ class Ien001Crop(OtsuCrop):
 
     Other Parameters
     ----------------
-    statistic, upsampling, connectivity, size, on_empty
+    statistic, connectivity, size, on_empty
         See :class:`CropRule`.
     """
 
     statistic: str | Callable[[Tensor], Tensor] = "sum"
-    upsampling: str = "uint8"
     tau: float | None = None
 
     def __post_init__(self) -> None:
@@ -49,9 +46,31 @@ class Ien001Crop(OtsuCrop):
         if self.tau is not None and not 0 < self.tau < 1:
             raise ValueError(f"tau={self.tau}: above 0 and below 1, or None for Otsu's level")
 
+    def levels(self, hot: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`CropRule.levels`."""
+        return upsample_uint8((255 * hot).int(), size).float()
+
     def mask(self, levels: Tensor) -> Tensor:
         """See :meth:`CropRule.mask`."""
         return super().mask(levels) if self.tau is None else levels > 255 * self.tau
+
+
+@register("ien001")
+@dataclass(kw_only=True, eq=False)
+class Ien001Crop(Ien001CleanCrop):
+    """Boxes and crops of Ien001/AG-CNN and its copies: "ien001_clean", cut out by :func:`tile_crop`.
+
+    For their published weights, and for comparison. Crops are equal to theirs, but for a few values in ten thousand,
+    which are one grey level off. A component that is one pixel high or wide leaves nothing to cut out, as their box
+    lacks its last row and column: such an image is not valid, where theirs became black.
+
+    Crops have no gradient, being rounded.
+
+    Other Parameters
+    ----------------
+    tau, statistic, connectivity, size, on_empty
+        See :class:`Ien001CleanCrop`.
+    """
 
     def region(self, mask: Tensor) -> Component:
         """See :meth:`CropRule.region`."""

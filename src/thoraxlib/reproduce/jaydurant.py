@@ -1,0 +1,27 @@
+"""Heat maps as jaydurant/ChestX-ray_classification_and_localization draws them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thoraxlib.maps import normalize, upsample
+
+__all__ = ["to_uint8"]
+
+
+def to_uint8(maps: Tensor, size: tuple[int, int] | int | None = None) -> Tensor:
+    """Bring each map of (N, K, h, w) to uint8: min-max, times 255, cut off to whole numbers, and only then enlarged.
+
+    Coarser than enlarging first (:func:`thoraxlib.maps.upsample`, :func:`thoraxlib.maps.normalize`); equal to the
+    original within one grey level.
+
+    Parameters
+    ----------
+    maps : Tensor
+        (N, K, h, w).
+    size : int or (int, int), optional
+        Of the result.
+    """
+    levels = (normalize(maps) * 255).to(torch.uint8)
+    return levels if size is None else upsample(levels.float(), size).round().to(torch.uint8)

@@ -1,0 +1,76 @@
+"""Heat maps exactly as alinstein/X_RAY computes them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from thoraxlib.cams import register
+from thoraxlib.cams.cam import CAM
+from thoraxlib.cams.gradcam import GradCAM
+from thoraxlib.cams.gradcam_plusplus import GradCAMPlusPlus
+from thoraxlib.cams.split import Split
+
+__all__ = ["XRayCAM", "XRayGradCAM", "XRayGradCAMPlusPlus", "XRayLogitMap"]
+
+
+@register("x_ray_cam")
+class XRayCAM(CAM):
+    """CAM of the features cut off at 0, although the head of alinstein/X_RAY's DenseNet sees them signed.
+
+    Parameters and errors: see :class:`thoraxlib.cams.cam.CAM`.
+    """
+
+    name = "x_ray_cam"
+
+    def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
+        """See :meth:`ClassActivationMap.maps`."""
+        return super().maps(features.relu(), x, labels)
+
+
+@register("x_ray_pcam")
+class XRayLogitMap(CAM):
+    """Logits at every location, bias included, which alinstein/X_RAY draws for PCAM instead of probabilities.
+
+    Parameters and errors: see :class:`thoraxlib.cams.cam.CAM`.
+    """
+
+    name = "x_ray_pcam"
+    bias = True
+
+
+@register("x_ray_gradcam")
+class XRayGradCAM(GradCAM):
+    """Grad-CAM of the probability, with gradients that count as 0 where a feature is 0: alinstein/X_RAY.
+
+    Its hook sees the gradient in front of a ReLU that works in place.
+
+    Parameters
+    ----------
+    model, target
+        See :class:`thoraxlib.cams.gradients.GradientMap`.
+    """
+
+    def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:
+        super().__init__(model, target, score="probability")
+
+    def combine(self, gradients: Tensor, features: Tensor) -> Tensor:
+        """See :meth:`GradientMap.combine`."""
+        return super().combine(gradients * (features != 0), features)
+
+
+@register("x_ray_gradcam++")
+class XRayGradCAMPlusPlus(GradCAMPlusPlus):
+    """Grad-CAM++ with the denominator "product", 1e-7 added to it, and gradients as in :class:`XRayGradCAM`.
+
+    Parameters
+    ----------
+    model, target
+        See :class:`thoraxlib.cams.gradients.GradientMap`.
+    """
+
+    def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:
+        super().__init__(model, target, score="probability", denominator="product", eps=1e-7)
+
+    def combine(self, gradients: Tensor, features: Tensor) -> Tensor:
+        """See :meth:`GradientMap.combine`."""
+        return super().combine(gradients * (features != 0), features)
