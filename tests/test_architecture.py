@@ -17,7 +17,7 @@ import thoraxlib
 ROOT = Path(thoraxlib.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-ABOVE_ROOMS = {"models", "training", "persistence", "explanation", "bridges", "__init__"}
+ABOVE_ROOMS = {"models", "training", "explanation", "bridges", "__init__"}
 
 
 def room(path: Path) -> str:

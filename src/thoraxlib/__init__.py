@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from thoraxlib.inference import optimize_for_inference
     from thoraxlib.input_spec import InputSpec
     from thoraxlib.models import build, describe, names, register
-    from thoraxlib.persistence import load_pretrained, save_pretrained
+    from thoraxlib.models.loading import load_pretrained
+    from thoraxlib.persistence import save_pretrained
 
 _ROOMS = (
     *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs", "heads"),
@@ -56,7 +57,7 @@ _FROM = {
     "describe": "models",
     "explain": "explanation",
     "load_checkpoint": "checkpoints",
-    "load_pretrained": "persistence",
+    "load_pretrained": "models.loading",
     "names": "models",
     "optimize_for_inference": "inference",
     "preprocess_for": "images",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from thoraxlib.datasets import ChestDataset
     from thoraxlib.training.data import DataModule
 
-__all__ = ["MultiLabelTask", "Task", "as_named", "better", "model_inputs", "uncompiled"]
+__all__ = ["MultiLabelTask", "Task", "as_named", "better", "model_inputs"]
 
 # A look at the loss makes the host wait for the device, so that away from the CPU it is taken after so many batches.
 LOOK = {"cpu": 1}
@@ -56,12 +56,6 @@ def check_labels(logits: Tensor, labels: Tensor) -> None:
             f"the labels are {tuple(labels.shape)}, the model's logits {tuple(logits.shape)}: a data set "
             "for this model has its labels (datasets take labels=model.labels)"
         )
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The model that ``torch.compile`` was given, or the model itself."""
-    plain: nn.Module = getattr(model, "_orig_mod", model)
-    return plain
 
 
 def as_named(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
