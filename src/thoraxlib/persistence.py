@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import ModelHubMixin
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from thoraxlib.files import alone, discard_scratch, parse_json, read_json, replacing, write_json
@@ -211,15 +212,13 @@ def _check_own(folder: Path) -> None:
 
 
 def read_header(path: Path) -> tuple[dict[str, list[int]], Any]:
-    """Names and shapes of the weights in a file, and the config that it carries, if it does.
+    """Read the names and shapes of the weights in a file, and the config that it carries, if it does.
 
     Raises
     ------
     ValueError
         No safetensors file, or a damaged one.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118

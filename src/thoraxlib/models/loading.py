@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
@@ -173,9 +175,6 @@ def _built(config: Any, source: Path, shapes: dict[str, list[int]]) -> Any:
 
 
 def _load_weights(model: Any, path: Path, device: str) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         state = load_file(path, device=device)
     except SafetensorError as error:
