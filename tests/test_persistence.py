@@ -12,7 +12,7 @@ from compatibility import small_parts
 from torch import nn
 
 import thoraxlib
-from thoraxlib import backbones, models, modes, persistence
+from thoraxlib import backbones, models, modes, persistence, segmentation
 from thoraxlib.files import replacing
 
 CLASSIFIERS = [name for name in thoraxlib.names() if "backbone" in thoraxlib.describe(name).options]
@@ -71,6 +71,54 @@ def test_a_ready_part_from_the_registry_is_recorded(tmp_path: Path) -> None:
     thoraxlib.save_pretrained(model, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["options"]["backbone"]["name"] == "resnet10t"
     thoraxlib.load_pretrained(tmp_path)
+
+
+FACTORIES = {
+    "chexnet": lambda **options: models.chexnet.chexnet(backbone="resnet10t", **options),
+    "ag_cnn": lambda **options: models.ag_cnn.ag_cnn(backbone="resnet10t", **options),
+    "unified_dcnn": lambda **options: models.unified_dcnn.unified_dcnn(backbone="resnet10t", **options),
+    "classifier": lambda **options: models.classifier.classifier(backbone="resnet10t", **options),
+}
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_factory_records_what_build_does(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"labels": ["Mass", "Edema"], "input_spec": thoraxlib.InputSpec(size=(64, 64))}
+    model = FACTORIES[name](**options).eval()
+    assert model.config == thoraxlib.build(name, backbone="resnet10t", **options).config
+    assert model.config["name"] == name  # not that of a factory inside
+    assert not hasattr(model, "registry_spec")
+    thoraxlib.save_pretrained(model, tmp_path)
+    loaded = thoraxlib.load_pretrained(tmp_path)
+    assert (loaded.config, loaded.labels) == (model.config, model.labels)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(x), model(x))
+
+
+@models.ModelRegistry("models").register("by_position")
+def by_position(names: Any, backbone: Any = "resnet10t", **options: Any) -> models.ChestModel:
+    """See chexnet."""
+    return thoraxlib.build("chexnet", labels=names, backbone=backbone, **options)
+
+
+def test_a_factory_records_options_by_position() -> None:
+    model = by_position(("Mass",), "resnet18", in_chans=1)
+    options = {"names": ["Mass"], "backbone": "resnet18", "in_chans": 1}
+    assert model.config == {"name": "by_position", "options": options}
+    model = by_position(["Mass"], OwnBackbone())
+    assert model.config == {"name": "by_position", "options": {"names": ["Mass"]}}
+    assert "OwnBackbone" in model.unrecorded["backbone"]
+
+
+def test_what_is_loaded_is_of_the_kind_that_is_asked_for(tmp_path: Path) -> None:
+    unet = segmentation.build("unet", width=2)
+    thoraxlib.save_pretrained(unet, tmp_path)
+    with pytest.raises(TypeError, match="a UNet is saved there, no ChestModel"):
+        thoraxlib.load_pretrained(tmp_path)
+    with pytest.raises(NotImplementedError, match=r"thoraxlib\.load_pretrained\(folder, UNet\)"):
+        type(unet).from_pretrained(tmp_path)
+    loaded = thoraxlib.load_pretrained(tmp_path, segmentation.Segmenter)
+    assert loaded.classes == unet.classes
 
 
 class OwnBackbone(nn.Module):

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
         plots,
         pooling,
         registry,
+        reproduce,
         scoring,
         segmentation,
+        text_tables,
         training,
         viz,
     )
@@ -49,7 +51,8 @@ if TYPE_CHECKING:
     from thoraxlib.inference import optimize_for_inference
     from thoraxlib.input_spec import InputSpec
     from thoraxlib.models import build, describe, names, register
-    from thoraxlib.persistence import load_pretrained, save_pretrained
+    from thoraxlib.models.loading import load_pretrained
+    from thoraxlib.persistence import save_pretrained
 
 # the module of each name that is none itself
 _FROM = {
@@ -58,7 +61,7 @@ _FROM = {
     "describe": "models",
     "explain": "explanation",
     "load_checkpoint": "checkpoints",
-    "load_pretrained": "persistence",
+    "load_pretrained": "models.loading",
     "names": "models",
     "optimize_for_inference": "inference",
     "preprocess_for": "images",
@@ -102,9 +105,11 @@ __all__ = [
     "preprocess_for",
     "register",
     "registry",
+    "reproduce",
     "save_pretrained",
     "scoring",
     "segmentation",
+    "text_tables",
     "training",
     "viz",
 ]

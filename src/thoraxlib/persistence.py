@@ -1,51 +1,44 @@
-"""Saving and loading models: weights as safetensors, everything else as JSON; the Hub by the same two verbs."""
+"""Save models and parts: weights as safetensors, everything else as JSON, to a folder or to the Hub."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelHubMixin
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
-from thoraxlib.bounded import Bounded
 from thoraxlib.files import alone, discard_scratch, parse_json, read_json, replacing, write_json
+from thoraxlib.input_spec import InputSpec
 from thoraxlib.modes import uncompiled
-from thoraxlib.registry import UnknownNameError, as_json, without_pretrained
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from typing_extensions import Self
+from thoraxlib.registry import as_json, without_pretrained
 
 __all__ = [
+    "BY_NAME",
+    "CONFIG",
+    "WEIGHTS",
     "Persistent",
     "can_be_saved",
     "fingerprint",
-    "load_pretrained",
+    "read_header",
     "save_pretrained",
     "weights_digest",
 ]
 
-_CONFIG = "config.json"
-_ROOMS = ("detection", "segmentation")  # of parts that are saved by themselves
-_BY_NAME = (
+#: The two files of a saved model.
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+#: Advice for a ready part that no registry knows.
+BY_NAME = (
     "Register the part in its room (for instance @thoraxlib.backbones.register(...)) and pass it by name, so that the "
     "saved model can be built again"
 )
-_WEIGHTS = "model.safetensors"
 _CARD = "README.md"
 _CARRIED = "thoraxlib"  # the key of the config in the weights' metadata
-
-# What building may need for each of the weights, and beside them: torchvision's VGG makes a classifier first, of 124
-# million numbers, that is not kept
-_MOST_TENSORS, _MORE_TENSORS = 4, 1000
-_MOST_NUMBERS, _MORE_NUMBERS = 2, 1 << 27
-
 
 _MODEL_CARD = """---
 {{ card_data }}
@@ -66,13 +59,48 @@ Not a medical device.
 
 
 class Persistent(
-    ModelHubMixin, library_name="thoraxlib", tags=["chest-x-ray", "thoraxlib"], model_card_template=_MODEL_CARD
+    ModelHubMixin,
+    nn.Module,
+    library_name="thoraxlib",
+    tags=["chest-x-ray", "thoraxlib"],
+    model_card_template=_MODEL_CARD,
 ):
-    """``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` for models of the registry.
+    """``save_pretrained`` and ``push_to_hub`` for models and parts that a registry built.
 
     The Hub mixin does the transport; this class says what is in the folder: ``config.json`` (how to build the model,
-    its labels and input spec) and ``model.safetensors``.
+    its labels and input spec) and ``model.safetensors``. :func:`thoraxlib.load_pretrained` loads it.
+
+    Attributes
+    ----------
+    room : str
+        Registry of the parts.
+    input_spec : InputSpec
+        Description of the input.
     """
+
+    room: ClassVar[str]
+    input_spec: InputSpec
+
+    def described(self) -> dict[str, Any]:
+        """Describe how to build it again, as plain JSON.
+
+        Raises
+        ------
+        TypeError
+            Nothing records that, or a ready part that no registry knows is in it.
+        """
+        part = getattr(self, "registry_spec", None)
+        if part is None:
+            raise TypeError(
+                f"this {type(self).__name__} was not built by a registry, so nothing records how to build it again; "
+                "register a factory for it and build it by name"
+            )
+        try:
+            options = as_json(part)
+        except TypeError as error:
+            raise TypeError(f"cannot save {part['name']!r}, which has {error}: {BY_NAME}") from error
+        name = options.pop("name")
+        return {"room": self.room, "name": name, "options": options, "input_spec": self.input_spec.to_json()}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **hub: Any) -> str | None:  # type: ignore[override]
         """See the mixin, whose arguments `hub` are, and :func:`save_pretrained`, with its errors."""
@@ -83,156 +111,23 @@ class Persistent(
         """Write the weights, which carry the config: from their rename on, the folder is of this model."""
         from safetensors.torch import save_model
 
-        config = _config_of(self)
-        with replacing(save_directory / _WEIGHTS) as scratch:
+        from thoraxlib import __version__
+
+        config = {"thoraxlib_version": __version__, **self.described()}
+        with replacing(save_directory / WEIGHTS) as scratch:
             save_model(self, str(scratch), {"format": "pt", _CARRIED: json.dumps(config)})
-        write_json(save_directory / _CONFIG, config, indent=2)
+        write_json(save_directory / CONFIG, config, indent=2)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        map_location: str = "cpu",
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-    ) -> Self:
-        """See :func:`load_pretrained`; not the mixin's, which hands what the config says to the download."""
-        source = os.fspath(pretrained_model_name_or_path)
-        if Path(source).is_dir():
-            config, weights = Path(source, _CONFIG), Path(source, _WEIGHTS)
-            if not config.exists() and not weights.exists():
-                why = f"no readable {_CONFIG}; is this a folder that save_pretrained wrote?"
-                raise FileNotFoundError(f"{source}: {why}")
-            if not weights.exists():
-                raise FileNotFoundError(f"{source}: no {_WEIGHTS} beside its {_CONFIG}")
-        else:
-            config, weights = (
-                Path(
-                    hf_hub_download(
-                        source,
-                        name,
-                        revision=revision,
-                        token=token,
-                        cache_dir=cache_dir,
-                        force_download=force_download,
-                        local_files_only=local_files_only,
-                    )
-                )
-                for name in (_CONFIG, _WEIGHTS)
-            )
-        model = _described(config, weights)
-        _load_weights(model, weights, map_location)
-        model.eval()
-        return model  # type: ignore[no-any-return]
+    def from_pretrained(cls, *_: Any, **__: Any) -> Any:
+        """Refuse: the mixin's own hands what a config says to the download.
 
-
-def _described(path: Path, weights: Path) -> Any:
-    """The model that ``config.json`` describes, or without it the weights, which it must agree with."""
-    written = read_json(path) if path.exists() else None
-    shapes, carried = _header(weights)
-    if written is None:
-        if carried is None:
-            raise FileNotFoundError(f"{path.parent}: no readable {path.name}, and {weights.name} carries no config")
-        return _built(carried, weights, shapes)
-    trouble = ""
-    if carried is not None and _deciding(carried) != _deciding(written):
-        trouble = (
-            f"{path} is not the config that {weights.name} beside it was saved with: a save was interrupted, or the "
-            f"file was edited. Delete {path.name} to load what was saved; to change a model, load it, change it, and "
-            "save it again"
-        )
-    try:
-        model = _built(written, path, shapes)
-    except ValueError as error:
-        raise ValueError(f"{error}. {trouble}") if trouble else error from error
-    if trouble:
-        raise ValueError(trouble)
-    return model
-
-
-def _deciding(config: Any) -> str:
-    """As text, the parts of a config that say what is built; the Hub and others may add theirs."""
-    used = ("room", "name", "options", "labels", "input_spec")
-    return json.dumps({key: config.get(key) for key in used} if isinstance(config, dict) else config, sort_keys=True)
-
-
-def _header(path: Path) -> tuple[dict[str, list[int]], Any]:
-    """Names and shapes of the weights in a file, and the config that it carries, if it does."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-            text = (file.metadata() or {}).get(_CARRIED)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
-    return shapes, None if text is None else parse_json(text, f"{path}: its metadata")
-
-
-def _built(config: Any, source: Path, shapes: dict[str, list[int]]) -> Any:
-    """The model that a config describes, before it gets its weights, of which `shapes` are."""
-    from thoraxlib import labels
-
-    numbers = sum(map(math.prod, shapes.values()))
-    bounds = Bounded(
-        tensors=_MOST_TENSORS * len(shapes) + _MORE_TENSORS,
-        numbers=_MOST_NUMBERS * numbers + _MORE_NUMBERS,
-        reason=f"{_WEIGHTS} has {len(shapes)} tensors of {numbers} numbers",
-    )
-    try:
-        with bounds:
-            model = _rebuilt(config)
-        if "labels" in config:
-            if not isinstance(config["labels"], list):
-                raise ValueError(f"labels must be a list of names, got {type(config['labels']).__name__}")
-            names, of_options = labels.resolve(config["labels"]), len(model.labels)
-            if len(names) != of_options:
-                raise ValueError(f"{len(names)} labels, but options for {of_options}")
-            model.labels = names
-        if "input_spec" in config:
-            spec = model.input_spec.updated(config["input_spec"])
-            if spec.channels != model.input_spec.channels:
-                raise ValueError(
-                    f"input_spec has channels={spec.channels}, but options for {model.input_spec.channels}"
-                )
-            model.input_spec = spec
-    except UnknownNameError as error:
-        error.message += f". {source.parent} was saved with it: if it is a plug-in's, install the package that has it"
-        raise
-    except ImportError:  # a plug-in or an extra that is lacking here
-        raise
-    except Exception as error:  # of whatever constructor the options reach
-        raise ValueError(f"{source} describes no model that can be built: {type(error).__name__}: {error}") from error
-    return model
-
-
-def _load_weights(model: Any, path: Path, device: str) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path, device=device)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
-    state = _with_shared(state, model)
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is not of the model that {_CONFIG} beside it describes: {error}") from error
-
-
-def _rebuilt(config: dict[str, Any]) -> Any:
-    """What a config describes, a model or a part, with new weights."""
-    from thoraxlib import models
-
-    if config.get("room") not in _ROOMS:
-        return models.registry.rebuild(config)
-    room = importlib.import_module(f"thoraxlib.{config['room']}")
-    return room.build(config["name"], **without_pretrained(config["options"]))
+        Raises
+        ------
+        NotImplementedError
+            Always; :func:`thoraxlib.load_pretrained` loads models and parts.
+        """
+        raise NotImplementedError(f"load with thoraxlib.load_pretrained(folder, {cls.__name__})")
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -257,17 +152,12 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     FileExistsError
         The folder has a ``config.json`` or ``model.safetensors`` that this library did not write.
     """
-    model = uncompiled(model)
-    if not isinstance(model, Persistent):
-        raise TypeError(
-            "model must be built by thoraxlib.build, from a class that derives from thoraxlib.persistence.Persistent; "
-            f"got {type(model).__name__}"
-        )
-    _config_of(model)
+    model = _persistent(model)
+    model.described()
     folder = Path(folder)
     _check_own(folder)
     with alone(folder, wait=True):
-        for name in (_WEIGHTS, _CONFIG, _CARD):
+        for name in (WEIGHTS, CONFIG, _CARD):
             discard_scratch(folder, Path(name).stem)
         if not os.path.lexists(folder / _CARD):
             with replacing(folder / _CARD) as scratch:
@@ -277,28 +167,36 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 
 def can_be_saved(model: nn.Module) -> bool:
     """Whether :func:`save_pretrained` can write `model`: it is known how to build it again."""
-    model = uncompiled(model)
-    if not isinstance(model, Persistent):
-        return False
     try:
-        _config_of(model)
+        _persistent(model).described()
     except TypeError:
         return False
     return True
 
 
+def _persistent(model: nn.Module) -> Persistent:
+    """`model`, or what ``torch.compile`` wrapped, if it can describe itself."""
+    model = uncompiled(model)
+    if not isinstance(model, Persistent):
+        raise TypeError(
+            "model must be built by thoraxlib.build, from a class that derives from thoraxlib.persistence.Persistent; "
+            f"got {type(model).__name__}"
+        )
+    return model
+
+
 def _check_own(folder: Path) -> None:
     """Raise FileExistsError where saving to `folder` would replace what this library did not write."""
     written = {}
-    for name in (_CONFIG, _WEIGHTS):
+    for name in (CONFIG, WEIGHTS):
         path = folder / name
         try:
-            config = read_json(path) if name == _CONFIG else _header(path)[1]
+            config = read_json(path) if name == CONFIG else read_header(path)[1]
         except (OSError, ValueError):
             config = None
         written[name] = isinstance(config, dict) and "thoraxlib_version" in config
         # the weights of an early version carry no config, but lie beside one
-        if os.path.lexists(path) and not written[name] and not (name == _WEIGHTS and written[_CONFIG]):
+        if os.path.lexists(path) and not written[name] and not (name == WEIGHTS and written[CONFIG]):
             raise FileExistsError(
                 f"{path} was not written by thoraxlib, or is damaged: choose another folder, or move the file away"
             )
@@ -306,35 +204,21 @@ def _check_own(folder: Path) -> None:
         raise FileExistsError(f"{card} is a link to a file that is not there: choose another folder, or remove it")
 
 
-def load_pretrained(source: str | os.PathLike[str], **hub: Any) -> nn.Module:
-    """Load a model that :func:`save_pretrained` wrote, from a folder or from the Hub.
-
-    Parameters
-    ----------
-    source : path or str
-        A folder, or a Hub repository ``"owner/name"``.
-    **hub
-        ``revision``, ``token``, ``cache_dir``, ``force_download``, ``local_files_only``, ``map_location``.
-
-    Returns
-    -------
-    nn.Module
-        In eval mode, bit for bit the saved one, with its labels, input spec and config.
+def read_header(path: Path) -> tuple[dict[str, list[int]], Any]:
+    """Read the names and shapes of the weights in a file, and the config that it carries, if it does.
 
     Raises
     ------
-    FileNotFoundError
-        The folder, or one of its two files, does not exist.
     ValueError
-        Naming the file: no JSON, no model that can be built, damaged weights, or those of another model.
-    UnknownNameError
-        A name that the model was saved with is not known here, as that of a plug-in that is not installed.
+        No safetensors file, or a damaged one.
     """
-    path = Path(source)
-    if not path.is_dir() and (path.is_absolute() or len(path.parts) != 2 or path.parts[0] in {".", ".."}):
-        raise FileNotFoundError(f"{source}: neither a folder nor a Hub repository ('owner/name')")
-    model: nn.Module = Persistent.from_pretrained(str(source), **hub)  # type: ignore[assignment]
-    return model
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+            text = (file.metadata() or {}).get(_CARRIED)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    return shapes, None if text is None else parse_json(text, f"{path}: its metadata")
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -350,43 +234,9 @@ def fingerprint(model: nn.Module) -> str:
 
     Of how a model is built that cannot be saved, only its class is known.
     """
-    model = uncompiled(model)
     try:
-        config = {key: value for key, value in _config_of(model).items() if key != "thoraxlib_version"}
+        config = _persistent(model).described()
     except TypeError:
-        config = {"class": type(model).__qualname__}
-    written = json.dumps(without_pretrained(config), sort_keys=True) + weights_digest(model)
+        config = {"class": type(uncompiled(model)).__qualname__}
+    written = json.dumps(without_pretrained(config), sort_keys=True) + weights_digest(uncompiled(model))
     return hashlib.sha256(written.encode()).hexdigest()[:16]
-
-
-def _with_shared(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`state`, in which weights that two parts of `model` share are once, with both of their names."""
-    own = model.state_dict()
-    names = {(value.data_ptr(), value.shape): key for key, value in own.items() if key in state}
-    shared = {key: names[place] for key, value in own.items() if (place := (value.data_ptr(), value.shape)) in names}
-    return {**{key: state[name] for key, name in shared.items()}, **state}
-
-
-def _config_of(model: Any) -> dict[str, Any]:
-    from thoraxlib import __version__
-
-    config = getattr(model, "config", None)
-    part = getattr(model, "registry_spec", None)
-    if config is None and part is not None:  # a segmenter, a detector of regions
-        try:
-            options = as_json(part)
-        except TypeError as error:
-            raise TypeError(f"cannot save {part['name']!r}, which has {error}: {_BY_NAME}") from error
-        name = options.pop("name")
-        spec = {"room": model.room, "name": name, "options": options, "input_spec": model.input_spec.to_json()}
-        return {"thoraxlib_version": __version__, **spec}
-    if config is None:
-        raise TypeError(
-            f"this {type(model).__name__} was not built by thoraxlib.build, so nothing records how to build it again; "
-            "register a factory for it (thoraxlib.models.register) and build it by name"
-        )
-    if model.unrecorded:
-        listed = "; ".join(f"{option}: {why}" for option, why in model.unrecorded.items())
-        raise TypeError(f"cannot save {config['name']!r}: {listed}. {_BY_NAME}")
-    spec = {"input_spec": model.input_spec.to_json()} if model.input_spec is not None else {}
-    return {"thoraxlib_version": __version__, **config, "labels": list(model.labels), **spec}

@@ -240,8 +240,11 @@ class Registry(Generic[T]):
         """
         factory = self.factory(name)
         self.check_options(name, options)
-        part = factory(**options)
-        if hasattr(part, "__dict__"):  # so that a model given this ready part can record how to build it again
+        return self.recorded(factory(**options), name, options)
+
+    def recorded(self, part: T, name: str, options: Mapping[str, Any]) -> T:
+        """Leave ``registry_spec`` on a part, so that a model given it can record how to build it again."""
+        if hasattr(part, "__dict__"):
             part.__dict__["registry_spec"] = {"name": name, **options}
         return part
 

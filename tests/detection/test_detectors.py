@@ -229,7 +229,7 @@ def test_rows_follow_the_names() -> None:
 def test_saving(name: str, tmp_path: Path) -> None:
     net = built(name, score_threshold=0.25, in_chans=1, input_spec={"mean": 0.5, "std": 0.25}).eval()
     thoraxlib.save_pretrained(net, tmp_path)
-    loaded: Any = thoraxlib.load_pretrained(tmp_path)
+    loaded = thoraxlib.load_pretrained(tmp_path, detection.RegionDetector)
     assert (loaded.region_names, loaded.input_spec) == (net.region_names, net.input_spec)
     assert loaded.score_threshold == 0.25
     assert loaded.fingerprint() == net.fingerprint()

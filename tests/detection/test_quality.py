@@ -259,7 +259,7 @@ def test_training(cache: bool, tmp_path: Path) -> None:
     first, second = result.trainer.optimizers[0].param_groups
     assert (first["weight_decay"], second["weight_decay"]) == (0.01, 0.0)
     assert len(second["params"]) == sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) * 2
-    loaded: Any = thoraxlib.load_pretrained(tmp_path / "model")
+    loaded = thoraxlib.load_pretrained(tmp_path / "model", detection.RegionDetector)
     assert loaded.fingerprint() == net.fingerprint()
     with pytest.raises(ValueError, match="holds a run with other settings"):
         training.fit(small(), module(net), epochs=2, loss={"box": 3.0}, **settings)

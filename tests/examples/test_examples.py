@@ -107,7 +107,7 @@ def test_segfusion_on_the_phantom(
     assert thoraxlib.graphs.Graph.load(folder / "both" / "label_graph.json").nodes == thoraxlib.labels.build("nih14")
     model = thoraxlib.load_pretrained(folder / "both" / "model")
     assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
-    segmenter = thoraxlib.load_pretrained(folder / "unet" / "model")
+    segmenter = thoraxlib.load_pretrained(folder / "unet" / "model", thoraxlib.segmentation.Segmenter)
     assert segmenter.input_spec.size == (64, 64)
     for own, saved in zip(model.segmenter.parameters(), segmenter.parameters(), strict=True):
         assert torch.equal(own, saved)

@@ -197,7 +197,7 @@ def test_a_repository_is_downloaded_as_asked_whatever_its_config_says(
         asked.append((name, options))
         return str(tmp_path / name)
 
-    monkeypatch.setattr("thoraxlib.persistence.hf_hub_download", download)
+    monkeypatch.setattr("thoraxlib.models.loading.hf_hub_download", download)
     again = thoraxlib.load_pretrained("owner/name", revision="v1")
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
     assert [name for name, _ in asked] == ["config.json", "model.safetensors"]

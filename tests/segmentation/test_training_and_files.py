@@ -104,7 +104,7 @@ def test_training(tmp_path: Path) -> None:
     assert result.score > before
     assert segmentation.evaluate(unet, phantom(8, 2)).mean_dice() > before + 0.05
     assert "val/dice_heart" in (tmp_path / "logs" / "metrics.csv").read_text()
-    loaded = thoraxlib.load_pretrained(tmp_path / "model")
+    loaded = thoraxlib.load_pretrained(tmp_path / "model", segmentation.Segmenter)
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded(x), unet.eval()(x))
     assert loaded.classes == unet.classes

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thoraxlib import labels
 from thoraxlib.input_spec import InputSpec
@@ -42,7 +42,7 @@ class Regions(NamedTuple):
     features: Tensor
 
 
-class RegionDetector(Persistent, nn.Module):
+class RegionDetector(Persistent):
     """``forward(x: (N, C, h, w)) -> Regions`` of images as ``input_spec`` describes them.
 
     A subclass has three steps: :meth:`maps` (trunk), :meth:`locate` (where the regions are), and :meth:`pool` (features

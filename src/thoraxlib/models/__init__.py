@@ -1,16 +1,18 @@
 """The documented models: each a short composition of the rooms.
 
-``build(name, preset=None, **options)`` records what it was given in ``model.config``, which is what
-:func:`thoraxlib.save_pretrained` writes.
+Every factory records its options in ``model.config``, called by itself or by ``build(name, preset=None, **options)``:
+:func:`thoraxlib.save_pretrained` writes that.
 """
 
-from thoraxlib.models.base import Classifier, ClassifierOutput
+from thoraxlib.models.base import ChestModel, Classifier, ClassifierOutput
 from thoraxlib.models.registry import ModelCard, ModelRegistry, Preset
 
 __all__ = [
+    "ChestModel",
     "Classifier",
     "ClassifierOutput",
     "ModelCard",
+    "ModelRegistry",
     "Preset",
     "build",
     "describe",

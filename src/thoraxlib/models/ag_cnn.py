@@ -17,11 +17,9 @@ from thoraxlib.cropping import Crop, CropRule
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.input_spec import CENTRE_CROP, InputSpec
 from thoraxlib.models import register
-from thoraxlib.models.base import Classifier
+from thoraxlib.models.base import ChestModel, Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard
-from thoraxlib.modes import eval_view
-from thoraxlib.persistence import Persistent
 from thoraxlib.registry import Spec
 
 __all__ = ["AGCNN", "AGCNNFeatures", "AGCNNOutput", "ag_cnn"]
@@ -60,7 +58,7 @@ class AGCNNOutput(NamedTuple):
     attention: Crop
 
 
-class AGCNN(Persistent, nn.Module):
+class AGCNN(ChestModel):
     """Two classifiers, of the whole image and of what the first one's map attends to, and a layer over their vectors.
 
     Each branch is a classifier by itself: ``model.global_branch(x)``, ``thoraxlib.load_checkpoint(model.local_branch,
@@ -155,12 +153,6 @@ class AGCNN(Persistent, nn.Module):
     def window(self, features: AGCNNFeatures, stage: int) -> Tensor | None:
         """Edges (N, 4) of what a map is of, in the image's pixels, for :func:`thoraxlib.cropping.paste`; None: all."""
         return None if stage in (0, -2) else features.attention.window
-
-    @torch.inference_mode()
-    def predict_proba(self, x: Tensor) -> Tensor:
-        """Probabilities (N, K) in [0, 1]: the sigmoid of the fusion's logits in eval mode, without gradients."""
-        logits: Tensor = eval_view(self)(x)
-        return logits.sigmoid()
 
     def _fused(self, features: AGCNNFeatures) -> Tensor:
         if self.detach_branches:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thoraxlib import detection, graphs
 from thoraxlib import labels as label_sets
@@ -16,9 +16,9 @@ from thoraxlib.heads import regions as region_heads
 from thoraxlib.heads.regions import RegionHead
 from thoraxlib.image_level import image_level
 from thoraxlib.models import register
+from thoraxlib.models.base import ChestModel
 from thoraxlib.models.registry import ModelCard
 from thoraxlib.modes import eval_view
-from thoraxlib.persistence import Persistent
 from thoraxlib.registry import OptionError, Spec
 
 __all__ = ["AnaXNet", "AnaXNetOutput", "anaxnet"]
@@ -47,7 +47,7 @@ class AnaXNetOutput(NamedTuple):
         return image_level(torch.where(self.regions.present[..., None], self.logits, torch.nan))
 
 
-class AnaXNet(Persistent, nn.Module):
+class AnaXNet(ChestModel):
     """``head(detector(images))``, or the head alone on features: logits (N, R, K) of K findings in R regions.
 
     Parameters
@@ -60,15 +60,15 @@ class AnaXNet(Persistent, nn.Module):
         The R regions.
     in_features : int
         D.
-    detector : nn.Module, optional
+    detector : RegionDetector, optional
         Images -> :class:`~thoraxlib.detection.Regions`, from :mod:`thoraxlib.detection`.
     train_detector : bool
         Otherwise it is frozen: no gradient, always in eval mode.
 
     Attributes
     ----------
-    input_spec : InputSpec or None
-        The detector's.
+    input_spec : InputSpec
+        The detector's; absent without one.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AnaXNet(Persistent, nn.Module):
         labels: str | Sequence[str],
         regions: str | Sequence[str],
         in_features: int,
-        detector: nn.Module | None = None,
+        detector: detection.RegionDetector | None = None,
         train_detector: bool = False,
     ) -> None:
         super().__init__()
@@ -86,9 +86,10 @@ class AnaXNet(Persistent, nn.Module):
         self.in_features, self.train_detector = in_features, train_detector
         self.head = head
         self.detector = detector
-        self.input_spec = getattr(detector, "input_spec", None)
-        if detector is not None and not train_detector:
-            detector.requires_grad_(False).eval()
+        if detector is not None:
+            self.input_spec = detector.input_spec
+            if not train_detector:
+                detector.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> AnaXNet:
         """Training or eval mode; a frozen detector stays in eval mode."""

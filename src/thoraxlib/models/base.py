@@ -1,9 +1,9 @@
-"""Backbone -> neck -> head: the one shape of every image classifier here."""
+"""The base of every model, and backbone -> neck -> head: the one shape of every image classifier here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,79 @@ from thoraxlib import backbones, heads
 from thoraxlib import labels as label_sets
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.modes import eval_view
-from thoraxlib.persistence import Persistent
+from thoraxlib.persistence import BY_NAME, Persistent
 
-__all__ = ["Classifier", "ClassifierOutput", "check_images"]
+__all__ = ["ChestModel", "Classifier", "ClassifierOutput", "check_images"]
+
+
+class ChestModel(Persistent):
+    """A whole model: ``forward(x) = forward_head(forward_features(x))``, images (N, C, H, W) -> logits.
+
+    A subclass sets `labels` and `input_spec`, and defines the two steps and :meth:`forward_all`.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Names of the K logits.
+    input_spec : InputSpec
+        Description of the images; :func:`thoraxlib.preprocess_for` makes them so. Absent where a model takes none.
+    config : dict
+        Name and options that build the model again, as plain JSON; absent until a registered factory returns it.
+    unrecorded : dict
+        Options that cannot be recorded, and why: the model cannot be saved.
+    """
+
+    labels: tuple[str, ...]
+    input_spec: InputSpec
+    config: dict[str, Any]
+    unrecorded: dict[str, str]
+    __call__: Callable[..., Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images (N, C, H, W).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Images of the wrong kind; see :func:`check_images`.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Any:
+        """Compute what the head needs of images: a feature map, or a named tuple."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Any) -> Tensor:
+        """Logits of the features."""
+        raise NotImplementedError
+
+    def forward_all(self, x: Tensor) -> Any:
+        """Compute everything of images, as a named tuple."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Probabilities (N, K) in [0, 1]: the sigmoid of the logits in eval mode, without gradients."""
+        return eval_view(self)(x).sigmoid()
+
+    def described(self) -> dict[str, Any]:
+        """Describe how to build it again, with its labels and input; see :class:`thoraxlib.persistence.Persistent`.
+
+        Raises
+        ------
+        TypeError
+            No registered factory made it, or of a part that no registry knows.
+        """
+        if not hasattr(self, "config"):
+            raise TypeError(
+                f"this {type(self).__name__} was not built by thoraxlib.build or by a registered factory, so nothing "
+                "records how to build it again; register a factory for it (thoraxlib.models.register)"
+            )
+        if self.unrecorded:
+            listed = "; ".join(f"{option}: {why}" for option, why in self.unrecorded.items())
+            raise TypeError(f"cannot save {self.config['name']!r}: {listed}. {BY_NAME}")
+        spec = {"input_spec": self.input_spec.to_json()} if hasattr(self, "input_spec") else {}
+        return {**self.config, "labels": list(self.labels), **spec}
 
 
 class ClassifierOutput(NamedTuple):
@@ -24,7 +94,7 @@ class ClassifierOutput(NamedTuple):
     features: Tensor
 
 
-class Classifier(Persistent, nn.Module):
+class Classifier(ChestModel):
     """``forward(x) = forward_head(forward_features(x))``: images (N, C, H, W) -> logits (N, K).
 
     Parameters
@@ -62,16 +132,6 @@ class Classifier(Persistent, nn.Module):
         self.labels = label_sets.resolve(labels)
         self.input_spec = input_spec
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W).
-
-        Raises
-        ------
-        TypeError, ValueError
-            Images of the wrong kind; see :func:`check_images`.
-        """
-        return self.forward_head(self.forward_features(x))
-
     def forward_features(self, x: Tensor) -> Tensor:
         """The map (N, D, h, w) that the head pools."""
         check_images(x, channels=self.input_spec.channels, stride=self.backbone.strides[self.stage], net=self.backbone)
@@ -91,12 +151,6 @@ class Classifier(Persistent, nn.Module):
     def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
         """Per-location logits (N, K, h, w) of the map (N, D, h, w); `bias`: with their constant part."""
         return self.head.logit_maps(features, bias=bias)
-
-    @torch.inference_mode()
-    def predict_proba(self, x: Tensor) -> Tensor:
-        """Probabilities (N, K) in [0, 1]: the sigmoid of the logits in eval mode, without gradients."""
-        logits: Tensor = eval_view(self)(x)
-        return logits.sigmoid()
 
 
 def check_images(x: Tensor, *, channels: int, stride: int, net: nn.Module) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, cast
 
-from torch import nn
-
 from thoraxlib import labels as label_sets
 from thoraxlib.files import parse_json
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.registry import Card, OptionError, Registry, UnknownNameError, as_json, without_pretrained
+from thoraxlib.models.base import ChestModel
+from thoraxlib.registry import Card, F, Registry, UnknownNameError, as_json
 
 __all__ = ["ModelCard", "ModelRegistry", "Preset"]
 
@@ -96,12 +97,30 @@ def _by_label(table: Mapping[str, Any]) -> Mapping[str, float]:
     return dict(zip(label_sets.build(table["labels"]), table["auroc"], strict=True))
 
 
-class ModelRegistry(Registry[nn.Module]):
-    """A registry whose ``build`` knows presets and leaves a record on the model."""
+class ModelRegistry(Registry[ChestModel]):
+    """A registry whose ``build`` knows presets, and whose factories leave a record on the model."""
 
     card_type = ModelCard
 
-    def build(self, name: str, *, preset: str | None = None, **options: Any) -> nn.Module:
+    def register(self, name: str, *, card: Card | None = None, override: bool = False) -> Callable[[F], F]:
+        """See :meth:`thoraxlib.registry.Registry.register`; a function then records its options on the model."""
+        put = super().register(name, card=card, override=override)
+
+        def decorate(factory: F) -> F:
+            @functools.wraps(factory)
+            def recording(*args: Any, **options: Any) -> Any:
+                given = dict(zip(inspect.signature(factory).parameters, args, strict=False))
+                return self.recorded(factory(*args, **options), name, {**given, **options})
+
+            return put(factory if isinstance(factory, type) else cast("F", recording))
+
+        return decorate
+
+    def describe(self, name: str) -> ModelCard:
+        """The card of the model called `name`."""
+        return cast("ModelCard", super().describe(name))
+
+    def build(self, name: str, *, preset: str | None = None, **options: Any) -> ChestModel:
         """Build the model called `name`.
 
         Parameters
@@ -117,7 +136,7 @@ class ModelRegistry(Registry[nn.Module]):
 
         Returns
         -------
-        nn.Module
+        ChestModel
             With ``model.config``, the plain JSON that rebuilds it: ``{"name": ..., "options": {...}}``.
 
         Raises
@@ -125,37 +144,32 @@ class ModelRegistry(Registry[nn.Module]):
         UnknownNameError, OptionError, ImportError
             As in every room; also for an unknown preset.
         TypeError
-            What a plug-in builds is no nn.Module.
+            What a plug-in builds is no :class:`thoraxlib.models.ChestModel`.
         """
         if preset is not None:
-            presets = getattr(self.describe(name), "presets", {})
+            presets = self.describe(name).presets
             if preset not in presets:
                 raise UnknownNameError(f"models: presets of {name!r}", preset, presets)
             given, options = options, {**presets[preset].options, **options}
             spec, default = given.get("input_spec"), presets[preset].options.get("input_spec")
             if isinstance(spec, Mapping) and default:  # field by field
                 options["input_spec"] = {**default, **spec}
-        model = super().build(name, **options)
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"models: {name!r} must build an nn.Module, got {type(model).__name__}")
-        recorded, unknown = {}, {}
-        for key, value in options.items():
-            try:
-                recorded[key] = as_json(value)
-            except TypeError as error:
-                unknown[key] = str(error)
-        model.config = cast("Any", {"name": name, "options": recorded})
-        model.unrecorded = cast("Any", unknown)
-        return model
+        return super().build(name, **options)
 
-    def rebuild(self, config: Mapping[str, Any]) -> nn.Module:
-        """The model of a recorded ``model.config``, without pretrained weights (its own are to be loaded next).
+    def recorded(self, part: ChestModel, name: str, options: Mapping[str, Any]) -> ChestModel:
+        """Leave the record ``config`` on a model; the outermost factory is the last to do so, and its record stays.
 
         Raises
         ------
-        OptionError
-            No config: name or options are lacking.
+        TypeError
+            It is no model.
         """
-        if not isinstance(config.get("name"), str) or not isinstance(config.get("options"), Mapping):
-            raise OptionError(f"models: a config needs 'name' (str) and 'options' (mapping), got {dict(config)!r}")
-        return self.build(config["name"], **without_pretrained(config["options"]))
+        if not isinstance(part, ChestModel):
+            raise TypeError(f"models: {name!r} must build a thoraxlib.models.ChestModel, got {type(part).__name__}")
+        part.config, part.unrecorded = {"name": name, "options": {}}, {}
+        for key, value in options.items():
+            try:
+                part.config["options"][key] = as_json(value)
+            except TypeError as error:
+                part.unrecorded[key] = str(error)
+        return part

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thoraxlib.arguments import few, one_of
 from thoraxlib.input_spec import InputSpec
@@ -20,7 +20,7 @@ ORGANS = ("background", "lungs", "heart")
 RULES = ("hard", "soft")
 
 
-class Segmenter(Persistent, nn.Module):
+class Segmenter(Persistent):
     """``forward(x: (N, in_chans, H, W)) -> logits (N, M, H, W)``, one map for each class, at the image's size.
 
     Attributes

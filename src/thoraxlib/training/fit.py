@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import Optimizer
+from typing_extensions import TypeVar
 
 from thoraxlib.arguments import one_of
 from thoraxlib.detection import RegionDetector
@@ -36,11 +37,13 @@ from thoraxlib.training.task import MultiLabelTask, Task, as_named
 
 __all__ = ["FitResult", "fit"]
 
+M = TypeVar("M", bound=nn.Module, default=nn.Module)
+
 LOGGERS = ("csv", "tensorboard")
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Generic[M]):
     """What :func:`fit` returns.
 
     Attributes
@@ -57,7 +60,7 @@ class FitResult:
         Lightning's, for everything else.
     """
 
-    model: nn.Module
+    model: M
     score: float
     epoch: int
     path: Path
@@ -65,7 +68,7 @@ class FitResult:
 
 
 def fit(
-    model: nn.Module,
+    model: M,
     data: DataModule,
     *,
     output: str | os.PathLike[str],
@@ -91,7 +94,7 @@ def fit(
     progress: bool = True,
     resume: bool = True,
     seed: int = 0,
-) -> FitResult:
+) -> FitResult[M]:
     """Train `model` on `data` and return it with the weights of its best epoch.
 
     `output` receives ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` (after each epoch), ``config.json``, logs,
@@ -159,13 +162,13 @@ def fit(
     UserWarning
         Labels that are unknown in every image of the training or the validation part.
     """
-    called, model = model, uncompiled(model)
-    _check(model, data, epochs, accumulate, loggers)
+    plain = uncompiled(model)
+    _check(plain, data, epochs, accumulate, loggers)
     output = Path(output)
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
-    training = (task or _task_of(model))(
-        called,
+    training = (task or _task_of(plain))(
+        model,
         loss=loss,
         optimizer=optimizer,
         scheduler=scheduler,
@@ -177,7 +180,7 @@ def fit(
     _check_monitors(training, callbacks)
     training.check(data)
     settings = {
-        **identity(model, data),
+        **identity(plain, data),
         "epochs": epochs,
         "max_steps": max_steps,
         "loss": training.loss_spec,
@@ -222,8 +225,7 @@ def fit(
         trainer.fit(training, datamodule=data, ckpt_path=str(last) if done >= 0 else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        result = _best(model, trainer, of_best, best, output, monitor)
-    return replace(result, model=called.eval())
+        return _best(model, trainer, of_best, best, output, monitor)
 
 
 def _task_of(model: nn.Module) -> type[Task]:
@@ -262,9 +264,7 @@ def _logger(name: str, output: Path, done: int) -> Any:
     return EpochTable(output, done) if name == "csv" else TensorBoardLogger(output, name="logs", version="")
 
 
-def _best(
-    model: nn.Module, trainer: Trainer, kept: ModelCheckpoint, path: Path, output: Path, monitor: str
-) -> FitResult:
+def _best(model: M, trainer: Trainer, kept: ModelCheckpoint, path: Path, output: Path, monitor: str) -> FitResult[M]:
     # of the file and not of the callback, which lived in other processes if the strategy spawned some
     state: dict[str, Any] = (
         of_run(path) if path.exists() else {"callbacks": {kept.state_key: {"best_model_score": None}}}
@@ -277,9 +277,10 @@ def _best(
             f"{', '.join(sorted(map(str, trainer.callback_metrics)))}"
         )
     prefix = "model."
-    plain = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
-    model.load_state_dict(as_named(plain, model))
+    weights = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    plain = uncompiled(model)
+    plain.load_state_dict(as_named(weights, plain))
     model.eval()
-    if trainer.is_global_zero and can_be_saved(model):
-        save_pretrained(model, output / "model")
+    if trainer.is_global_zero and can_be_saved(plain):
+        save_pretrained(plain, output / "model")
     return FitResult(model, float(score), int(state["epoch"]), path, trainer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from thoraxlib.modes import uncompiled
 from thoraxlib.persistence import can_be_saved, save_pretrained, weights_digest
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
-from thoraxlib.training.fit import FitResult, fit
+from thoraxlib.training.fit import FitResult, M, fit
 from thoraxlib.training.processes import is_first_process, only_run
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.task import MultiLabelTask, model_inputs
@@ -74,14 +74,14 @@ class Stage:
 
 
 def fit_stages(
-    model: nn.Module,
+    model: M,
     data: DataModule,
     stages: Sequence[Stage],
     *,
     output: str | os.PathLike[str],
     resume: bool = True,
     **settings: Any,
-) -> list[FitResult]:
+) -> list[FitResult[M]]:
     """Train `model` stage after stage; each begins with the best epoch of the one before.
 
     Each stage is a :func:`thoraxlib.training.fit` of its own in ``output/<number>_<name>``; the model at the end is in
@@ -120,7 +120,7 @@ def fit_stages(
         raise ValueError(f"stages={names}: at least one is needed, each with a name of its own")
     folders = [Path(output) / f"{number}_{name}" for number, name in enumerate(names, start=1)]
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    batch_size, results = data.batch_size, list[FitResult]()
+    batch_size, results = data.batch_size, list[FitResult[M]]()
     try:
         _check(model, data, stages, settings.get("monitor"))
         with only_run(Path(output)):
@@ -145,10 +145,10 @@ def fit_stages(
                     resume=resume,
                     **settings,
                 )
-                results.append(replace(result, model=model))
+                results.append(FitResult(model, result.score, result.epoch, result.path, result.trainer))
             model.eval()
-            if results[-1].trainer.is_global_zero and can_be_saved(uncompiled(model)):
-                save_pretrained(uncompiled(model), Path(output) / "model")
+            if results[-1].trainer.is_global_zero and can_be_saved(model):
+                save_pretrained(model, Path(output) / "model")
     finally:
         data.batch_size = batch_size
         for parameter, required in before:

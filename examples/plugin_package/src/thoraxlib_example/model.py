@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import thoraxlib
-from thoraxlib.models import ModelCard, Preset
+from thoraxlib.models import ChestModel, ModelCard, Preset
 from thoraxlib.registry import Spec
 
 _CARD = ModelCard(
@@ -29,7 +29,7 @@ def shallow_graph(
     in_chans: int = 1,
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | thoraxlib.InputSpec | None = None,
-) -> nn.Module:
+) -> ChestModel:
     """A shallow network whose classifiers a label graph makes: for small images and quick trials.
 
     Parameters
