@@ -287,6 +287,16 @@ def test_names_that_are_equal_when_normalised_have_a_row_each(tmp_path: Path) ->
     assert len({row["Mass"] for row in found}) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_archive_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as packed:
+        for number in range(2):
+            film(number).save(tmp_path / "one.png")
+            packed.write(tmp_path / "one.png", "x/a.png")
+    with pytest.raises(ValueError, match=r"films\.zip has several members of one name: x/a\.png"):
+        score_archive(Tiny(), tmp_path / "films.zip", tmp_path / "out", format="csv", **QUICK)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

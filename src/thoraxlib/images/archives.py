@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
+from thoraxlib.arguments import few, repeated
 from thoraxlib.files import below, unzipping
 from thoraxlib.images.reading import SUFFIXES
 
@@ -198,6 +199,9 @@ def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _of_archive(url: str, prefix: str) -> Iterator[Stored]:
     with unzipping(f"{url} is no zip archive, or is cut off"):
         members = _archive(url).infolist()
+    twice = repeated(member.filename for member in members)
+    if twice:  # of two members of one name, only the last can be read
+        raise ValueError(f"{url} has several members of one name: {few(twice, 3)}")
     for member in members:
         if not member.is_dir():
             stamp = f"crc {member.CRC:08x}"
