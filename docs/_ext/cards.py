@@ -33,7 +33,7 @@ def size_and_input(name: str, preset: str | None = None) -> tuple[str, str]:
     model = thoraxlib.build(name, preset=preset)
     count = sum(parameter.numel() for parameter in model.parameters())
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    spec = model.input_spec
+    spec = getattr(model, "input_spec", None)
     seen = (
         f"{spec.size[1]} x {spec.size[0]}, {spec.resize}" if spec else "features of regions, or images with a detector"
     )
