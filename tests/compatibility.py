@@ -216,7 +216,8 @@ def _saved(name: str) -> str:
         loaded = thoraxlib.load_pretrained(folder)
     assert not loaded.training
     for attribute in ("labels", "input_spec", "config"):
-        assert getattr(loaded, attribute) == getattr(model, attribute), f"another {attribute}"
+        ours, theirs = (getattr(each, attribute, None) for each in (model, loaded))
+        assert ours == theirs, f"another {attribute}"
     ours, theirs = model.state_dict(), loaded.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
