@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,18 @@ def test_a_label_that_is_unknown_throughout_is_named(tmp_path: Path, part: str) 
 def test_soft_labels_are_for_training(tmp_path: Path, value: float, monitor: str) -> None:
     data = films()
     data.parts["train"].targets[3, 0] = value
-    fit(data, tmp_path / "soft", monitor=monitor)
-    data = films()
-    data.parts["val"].targets[3, 0] = value
-    refused(data, tmp_path / "run", ValueError, f"val has the target {value:g}: scores need 0, 1", monitor=monitor)
+    fit(data, tmp_path / "train", monitor=monitor)
+    scores = {}
+    for name, target in (("soft", value), ("unknown", NAN)):
+        data = films()
+        data.parts["val"].targets[3, 0] = target
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            logged = fit(data, tmp_path / name, monitor=monitor).trainer.callback_metrics
+        scores[name] = [float(logged[key]) for key in ("val/auroc", "val/average_precision")]
+        text = f"val: 1 targets between 0 and 1, such as {value:g}, take no part in the scores"
+        assert any(str(warning.message).startswith(text) for warning in told) == (name == "soft")
+    assert scores["soft"] == scores["unknown"]
 
 
 class Plain(nn.Module):
@@ -136,8 +145,8 @@ def test_a_refused_run_leaves_the_one_before(tmp_path: Path) -> None:
     fit(films(), tmp_path)
     before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
     data = films()
-    data.parts["val"].targets[0, 0] = 0.7
-    with pytest.raises(ValueError, match="val has the target"):
+    data.parts["val"].targets[:] = NAN
+    with pytest.raises(ValueError, match="val: every label of every image is unknown"):
         fit(data, tmp_path, resume=False)
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
 

@@ -308,15 +308,22 @@ def _check_known(part: str, targets: Tensor, labels: Sequence[str]) -> None:
         )
 
 
+def _scored(targets: Tensor) -> Tensor:
+    """Targets that scores take: smoothed ones, which are of uncertain labels, are unknown (NaN)."""
+    return torch.where((targets == 0) | (targets == 1), targets, torch.nan)
+
+
 def _check_scored(targets: Tensor, monitor: str) -> None:
-    """Raise where validation labels cannot be scored."""
-    soft = targets[(targets != 0) & (targets != 1) & ~targets.isnan()]
-    if len(soft):
-        raise ValueError(
-            f"val has the target {float(soft[0]):g}: scores need 0, 1 or NaN for unknown; smoothed labels are for "
-            "training (build the validation part with another uncertain=)"
+    """Raise where validation labels cannot be scored; say how many take no part."""
+    soft = (targets != 0) & (targets != 1) & ~targets.isnan()
+    if bool(soft.any()):
+        warnings.warn(
+            f"val: {int(soft.sum())} targets between 0 and 1, such as {float(targets[soft][0]):g}, take no part in the "
+            "scores (smoothed labels are for training: build the validation part with another uncertain=)",
+            UserWarning,
+            stacklevel=4,
         )
-    columns = targets.flatten(1)
+    columns = _scored(targets).flatten(1)
     if monitor in _RANKED and not bool(((columns == 0).any(dim=0) & (columns == 1).any(dim=0)).any()):
         raise RuntimeError(
             f"monitor={monitor!r} cannot be finite, so that no epoch would be the best: no label of the validation "
@@ -358,14 +365,14 @@ class MultiLabelTask(Task):
         Raises
         ------
         ValueError
-            Nothing but unknown labels; soft labels in the validation part; unknown labels that make the loss NaN.
+            Nothing but unknown labels; unknown labels that make the loss NaN.
         RuntimeError
             A validation part of which no label has both classes, where the best epoch is that of a ranking score.
 
         Warns
         -----
         UserWarning
-            Labels that are unknown in every image of a part.
+            Labels that are unknown in every image of a part; smoothed labels in the validation part.
         """
         super().check(data)
         for name, part in data.parts.items():
@@ -433,7 +440,7 @@ class MultiLabelTask(Task):
                 f"precision is too low ({self.trainer.precision})"
             )
         scores = {"val/loss": float(self.loss(logits, labels))}
-        columns, shown = checked(labels.flatten(1).cpu(), logits.flatten(1).nan_to_num().cpu())
+        columns, shown = checked(_scored(labels).flatten(1).cpu(), logits.flatten(1).nan_to_num().cpu())
         for name in ("auroc", "average_precision"):  # small parts lack rare findings, epoch after epoch: no warning
             scores[f"val/{name}"] = self.mean(per_label(columns, shown, name).reshape(labels.shape[1:]))
         self.log_dict(scores, prog_bar=True, sync_dist=True)  # alike everywhere; Lightning asks for it all the same
