@@ -357,7 +357,7 @@ def test_names_that_are_spelled_in_two_ways(tree: Path, tmp_path: Path) -> None:
 
     for number, other in enumerate(("x/./a.png", "x//a.png", "./x/a.png")):
         assert prepare(packed(other), tmp_path / f"copy{number}").names == ("x/a.png",)
-        with pytest.raises(ValueError, match=r"two files x/a\.png"):
+        with pytest.raises(ValueError, match=r"(two files|several members of one name:) x/a\.png"):
             prepare(packed("x/a.png", other), tmp_path / "twice")
     assert len(prepare(packed("x/a.png", "X/A.png", "x/ü.png", "x/u\u0308.png"), tmp_path / "copy")) == 4
 
