@@ -620,3 +620,19 @@ def test_images_of_their_regions() -> None:
         assert result[2].isnan()
     with pytest.raises(ValueError, match="rule='min'"):
         image_level(p, "min")
+
+
+class Plain(nn.Module):
+    """A detector of somebody's own, which says nothing of its input."""
+
+    def forward(self, x: Tensor) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("train_detector", [False, True])
+def test_a_detector_without_an_input_specification(train_detector: bool) -> None:
+    head = thoraxlib.build("anaxnet").head
+    options = {"labels": "imagenome9", "regions": "regions18", "in_features": 1024, "train_detector": train_detector}
+    model = AnaXNet(head, detector=Plain(), **options)
+    assert not hasattr(model, "input_spec")
+    assert model.detector.training is train_detector

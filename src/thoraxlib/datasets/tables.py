@@ -15,6 +15,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from thoraxlib.arguments import few
 from thoraxlib.files import open_regular
 
 __all__ = ["Table", "check_joined", "is_blank"]
@@ -201,18 +202,13 @@ def check_joined(
     lacking = [name for name, here in zip(names, found, strict=True) if not here]
     if lacking and len(lacking) == len(names):
         raise ValueError(
-            f"{source} is of none of these {keys or what}; its ids are {_first(known, 3)}, "
-            f"those looked up {_first(names, 3)}"
+            f"{source} is of none of these {keys or what}; its ids are {few(known, 3)}, those looked up {few(names, 3)}"
         )
     if lacking:
         warnings.warn(
-            f"{len(lacking)} of {len(names)} {what} have no row in {source}, {lost}: {_first(lacking, 5)}",
+            f"{len(lacking)} of {len(names)} {what} have no row in {source}, {lost}: {few(lacking, 5)}",
             stacklevel=4,
         )
-
-
-def _first(names: Sequence[str], count: int) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _odd_line(path: Path) -> int:

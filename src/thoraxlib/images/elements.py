@@ -23,7 +23,7 @@ _EXPLICIT, _IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_SYNTAX, _PIXELS = 0x00020010, 0x7FE00010
+_PIXELS = 0x7FE00010
 
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -48,7 +48,6 @@ class _Element(NamedTuple):
     vr: str
     start: int
     stop: int
-    undefined: bool
 
 
 def is_dicom(head: bytes) -> bool:
@@ -140,7 +139,7 @@ class DataSet:
             if start > stop:
                 raise ValueError("it is cut off")
             if tag in tags:
-                self._elements[tags[tag]] = _Element(vr, begin, end, length == _UNDEFINED)
+                self._elements[tags[tag]] = _Element(vr, begin, end)
             if tag >= _PIXELS:
                 break
 

@@ -86,10 +86,10 @@ class AnaXNet(ChestModel):
         self.in_features, self.train_detector = in_features, train_detector
         self.head = head
         self.detector = detector
-        if detector is not None:
+        if detector is not None and hasattr(detector, "input_spec"):  # a plain module may have none
             self.input_spec = detector.input_spec
-            if not train_detector:
-                detector.requires_grad_(False).eval()
+        if detector is not None and not train_detector:
+            detector.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> AnaXNet:
         """Training or eval mode; a frozen detector stays in eval mode."""
