@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thoraxlib import heads, pooling
-from thoraxlib.pooling.base import expansion
+from thoraxlib.pooling import expansion
 
 OTHERS = ("vit_per_stage", "query_decoder")  # heads of several maps only, or without per-location logits
 LABELS = ("Edema", "Effusion", "Mass", "Nodule")

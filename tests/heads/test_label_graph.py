@@ -14,7 +14,7 @@ import thoraxlib
 from thoraxlib import graphs, heads, pooling
 from thoraxlib.graphs import Graph, LabelCounts
 from thoraxlib.heads.label_graph import LabelGraphHead
-from thoraxlib.pooling.base import expansion, per_label
+from thoraxlib.pooling import expansion, per_label
 
 LABELS = ("Edema", "Effusion", "Mass", "Nodule")
 MODES = {"no_grad": torch.no_grad, "inference": torch.inference_mode, "grad": nullcontext}

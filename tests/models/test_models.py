@@ -12,7 +12,7 @@ import thoraxlib
 from thoraxlib import blocks, cams, labels, pooling
 from thoraxlib.blocks.attention import ChannelAttention
 from thoraxlib.models import Classifier
-from thoraxlib.pooling.base import expansion
+from thoraxlib.pooling import expansion
 from thoraxlib.registry import OptionError, UnknownNameError
 
 SMALL = {"backbone": "resnet10t", "input_spec": {"size": 64}}

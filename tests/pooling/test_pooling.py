@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from thoraxlib import pooling
-from thoraxlib.pooling.base import expansion
-from thoraxlib.pooling.lse import lse_pool
+from thoraxlib.pooling import expansion
+from thoraxlib.pooling import lse_pool
 
 NAMES = pooling.names()
 SHIFTED = set(NAMES) - {"linear", "pcam"}  # shifting a map shifts its pool

@@ -10,7 +10,7 @@ from torch import Tensor
 from thoraxlib import cams, localization
 from thoraxlib.explanation.look import Seen
 from thoraxlib.localization import Boxes
-from thoraxlib.pooling.base import expansion, per_label
+from thoraxlib.pooling import expansion, per_label
 from thoraxlib.registry import Spec
 
 __all__ = ["ByMaps"]

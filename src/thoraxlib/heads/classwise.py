@@ -12,7 +12,7 @@ from thoraxlib.blocks.attention import Attention
 from thoraxlib.heads import register
 from thoraxlib.heads.base import one_map
 from thoraxlib.heads.linear import LinearHead
-from thoraxlib.pooling.base import expansion, per_label
+from thoraxlib.pooling import expansion, per_label
 from thoraxlib.registry import Spec
 
 __all__ = ["ClasswiseHead"]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from thoraxlib import pooling
 from thoraxlib.heads import register
 from thoraxlib.heads.base import Features, Head
-from thoraxlib.pooling.base import expansion, per_label
+from thoraxlib.pooling import expansion, per_label
 from thoraxlib.registry import Spec
 
 __all__ = ["LinearClassifier", "LinearHead"]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from thoraxlib import pooling
 from thoraxlib.heads import register
 from thoraxlib.heads.base import Head, one_map
-from thoraxlib.pooling.base import expansion
+from thoraxlib.pooling import expansion
 from thoraxlib.registry import Spec
 
 __all__ = ["MapHead"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from thoraxlib.heads import register
 from thoraxlib.heads.linear import LinearHead
-from thoraxlib.pooling.base import per_label
+from thoraxlib.pooling import per_label
 from thoraxlib.registry import Spec
 
 __all__ = ["VanillaHead"]

@@ -1,4 +1,4 @@
-"""Masks laid over every stage of a pyramid."""
+"""Fusion: the backbone's feature maps, and organ masks -> the feature maps for the head."""
 
 from __future__ import annotations
 
@@ -9,14 +9,140 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib.arguments import one_of
-from thoraxlib.fusion import register
-from thoraxlib.fusion.base import Fusion, pyramid_channels
+from thoraxlib.registry import Registry
 
-__all__ = ["SegPyramid"]
+__all__ = [
+    "Fusion",
+    "Pyramid",
+    "SegInput",
+    "SegPyramid",
+    "build",
+    "describe",
+    "names",
+    "register",
+    "registry",
+]
+
+registry: Registry[Fusion] = Registry("layers.fusion")
+build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 _AFFINES = ("none", "position")
 _NORMS = ("batch", "batch_statistics", "none")
 _STARTS = ("one", "uniform")
+
+
+class Fusion(nn.Module):
+    """``forward(maps, masks) -> maps``: a backbone's maps, finest first, to those that a head sees.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        Of the maps that come out.
+    uses_masks : bool
+        Whether it needs organ masks, (N, 1, H, W) in [0, 1] at the image's size.
+    """
+
+    channels: tuple[int, ...]
+    uses_masks: bool = False
+
+    def image(self, x: Tensor, masks: Tensor | None) -> Tensor:
+        """What the backbone sees of images (N, C, H, W): by default the images."""
+        return x
+
+    def sizes(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Sides of the maps that come out, from those of the backbone's: the last ones', the very last for more."""
+        count = len(self.channels)
+        return [*sizes, *[sizes[-1]] * (count - len(sizes))][-count:]
+
+    def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
+        """Maps (N, C_i, h_i, w_i) for the head."""
+        raise NotImplementedError
+
+    def needed(self, masks: Tensor | None) -> Tensor:
+        """`masks`, for a fusion that cannot do without.
+
+        Raises
+        ------
+        ValueError
+            There are none.
+        """
+        if masks is None:
+            raise ValueError(f"{type(self).__name__} needs organ masks (N, 1, H, W)")
+        return masks
+
+
+def pyramid_channels(channels: Sequence[int]) -> tuple[int, ...]:
+    """`channels`, of two maps or more.
+
+    Raises
+    ------
+    ValueError
+        Of fewer.
+    """
+    if len(channels) < 2:
+        raise ValueError(
+            f"a fusion over the stages needs a backbone with two maps or more, got channels={tuple(channels)}; "
+            "use fusion='seg_input', or a backbone with more stages"
+        )
+    return tuple(channels)
+
+
+@register("pyramid")
+class Pyramid(Fusion):
+    """All maps: a head pools each and puts the vectors side by side.
+
+    FusionVAN (QUST-SmartData/CXRClassification), with ``repeat_last=True``, as SegFusionVAN's layout without masks.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of the backbone's maps.
+    repeat_last : bool
+        Give the last map twice.
+
+    Raises
+    ------
+    ValueError
+        A backbone with a single map.
+    """
+
+    def __init__(self, channels: Sequence[int], *, repeat_last: bool = False) -> None:
+        super().__init__()
+        self.repeat_last = repeat_last
+        self.channels = pyramid_channels(channels)
+        if repeat_last:
+            self.channels += self.channels[-1:]
+
+    def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
+        """The maps."""
+        return [*maps, maps[-1]] if self.repeat_last else list(maps)
+
+
+@register("seg_input")
+class SegInput(Fusion):
+    """The image times the mask goes into the backbone; the head sees the last map.
+
+    SegVANGCN (QUST-SmartData/CXRClassification).
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of the backbone's maps.
+    """
+
+    uses_masks = True
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.channels = (channels[-1],)
+
+    def image(self, x: Tensor, masks: Tensor | None) -> Tensor:
+        """Images (N, C, H, W) times masks (N, 1, H, W)."""
+        return x * self.needed(masks)
+
+    def forward(self, maps: Sequence[Tensor], masks: Tensor | None = None) -> list[Tensor]:
+        """The last map."""
+        return [maps[-1]]
 
 
 class _Stage(nn.Module):
