@@ -15,7 +15,7 @@ from types import ModuleType
 import torch
 
 from benchmarks import scaling, timing
-from thoraxlib.files import replacing
+from thoraxlib.utils.files import replacing
 
 HERE = Path(__file__).parent
 OTHERS = {"__init__", "__main__", "timing", "scaling"}

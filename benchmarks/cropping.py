@@ -11,7 +11,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.timing import Row, Work, compare, optional
-from thoraxlib import backbones, cropping
+from thoraxlib import backbones
+from thoraxlib.localization import crops
 from thoraxlib.reproduce.fixed_point import upsample_uint8
 
 DEVICES = ("cpu", "cuda")
@@ -79,13 +80,13 @@ def run(device: torch.device) -> Iterator[Row]:
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH, 3, SIDE, SIDE, generator=rng) * 4 - 2
     kinds = {"blobs": blobs(rng, 2048), "noise": torch.rand(BATCH, 2048, 7, 7, generator=rng)}
-    trunk = backbones.build("resnet50").eval().to(device)
-    paper, ien001 = cropping.build("fixed"), cropping.build("ien001")
-    same = cropping.build("ien001_clean")
+    backbone = backbones.build("resnet50").eval().to(device)
+    paper, ien001 = crops.build("fixed"), crops.build("ien001")
+    same = crops.build("ien001_clean")
     conditions = {"conditions": f"{BATCH} images of {SIDE} px, 2048 channels of 7 x 7"}
     there = images.to(device)
 
-    def ours(rule: cropping.CropRule, features: Tensor) -> Work:
+    def ours(rule: crops.CropRule, features: Tensor) -> Work:
         features = features.to(device)
         return lambda: rule(there, features)
 
@@ -107,13 +108,13 @@ def run(device: torch.device) -> Iterator[Row]:
         loop = _against_opencv(row, same, images, features, ours(same, features))
         yield from optional(row, "OpenCV, one by one", loop)
     for name, rule in (("the paper's (fixed)", paper), ("ien001", ien001)):
-        forward = lambda: trunk(there)  # noqa: E731
+        forward = lambda: backbone(there)  # noqa: E731
         row = f"crop: {name}"
         work = ours(rule, kinds["blobs"])
         yield compare(row, "ResNet-50, a forward pass", work, forward, pairs=3, warmup=0, **conditions)
 
 
-def _against_opencv(row: str, rule: cropping.CropRule, images: Tensor, features: Tensor, ours: Work) -> Iterator[Row]:
+def _against_opencv(row: str, rule: crops.CropRule, images: Tensor, features: Tensor, ours: Work) -> Iterator[Row]:
     """The same boxes and a clean crop by what OpenCV has ready: the best loop that one would write."""
     import cv2
 

@@ -1,4 +1,4 @@
-"""Regions in one pass, as a multiple of torchvision's detection followed by a second pass of the trunk."""
+"""Regions in one pass, as a multiple of torchvision's detection followed by a second pass of the backbone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(device: torch.device) -> Iterator[Row]:
         net.roi_heads.score_thresh, net.roi_heads.detections_per_img = 0.0, 18 * PROPOSALS
 
         def two_passes(net: detection.RegionDetector = net) -> tuple[Tensor, Tensor]:
-            """As the original: detect, then the trunk again for the boxes, here at the same scale."""
+            """As the original: detect, then the backbone again for the boxes, here at the same scale."""
             maps = net.backbone(x)
             proposals, _ = net.rpn(ImageList(x, sizes), maps)
             found, _ = net.roi_heads(maps, proposals, sizes)

@@ -1,4 +1,4 @@
-"""Explaining films, and boxes of heat maps, against the forward pass that they come with and against loops."""
+"""Explaining images, and boxes of heat maps, against the forward pass that they come with and against loops."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ PACKAGES = ("torchvision", "timm", "scipy", "grad-cam")
 
 def run(device: torch.device) -> Iterator[Row]:
     model = thoraxlib.build("chexnet").eval().to(device)
-    dataset = thoraxlib.datasets.build("phantom", size=512, length=8, masks=False)
-    films = [dataset[index]["image"] for index in range(8)]
+    dataset = thoraxlib.datasets.build("synthetic", size=512, length=8, masks=False)
+    images = [dataset[index]["image"] for index in range(8)]
     preprocess = thoraxlib.preprocess_for(model)
-    x = torch.cat([preprocess(film) for film in films]).to(device)
+    x = torch.cat([preprocess(image) for image in images]).to(device)
     forward = torch.inference_mode()(lambda: model(x))
-    conditions = "DenseNet-121, 8 films of 512 px, input 224 px"
+    conditions = "DenseNet-121, 8 images of 512 px, input 224 px"
     for threshold, what in ((0.5, "labels above 0.5"), (0.0, "all 14 labels")):
-        work = lambda t=threshold: thoraxlib.explain(model, films, threshold=t)  # noqa: E731
+        work = lambda t=threshold: thoraxlib.explain(model, images, threshold=t)  # noqa: E731
         yield compare(f"explain, {what}", "the forward pass", work, forward, pairs=3, conditions=conditions)
-    yield from optional("explain", "by hand", _by_hand(model, films[:2]))
+    yield from optional("explain", "by hand", _by_hand(model, images[:2]))
     maps = thoraxlib.cams.build("cam", model)(x)
     for name in thoraxlib.localization.names():
         rule = thoraxlib.localization.build(name)
         work = lambda rule=rule: rule(maps, 224)  # noqa: E731
-        row = f"boxes by {name}, 14 maps a film"
+        row = f"boxes by {name}, 14 maps an image"
         yield compare(row, "the forward pass", work, forward, pairs=3, conditions=conditions)
 
 
-def _by_hand(model: nn.Module, films: list[Tensor]) -> Iterator[Row]:
-    """Film by film, label by label: torchvision's transforms, pytorch-grad-cam, SciPy's regions; timed once."""
+def _by_hand(model: nn.Module, images: list[Tensor]) -> Iterator[Row]:
+    """Image by image, label by label: torchvision's transforms, pytorch-grad-cam, SciPy's regions; timed once."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     from scipy import ndimage
@@ -52,8 +52,8 @@ def _by_hand(model: nn.Module, films: list[Tensor]) -> Iterator[Row]:
     def peer() -> list[Any]:
         found: list[Any] = []
         with GradCAM(model=model, target_layers=[model.neck]) as cam:
-            for film in films:
-                x = chain(to_pil_image(film).convert("RGB"))[None].to(device)
+            for image in images:
+                x = chain(to_pil_image(image).convert("RGB"))[None].to(device)
                 with torch.inference_mode():
                     probabilities = model(x).sigmoid()[0].tolist()
                 for k, probability in enumerate(probabilities):
@@ -62,7 +62,7 @@ def _by_hand(model: nn.Module, films: list[Tensor]) -> Iterator[Row]:
                     found.append((probability, ndimage.find_objects(labels)))
         return found
 
-    conditions = f"DenseNet-121, {len(films)} films of 512 px, 14 labels"
-    ours = lambda: thoraxlib.explain(model, films, method="gradcam", threshold=0)  # noqa: E731
+    conditions = f"DenseNet-121, {len(images)} images of 512 px, 14 labels"
+    ours = lambda: thoraxlib.explain(model, images, method="gradcam", threshold=0)  # noqa: E731
     peer_name = "torchvision + pytorch-grad-cam + SciPy, one by one"
     yield compare("explain, all 14 labels", peer_name, ours, peer, pairs=3, slow=True, conditions=conditions)

@@ -78,7 +78,7 @@ def _backward(head: thoraxlib.heads.Head, upstream: Tensor) -> Work:
 
 
 def _counting() -> Iterator[Row]:
-    """Labels of a million films; the target is for NumPy's own integers, its loops are faster on smaller types."""
+    """Labels of a million images; the target is for NumPy's own integers, its loops are faster on smaller types."""
     positive = np.random.default_rng(0).random((1_000_000, len(LABELS))) < 0.05
     conditions = "1,000,000 x 14 labels"
     for kind, target in (("int64", 1 / 40), ("float32", None), ("uint8", None)):

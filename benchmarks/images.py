@@ -1,4 +1,4 @@
-"""Films to model input: from 1024-px PNG files, and from a training copy, against the ways of the original codes."""
+"""Images to model input: from 1024-px PNG files, and from a training copy, against the ways of the original codes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
+import thoraxlib
 from benchmarks.timing import Row, compare, optional
 from thoraxlib import datasets, images
-from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.images import ImageDataset
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.training import DataModule
 
 PACKAGES = ("torchvision", "pillow", "numpy", "scikit-image")
-FILMS, SIDE = 12, 1024
+IMAGES, SIDE = 12, 1024
 SPEC = InputSpec(size=(224, 224))
 MEAN, STD = np.array(SPEC.mean, np.float32)[:, None, None], np.array(SPEC.std, np.float32)[:, None, None]
 
 
-def write_films(folder: Path, smooth: bool) -> list[Path]:
-    """Phantoms as PNG files.
+def write_images(folder: Path, smooth: bool) -> list[Path]:
+    """Synthetic images as PNG files.
 
     Smoothed, they have the 0.4 megabytes that those of NIH ChestX-ray14 have on average, in rows of the kind (Paeth)
     that takes Pillow the longest to decode: then the decoder, which both ways share, decides alone.
     """
-    phantom = datasets.build("phantom", size=SIDE, length=FILMS, masks=False)
+    synthetic = datasets.build("synthetic", size=SIDE, length=IMAGES, masks=False)
     folder.mkdir()
-    paths = [folder / f"{number}.png" for number in range(FILMS)]
-    for path, sample in zip(paths, phantom, strict=True):
-        film = Image.fromarray(sample["image"][0].numpy())
-        (film.filter(ImageFilter.GaussianBlur(1.1)) if smooth else film).save(path)
+    paths = [folder / f"{number}.png" for number in range(IMAGES)]
+    for path, sample in zip(paths, synthetic, strict=True):
+        image = Image.fromarray(sample["image"][0].numpy())
+        (image.filter(ImageFilter.GaussianBlur(1.1)) if smooth else image).save(path)
     return paths
 
 
-class Folder(Films):
-    """Films without labels."""
+class Folder(ImageDataset):
+    """Images without labels."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.labels, self.transform = (), None
@@ -50,15 +51,15 @@ class Folder(Films):
 
 
 def epoch(folder: Path, names: list[str]) -> Callable[[], torch.Tensor]:
-    """As a training reads its films, each of them four times, in batches; the last batch comes back."""
-    films = Folder(folder, 4 * names)
-    data = DataModule(films, films, batch_size=len(names), eval_transform=images.transform_for(SPEC))
+    """As a training reads its pictures, each of them four times, in batches; the last batch comes back."""
+    pictures = Folder(folder, 4 * names)
+    data = DataModule(pictures, pictures, batch_size=len(names), eval_transform=images.transform_for(SPEC))
     loader = data.val_dataloader()
     return lambda: deque(loader, maxlen=1)[0]["image"]
 
 
 def with_pillow(paths: list[Path]) -> Callable[[], torch.Tensor]:
-    """As arnoweng, zoogzog, jrzech and the PadChest/OpenI seed read their films."""
+    """As arnoweng, zoogzog, jrzech and the PadChest/OpenI seed read their images."""
     chain = transforms.Compose(
         [transforms.Resize(SPEC.size), transforms.ToTensor(), transforms.Normalize(SPEC.mean, SPEC.std)]
     )
@@ -90,11 +91,11 @@ def run(device: torch.device) -> Iterator[Row]:
 
 
 def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
-    paths = write_films(folder / "films", smooth)
+    paths = write_images(folder / "images", smooth)
     names = [path.name for path in paths]
     megabytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
-    conditions = f"{FILMS} PNG of {SIDE} px, {megabytes:.2f} MB each, to {SPEC.size[0]} px"
-    kind = "smooth films" if smooth else "films"
+    conditions = f"{IMAGES} PNG of {SIDE} px, {megabytes:.2f} MB each, to {SPEC.size[0]} px"
+    kind = "smooth images" if smooth else "images"
     preprocess, plain = images.preprocess_for(SPEC), with_pillow(paths)
     ours = lambda: preprocess(paths)  # noqa: E731
     check(ours(), plain(), 1.01)
@@ -104,8 +105,8 @@ def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     yield from optional(row, "scikit-image", _against_scikit_image(row, ours, paths, conditions))
 
     spec = InputSpec(size=SPEC.size, resize="stretch")
-    images.prepare(folder / "films", folder / "copy", spec=spec, workers=0, progress=False)
-    from_copy, from_files = epoch(folder / "copy", names), epoch(folder / "films", names)
+    thoraxlib.prepare(folder / "images", folder / "copy", spec=spec, num_workers=0, progress=False)
+    from_copy, from_files = epoch(folder / "copy", names), epoch(folder / "images", names)
     check(from_copy(), from_files(), 1.01)
     row = f"{kind}: epoch from a training copy"
     reason = "reading the files has become faster as well; a quarter of ours is writing the batch's floats"

@@ -125,7 +125,7 @@ def _training(model: nn.Module, plain: nn.Module, x: Tensor) -> Iterator[Row]:
 def _units(device: torch.device) -> Iterator[Row]:
     """The unit alone, on the maps of VAN-B0's stages."""
     for channels, side in ((32, 56), (64, 28), (160, 14), (256, 7)):
-        unit, plain = thoraxlib.blocks.build("lka", in_channels=channels).to(device), PlainLKA(channels).to(device)
+        unit, plain = thoraxlib.layers.build("lka", in_channels=channels).to(device), PlainLKA(channels).to(device)
         plain.load_state_dict(unit.state_dict())
         x = torch.randn(8, channels, side, side, device=device)
         together = x.contiguous(memory_format=torch.channels_last)

@@ -14,33 +14,33 @@ from thoraxlib import detection
 
 WHERE, PACKAGES = "Counted, not timed", ("torchvision", "timm")
 HEADER = """\
-| recipe | stage | passes x films | GFLOP a film | PFLOP | hours at 1.7 TFLOP/s | at 17 TFLOP/s |
+| recipe | stage | passes x images | GFLOP an image | PFLOP | hours at 1.7 TFLOP/s | at 17 TFLOP/s |
 |---|---|---|---|---|---|---|"""
 
-NIH, IMAGENOME, PADCHEST = 86_524, 166_521, 130_461  # training films, of the releases' and the repository's lists
-CHEXPERT = 224_316  # all films, Irvin et al. 2019; rare findings once, which the recipe doubles
+NIH, IMAGENOME, PADCHEST = 86_524, 166_521, 130_461  # training images, of the releases' and the repository's lists
+CHEXPERT = 224_316  # all images, Irvin et al. 2019; rare findings once, which the recipe doubles
 RATE = 1.7e12  # FLOP/s
 TRAINING = 3  # a backward pass computes twice what the forward pass does
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One line of the table: the calls of a film, each a number of times, for `passes` times all `films`."""
+    """One line of the table: the calls of an image, each a number of times, for `passes` times all `images`."""
 
     recipe: str
     name: str
     passes: float
-    films: int
+    images: int
     calls: Sequence[tuple[float, Callable[[], object]]]
 
     def __str__(self) -> str:
         each = sum(times * flops(call) for times, call in self.calls)
-        total = each * self.passes * self.films
+        total = each * self.passes * self.images
         hours = [f"{total / rate / 3600:,.1f}" for rate in (RATE, 10 * RATE)]
         cells = [
             self.recipe,
             self.name,
-            f"{self.passes:g} x {self.films:,}",
+            f"{self.passes:g} x {self.images:,}",
             f"{each / 1e9:.1f}",
             f"{total / 1e15:,.0f}",
         ]
@@ -50,12 +50,12 @@ class Stage:
 def run(device: torch.device) -> Iterator[Stage]:
     yield whole("chexnet", "zoogzog's 100 epochs", "chexnet", 100, 78_468)
     yield whole("chexnet", "20 epochs", "chexnet", 20, NIH)
-    yield whole("unified_dcnn", "10,000 steps of 80 films", "unified_dcnn", 10_000, 80, side=1024)
+    yield whole("unified_dcnn", "10,000 steps of 80 images", "unified_dcnn", 10_000, 80, side=1024)
     yield whole("padchest_openi", "20 epochs, all layers", "unified_dcnn_padchest", 20, PADCHEST)
     yield whole("pcam, CheXpert", "3 epochs", "jf_top1", 3, CHEXPERT)
     yield whole("x_ray", "20 epochs", "x_ray", 20, NIH)
 
-    x = films(224)
+    x = images(224)
     model = thoraxlib.build("ag_cnn").eval()
     branch = lambda: model.global_branch(x)  # noqa: E731  # the local branch is the same network
     for name, trained, run_only in (("global branch", 1, 0), ("local branch", 1, 1), ("fusion", 0, 2)):
@@ -70,7 +70,7 @@ def run(device: torch.device) -> Iterator[Stage]:
 
     finder = detection.build("fasterrcnn_resnet50_fpn").eval()
     side = max(finder.input_spec.size)
-    find = lambda: finder(films(side))  # noqa: E731
+    find = lambda: finder(images(side))  # noqa: E731
     yield Stage("anaxnet", f"detector, 5 epochs, {side} px", 5, IMAGENOME, [(TRAINING, find)])
     yield Stage("anaxnet", f"features of regions, once, {side} px", 1, IMAGENOME, [(1, find)])
 
@@ -78,11 +78,11 @@ def run(device: torch.device) -> Iterator[Stage]:
 def whole(recipe: str, stage: str, name: str, passes: float, count: int, side: int | None = None) -> Stage:
     """All of a model, trained."""
     model = thoraxlib.build(name).eval()
-    x = films(side or max(model.input_spec.size), model.input_spec.channels)
+    x = images(side or max(model.input_spec.size), model.input_spec.channels)
     return Stage(recipe, f"{stage}, {x.shape[-1]} px", passes, count, [(TRAINING, lambda: model(x))])
 
 
-def films(side: int, channels: int = 3) -> Tensor:
+def images(side: int, channels: int = 3) -> Tensor:
     return torch.rand(1, channels, side, side)
 
 

@@ -13,8 +13,8 @@ import torch
 import thoraxlib
 from benchmarks import timing
 from benchmarks.timing import Work, seconds
-from thoraxlib.files import replacing
 from thoraxlib.graphs import LabelCounts
+from thoraxlib.utils.files import replacing
 
 PACKAGES = ("timm", "torchvision", "numpy", "grad-cam", "pandas")
 

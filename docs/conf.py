@@ -27,13 +27,13 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "registry",
-    "rooms",
+    "components",
     "cards",
     "flow",
     "mathml",
 ]
 templates_path: list[str] = []
-exclude_patterns = ["_build", "_benchmarks", "_rooms", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
+exclude_patterns = ["_build", "_benchmarks", "_components", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
 suppress_warnings = ["ref.python"]  # attributes of one name in several classes
 

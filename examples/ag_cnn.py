@@ -1,6 +1,6 @@
 """AG-CNN (Guan et al., 2018, arXiv 1801.09927): global branch, attention-guided crop, local branch, fusion.
 
-    python examples/ag_cnn.py                                             # the phantom, minutes on two cores
+    python examples/ag_cnn.py                                             # the synthetic data set, minutes on two cores
     python examples/ag_cnn.py --data nih14 --root /data/nih               # the paper's recipe, ResNet-50
     python examples/ag_cnn.py --data nih14 --root /data/nih --backbone densenet121 --batch-size 32
     python examples/ag_cnn.py --taus 0.3 0.5 0.7 0.9                      # ablations: threshold, ...
@@ -8,15 +8,15 @@
     python examples/ag_cnn.py --order GLF                                 # ... and what is trained together
 
 Three stages: the global branch; the local branch, on what the global one attends to; the layer over both. In each, the
-rest is frozen, and the epoch that is best on the validation films goes on. For ChestX-ray14: ImageNet weights, momentum
-0.9 at a rate of 0.01, a tenth of it after 20 of 50 epochs, weight decay 1e-4, batches of 128, 64 and 64, random crops
-and mirroring. On the phantom everything is smaller, with AdamW, maps of stride 8, and a fusion that begins as the
-global branch's layer.
+rest is frozen, and the epoch that is best on the validation images goes on. For ChestX-ray14: ImageNet weights,
+momentum 0.9 at a rate of 0.01, a tenth of it after 20 of 50 epochs, weight decay 1e-4, batches of 128, 64 and 64,
+random crops and mirroring. On the synthetic data set everything is smaller, with AdamW, maps of stride 8, and a fusion
+that begins as the global branch's layer.
 
 Several thresholds or statistics share the global branch, which depends on neither, where a stage is its own.
 
-The table has the AUROC of all three outputs. Where films have boxes, it says how often the attended box covers a lesion
-(half of its area or more), and how often a box of the same size in the middle of the film does.
+The table has the AUROC of all three outputs. Where images have boxes, it says how often the attended box covers a
+lesion (half of its area or more), and how often a box of the same size in the middle of the image does.
 """
 
 from __future__ import annotations
@@ -35,11 +35,18 @@ import torch
 from torch import Tensor, nn
 
 import thoraxlib
-from thoraxlib import datasets, localization, metrics, training, viz
+from thoraxlib import datasets, localization, metrics, plotting, training
 from thoraxlib.images import transform_for
 
-PHANTOM: dict[str, Any] = {"size": 64, "films": 1000, "epochs": [6, 2, 3], "batch_size": 16, "lr": 3e-3, "cache": True}
-PHANTOM |= {"weights": "none", "backbone": "resnet10t"}
+SYNTHETIC: dict[str, Any] = {
+    "size": 64,
+    "images": 1000,
+    "epochs": [6, 2, 3],
+    "batch_size": 16,
+    "lr": 3e-3,
+    "cache": True,
+}
+SYNTHETIC |= {"weights": "none", "backbone": "resnet10t"}
 NIH: dict[str, Any] = {"epochs": [50], "batch_size": 64, "lr": 0.01, "weights": "imagenet", "backbone": "resnet50"}
 OUTPUTS = ("global", "local", "fusion")
 TABLES = {"resnet50": "ResNet-50", "densenet121": "DenseNet-121"}
@@ -47,7 +54,7 @@ TABLES = {"resnet50": "ResNet-50", "densenet121": "DenseNet-121"}
 
 def main(argv: list[str] | None = None) -> float:
     """Run it; the mean AUROC of the last variant's fusion."""
-    flags = recipe.parser("AG-CNN: a second look at what the first one attends to.", ("phantom", "nih14"))
+    flags = recipe.parser("AG-CNN: a second look at what the first one attends to.", ("synthetic", "nih14"))
     flags.add_argument("--backbone", help="any of thoraxlib.backbones, for both branches")
     flags.add_argument("--pool", default="max", help="max, avg, lse, ...")
     flags.add_argument("--order", default="G_L_F", choices=training.ag_cnn.ORDERS, help="what is trained together")
@@ -58,7 +65,7 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--batch-size", type=int)
     flags.add_argument("--lr", type=float)
     known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**{"phantom": PHANTOM, "nih14": NIH}[known.data])
+    flags.set_defaults(**{"synthetic": SYNTHETIC, "nih14": NIH}[known.data])
     options = recipe.parse(flags, "ag_cnn", argv)
     stages = schedule(options)
     variants = list(product(options.taus, options.statistics))
@@ -88,7 +95,7 @@ def build(options: argparse.Namespace, tau: float, statistic: str) -> nn.Module:
     parts["crop"] = {"name": "fixed", "tau": tau, "statistic": statistic}
     if options.order.endswith("*"):
         parts["detach_branches"] = False
-    if options.data == "phantom":  # whose films are small, and drawn at the size of the input
+    if options.data == "synthetic":  # whose images are small, and drawn at the size of the input
         parts["backbone"] = {"name": options.backbone, "output_stride": 8}
         parts["input_spec"] = {"resize": "stretch", "crop_ratio": 1.0}
     return recipe.build("ag_cnn", options, **parts)
@@ -100,14 +107,14 @@ def schedule(options: argparse.Namespace) -> list[training.Stage]:
     if not isinstance(epochs, int):  # fewer stages for orders that train things together
         epochs = epochs[-len(options.order.split("_")) :]
     settings: dict[str, Any] = {"epochs": epochs}
-    if options.data == "phantom":
+    if options.data == "synthetic":
         settings |= {"batch_size": None, "scheduler": "onecycle"}
         settings["optimizer"] = partial(torch.optim.AdamW, lr=options.lr, weight_decay=0.01)
     else:
         settings["batch_size"] = options.batch_size
         settings["optimizer"] = partial(torch.optim.SGD, lr=options.lr, momentum=0.9, weight_decay=1e-4)
     stages = training.ag_cnn_stages(options.order, **settings)
-    if options.data == "phantom" and len(stages) > 1 and stages[-1].name == "fusion":
+    if options.data == "synthetic" and len(stages) > 1 and stages[-1].name == "fusion":
         stages[-1] = replace(stages[-1], prepare=begin_with_global)
     return stages
 
@@ -128,8 +135,8 @@ def train(
     folder: Path,
 ) -> nn.Module:
     """Train the stages; the model lies in ``folder/model``."""
-    films = recipe.loaders(model, options, data, None if options.data == "phantom" else "ag_cnn")
-    results = training.fit_stages(model, films, stages, output=folder, **recipe.run_settings(options))
+    images = recipe.loaders(model, options, data, None if options.data == "synthetic" else "ag_cnn")
+    results = training.fit_stages(model, images, stages, output=folder, **recipe.run_settings(options))
     for stage, result in zip(stages, results, strict=True):
         print(f"{stage.name}: epoch {result.epoch + 1} of {stage.epochs}, validation AUROC {result.score:.3f}")
     return model
@@ -151,7 +158,7 @@ class AllOutputs(nn.Module):
 def report(
     model: nn.Module, options: argparse.Namespace, data: Mapping[str, datasets.ChestDataset], folder: Path
 ) -> list[metrics.Report]:
-    """Score the test films: global, local, fusion beside the paper's; the box against the true ones; pictures."""
+    """Score the test images: global, local, fusion beside the paper's; the box against the true ones; pictures."""
     test = data["test"]
     found = training.predict(
         AllOutputs(model),
@@ -180,7 +187,7 @@ def report(
     hits = cover(model, test)
     if hits is not None:
         lines.append(told(hits))
-        viz.save(draw(model, data), folder / "attention.png")
+        plotting.save(draw(model, data), folder / "attention.png")
     print("\n".join(lines))
     (folder / "result.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(
@@ -191,7 +198,7 @@ def report(
 
 def table(reports: list[metrics.Report]) -> str:
     """AUROC of the three outputs, with 95 % intervals, and the paper's."""
-    lines = ["", f"{'AUROC':<20}" + "".join(f"{name:>22}" for name in OUTPUTS) + "   the paper's (other films)"]
+    lines = ["", f"{'AUROC':<20}" + "".join(f"{name:>22}" for name in OUTPUTS) + "   the paper's (other images)"]
     for rows in [*zip(*(report.rows for report in reports), strict=True), tuple(report.mean for report in reports)]:
         ours = [f"{row.auroc:.3f} ({row.auroc_low:.3f}-{row.auroc_high:.3f})" for row in rows]
         theirs = [f"{row.reference:.3f}" if row.reference is not None else "" for row in rows]
@@ -200,7 +207,7 @@ def table(reports: list[metrics.Report]) -> str:
 
 
 def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
-    """For each true box: its film, whether the attended box and a centred one of its size cover it, and their area."""
+    """For each true box: its image, whether the attended box and a centred one of its size cover it, and their area."""
     rows = []
     for batch in recipe.boxed(model, test):
         with torch.inference_mode():
@@ -218,38 +225,40 @@ def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
 
 
 def told(hits: Tensor) -> str:
-    """How often, with the bootstrap interval of the difference over films."""
-    film, counts = hits[:, 0].unique(return_inverse=True)
-    per_film = torch.zeros(len(film), 3).index_add_(
+    """How often, with the bootstrap interval of the difference over images."""
+    image, counts = hits[:, 0].unique(return_inverse=True)
+    per_image = torch.zeros(len(image), 3).index_add_(
         0, counts, torch.cat([hits[:, 1:3], torch.ones(len(hits), 1)], dim=1)
     )
     rng = np.random.default_rng(0)
-    drawn = torch.from_numpy(rng.multinomial(len(film), np.full(len(film), 1 / len(film)), size=1000)).float()
-    attended, centred, boxes = (drawn @ per_film).unbind(dim=1)
+    drawn = torch.from_numpy(rng.multinomial(len(image), np.full(len(image), 1 / len(image)), size=1000)).float()
+    attended, centred, boxes = (drawn @ per_image).unbind(dim=1)
     low, high = np.quantile(((attended - centred) / boxes).numpy(), [0.025, 0.975])
     ours, middle = hits[:, 1].mean(), hits[:, 2].mean()
     return (
-        f"lesions covered by half or more ({len(hits)} on {len(film)} films): attended box {ours:.3f}, centred box of "
-        f"equal size {middle:.3f}, difference {ours - middle:+.3f} ({low:+.3f} to {high:+.3f}); "
-        f"median area of the box {hits[:, 3].median():.2f} of the film"
+        f"lesions covered by half or more ({len(hits)} on {len(image)} images): attended box {ours:.3f}, centred box "
+        f"of equal size {middle:.3f}, difference {ours - middle:+.3f} ({low:+.3f} to {high:+.3f}); "
+        f"median area of the box {hits[:, 3].median():.2f} of the image"
     )
 
 
-def draw(model: nn.Module, data: Mapping[str, datasets.ChestDataset], films: int = 4) -> Any:
-    """A row for each of some films: with true and attended box, heat, mask, crop."""
+def draw(model: nn.Module, data: Mapping[str, datasets.ChestDataset], images: int = 4) -> Any:
+    """A row for each of some images: with true and attended box, heat, mask, crop."""
     batch = next(recipe.boxed(model, data["test"]))
     with torch.inference_mode():
-        seen = model.eval().forward_features(batch["image"][:films]).attention
+        seen = model.eval().forward_features(batch["image"][:images]).attention
     mean, std = (torch.tensor(value)[:, None, None] for value in (model.input_spec.mean, model.input_spec.std))
     cells, titles = [], []
     for k in range(len(seen.box)):
-        film, crop = ((x.cpu() * std + mean).clamp(0, 1) for x in (batch["image"][k], seen.crop[k]))
+        image, crop = ((x.cpu() * std + mean).clamp(0, 1) for x in (batch["image"][k], seen.crop[k]))
         names = ", ".join(model.labels[label] for label in batch["box_labels"][k].tolist())
-        boxed = viz.draw_boxes(viz.draw_boxes(film, batch["boxes"][k], truth=True), seen.box[k : k + 1].cpu())
+        boxed = plotting.draw_boxes(
+            plotting.draw_boxes(image, batch["boxes"][k], truth=True), seen.box[k : k + 1].cpu()
+        )
         mask = 0.5 * seen.mask[k].float() + 0.5 * seen.component[k].float()
-        cells += [boxed, viz.overlay(film, seen.heat[k].cpu()), mask[None].cpu(), crop]
+        cells += [boxed, plotting.overlay(image, seen.heat[k].cpu()), mask[None].cpu(), crop]
         titles += [names, "heat", "mask, largest component", "crop"]
-    return viz.panel(cells, titles, columns=4, legend=True)
+    return plotting.panel(cells, titles, columns=4, legend=True)
 
 
 def sweep(rows: list[tuple[str, list[metrics.Report]]]) -> str:

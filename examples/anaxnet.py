@@ -1,20 +1,21 @@
 """AnaXNet (Agu et al., 2021, arXiv 2105.09937): regions, a graph over them, and findings in each.
 
-    python examples/anaxnet.py                                                       # the phantom, a quarter of an hour
+    python examples/anaxnet.py                                                  # synthetic images, a quarter of an hour
     python examples/anaxnet.py --boxes given                                         # ... with the true regions
     python examples/anaxnet.py --adjacency jaccard positive identity full            # ... with other graphs
     python examples/anaxnet.py --data chest_imagenome --root /data/chest-imagenome --images /data/mimic-cxr-jpg
 
 Five steps, each kept in --output, where an interrupted run goes on: a Faster R-CNN learns the 18 regions; its features
-of every film's regions are written to a store; findings of the training films are counted into a graph; heads learn on
-the stored features; detector and the head of the first graph become one model, which is saved and explains films.
+of every image's regions are written to a store; findings of the training images are counted into a graph; heads learn
+on the stored features; detector and the head of the first graph become one model, which is saved and explains images.
 
 The heads are the paper's region graph and its baseline, a linear layer on each region's features. --global-view trains
-the other baseline, a CheXNet on whole films. For Chest ImaGenome: a ResNet-50 detector from COCO's weights, SGD at 1e-4
-with a warm-up, batches of 16; heads by Adam at 1e-4, batches of 16, 5 epochs. On the phantom everything is smaller.
+the other baseline, a CheXNet on whole images. For Chest ImaGenome: a ResNet-50 detector from COCO's weights, SGD at
+1e-4 with a warm-up, batches of 16; heads by Adam at 1e-4, batches of 16, 5 epochs. On the synthetic data set everything
+is smaller.
 
 Tables: how well regions are found; AUROC of each finding, as the paper averages it (over regions), over all regions at
-once, and of films. The paper's mean is .93, on Chest ImaGenome.
+once, and of images. The paper's mean is .93, on Chest ImaGenome.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ import torch
 from torch import nn
 
 import thoraxlib
-from thoraxlib import datasets, detection, graphs, metrics, training, viz
+from thoraxlib import datasets, detection, graphs, metrics, plotting, training
 from thoraxlib import labels as label_sets
 from thoraxlib.detection import FeatureStore
 from thoraxlib.images import transform_for
 from thoraxlib.metrics import RegionScores, evaluate_regions
 
-PHANTOM: dict[str, Any] = {"size": 128, "films": 1000, "detector": "fasterrcnn_fpn", "detector_epochs": 5}
-PHANTOM |= {"weights": "none", "batch_size": 8, "lr": 3e-3, "head_batch_size": 64, "epochs": 30, "cache": True}
+SYNTHETIC: dict[str, Any] = {"size": 128, "images": 1000, "detector": "fasterrcnn_fpn", "detector_epochs": 5}
+SYNTHETIC |= {"weights": "none", "batch_size": 8, "lr": 3e-3, "head_batch_size": 64, "epochs": 30, "cache": True}
 IMAGENOME: dict[str, Any] = {"detector": "fasterrcnn_resnet50_fpn", "detector_epochs": 5, "batch_size": 16}
 IMAGENOME |= {"weights": "coco", "lr": 1e-4, "head_batch_size": 16, "epochs": 5}
-# a classifier for each region, as in the paper's figure; with few films and small features, tame scores as well
+# a classifier for each region, as in the paper's figure; with few images and small features, tame scores as well
 HEADS: dict[str, dict[str, Any]] = {
-    "phantom": {"scale": True, "normalize": "row", "classifier": "per_region"},
+    "synthetic": {"scale": True, "normalize": "row", "classifier": "per_region"},
     "chest_imagenome": {},
 }
-# what the phantom can tell of AnaXNet's nine findings
-PHANTOM_LABELS = [
+# what the synthetic data set can tell of AnaXNet's nine findings
+SYNTHETIC_LABELS = [
     "pleural effusion",
     "atelectasis",
     "enlarged cardiac silhouette",
@@ -70,7 +71,7 @@ PAPER = 0.93
 
 def main(argv: list[str] | None = None) -> float:
     """Run it; the AUROC of the first graph, mean over findings and regions."""
-    flags = recipe.parser("AnaXNet: findings in anatomical regions.", ("phantom", "chest_imagenome"))
+    flags = recipe.parser("AnaXNet: findings in anatomical regions.", ("synthetic", "chest_imagenome"))
     flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
     flags.add_argument("--detector", help="any of thoraxlib.detection")
     flags.add_argument("--detector-epochs", type=int)
@@ -78,13 +79,13 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--boxes", choices=("detected", "given"), default="detected", help="whose regions are looked at")
     flags.add_argument("--adjacency", nargs="+", choices=list(ADJACENCY), default=["jaccard"])
     flags.add_argument("--minimum", type=int, default=10, help="positives that a region needs to count in the mean")
-    flags.add_argument("--global-view", action="store_true", help="also train a CheXNet on whole films")
+    flags.add_argument("--global-view", action="store_true", help="also train a CheXNet on whole images")
     flags.add_argument("--epochs", type=int, help="of the heads")
-    flags.add_argument("--batch-size", type=int, help="films at a time, for the detector")
-    flags.add_argument("--head-batch-size", type=int, help="films at a time, for the heads")
+    flags.add_argument("--batch-size", type=int, help="images at a time, for the detector")
+    flags.add_argument("--head-batch-size", type=int, help="images at a time, for the heads")
     flags.add_argument("--lr", type=float, help="of the heads")
     known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**{"phantom": PHANTOM, "chest_imagenome": IMAGENOME}[known.data])
+    flags.set_defaults(**{"synthetic": SYNTHETIC, "chest_imagenome": IMAGENOME}[known.data])
     options = recipe.parse(flags, "anaxnet", argv)
     if options.data == "chest_imagenome" and options.images is None:
         flags.error("--data chest_imagenome needs --images, the folder of MIMIC-CXR-JPG")
@@ -133,33 +134,33 @@ def write(
     print(tables)
     (options.output / "result.txt").write_text(f"{tables}\n", encoding="utf-8")
     thoraxlib.save_pretrained(model, options.output / "model")
-    viz.save(draw(model, options, data, val), options.output / "findings.png")
+    plotting.save(draw(model, options, data, val), options.output / "findings.png")
 
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
-    """Train, val and test, disjoint in patients, and the test films as pictures show them."""
-    if options.data == "phantom":
-        labels = options.labels or PHANTOM_LABELS
-        films = {"train": options.films, "val": max(options.films // 5, 8), "test": max(options.films // 2, 16)}
+    """Train, val and test, disjoint in patients, and the test images as pictures show them."""
+    if options.data == "synthetic":
+        labels = options.labels or SYNTHETIC_LABELS
+        images = {"train": options.images, "val": max(options.images // 5, 8), "test": max(options.images // 2, 16)}
         shared = {"labels": labels, "balance": options.balance, "masks": False}
-        seeds = dict(zip(films, range(3 * options.seed, 3 * options.seed + 3), strict=True))
+        seeds = dict(zip(images, range(3 * options.seed, 3 * options.seed + 3), strict=True))
         made: dict[str, Any] = {
-            part: datasets.build("phantom", size=options.size, length=films[part], seed=seeds[part], **shared)
-            for part in films
+            part: datasets.build("synthetic", size=options.size, length=images[part], seed=seeds[part], **shared)
+            for part in images
         }
-        large = datasets.build("phantom", size=512, length=films["test"], seed=seeds["test"], **shared)
+        large = datasets.build("synthetic", size=512, length=images["test"], seed=seeds["test"], **shared)
         return {**made, "shown": large}
     labels = label_sets.resolve(recipe.label_set(options.labels or ["imagenome9"]))
     return recipe.parts(options, SimpleNamespace(labels=labels))
 
 
 def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detection.RegionDetector:
-    """The detector, trained; prints how well it finds the regions of the test films."""
+    """The detector, trained; prints how well it finds the regions of the test images."""
     torch.manual_seed(options.seed)
     parts: dict[str, Any] = {"regions": data["train"].region_names}
     if options.size:
         parts["input_spec"] = {"size": [options.size, options.size]}
-    if options.data == "phantom":
+    if options.data == "synthetic":
         parts |= {"backbone": "resnet18", "width": 64, "feature_dim": 256, "rois": 64, "proposals": 200, "in_chans": 1}
         settings: dict[str, Any] = {
             "optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4),
@@ -170,11 +171,11 @@ def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detect
         settings = {key: value for key, value in training.ANAXNET_DETECTOR.items() if key != "max_steps"}
     detector = build_detector(options, parts)
     # no turning: boxes around turned boxes are too large
-    augmentation = {"name": "light", "degrees": 0.0} if options.data == "phantom" else None
-    films = recipe.loaders(detector, options, data, augmentation, regions=True)
+    augmentation = {"name": "light", "degrees": 0.0} if options.data == "synthetic" else None
+    images = recipe.loaders(detector, options, data, augmentation, regions=True)
     result = training.fit(
         detector,
-        films,
+        images,
         output=options.output / "detector",
         epochs=options.detector_epochs,
         **{**recipe.run_settings(options), "channels_last": False},
@@ -186,9 +187,9 @@ def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detect
 
 
 @training.first_process
-def check_regions(detector: detection.RegionDetector, options: argparse.Namespace, films: Any) -> None:
+def check_regions(detector: detection.RegionDetector, options: argparse.Namespace, images: Any) -> None:
     """Print and keep how well the regions are found."""
-    found = detection.evaluate(detector, films, batch_size=options.batch_size, progress=options.progress)
+    found = detection.evaluate(detector, images, batch_size=options.batch_size, progress=options.progress)
     (options.output / "regions.txt").write_text(f"{found}\n", encoding="utf-8")
     print(found)
 
@@ -205,7 +206,7 @@ def build_detector(options: argparse.Namespace, parts: dict[str, Any]) -> Any:
 
 
 def data_targets(store: FeatureStore) -> torch.Tensor:
-    """Labels of the films' regions, NaN where the detector found none."""
+    """Labels of the images' regions, NaN where the detector found none."""
     return torch.where(store.region_present[..., None], store.region_targets, torch.nan)
 
 
@@ -245,7 +246,7 @@ def train(model: nn.Module, options: argparse.Namespace, stores: Mapping[str, Fe
 
 
 def score(found: training.Predictions, options: argparse.Namespace, store: FeatureStore) -> RegionScores:
-    """AUROC of every finding in every region of the test films."""
+    """AUROC of every finding in every region of the test images."""
     return evaluate_regions(
         found.targets,
         found.logits,
@@ -258,11 +259,11 @@ def score(found: training.Predictions, options: argparse.Namespace, store: Featu
 
 
 def table(rows: Mapping[str, RegionScores]) -> str:
-    """AUROC of each finding: mean over regions, over all regions at once, and of films, for each head."""
+    """AUROC of each finding: mean over regions, over all regions at once, and of images, for each head."""
     first = next(iter(rows.values()))
     width = max(map(len, first.labels)) + 2
     lines = []
-    for title, of in (("mean over regions", 0), ("all regions at once", 1), ("films", 2)):
+    for title, of in (("mean over regions", 0), ("all regions at once", 1), ("images", 2)):
         lines += ["", f"{'AUROC, ' + title:<{width}}" + "".join(f"{name:>24}" for name in rows)]
         for k, label in enumerate((*first.labels, "mean")):
             lines.append(f"{label:<{width}}" + "".join(f"{cell(each, of, k):>24}" for each in rows.values()))
@@ -295,17 +296,17 @@ def difference(found: Mapping[str, training.Predictions], store: FeatureStore) -
 
 
 def global_view(options: argparse.Namespace, data: Mapping[str, Any]) -> str:
-    """The paper's other baseline: a network of whole films, which says nothing of places."""
-    phantom = options.data == "phantom"
+    """The paper's other baseline: a network of whole images, which says nothing of places."""
+    synthetic = options.data == "synthetic"
     asked = {"labels": list(data["train"].labels), "weights": "none" if options.weights == "none" else "imagenet"}
-    small = {"backbone": "resnet18"} if phantom else {}
+    small = {"backbone": "resnet18"} if synthetic else {}
     model = recipe.build("chexnet", argparse.Namespace(**{**vars(options), **asked}), **small)
     result = training.fit(
         model,
         recipe.loaders(model, options, data),
         output=options.output / "global_view",
         epochs=2 * options.detector_epochs,
-        optimizer=partial(torch.optim.AdamW, lr=1e-3 if phantom else 1e-4),
+        optimizer=partial(torch.optim.AdamW, lr=1e-3 if synthetic else 1e-4),
         scheduler="onecycle",
         **recipe.run_settings(options),
     )
@@ -313,7 +314,7 @@ def global_view(options: argparse.Namespace, data: Mapping[str, Any]) -> str:
     report = metrics.evaluate(
         found.targets, found.probabilities, found.labels, patient_ids=data["test"].patient_ids, n_bootstrap=1000
     )
-    return f"\nglobal view, AUROC of films\n{report}"
+    return f"\nglobal view, AUROC of images\n{report}"
 
 
 def assemble(head: nn.Module, detector: detection.RegionDetector) -> nn.Module:
@@ -326,34 +327,34 @@ def assemble(head: nn.Module, detector: detection.RegionDetector) -> nn.Module:
 
 
 def draw(
-    model: nn.Module, options: argparse.Namespace, data: Mapping[str, Any], val: FeatureStore, films: int = 4
+    model: nn.Module, options: argparse.Namespace, data: Mapping[str, Any], val: FeatureStore, images: int = 4
 ) -> Any:
-    """Some test films, with the regions that have findings, true and told, coloured by finding."""
+    """Some test images, with the regions that have findings, true and told, coloured by finding."""
     known = training.predict(model, val, progress=False)
     there = val.region_present
     limits = metrics.best_thresholds(known.targets[there], known.probabilities[there])
     thresholds = {k: float(v) for k, v in zip(model.labels, np.nan_to_num(limits, nan=0.5), strict=True)}
     shown = data["shown"]
-    chosen = ((shown.targets == 1).sum(dim=1) == 2).nonzero().flatten()[:films].tolist()  # more is hard to look at
-    chosen = chosen or list(range(films))
+    chosen = ((shown.targets == 1).sum(dim=1) == 2).nonzero().flatten()[:images].tolist()  # more is hard to look at
+    chosen = chosen or list(range(images))
     cells, titles = [], []
     for index in chosen:
         sample = shown[index]
         (told,) = thoraxlib.explain(model, sample["image"], threshold=thresholds, rule="specific")
         true = [(r, k) for r, k in (sample["region_labels"] == 1).nonzero().tolist()]
         boxes = sample["regions"].as_subclass(torch.Tensor)
-        truth = viz.draw_boxes(
+        truth = plotting.draw_boxes(
             sample["image"], boxes[[r for r, _ in true]], color=[COLORS[k % 9] for _, k in true], truth=True
         )
         found = [(f.label, box) for f in told.findings for box in f.boxes]
         colors = [COLORS[model.labels.index(label) % 9] for label, _ in found]
         cells += [
             truth,
-            viz.draw_boxes(sample["image"], torch.tensor([b for _, b in found]).reshape(-1, 4), color=colors),
+            plotting.draw_boxes(sample["image"], torch.tensor([b for _, b in found]).reshape(-1, 4), color=colors),
         ]
         titles += ["true", "told"]
     colors = {label: COLORS[k % 9] for k, label in enumerate(model.labels)}
-    return viz.panel(cells, titles, columns=4, side=320, legend=colors)
+    return plotting.panel(cells, titles, columns=4, side=320, legend=colors)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """CheXNet (Rajpurkar et al., 2017, arXiv 1711.05225): the paper's recipe, every hyper-parameter the default of a flag.
 
     python examples/chexnet.py --data nih14 --root /data/nih        # the release: Data_Entry_2017*.csv, images*/
-    python examples/chexnet.py --films 500 --size 64 --epochs 2     # a look at it, on the phantom
+    python examples/chexnet.py --images 500 --size 64 --epochs 2     # a look at it, on the synthetic data set
 
 DenseNet-121 from ImageNet weights, 224 x 224, Adam (0.9, 0.999) at 0.001, batches of 16, random mirroring, the rate
 divided by 10 when the validation loss stops falling, and the model of the lowest validation loss. The paper says

@@ -1,18 +1,19 @@
 """Leaderboard: every documented model under one protocol on one data set, in one table and one figure.
 
-    python examples/leaderboard.py                                        # the phantom, a quarter of an hour on a core
+    python examples/leaderboard.py                                   # synthetic images, a quarter of an hour on a core
     python examples/leaderboard.py --models chexnet pcam ag_cnn --seeds 3
     python examples/leaderboard.py --no-train                             # parameters, FLOPs, speed; no new training
     python examples/leaderboard.py --data nih14 --root /data/nih --organs /data/ChestHeart
 
-One protocol: the same films, split, input, augmentation, loss, optimiser, epochs, choice of the best epoch (validation
+One protocol: the same images, split, input, augmentation, loss, optimiser, epochs, choice of the best epoch (validation
 AUROC) and seed for every model. Models that are trained in stages share the epochs among their stages, and the notes
-say how: AG-CNN (global branch, local branch, fusion), AnaXNet (region detector, then the head on its features; a film's
-logit is the highest of its regions), and models with organ masks (a UNet, then the classifier).
+say how: AG-CNN (global branch, local branch, fusion), AnaXNet (region detector, then the head on its features; an
+image's logit is the highest of its regions), and models with organ masks (a UNet, then the classifier).
 
-On the phantom, trunks are by default small ones of the kind that the paper has (--backbone small); "own" are the
-papers', and any other name is the trunk of all models. Heat maps are those that thoraxlib.explain shows; a box around
-the highest part of each map, one for each film and finding that has a true box, is compared with the true ones.
+On the synthetic data set, backbones are by default small ones of the kind that the paper has (--backbone small); "own"
+are the papers', and any other name is the backbone of all models. Heat maps are those that thoraxlib.explain shows; a
+box around the highest part of each map, one for each image and finding that has a true box, is compared with the true
+ones.
 
 --output receives leaderboard.md, .csv, .json and .png, anew after every model. The same call goes on where an
 interrupted one stopped. A model that fails is a row that says why; the exit status is then 1.
@@ -51,20 +52,22 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import thoraxlib
-from thoraxlib import cams, datasets, detection, graphs, localization, metrics, text_tables, training
+from thoraxlib import cams, datasets, detection, graphs, localization, metrics, training
 from thoraxlib.explanation import Explanation
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, localization_table
+from thoraxlib.utils import text_tables
 
-PHANTOM: dict[str, Any] = {"size": 64, "films": 500, "epochs": 6, "batch_size": 16, "lr": 2e-3, "backbone": "small"}
-PHANTOM |= {"weights": "none", "augmentation": "none", "cache": True}
+SYNTHETIC: dict[str, Any] = {"size": 64, "images": 500, "epochs": 6, "batch_size": 16, "lr": 2e-3, "backbone": "small"}
+SYNTHETIC |= {"weights": "none", "augmentation": "none", "cache": True}
 REAL: dict[str, Any] = {"size": 224, "epochs": 6, "batch_size": 16, "lr": 1e-4, "backbone": "own"}
 REAL |= {"weights": "imagenet", "augmentation": "light"}
 LABELS = {"chexpert": "chexpert5", "mimic_cxr": "mimic14", "chest_imagenome": "imagenome9"}  # others: nih14
 DATA = (*recipe.DATA, "mimic_cxr", "chest_imagenome")
 
-# Small trunks: a few per cent of what the papers have, of the same kind. Where a trunk can, its last map has stride 8.
+# Small backbones: a few per cent of what the papers have, of the same kind. Where a backbone can, its last map has
+# stride 8.
 SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "output_stride": 8},
     "densenet": {"block_config": [2, 2, 2, 2], "growth_rate": 16, "output_stride": 8, "dilated": False},
@@ -81,30 +84,30 @@ SMALL_DETECTOR: dict[str, Any] = {"width": 64, "feature_dim": 256, "rois": 64, "
 # Published tables: of several, the one of the model's own form; otherwise a card's first.
 TABLES = {"unified_dcnn": unified_dcnn.PUBLISHED}
 BOX = {"name": "threshold", "levels": (180,), "keep": 1}
-UNSEEN = -20.0  # the logit of findings in a film in which no region was found
+UNSEEN = -20.0  # the logit of findings in an image in which no region was found
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run it; how many models failed."""
     flags = recipe.parser("Every documented model under one protocol.", DATA)
     flags.add_argument("--models", nargs="+", metavar="NAME", help="by default all documented ones")
-    flags.add_argument("--backbone", help="small, own, or the name of a trunk for all models")
-    flags.add_argument("--weights", choices=("imagenet", "none"), help="that trunks begin with")
+    flags.add_argument("--backbone", help="small, own, or the name of a backbone for all models")
+    flags.add_argument("--weights", choices=("imagenet", "none"), help="that backbones begin with")
     flags.add_argument("--epochs", type=int, help="of each model, all its stages together")
     flags.add_argument("--batch-size", type=int)
     flags.add_argument("--lr", type=float, help="highest rate of the one-cycle schedule")
     flags.add_argument("--augmentation", help="light, chexnet, none, ...")
-    flags.add_argument("--seeds", type=int, default=1, help="trainings of each model; the films stay the same")
+    flags.add_argument("--seeds", type=int, default=1, help="trainings of each model; the images stay the same")
     flags.add_argument(
         "--no-train",
         dest="train",
         action="store_false",
         help="parameters, FLOPs and speed; scores of finished models alone",
     )
-    flags.add_argument("--organs", type=Path, help="images and organ labels for the UNet, for all --data but phantom")
+    flags.add_argument("--organs", type=Path, help="images and organ labels for the UNet, for all --data but synthetic")
     flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
     known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**(PHANTOM if known.data == "phantom" else REAL), labels=[LABELS.get(known.data, "nih14")])
+    flags.set_defaults(**(SYNTHETIC if known.data == "synthetic" else REAL), labels=[LABELS.get(known.data, "nih14")])
     options = recipe.parse(flags, "leaderboard", argv)
     options.models = options.models or thoraxlib.models.registry.registered()
     unknown = [name for name in options.models if name not in thoraxlib.names()]
@@ -131,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Board:
-    """The protocol, and what is made once for all models: films, UNet, masks."""
+    """The protocol, and what is made once for all models: images, UNet, masks."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.output = options, options.output
@@ -140,7 +143,18 @@ class Board:
 
     def protocol(self) -> dict[str, Any]:
         """What decides about the numbers, as JSON."""
-        keys = ("data", "size", "films", "balance", "epochs", "batch_size", "lr", "augmentation", "backbone", "weights")
+        keys = (
+            "data",
+            "size",
+            "images",
+            "balance",
+            "epochs",
+            "batch_size",
+            "lr",
+            "augmentation",
+            "backbone",
+            "weights",
+        )
         kept = {key: getattr(self.options, key) for key in (*keys, "seed", "uncertain", "precision", "patience")}
         return {**kept, "labels": list(self.labels), "root": str(self.options.root or "")}
 
@@ -153,7 +167,7 @@ class Board:
             The folder holds the results of another protocol.
         """
         path, now = self.output / "protocol.json", self.protocol()
-        if path.exists() and not self.options.restart:
+        if path.exists() and not self.options.overwrite:
             before = json.loads(path.read_text(encoding="utf-8"))
             differing = [
                 f"{key}: {before.get(key)} before, {now[key]} now" for key in now if before.get(key) != now[key]
@@ -161,42 +175,42 @@ class Board:
             if differing:
                 raise ValueError(
                     f"{self.output} holds a leaderboard of another protocol ({'; '.join(differing)}): change --output, "
-                    "or --restart"
+                    "or --overwrite"
                 )
         text_tables.write(self.output, {"protocol.json": json.dumps(now, indent=2) + "\n"})
 
     @cached_property
-    def films(self) -> dict[str, Any]:
+    def images(self) -> dict[str, Any]:
         """Train, val and test; kept in memory if asked for."""
         # of a model, recipe.parts looks at labels and size alone
         made = recipe.parts(self.options, SimpleNamespace(labels=self.labels, input_spec=self.spec))
         kept = {part: made[part] for part in ("train", "val", "test")}
-        return {part: InMemory(films) for part, films in kept.items()} if self.options.cache else kept
+        return {part: InMemory(images) for part, images in kept.items()} if self.options.cache else kept
 
     @cached_property
     def organs(self) -> nn.Module:
         """The UNet of organ masks, trained in the first of two shares of the epochs."""
-        if self.options.data != "phantom" and self.options.organs is None:
+        if self.options.data != "synthetic" and self.options.organs is None:
             raise ValueError("organ masks: the UNet learns from --organs, a folder of images and organ labels")
         small = self.options.backbone == "small"
-        settings = {"unet_epochs": shares(self.options.epochs, 2)[0], "unet_films": self.options.films}
+        settings = {"unet_epochs": shares(self.options.epochs, 2)[0], "unet_images": self.options.images}
         settings |= {"unet_width": 12 if small else 64, "unet_lr": self.options.lr}
         return segfusion_vangcn.train_unet(argparse.Namespace(**{**vars(self.options), **settings}))
 
     @cached_property
     def masked(self) -> dict[str, Any]:
-        """The films to train on, with the UNet's masks."""
-        folder, anew = self.output / "masks", self.options.restart
+        """The images to train on, with the UNet's masks."""
+        folder, anew = self.output / "masks", self.options.overwrite
         with_masks = segfusion_vangcn.with_organ_masks
-        return {part: with_masks(self.films[part], self.organs, folder / part, anew) for part in ("train", "val")}
+        return {part: with_masks(self.images[part], self.organs, folder / part, anew) for part in ("train", "val")}
 
 
 class InMemory(Dataset[dict[str, Any]]):
-    """Films that are read once, whatever number of models looks at them."""
+    """Images that are read once, whatever number of models looks at them."""
 
-    def __init__(self, films: datasets.ChestDataset) -> None:
-        self.films = films
-        self.samples = [films[index] for index in range(len(films))]
+    def __init__(self, images: datasets.ChestDataset) -> None:
+        self.images = images
+        self.samples = [images[index] for index in range(len(images))]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -205,9 +219,9 @@ class InMemory(Dataset[dict[str, Any]]):
         return dict(self.samples[index])
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "films":  # which a copy for another process does not have at first
+        if name.startswith("__") or name == "images":  # which a copy for another process does not have at first
             raise AttributeError(name)
-        return getattr(self.films, name)
+        return getattr(self.images, name)
 
 
 def shares(epochs: int, stages: int) -> list[int]:
@@ -224,14 +238,14 @@ def learning(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def sized(part: Any, choice: str, small: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A trunk or head as --backbone has it: small, or the paper's own."""
+    """A backbone or head as --backbone has it: small, or the paper's own."""
     own = {"name": part} if isinstance(part, str) else dict(part)
     kinds = (options for kind, options in small.items() if own["name"].startswith(kind))
     return {**own, **next(kinds, {})} if choice == "small" else own
 
 
 def build(board: Board, name: str, **parts: Any) -> nn.Module:
-    """A model of whole films, untrained."""
+    """A model of whole images, untrained."""
     options, defaults = board.options, thoraxlib.describe(name).options
     if name == "anaxnet":
         return thoraxlib.build(name, labels=board.labels, detector=detector(board), head=region_head(board), **parts)
@@ -242,27 +256,27 @@ def build(board: Board, name: str, **parts: Any) -> nn.Module:
     if defaults.get("segmenter") and options.backbone == "small":
         parts.setdefault("segmenter", {"name": "unet", "width": 12, "norm": True})
     if defaults.get("adjacency"):
-        parts["counts"] = recipe.label_counts(board.films["train"], board.labels)
+        parts["counts"] = recipe.label_counts(board.images["train"], board.labels)
     return recipe.build(name, options, input_spec=board.spec.to_json(), **parts)
 
 
 def detector(board: Board) -> detection.RegionDetector:
-    """AnaXNet's region detector, untrained on films."""
+    """AnaXNet's region detector, untrained on images."""
     options, spec = board.options, {"input_spec": board.spec.to_json()}
     if options.backbone == "own":
         options = argparse.Namespace(
             detector="fasterrcnn_resnet50_fpn", weights=options.weights.replace("imagenet", "coco")
         )
         return anaxnet.build_detector(options, spec)
-    trunk = {"name": "resnet18"} if options.backbone == "small" else {"name": options.backbone}
+    backbone = {"name": "resnet18"} if options.backbone == "small" else {"name": options.backbone}
     small = {**SMALL["resnet"], "output_stride": 32} if options.backbone == "small" else {}
-    return detection.build("fasterrcnn_fpn", backbone={**trunk, **small}, **SMALL_DETECTOR, **spec)
+    return detection.build("fasterrcnn_fpn", backbone={**backbone, **small}, **SMALL_DETECTOR, **spec)
 
 
 def region_head(board: Board) -> dict[str, Any]:
     """AnaXNet's head; tamer over small features."""
     own = board.options.backbone == "own"
-    return {"name": "region_graph", **anaxnet.HEADS["chest_imagenome" if own else "phantom"]}
+    return {"name": "region_graph", **anaxnet.HEADS["chest_imagenome" if own else "synthetic"]}
 
 
 Trained = tuple[nn.Module, str]
@@ -272,11 +286,11 @@ def plain(board: Board, options: argparse.Namespace, name: str) -> Trained:
     """In one call."""
     model = build(board, name)
     augmentation = options.augmentation
-    return recipe.fit(model, options, board.films, augmentation=augmentation, loss="bce", **learning(options)), ""
+    return recipe.fit(model, options, board.images, augmentation=augmentation, loss="bce", **learning(options)), ""
 
 
 def masked(board: Board, options: argparse.Namespace, name: str) -> Trained:
-    """The classifier on films with the UNet's masks; in the end it makes its masks by itself."""
+    """The classifier on images with the UNet's masks; in the end it makes its masks by itself."""
     first, then = shares(options.epochs, 2)
     own = argparse.Namespace(**{**vars(options), "epochs": then})
     model = build(board, name, segmenter=board.organs)
@@ -291,25 +305,25 @@ def staged(board: Board, options: argparse.Namespace, name: str) -> Trained:
     stages = training.ag_cnn_stages("G_L_F", epochs=epochs, batch_size=None, **learning(options))
     stages[-1] = replace(stages[-1], prepare=ag_cnn.begin_with_global)
     model = build(board, name)
-    films = recipe.loaders(model, options, board.films, options.augmentation)
-    training.fit_stages(model, films, stages, output=options.output, **recipe.run_settings(options))
+    images = recipe.loaders(model, options, board.images, options.augmentation)
+    training.fit_stages(model, images, stages, output=options.output, **recipe.run_settings(options))
     return model, "global {} + local {} + fusion {} epochs".format(*epochs)
 
 
 def regional(board: Board, options: argparse.Namespace, name: str) -> Trained:
-    """AnaXNet: the detector on the films' regions, then the head on the features of what it finds."""
-    if not hasattr(board.films["train"], "region_names"):
+    """AnaXNet: the detector on the images' regions, then the head on the features of what it finds."""
+    if not hasattr(board.images["train"], "region_names"):
         raise ValueError(f"{name} learns from boxes and findings of regions, which {options.data} does not have")
     first, then = shares(options.epochs, 2)
     settings = {**recipe.run_settings(options), "channels_last": False, **learning(options)}
     finder = detector(board)
-    # boxes do not turn with the film, so that the detector sees it as it is
-    films = recipe.loaders(finder, options, board.films, regions=True)
-    training.fit(finder, films, output=options.output / "detector", epochs=first, gradient_clip=5.0, **settings)
+    # boxes do not turn with the image, so that the detector sees it as it is
+    images = recipe.loaders(finder, options, board.images, regions=True)
+    training.fit(finder, images, output=options.output / "detector", epochs=first, gradient_clip=5.0, **settings)
     stores = {
         part: detection.extract(
             finder,
-            board.films[part],
+            board.images[part],
             options.output / "features" / part,
             batch_size=options.batch_size,
             num_workers=options.workers,
@@ -338,8 +352,8 @@ def way(name: str) -> Callable[[Board, argparse.Namespace, str], Trained]:
 # -- what is measured ----------------------------------------------------------------------------------------------
 
 
-class OfFilms(nn.Module):
-    """A model of regions as one of films: a finding's logit (N, K) is the highest of the regions that are found."""
+class OfImages(nn.Module):
+    """A model of regions as one of images: a finding's logit (N, K) is the highest of the regions that are found."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -350,15 +364,15 @@ class OfFilms(nn.Module):
         return logits.nan_to_num(nan=UNSEEN)
 
 
-def of_films(model: nn.Module) -> nn.Module:
-    """The model, with logits of films."""
-    return OfFilms(model) if hasattr(model, "region_names") else model
+def of_images(model: nn.Module) -> nn.Module:
+    """The model, with logits of images."""
+    return OfImages(model) if hasattr(model, "region_names") else model
 
 
 def score(board: Board, options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
-    """AUROC of the test films with its interval, and how often the boxes of the heat maps hit the true ones."""
-    test = board.films["test"]
-    found = recipe.predictions(of_films(model), options, test)
+    """AUROC of the test images with its interval, and how often the boxes of the heat maps hit the true ones."""
+    test = board.images["test"]
+    found = recipe.predictions(of_images(model), options, test)
     report = metrics.evaluate(found.targets, found.probabilities, board.labels, patient_ids=test.patient_ids)
     report.save(options.output)
     mean = report.mean
@@ -366,9 +380,9 @@ def score(board: Board, options: argparse.Namespace, model: nn.Module) -> dict[s
 
 
 def located(model: nn.Module, test: datasets.ChestDataset) -> dict[str, Any]:
-    """Shares of true boxes that are hit by one box for each film and finding, means over findings; {} without boxes.
+    """Shares of true boxes that are hit by one box for each image and finding, means over findings; {} without boxes.
 
-    Beside them those of a box in the middle of the film with half its sides, which knows nothing.
+    Beside them those of a box in the middle of the image with half its sides, which knows nothing.
     """
     rule = localization.build(**BOX)
     found, known, blind, kind = [], [], [], ""
@@ -377,12 +391,12 @@ def located(model: nn.Module, test: datasets.ChestDataset) -> dict[str, Any]:
         samples = [test[index] for index in part.tolist()]
         shown = thoraxlib.explain(model, [sample["image"] for sample in samples], threshold=0.0)
         kind = kind or heat_map(model, shown[0].method)
-        for sample, film in zip(samples, shown, strict=True):
+        for sample, image in zip(samples, shown, strict=True):
             truth = Boxes.from_lists([sample["boxes"]], [sample["box_labels"]])
-            height, width = film.image.shape[-2:]
+            height, width = image.image.shape[-2:]
             middle = torch.tensor([width, height] * 2) * torch.tensor([0.25, 0.25, 0.75, 0.75])
             centred = truth._replace(xyxy=middle.expand(len(truth.label), 4))
-            told = rule(maps_of(film, test.labels), (height, width))
+            told = rule(maps_of(image, test.labels), (height, width))
             for boxes, into in ((told, found), (truth, known), (centred, blind)):
                 into.append(boxes._replace(image=boxes.image + len(into)))
     if not known:
@@ -393,10 +407,10 @@ def located(model: nn.Module, test: datasets.ChestDataset) -> dict[str, Any]:
     return {**scores, "boxes": len(truth.label), "heat_map": kind}
 
 
-def maps_of(film: Explanation, labels: Sequence[str]) -> Tensor:
-    """The heat maps of a film (1, K, H, W) in its own pixels; what the model did not see is lowest."""
-    maps = torch.zeros(1, len(labels), *film.image.shape[-2:])
-    for finding in film.findings:
+def maps_of(image: Explanation, labels: Sequence[str]) -> Tensor:
+    """The heat maps of an image (1, K, H, W) in its own pixels; what the model did not see is lowest."""
+    maps = torch.zeros(1, len(labels), *image.image.shape[-2:])
+    for finding in image.findings:
         lowest = float(finding.map.nan_to_num(nan=torch.inf).min())
         maps[0, labels.index(finding.label)] = finding.map.nan_to_num(nan=lowest)
     return maps
@@ -412,7 +426,7 @@ def heat_map(model: nn.Module, method: str) -> str:
 
 
 def hits(found: Boxes, truth: Boxes, labels: Sequence[str]) -> dict[str, float]:
-    """Share of true boxes that a box of their film and finding overlaps, or whose centre it has inside."""
+    """Share of true boxes that a box of their image and finding overlaps, or whose centre it has inside."""
     centre = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
     points = found._replace(xyxy=torch.cat([centre - 0.01, centre + 0.01], dim=1))
     shares = {}
@@ -427,14 +441,14 @@ def place(options: argparse.Namespace) -> torch.device:
 
 
 def cost(board: Board, model: nn.Module) -> dict[str, Any]:
-    """Parameters, FLOPs of one film, films per second."""
-    options, test = board.options, board.films["test"]
-    whole, transform = of_films(model).eval().requires_grad_(False).to(place(options)), transform_for(board.spec)
-    films = [transform({"image": test[index]["image"]}) for index in range(min(options.batch_size, len(test)))]
-    x = datasets.collate(films)["image"].to(place(options))
+    """Parameters, FLOPs of one image, images per second."""
+    options, test = board.options, board.images["test"]
+    whole, transform = of_images(model).eval().requires_grad_(False).to(place(options)), transform_for(board.spec)
+    images = [transform({"image": test[index]["image"]}) for index in range(min(options.batch_size, len(test)))]
+    x = datasets.collate(images)["image"].to(place(options))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an untrained UNet's masks are empty
-        whole(x)  # once, so that what does not depend on the film is there
+        whole(x)  # once, so that what does not depend on the image is there
         with FlopCounterMode(display=False) as counter:
             whole(x[:1])
         timer = Timer("model(x)", globals={"model": whole, "x": x}, num_threads=torch.get_num_threads())
@@ -445,7 +459,7 @@ def cost(board: Board, model: nn.Module) -> dict[str, Any]:
 
 def conditions(board: Board) -> str:
     """Of the speed."""
-    batch, threads = min(board.options.batch_size, len(board.films["test"])), torch.get_num_threads()
+    batch, threads = min(board.options.batch_size, len(board.images["test"])), torch.get_num_threads()
     cpu = place(board.options).type == "cpu"
     where = f"CPU, {threads} thread{'s' * (threads > 1)}" if cpu else torch.cuda.get_device_name()
     return f"batches of {batch}, float32, {where}, torch {torch.__version__}"
@@ -457,14 +471,14 @@ def conditions(board: Board) -> str:
 def finished(board: Board, name: str, seed: int) -> dict[str, Any] | None:
     """The scores of an earlier training, if it came to its end."""
     path = board.output / name / f"seed{seed}" / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and not board.options.restart else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and not board.options.overwrite else None
 
 
 def run(board: Board, name: str, seed: int) -> dict[str, Any]:
     """One training and its scores."""
     options = argparse.Namespace(**{**vars(board.options), "seed": seed, "output": board.output / name / f"seed{seed}"})
-    options.cache = False  # the films are in memory already
-    if options.restart:
+    options.cache = False  # the images are in memory already
+    if options.overwrite:
         shutil.rmtree(options.output, ignore_errors=True)
     torch.manual_seed(seed)
     start = time.perf_counter()
@@ -482,7 +496,7 @@ def run(board: Board, name: str, seed: int) -> dict[str, Any]:
 def row(board: Board, name: str) -> dict[str, Any]:
     """A model's row: means over seeds."""
     card, options = thoraxlib.describe(name), board.options
-    known = {"model": name, "trunk": trunk_of(board, name)}
+    known = {"model": name, "backbone": backbone_of(board, name)}
     chosen = TABLES.get(name, next(iter(card.published), None))
     if chosen is not None:
         table = card.published[chosen]
@@ -500,8 +514,8 @@ def row(board: Board, name: str) -> dict[str, Any]:
     return {**known, **runs[0], **means, "seeds": len(runs)}
 
 
-def trunk_of(board: Board, name: str) -> str:
-    """The trunk's name, "small" before a small one's."""
+def backbone_of(board: Board, name: str) -> str:
+    """The backbone's name, "small" before a small one's."""
     choice = board.options.backbone
     if choice not in ("small", "own"):
         return choice
@@ -517,17 +531,17 @@ def explained(board: Board, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     options, side = board.options, board.options.size
     done = [each for each in rows if "auroc" in each]
     lines = [
-        f"MFLOPs: a multiplication and an addition are two; of one film of {side} x {side} pixels, the whole model."
+        f"MFLOPs: a multiplication and an addition are two; of one image of {side} x {side} pixels, the whole model."
     ]
     lines.append(f"images/s: inference, {conditions(board)}.")
     if done:
-        count = {part: len(films) for part, films in board.films.items()}
+        count = {part: len(images) for part, images in board.images.items()}
         lines[:0] = [
-            f"Data: {options.data}, {count['train']} training, {count['val']} validation, {count['test']} test films, "
+            f"Data: {options.data}, {count['train']} training, {count['val']} validation, {count['test']} test images, "
             f"{side} x {side} pixels, {len(board.labels)} labels ({', '.join(board.labels)}).",
             f"Training: AdamW, one cycle up to a rate of {options.lr:g}, weight decay 0.01, cross-entropy, batches of "
             f"{options.batch_size}, {options.epochs} epochs in all, augmentation: {options.augmentation}, weights: "
-            f"{options.weights}, trunks: {options.backbone}, best epoch by validation AUROC, seed {options.seed}.",
+            f"{options.weights}, backbones: {options.backbone}, best epoch by validation AUROC, seed {options.seed}.",
             "AUROC: mean over labels, with the bootstrap interval over test patients"
             + (f"; mean ± deviation over {options.seeds} seeds, and the mean ends." if options.seeds > 1 else "."),
         ]
@@ -535,9 +549,10 @@ def explained(board: Board, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if hit is not None:
         lines.insert(
             3,
-            f"{', '.join(HITS.values())}: share of the {hit['boxes']} true boxes that one box for each film and finding"
-            " overlaps so far, or has its centre in; mean over findings. It is around the part above 180 of 255 of the "
-            "heat map that thoraxlib.explain shows. A box in the middle of every film, half as wide and high, has "
+            f"{', '.join(HITS.values())}: share of the {hit['boxes']} true boxes that one box for each image and "
+            "finding overlaps so far, or has its centre in; mean over findings. It is around the part above 180 "
+            "of 255 of the heat map that thoraxlib.explain shows. A box in the middle of every image, half as "
+            "wide and high, has "
             f"{hit['blind_iou']:.3f} and {hit['blind_centre']:.3f}.",
         )
     return lines
@@ -547,7 +562,7 @@ def publish(board: Board, rows: list[dict[str, Any]]) -> None:
     """Write what there is so far: Markdown, CSV, JSON, and the figure where matplotlib is installed."""
     table, titles = cells(rows)
     notes = [f"- {line}" for line in explained(board, rows)]
-    notes += [f"- [{n}] {title}: mean AUROC, on other films." for n, title in enumerate(titles, start=1)]
+    notes += [f"- [{n}] {title}: mean AUROC, on other images." for n, title in enumerate(titles, start=1)]
     keys = list(dict.fromkeys(key for each in ranked(rows) for key in each))
     text = io.StringIO()
     writer = csv.DictWriter(text, keys, lineterminator="\n")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HITS = {"iou": "IoU > 0.1", "centre": "centre inside"}
-HEADING = ["model", "trunk", "AUROC (95 %)", *HITS.values(), "heat map", "parameters", "MFLOPs", "images/s"]
+HEADING = ["model", "backbone", "AUROC (95 %)", *HITS.values(), "heat map", "parameters", "MFLOPs", "images/s"]
 HEADING += ["published", "notes"]
 
 
@@ -34,7 +34,7 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[str]
         table.append(
             [
                 each["model"],
-                each.get("trunk", "-"),
+                each.get("backbone", "-"),
                 auroc,
                 *(number(each, key) for key in HITS),
                 each.get("heat_map", "-"),
@@ -54,7 +54,7 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Any:
     from matplotlib.ticker import LogLocator, NullLocator
 
     shown = [each for each in ranked(rows) if "error" not in each][::-1]
-    wanted = {"auroc": "AUROC, mean over findings", "iou": "share of true boxes hit", "flops": "MFLOPs of one film"}
+    wanted = {"auroc": "AUROC, mean over findings", "iou": "share of true boxes hit", "flops": "MFLOPs of one image"}
     panels = {key: title for key, title in wanted.items() if any(key in each for each in shown)}
     figure = Figure(figsize=(2.6 + 2.4 * len(panels), 1.5 + 0.22 * len(shown)), layout="constrained")
     if not panels:

@@ -1,17 +1,17 @@
 """PCAM (Ye et al., 2020, arXiv 2005.14480) and the CheXpert recipe of its authors (jfhealthcare/Chexpert).
 
-    python examples/pcam.py                                               # the phantom, three minutes on two cores
+    python examples/pcam.py                                               # synthetic images, three minutes on two cores
     python examples/pcam.py --compare avg                                 # and the same network with average pooling
     python examples/pcam.py --data chexpert --root /data/CheXpert-v1.0-small     # the authors' recipe
     python examples/pcam.py --data nih14 --root /data/nih                        # the paper's ResNet-34 on ChestX-ray14
 
 The authors' recipe: DenseNet-121 from ImageNet weights, their input (equalised, blurred, 512 pixels), their affine
 augmentation, the cross-entropy weighted label by label in each batch, Adam at 1e-4, divided by 10 after two of three
-epochs, batches of 24, and one more copy of every film with Cardiomegaly or Consolidation. For ChestX-ray14 only the
-network is the paper's: epochs, schedule and mirroring are ours. On the phantom everything is smaller, and the maps are
-finer (stride 8), as in examples/quickstart.py.
+epochs, batches of 24, and one more copy of every image with Cardiomegaly or Consolidation. For ChestX-ray14 only the
+network is the paper's: epochs, schedule and mirroring are ours. On the synthetic data set everything is smaller, and
+the maps are finer (stride 8), as in examples/quickstart.py.
 
-Boxes are what is above a level of the probability map. The level is chosen on the validation films.
+Boxes are what is above a level of the probability map. The level is chosen on the validation images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from thoraxlib import datasets
 
 PUBLISHED = None  # the paper's tables are in its body; the code's README has means only
-PHANTOM = {"size": 80, "films": 1400, "epochs": 3, "batch_size": 8, "lr": 1e-3, "weights": "none", "cache": True}
+SYNTHETIC = {"size": 80, "images": 1400, "epochs": 3, "batch_size": 8, "lr": 1e-3, "weights": "none", "cache": True}
 CHEXPERT = {"labels": ["chexpert5"], "epochs": 3, "batch_size": 24, "lr": 1e-4, "weights": "imagenet"}
 NIH = {"labels": ["nih14"], "epochs": 20, "batch_size": 24, "lr": 1e-4, "weights": "imagenet"}
 LEVELS = [(level,) for level in (128, 153, 179, 204, 217, 230, 242)]
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--batch-size", type=int)
     flags.add_argument("--lr", type=float)
     known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**{"phantom": PHANTOM, "chexpert": CHEXPERT, "nih14": NIH}[known.data])
+    flags.set_defaults(**{"synthetic": SYNTHETIC, "chexpert": CHEXPERT, "nih14": NIH}[known.data])
     options = recipe.parse(flags, "pcam", argv)
     score = train(options, options.pool)
     if options.compare:
@@ -58,7 +58,7 @@ def train(options: argparse.Namespace, pool: str) -> float:
     parts: dict[str, Any] = {"pool": pool}
     if options.attention:
         parts["attention"] = options.attention
-    if options.data == "phantom":
+    if options.data == "synthetic":
         parts["backbone"] = {"name": "densenet121", "output_stride": 8, "dilated": False}
     elif options.data == "chexpert":
         parts["preset"] = "jfhealthcare"
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, pool: str) -> float:
     # start from the prevalence, so that the first steps need not learn it
     prevalence = data["train"].targets.nanmean().clamp(0.01, 0.99)
     torch.nn.init.constant_(model.head.fc.bias, float(prevalence.logit()))
-    if options.data == "phantom":
+    if options.data == "synthetic":
         settings: dict[str, Any] = {
             "loss": "bce",
             "optimizer": partial(torch.optim.AdamW, lr=options.lr, weight_decay=0.01),

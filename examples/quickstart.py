@@ -1,11 +1,11 @@
-"""CheXNet on the phantom, in about four minutes on two cores: AUROC beside the published one, heat maps, boxes.
+"""CheXNet on synthetic images, in about four minutes on two cores: AUROC beside the published one, heat maps, boxes.
 
     python examples/quickstart.py
 
-trains from scratch on 1,400 films of 80 x 80 pixels and writes ``outputs/quickstart``. The phantom's findings are far
-clearer than a patient's, so high numbers here say that the path from data to boxes works, no more.
+trains from scratch on 1,400 images of 80 x 80 pixels and writes ``outputs/quickstart``. The synthetic data set's
+findings are far clearer than a patient's, so high numbers here say that the path from data to boxes works, no more.
 
-Two parts of the network are swapped by name, for so small a film and so short a training: the maps have a stride of 8
+Two parts of the network are swapped by name, for so small an image and so short a training: the maps have a stride of 8
 instead of 32, and per-location logits are pooled by log-sum-exp instead of features by their average, so that the place
 with the most evidence decides, and heat maps peak there. ``examples/chexnet.py`` is the paper's network.
 """
@@ -22,12 +22,12 @@ PUBLISHED = "CheXNet paper, table 2 (random split by patient, not released)"
 
 def main(argv: list[str] | None = None) -> float:
     """Run it; the macro AUROC."""
-    flags = recipe.parser("CheXNet on the phantom, in about four minutes on two cores.")
+    flags = recipe.parser("CheXNet on the synthetic data set, in about four minutes on two cores.")
     flags.add_argument("--epochs", type=int, default=3)
     flags.add_argument("--batch-size", type=int, default=8, help="small: many steps in little time")
     flags.add_argument("--lr", type=float, default=1e-3, help="highest rate of the one-cycle schedule")
     flags.add_argument("--weights", choices=("imagenet", "none"), default="none")
-    flags.set_defaults(size=80, films=1400, cache=True, restart=True)
+    flags.set_defaults(size=80, images=1400, cache=True, overwrite=True)
     options = recipe.parse(flags, "quickstart", argv)
     torch.manual_seed(options.seed)
 

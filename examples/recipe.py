@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import thoraxlib
-from thoraxlib import cams, datasets, explanation, graphs, localization, metrics, training, viz
+from thoraxlib import cams, datasets, explanation, graphs, localization, metrics, plotting, training
 from thoraxlib.images import transform_for
 from thoraxlib.localization import Boxes, localization_table, pointing_game
 from thoraxlib.registry import Spec
@@ -25,24 +25,24 @@ SHORT = (("iobb", 0.5), ("iou", 0.1), ("iou", 0.3))
 NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first that the folder has
 
 
-DATA = ("phantom", "nih14", "chexpert")
+DATA = ("synthetic", "nih14", "chexpert")
 
 
 def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.ArgumentParser:
     """Flags of data, run and reporting; the hyper-parameters belong to each example."""
     flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     data = flags.add_argument_group("data")
-    data.add_argument("--data", choices=choices, default="phantom")
-    data.add_argument("--root", type=Path, help="folder of the release, for all --data but phantom")
+    data.add_argument("--data", choices=choices, default="synthetic")
+    data.add_argument("--root", type=Path, help="folder of the release, for all --data but synthetic")
     data.add_argument("--uncertain", default="jf", help="what -1 means in CheXpert: jf, ones, zeros, ignore, ...")
     data.add_argument("--labels", nargs="+", help="a label set, or label names; by default the model's own")
     data.add_argument("--size", type=int, help="side of the input in pixels; by default the model's own")
-    data.add_argument("--films", type=int, default=4000, help="training films, for --data phantom")
-    data.add_argument("--balance", type=float, default=1.0, help="0: prevalence as in NIH, 1: 0.15 each (phantom)")
+    data.add_argument("--images", type=int, default=4000, help="training images, for --data synthetic")
+    data.add_argument("--balance", type=float, default=1.0, help="0: prevalence as in NIH, 1: 0.15 each (synthetic)")
     run = flags.add_argument_group("run")
     run.add_argument("--output", type=Path, help="by default outputs/<name of the example>")
     run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--workers", type=int, default=0, help="processes that read images")
+    run.add_argument("--num-workers", type=int, default=0, help="processes that read images")
     run.add_argument("--cache", action="store_true", help="keep the images in memory (all of one size)")
     run.add_argument("--device", default="auto", help="Lightning accelerator: auto, cpu, gpu, mps")
     run.add_argument("--devices", default="auto", help="Lightning devices on each machine: auto, 2, or 0,1 (numbers)")
@@ -52,7 +52,7 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     run.add_argument("--accumulate", type=int, default=1, help="batches for each step, on each device")
     run.add_argument("--patience", type=int, help="stop after so many epochs without gain")
     run.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
-    run.add_argument("--restart", action="store_true", help="do not go on from an interrupted run in --output")
+    run.add_argument("--overwrite", action="store_true", help="do not go on from an interrupted run in --output")
     return flags
 
 
@@ -61,7 +61,7 @@ def parse(
 ) -> argparse.Namespace:
     """The flags' values, checked together; real data need `folder`."""
     options = flags.parse_args(argv)
-    if options.data != "phantom" and getattr(options, folder) is None:
+    if options.data != "synthetic" and getattr(options, folder) is None:
         flags.error(f"--data {options.data} needs --{folder}, the folder of the release")
     options.output = options.output or Path("outputs") / name
     if not training.is_first_process():
@@ -89,28 +89,29 @@ def label_set(names: list[str]) -> str | list[str]:
     return names[0] if len(names) == 1 and names[0] in thoraxlib.labels.names() else names
 
 
-def label_counts(films: datasets.ChestDataset, labels: Sequence[str]) -> graphs.LabelCounts:
+def label_counts(images: datasets.ChestDataset, labels: Sequence[str]) -> graphs.LabelCounts:
     """Counts of the training labels, for a label graph; shipped ones, with a word about it, where a label has none."""
-    counts = graphs.LabelCounts.of(films.targets, labels)
+    counts = graphs.LabelCounts.of(images.targets, labels)
     if not counts.absent:
         return counts
-    print(f"no training film has {', '.join(counts.absent)}: the graph is that of shipped counts")
+    print(f"no training image has {', '.join(counts.absent)}: the graph is that of shipped counts")
     return graphs.counts.shipped(labels)
 
 
 def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.ChestDataset]:
-    """Train, val and test, disjoint in patients, and the test films as pictures show them."""
+    """Train, val and test, disjoint in patients, and the test images as pictures show them."""
     labels = list(model.labels)
-    if options.data == "phantom":
+    if options.data == "synthetic":
         side = min(model.input_spec.size)
-        films = {"train": options.films, "val": max(options.films // 8, 8), "test": max(options.films // 3, 16)}
+        images = {"train": options.images, "val": max(options.images // 8, 8), "test": max(options.images // 3, 16)}
         shared = {"labels": labels, "balance": options.balance, "masks": False}
-        seeds = dict(zip(films, range(3 * options.seed, 3 * options.seed + 3), strict=True))
+        seeds = dict(zip(images, range(3 * options.seed, 3 * options.seed + 3), strict=True))
         made = {
-            part: datasets.build("phantom", size=side, length=films[part], seed=seeds[part], **shared) for part in films
+            part: datasets.build("synthetic", size=side, length=images[part], seed=seeds[part], **shared)
+            for part in images
         }
-        # the same films, for pictures
-        large = datasets.build("phantom", size=max(side, 256), length=films["test"], seed=seeds["test"], **shared)
+        # the same images, for pictures
+        large = datasets.build("synthetic", size=max(side, 256), length=images["test"], seed=seeds["test"], **shared)
         return {**made, "shown": large}
     if options.data == "chexpert":
         shared = {"root": options.root, "labels": labels, "uncertain": options.uncertain}
@@ -151,9 +152,9 @@ def fit(
     **settings: Any,
 ) -> nn.Module:
     """Train; the best model by `monitor` comes back and lies in ``output/model``."""
-    films = loaders(model, options, data, augmentation)
+    images = loaders(model, options, data, augmentation)
     result = training.fit(
-        model, films, output=options.output, epochs=options.epochs, **run_settings(options), **settings
+        model, images, output=options.output, epochs=options.epochs, **run_settings(options), **settings
     )
     return result.model
 
@@ -165,8 +166,8 @@ def loaders(
     augmentation: Spec | None = None,
     **settings: Any,
 ) -> training.DataModule:
-    """The films as the model takes them; `settings` of the data module win over the flags."""
-    flags = {"batch_size": options.batch_size, "num_workers": options.workers, "cache": options.cache}
+    """The images as the model takes them; `settings` of the data module win over the flags."""
+    flags = {"batch_size": options.batch_size, "num_workers": options.num_workers, "cache": options.cache}
     return training.DataModule(
         data["train"],
         data["val"],
@@ -188,19 +189,19 @@ def run_settings(options: argparse.Namespace) -> dict[str, Any]:
         "precision": options.precision,
         "accumulate": options.accumulate,
         "progress": options.progress,
-        "resume": not options.restart,
+        "resume": not options.overwrite,
         "seed": options.seed,
         "channels_last": True,
     }
 
 
-def predictions(model: nn.Module, options: argparse.Namespace, films: datasets.ChestDataset) -> training.Predictions:
-    """Of all films, as the model takes them."""
+def predictions(model: nn.Module, options: argparse.Namespace, images: datasets.ChestDataset) -> training.Predictions:
+    """Of all images, as the model takes them."""
     return training.predict(
         model,
-        films,
+        images,
         batch_size=options.batch_size,
-        num_workers=options.workers,
+        num_workers=options.num_workers,
         transform=transform_for(model.input_spec),
         progress=options.progress,
     )
@@ -217,7 +218,7 @@ def report(
     rules: Mapping[str, Spec] | None = None,
     found: training.Predictions | None = None,
 ) -> metrics.Report:
-    """Score the test films: AUROC beside the published one, heat maps, how often their peaks hit the true boxes.
+    """Score the test images: AUROC beside the published one, heat maps, how often their peaks hit the true boxes.
 
     `rules` names for a heat map how boxes are made of it; these are scored as well. `found` are the predictions, where
     they have been made already.
@@ -234,7 +235,7 @@ def report(
     result.save(folder)
     print(result)
     if published is not None and reference:
-        print(f"published: {published}; its films are not these")
+        print(f"published: {published}; its images are not these")
     hits = peaks(model, test, heat_maps) if heat_maps else {}
     if hits:
         print(_peak_table(hits))
@@ -242,7 +243,7 @@ def report(
     for method, rule in (rules or {}).items():
         boxes(model, options, test, method, rule)
     if heat_maps:
-        viz.save(draw(model, data, found, heat_maps[0]), folder / "panel.png")
+        plotting.save(draw(model, data, found, heat_maps[0]), folder / "panel.png")
     print(f"written: {folder}/ (metrics, {'panel.png, ' if heat_maps else ''}model/)")
     return result
 
@@ -258,7 +259,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def boxed(model: nn.Module, test: datasets.ChestDataset) -> Iterator[dict[str, Any]]:
-    """Batches of the films that have boxes, as the model takes them, on its device; with their positions."""
+    """Batches of the images that have boxes, as the model takes them, on its device; with their positions."""
     if not _has_boxes(test):
         return
     transform = transform_for(model.input_spec)
@@ -268,7 +269,7 @@ def boxed(model: nn.Module, test: datasets.ChestDataset) -> Iterator[dict[str, A
 
 
 def peaks(model: nn.Module, test: datasets.ChestDataset, methods: tuple[str, ...]) -> dict[str, dict[str, list[int]]]:
-    """How often the peak of a finding's heat map lies in one of its true boxes: column -> label -> [hits, films].
+    """How often the peak of a finding's heat map lies in one of its true boxes: column -> label -> [hits, images].
 
     The last column lets the first method miss by 15 pixels of 224, the margin of Zhang et al. (2016).
     """
@@ -293,7 +294,7 @@ def peaks(model: nn.Module, test: datasets.ChestDataset, methods: tuple[str, ...
 
 
 def _peak_table(hits: dict[str, dict[str, list[int]]]) -> str:
-    lines = ["", "peak of the heat map inside a true box (hits/films)"]
+    lines = ["", "peak of the heat map inside a true box (hits/images)"]
     width = max(len(label) for counts in hits.values() for label in counts)
     lines.append(" " * width + "".join(f"{method:>18}" for method in hits))
     for label in next(iter(hits.values())):
@@ -311,17 +312,20 @@ def draw(
     for k in _shown(model.labels, found)[:9]:
         positive = torch.where(found.targets[:, k] == 1, found.probabilities[:, k], torch.tensor(-1.0))
         index = int(positive.argmax())
-        film = data["shown"][index]
-        boxes = film["boxes"][film["box_labels"] == k] if "boxes" in film else torch.zeros(0, 4)
+        image = data["shown"][index]
+        boxes = image["boxes"][image["box_labels"] == k] if "boxes" in image else torch.zeros(0, 4)
         x = transform({"image": data["test"][index]["image"]})["image"][None]
         heat = cam(x.to(_device(model)), labels=[k])[0, 0].cpu()
-        cells += [viz.draw_boxes(film["image"], boxes), viz.draw_boxes(viz.overlay(film["image"], heat), boxes)]
+        cells += [
+            plotting.draw_boxes(image["image"], boxes),
+            plotting.draw_boxes(plotting.overlay(image["image"], heat), boxes),
+        ]
         titles += [model.labels[k], f"p = {float(positive.max()):.2f}"]
-    return viz.panel(cells, titles, columns=6)
+    return plotting.panel(cells, titles, columns=6)
 
 
 def _shown(labels: tuple[str, ...], found: training.Predictions) -> list[int]:
-    """Findings that have a positive film; those of NIH's box list first."""
+    """Findings that have a positive image; those of NIH's box list first."""
     boxed = thoraxlib.labels.build("nih8")
     order = sorted(range(len(labels)), key=lambda k: (labels[k] not in boxed, k))
     return [k for k in order if bool((found.targets[:, k] == 1).any())]
@@ -334,11 +338,11 @@ def boxes(
     if not _has_boxes(test):
         return None
     found = explanation.localize(model, test, method=method, rule=rule)
-    # with_label: the detections of a label count on the films that have it; accuracy does not depend on that
+    # with_label: the detections of a label count on the images that have it; accuracy does not depend on that
     settings = {"images": "with_label", "n_bootstrap": 1000}
     table = localization_table(found.detected, found.truth, model.labels, **settings)
     short = localization_table(found.detected, found.truth, model.labels, rows=SHORT, **settings)
-    title = f"boxes of {method!r} by {rule} on {len(found.ids)} films"
+    title = f"boxes of {method!r} by {rule} on {len(found.ids)} images"
     means = ", ".join(f"{criterion} > {t}: {short.mean_accuracy(criterion, t):.3f}" for criterion, t in SHORT)
     print(
         f"{title}\n{short}\nmean accuracy: {means}; false positives for each true box {float(short.afp[0].sum()):.2f}\n"
@@ -351,7 +355,7 @@ def boxes(
 
 
 def tuned(model: nn.Module, val: datasets.ChestDataset, method: str, name: str, **grid: list[Any]) -> dict[str, Any]:
-    """A rule with the options that suit the validation films best (accuracy at IoU > 0.3)."""
+    """A rule with the options that suit the validation images best (accuracy at IoU > 0.3)."""
     options = {key: values[0] for key, values in grid.items()}
     if _has_boxes(val):
         size = tuple(model.input_spec.size)
@@ -365,5 +369,5 @@ def tuned(model: nn.Module, val: datasets.ChestDataset, method: str, name: str, 
     return {"name": name, **options}
 
 
-def _has_boxes(films: datasets.ChestDataset) -> bool:
-    return bool(getattr(films, "boxed", torch.zeros(1)).any())
+def _has_boxes(images: datasets.ChestDataset) -> bool:
+    return bool(getattr(images, "boxed", torch.zeros(1)).any())

@@ -1,13 +1,13 @@
-"""Score an archive of any size with any model: a row a film, and boxes where they are asked for.
+"""Score an archive of any size with any model: a row an image, and boxes where they are asked for.
 
-    python examples/score_archive.py /data/films --model outputs/chexnet/model --output outputs/scores
-    python examples/score_archive.py gs://bucket/films "more/*/*.zip" --model chexnet --option labels=nih14 \
-        --checkpoint model.pth.tar --output outputs/scores --processes 2 --workers 4 --autocast bfloat16
+    python examples/score_archive.py /data/images --model outputs/chexnet/model --output outputs/scores
+    python examples/score_archive.py gs://bucket/images "more/*/*.zip" --model chexnet --option labels=nih14 \
+        --checkpoint model.pth.tar --output outputs/scores --processes 2 --num-workers 4 --precision bf16-mixed
     torchrun --nproc-per-node 8 examples/score_archive.py list.csv --model owner/name --output scores --boxes
 
-Sources are folders, zip archives, patterns, buckets, a training copy of thoraxlib.prepare, or a table with a column
+Sources are folders, zip archives, patterns, buckets, a training copy of `thoraxlib prepare`, or a table with a column
 `path`. Killed at any moment, the same command goes on; another number of processes may go on as well. Several machines
-share one output folder: `--shard 0/3`, `--shard 1/3`, ... What is written: see `thoraxlib.scoring.score_archive`.
+share one output folder: `--shard 0/3`, `--shard 1/3`, ... What is written: see `thoraxlib.archives.score_archive`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ import torch
 from torch import nn
 
 import thoraxlib
-from thoraxlib.prepare import window_of
-from thoraxlib.scoring import Scored, score_archive
-from thoraxlib.workers import cpus, follow_parent
+from thoraxlib.archives import Scored, score_archive
+from thoraxlib.cli import window_of
+from thoraxlib.utils.workers import cpus, follow_parent
 
 OWN = ("model", "option", "checkpoint", "processes")  # flags that score_archive has not
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,10 +59,10 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--model", required=True, help="a folder or Hub repository of save_pretrained, or a name")
     model.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="for a name: JSON values, or text")
     model.add_argument("--checkpoint", help="for a name: published weights, in any layout that is known")
-    films = flags.add_argument_group("films")
-    films.add_argument("--pattern", help="of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
-    films.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
-    films.add_argument(
+    images = flags.add_argument_group("images")
+    images.add_argument("--pattern", help="of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
+    images.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
+    images.add_argument(
         "--window", type=window_of, help="bits, percentiles, minmax, CENTRE,WIDTH, or a number for DICOM"
     )
     boxes = flags.add_argument_group("boxes")
@@ -76,17 +75,22 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--shard", type=shard_of, metavar="I/N", help="this process's part; by default torchrun's")
     run.add_argument("--batch-size", type=int, default=32)
     run.add_argument(
-        "--workers",
+        "--num-workers",
         dest="num_workers",
         metavar="N",
         type=int,
         default=0,
-        help="processes that read films, for each that scores them",
+        help="processes that read images, for each that scores them",
     )
-    run.add_argument("--part-size", type=int, default=4096, help="films in a file")
+    run.add_argument("--part-size", type=int, default=4096, help="images in a file")
     run.add_argument("--device", help="by default the GPU where there is one")
-    run.add_argument("--autocast", choices=tuple(AUTOCAST), help="compute in this precision")
-    run.add_argument("--restart", action="store_true", help="remove what an earlier run wrote to --output")
+    run.add_argument(
+        "--precision",
+        default="32-true",
+        choices=("32-true", "16-mixed", "bf16-mixed"),
+        help="of the forward pass (32-true)",
+    )
+    run.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote to --output")
     run.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
     return flags
 
@@ -122,14 +126,14 @@ def option_of(text: str) -> tuple[str, Any]:
 def score(options: argparse.Namespace, **changes: Any) -> Scored:
     """Score this process's shard."""
     settings = {key: value for key, value in vars(options).items() if key not in OWN}
-    settings["autocast"] = AUTOCAST.get(options.autocast)
+    settings["precision"] = options.precision
     return score_archive(build(options), **{**settings, **changes})
 
 
 def in_processes(options: argparse.Namespace) -> int:
     """Score all shards, each in a process of its own; the highest of their exit statuses."""
-    if options.restart:
-        raise ValueError(f"--restart is for one process: delete {options.output} first, and start again without it")
+    if options.overwrite:
+        raise ValueError(f"--overwrite is for one process: delete {options.output} first, and start again without it")
     start = multiprocessing.get_context("spawn")
     started = [start.Process(target=one_of, args=(options, i)) for i in range(options.processes)]
     for process in started:
@@ -154,7 +158,7 @@ def one_of(options: argparse.Namespace, i: int) -> None:
 def told(scored: Scored) -> None:
     """Say what is known at the end."""
     if scored.complete:
-        print(f"written: {scored.folder}/ ({scored.films} films, of which {scored.failed} could not be read)")
+        print(f"written: {scored.folder}/ ({scored.images} images, of which {scored.failed} could not be read)")
 
 
 if __name__ == "__main__":

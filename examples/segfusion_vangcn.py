@@ -1,13 +1,13 @@
 """SegFusionVANGCN (Biomedical Signal Processing and Control 100, 2024): large kernels, organ masks, a label graph.
 
-    python examples/segfusion_vangcn.py                # the phantom: UNet, then four classifiers
-    python examples/segfusion_vangcn.py --variants both --films 4000 --epochs 10
+    python examples/segfusion_vangcn.py                # the synthetic data set: UNet, then four classifiers
+    python examples/segfusion_vangcn.py --variants both --images 4000 --epochs 10
     python examples/segfusion_vangcn.py --data nih14 --root /data/nih --organs /data/ChestHeart
     python examples/segfusion_vangcn.py --data chexpert --root /data/CheXpert-v1.0-small --masks /data/chexmask_png
 
 Two stages, as published. First a UNet learns organ masks (Adam at 1e-4, cross-entropy plus Dice, batches of 16), on the
-phantom's masks or on --organs, a folder with train/image, train/label, valid/image, valid/label whose label images
-have the values 0, 1 and 2. Its masks of all films are written once, so that no later step runs the UNet; --masks names
+synthetic's masks or on --organs, a folder with train/image, train/label, valid/image, valid/label whose label images
+have the values 0, 1 and 2. Its masks of all images are written once, so that no later step runs the UNet; --masks names
 a folder of ready ones instead. Then the classifiers: Adam at 1e-3, times 0.9 after every epoch, batches of 32, the
 batch's focal loss, affine augmentation, pixels in [0, 1].
 
@@ -28,15 +28,15 @@ import recipe
 import torch
 from torch import nn
 
-from thoraxlib import datasets, graphs, metrics, segmentation, training, viz
+from thoraxlib import datasets, graphs, metrics, plotting, segmentation, training
 
 VARIANTS = {"backbone": "van", "segmentation": "segfusion_van", "graph": "vangcn", "both": "segfusion_vangcn"}
-PHANTOM: dict[str, Any] = {"size": 64, "films": 1600, "epochs": 5, "batch_size": 16, "lr": 1e-3, "loss": "bce"}
-PHANTOM |= {"variants": list(VARIANTS), "unet_width": 12, "unet_epochs": 4, "unet_films": 600, "unet_lr": 3e-3}
+SYNTHETIC: dict[str, Any] = {"size": 64, "images": 1600, "epochs": 5, "batch_size": 16, "lr": 1e-3, "loss": "bce"}
+SYNTHETIC |= {"variants": list(VARIANTS), "unet_width": 12, "unet_epochs": 4, "unet_images": 600, "unet_lr": 3e-3}
 REAL: dict[str, Any] = {"epochs": 5, "batch_size": 32, "lr": 1e-3, "loss": "batch_focal", "variants": ["both"]}
-REAL |= {"unet_width": 64, "unet_epochs": 500, "unet_films": 0, "unet_lr": 1e-4}
+REAL |= {"unet_width": 64, "unet_epochs": 500, "unet_images": 0, "unet_lr": 1e-4}
 DEFAULTS = {
-    "phantom": PHANTOM | {"cache": True},
+    "synthetic": SYNTHETIC | {"cache": True},
     "nih14": REAL | {"labels": ["nih14"]},
     "chexpert": REAL | {"labels": ["chexpert5"], "epochs": 6},
     "mimic_cxr": REAL | {"labels": ["mimic14"], "epochs": 3, "uncertain": "ones"},
@@ -56,17 +56,17 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--lr", type=float)
     flags.add_argument("--loss", help="bce, batch_focal (the paper's code), focal, ...")
     flags.add_argument("--organs", type=Path, help="folder of images and organ labels for the UNet")
-    flags.add_argument("--masks", type=Path, help="folder of ready organ masks, <film's id>.png; no UNet is trained")
+    flags.add_argument("--masks", type=Path, help="folder of ready organ masks, <image's id>.png; no UNet is trained")
     flags.add_argument("--unet-width", type=int, help="channels of the UNet's first level; the paper's is 64")
     flags.add_argument("--unet-epochs", type=int)
-    flags.add_argument("--unet-films", type=int, help="training films of the UNet, on the phantom")
+    flags.add_argument("--unet-images", type=int, help="training images of the UNet, on the synthetic data set")
     flags.add_argument("--unet-lr", type=float)
     known = flags.parse_known_args(argv)[0]
     flags.set_defaults(**DEFAULTS[known.data])
     options = recipe.parse(flags, "segfusion_vangcn", argv)
     masked = {"segmentation", "both"} & set(options.variants)
-    if options.data != "phantom" and masked and not (options.organs or options.masks):
-        flags.error("real films need --organs, to train a UNet, or --masks, ready ones")
+    if options.data != "synthetic" and masked and not (options.organs or options.masks):
+        flags.error("real images need --organs, to train a UNet, or --masks, ready ones")
     torch.manual_seed(options.seed)
 
     data = recipe.parts(options, recipe.build("van", options))
@@ -75,26 +75,26 @@ def main(argv: list[str] | None = None) -> float:
     if masked:
         folder = options.masks or options.output / "masks"
         parts = ("train", "val", "test")
-        with_masks = {name: with_organ_masks(data[name], organs, folder / name, options.restart) for name in parts}
+        with_masks = {name: with_organ_masks(data[name], organs, folder / name, options.overwrite) for name in parts}
         with_masks["shown"] = data["shown"]
     reports = {}
     for variant in options.variants:
         print(f"\n== {variant}: {VARIANTS[variant]} ==")
         own = argparse.Namespace(**{**vars(options), "output": options.output / variant})
         model = build(variant, own, organs, data["train"])
-        films = with_masks if variant in ("segmentation", "both") else data
-        reports[variant] = train(model, own, films)
+        images = with_masks if variant in ("segmentation", "both") else data
+        reports[variant] = train(model, own, images)
     print(ablation(reports))
     return reports[options.variants[-1]].macro_auroc
 
 
 def train_unet(options: argparse.Namespace) -> segmentation.Segmenter:
     """The first stage: organ masks."""
-    unet = segmentation.build("unet", width=options.unet_width, norm=options.data == "phantom")
+    unet = segmentation.build("unet", width=options.unet_width, norm=options.data == "synthetic")
     if options.size:
         unet.input_spec = unet.input_spec.updated({"size": [options.size, options.size]})
-    films = organ_films(options, min(unet.input_spec.size))
-    loaders = recipe.loaders(unet, options, films, batch_size=16, masks=True)
+    images = organ_images(options, min(unet.input_spec.size))
+    loaders = recipe.loaders(unet, options, images, batch_size=16, masks=True)
     result = training.fit(
         unet,
         loaders,
@@ -103,22 +103,22 @@ def train_unet(options: argparse.Namespace) -> segmentation.Segmenter:
         optimizer=partial(torch.optim.Adam, lr=options.unet_lr),
         **recipe.run_settings(options),
     )
-    report = training.first_process(segmentation.evaluate)(unet, films["test"])
+    report = training.first_process(segmentation.evaluate)(unet, images["test"])
     print(f"\nUNet, best of epoch {result.epoch + 1}\n{report}")
     return unet
 
 
-def organ_films(options: argparse.Namespace, side: int) -> dict[str, Any]:
-    """Films with organ masks: the phantom's, or a folder's."""
+def organ_images(options: argparse.Namespace, side: int) -> dict[str, Any]:
+    """Images with organ masks: the synthetic data set's, or a folder's."""
     if options.organs is not None:
         parts = {"train": "train", "val": "valid", "test": "valid"}
         return {
             name: datasets.build("image_mask", root=options.organs / folder, classes=["lungs", "heart"], pair="order")
             for name, folder in parts.items()
         }
-    lengths = {"train": options.unet_films, "val": max(options.unet_films // 6, 8), "test": 100}
+    lengths = {"train": options.unet_images, "val": max(options.unet_images // 6, 8), "test": 100}
     return {
-        name: datasets.build("phantom", size=side, length=length, seed=100 + 3 * options.seed + number)
+        name: datasets.build("synthetic", size=side, length=length, seed=100 + 3 * options.seed + number)
         for number, (name, length) in enumerate(lengths.items())
     }
 
@@ -126,19 +126,19 @@ def organ_films(options: argparse.Namespace, side: int) -> dict[str, Any]:
 def with_organ_masks(
     part: Any, organs: segmentation.Segmenter | None, folder: Path, anew: bool
 ) -> datasets.WithOrganMasks:
-    """The films with masks from files, which the UNet writes unless they are there, or all of them `anew`."""
+    """The images with masks from files, which the UNet writes unless they are there, or all of them `anew`."""
     if organs is not None:
         training.first_process(segmentation.predict_masks)(organs, part, folder, overwrite=anew)
     return datasets.WithOrganMasks(part, folder if organs is not None else folder.parent)
 
 
-def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, train_films: Any) -> nn.Module:
+def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, train_images: Any) -> nn.Module:
     """The classifier, with the label graph of the training labels."""
     parts: dict[str, Any] = {"backbone": options.backbone}
     if variant in ("segmentation", "both"):
         parts["segmenter"] = organs
     if variant in ("graph", "both"):
-        parts["counts"] = recipe.label_counts(train_films, train_films.labels)
+        parts["counts"] = recipe.label_counts(train_images, train_images.labels)
         parts["adjacency"] = {"name": "mlgcn", "threshold": options.threshold, "isolated": "ignore"}
         parts["embeddings"] = options.embeddings
     model = recipe.build(VARIANTS[variant], options, **parts)
@@ -155,24 +155,24 @@ def draw_graph(graph: graphs.Graph, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     graph.save(folder / "label_graph.json")
     with contextlib.suppress(ImportError):  # matplotlib is an extra
-        viz.plot_graph(graph).savefig(folder / "label_graph.png")
+        plotting.plot_graph(graph).savefig(folder / "label_graph.png")
 
 
 def train(model: nn.Module, options: argparse.Namespace, data: dict[str, Any]) -> metrics.Report:
-    """The second stage: one classifier, scored on the test films."""
-    phantom = options.data == "phantom"
+    """The second stage: one classifier, scored on the test images."""
+    synthetic = options.data == "synthetic"
     model = recipe.fit(
         model,
         options,
         data,
-        augmentation=None if phantom else "cxr_lka",
+        augmentation=None if synthetic else "cxr_lka",
         loss=options.loss,
         optimizer=partial(torch.optim.Adam, lr=options.lr),
-        scheduler="onecycle" if phantom else "exponential",
+        scheduler="onecycle" if synthetic else "exponential",
     )
     heat_maps: tuple[str, ...] = ("gradcam",)
     if hasattr(model, "fusion"):
-        # what every stage adds, on the first one's grid; with ready masks alone, there are no heat maps: their films
+        # what every stage adds, on the first one's grid; with ready masks alone, there are no heat maps: their images
         # have no mask beside them
         heat_maps = ("cam", "gradcam") if model.segmenter is not None else ()
     return recipe.report(model, options, data, heat_maps=heat_maps)

@@ -1,11 +1,11 @@
 """Unified DCNN (Wang et al., ChestX-ray8, CVPR 2017, arXiv 1705.02315): the paper's recipe.
 
     python examples/unified_dcnn.py --data nih14 --root /data/nih --backbone resnet50 --size 1024
-    python examples/unified_dcnn.py --films 500 --size 128 --epochs 2     # a look at it, on the phantom
+    python examples/unified_dcnn.py --images 500 --size 128 --epochs 2     # a look at it, on the synthetic data set
 
-A trunk from ImageNet weights (alexnet, googlenet, vgg16, resnet50), transition layer, log-sum-exp pooling with r = 10,
-prediction layer; W-CEL; SGD over batches of 80 by accumulation. The paper states no learning rate, momentum or weight
-decay: Caffe's usual 0.01, 0.9 and 0.0005 stand in. It trained its ResNet-50 for about 10,000 iterations.
+A backbone from ImageNet weights (alexnet, googlenet, vgg16, resnet50), transition layer, log-sum-exp pooling with r =
+10, prediction layer; W-CEL; SGD over batches of 80 by accumulation. The paper states no learning rate, momentum or
+weight decay: Caffe's usual 0.01, 0.9 and 0.0005 stand in. It trained its ResNet-50 for about 10,000 iterations.
 """
 
 from __future__ import annotations

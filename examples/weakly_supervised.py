@@ -1,15 +1,15 @@
 """Weakly supervised localisation (alinstein/X_RAY): any pooling, any attention, any heat map, boxes.
 
-    python examples/weakly_supervised.py                                  # the phantom, about two minutes on two cores
+    python examples/weakly_supervised.py                             # synthetic images, about two minutes on two cores
     python examples/weakly_supervised.py --pool lse --attention pyramid_attention --maps cam gradcam++ layercam
     python examples/weakly_supervised.py --data nih14 --root /data/nih --preset densenet121 --pool lse
     python examples/weakly_supervised.py --data chexpert --root /data/CheXpert-v1.0-small --labels chexpert5
 
 The repository's recipe, for --data nih14 and chexpert: ImageNet weights, 224 x 224, Adam at 1e-4, batches of 32, 20
 epochs, mirroring, the cross-entropy averaged over images and summed over labels, the model of the best validation
-AUROC. On the phantom everything is smaller, and the maps are finer (stride 8).
+AUROC. On the synthetic data set everything is smaller, and the maps are finer (stride 8).
 
-For each heat map, the threshold of its boxes is chosen on the validation films; the repository chose it on the films
+For each heat map, the threshold of its boxes is chosen on the validation images; the repository chose it on the images
 that it reports.
 """
 
@@ -21,15 +21,15 @@ from typing import Any
 import recipe
 import torch
 
-PHANTOM = {"preset": "densenet121_pcam", "size": 80, "films": 1400, "epochs": 3, "batch_size": 8}
-PHANTOM |= {"lr": 1e-3, "weights": "none", "cache": True}
+SYNTHETIC = {"preset": "densenet121_pcam", "size": 80, "images": 1400, "epochs": 3, "batch_size": 8}
+SYNTHETIC |= {"lr": 1e-3, "weights": "none", "cache": True}
 REAL = {"preset": "resnet18", "size": 224, "epochs": 20, "batch_size": 32, "lr": 1e-4, "weights": "imagenet"}
 LEVELS = [(level,) for level in (128, 153, 179, 204, 217, 230, 242)]
 
 
 def main(argv: list[str] | None = None) -> float:
     """Run it; the macro AUROC."""
-    flags = recipe.parser("X_RAY: classification from labels of whole films, and boxes from its heat maps.")
+    flags = recipe.parser("X_RAY: classification from labels of whole images, and boxes from its heat maps.")
     flags.add_argument("--preset", help="resnet18, densenet121, efficientnet_b0, custom, resnet18_pcam, ...")
     flags.add_argument("--pool", help="max, lse, avg, pcam, exp, linear, avg_max, avg_max_lse; default the preset's")
     flags.add_argument("--attention", help="channel_attention, spatial_attention or pyramid_attention")
@@ -40,14 +40,14 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--epochs", type=int)
     flags.add_argument("--batch-size", type=int)
     flags.add_argument("--lr", type=float)
-    phantom = flags.parse_known_args(argv)[0].data == "phantom"
-    flags.set_defaults(**(PHANTOM if phantom else REAL))
+    synthetic = flags.parse_known_args(argv)[0].data == "synthetic"
+    flags.set_defaults(**(SYNTHETIC if synthetic else REAL))
     options = recipe.parse(flags, "weakly_supervised", argv)
     torch.manual_seed(options.seed)
 
     parts: dict[str, Any] = {"preset": options.preset}
     parts |= {name: value for name in ("pool", "attention") if (value := getattr(options, name))}
-    if phantom and options.preset.startswith("densenet121"):
+    if synthetic and options.preset.startswith("densenet121"):
         parts["backbone"] = {"name": "densenet121", "final_act": False, "output_stride": 8, "dilated": False}
     model = recipe.build("x_ray", options, **parts)
     data = recipe.parts(options, model)
@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> float:
         model,
         options,
         data,
-        augmentation=None if phantom else "x_ray",
+        augmentation=None if synthetic else "x_ray",
         loss={"name": "bce", "reduction": "label_sum"},
         optimizer=partial(torch.optim.Adam, lr=options.lr),
-        scheduler="onecycle" if phantom else None,
+        scheduler="onecycle" if synthetic else None,
         monitor="val/auroc",
     )
     rules = {method: recipe.tuned(model, data["val"], method, "threshold", levels=LEVELS) for method in options.maps}

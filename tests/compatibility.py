@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thoraxlib
-from thoraxlib import backbones, cams, fusion, heads, pooling
+from thoraxlib import backbones, cams, heads
+from thoraxlib.layers import fusion, pooling
 from thoraxlib.models.fusion import FusionFeatures
 from thoraxlib.registry import Spec
-from thoraxlib.text_tables import markdown
+from thoraxlib.utils.text_tables import markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "compatibility.md"
 YES = "yes"
@@ -138,10 +139,10 @@ def example(model: Any, batch: int = 3) -> tuple[Tensor, ...]:
     if not hasattr(model, "input_spec"):  # features of regions, some of which are absent
         shape = (batch, len(model.region_names))
         return torch.randn(*shape, model.in_features), torch.rand(shape) < 0.8
-    return (films(batch, model.input_spec.channels, model.input_spec.size),)
+    return (images(batch, model.input_spec.channels, model.input_spec.size),)
 
 
-def films(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
+def images(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
     """Images with bright and dark places, (N, C, H, W)."""
     return F.interpolate(torch.rand(batch, channels, 6, 6), size, mode="bilinear") + 0.1 * torch.rand(size)
 
@@ -226,7 +227,7 @@ def _saved(name: str) -> str:
     return YES
 
 
-@_property("a film alone")
+@_property("an image alone")
 def _alone(name: str) -> str:
     """A batch of one; logits that do not depend on what else is in the batch."""
     it = known(name)
@@ -398,7 +399,7 @@ FUSIONS: list[str | None] = [None, *fusion.names()]
 TYPICAL = "van_b0"  # for tables of heads
 
 
-class Trunk:
+class Backbone:
     """A family's backbone, and what it makes of images, once for each fusion."""
 
     def __init__(self, family: str) -> None:
@@ -416,16 +417,16 @@ class Trunk:
     def inputs(self, fused: str | None, batch: int = 2) -> tuple[Tensor, ...]:
         """Images, and masks where the fusion needs some."""
         torch.manual_seed(1)
-        images = films(batch, 3, (self.side, self.side))
+        pictures = images(batch, 3, (self.side, self.side))
         if fused is None or not fusion.registry.factory(fused).uses_masks:  # type: ignore[attr-defined]
-            return (images,)
-        return images, (torch.rand(batch, 1, self.side, self.side) < 0.7).float()
+            return (pictures,)
+        return pictures, (torch.rand(batch, 1, self.side, self.side) < 0.7).float()
 
 
 @functools.lru_cache(maxsize=2)
-def trunk(family: str) -> Trunk:
+def backbone(family: str) -> Backbone:
     """The small backbone of a family."""
-    return Trunk(family)
+    return Backbone(family)
 
 
 @functools.cache
@@ -437,7 +438,7 @@ def fits(family: str, fused: str | None, head: str, pool: str) -> bool:
     Exception
         Whatever else happens: they are not refused, and do not work.
     """
-    it = trunk(family)
+    it = backbone(family)
     try:
         model = it.build(head=reduced(head), pool=pool, fusion=fused)
     except (ValueError, TypeError) as error:
@@ -458,10 +459,10 @@ _kept: dict[tuple[str, str | None], Any] = {}
 
 
 def _features(model: Any, family: str, fused: str | None) -> Any:
-    """What the trunk makes of images: heads and poolings do not change it."""
+    """What the backbone makes of images: heads and poolings do not change it."""
     if (family, fused) not in _kept:
         _kept.clear()
-        _kept[family, fused] = model.forward_features(*trunk(family).inputs(fused))
+        _kept[family, fused] = model.forward_features(*backbone(family).inputs(fused))
     return _kept[family, fused]
 
 
@@ -497,8 +498,8 @@ def head_and_cam(head: str, method: str) -> str:
         fused = next((each for each in (None, "pyramid") if fits(TYPICAL, each, head, pool)), "none fits")
         if fused != "none fits":
             taken.append(pool)
-            model = trunk(TYPICAL).build(head=reduced(head), pool=pool, fusion=fused)
-            if not _explains(model, method, trunk(TYPICAL).inputs(fused, 1)):
+            model = backbone(TYPICAL).build(head=reduced(head), pool=pool, fusion=fused)
+            if not _explains(model, method, backbone(TYPICAL).inputs(fused, 1)):
                 missing.append(pool)
     if not missing:
         return YES
@@ -507,7 +508,7 @@ def head_and_cam(head: str, method: str) -> str:
 
 def described(family: str) -> dict[str, str]:
     """Strides of a family's maps, and which methods explain it."""
-    it = trunk(family)
+    it = backbone(family)
     model = it.build(neck={"name": "transition", "out_channels": 4})  # few channels: some methods mask each
     missing = {method for method in METHODS if not _explains(model, method, it.inputs(None, 1))}
     return {"strides": ", ".join(map(str, it.backbone.strides)), "heat maps": _all_but(METHODS, missing)}
@@ -528,7 +529,7 @@ python -m tests.compatibility --write
 ## Documented models
 
 Each with its own kind of backbone, fewer and narrower layers of it, on images of 64 pixels (`densevan`: 8), on a CPU.
-"A film alone": a batch of one gives the logits that the film has among others. `torch.compile` is in one graph,
+"An image alone": a batch of one gives the logits that the image has among others. `torch.compile` is in one graph,
 `torch.export` and ONNX for batches of any size, bfloat16 by autocast. `anaxnet` is that of features of regions.
 Logits after `optimize_for_inference` are as near to those of float64 as the model's: within 1e-5 of the largest, or
 three times the model's own error.

@@ -50,15 +50,15 @@ def test_models(name: str) -> None:
     assert all(value.isfinite().all() for value in first)
 
 
-def phantom(**options: Any) -> Any:
-    return datasets.build("phantom", size=32, length=12, **options)
+def synthetic(**options: Any) -> Any:
+    return datasets.build("synthetic", size=32, length=12, **options)
 
 
 def test_data_sets_and_splits() -> None:
-    for a, b in zip(phantom(seed=3), phantom(seed=3), strict=True):
+    for a, b in zip(synthetic(seed=3), synthetic(seed=3), strict=True):
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) if isinstance(a[key], Tensor) else a[key] == b[key] for key in a)
-    assert not torch.equal(phantom(seed=3)[0]["image"], phantom(seed=4)[0]["image"])
+    assert not torch.equal(synthetic(seed=3)[0]["image"], synthetic(seed=4)[0]["image"])
     patients = [f"patient {k % 7}" for k in range(40)]
     parts = datasets.split_patients(patients, seed=5)
     assert parts == datasets.split_patients(patients, seed=5)
@@ -70,23 +70,25 @@ def test_data_sets_and_splits() -> None:
 @pytest.mark.parametrize("name", augmentations.names())
 def test_augmentations(name: str) -> None:
     transform = images.transform_for(InputSpec(size=24), train=name)
-    films = [{key: film[key] for key in ("image", "labels", "masks")} for film in (phantom()[k] for k in range(3))]
+    pictures = [
+        {key: image[key] for key in ("image", "labels", "masks")} for image in (synthetic()[k] for k in range(3))
+    ]
 
     def augmented() -> list[Tensor]:
         torch.manual_seed(7)
-        return [transform(film)["image"] for film in films]
+        return [transform(image)["image"] for image in pictures]
 
     assert all(torch.equal(a, b) for a, b in zip(augmented(), augmented(), strict=True))
 
 
 def test_batches_with_and_without_workers() -> None:
     training = pytest.importorskip("thoraxlib.training", reason="needs the extra train")
-    films, spec = phantom(), InputSpec(size=24)
+    pictures, spec = synthetic(), InputSpec(size=24)
 
     def batches(workers: int) -> list[dict[str, Any]]:
         data = training.DataModule(
-            films,
-            films,
+            pictures,
+            pictures,
             batch_size=4,
             num_workers=workers,
             train_transform=images.transform_for(spec, train="cxr_lka"),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import thoraxlib
-from thoraxlib import fusion, heads, pooling
+from thoraxlib import heads
+from thoraxlib.layers import fusion, pooling
 from thoraxlib.registry import OptionError
 
 pytestmark = [
@@ -54,7 +55,7 @@ def test_heads_and_heat_maps(head: str) -> None:
 class TestFamilies:
     def test_every_fusion_head_and_pooling(self, family: str) -> None:
         for fused in compat.FUSIONS:
-            several = fused is not None and len(compat.trunk(family).build(fusion=fused).fusion.channels) > 1
+            several = fused is not None and len(compat.backbone(family).build(fusion=fused).fusion.channels) > 1
             taken = (compat.YES, "several maps" if several else "one map")
             for head in heads.names():
                 for pool in pooling.names():
@@ -69,11 +70,11 @@ class TestFamilies:
         """A gradient for every weight but those of a frozen segmenter, which makes the masks."""
         uses_masks = fused is not None and fusion.registry.factory(fused).uses_masks  # type: ignore[attr-defined]
         segmenter = compat.reduced("unet") if uses_masks else None
-        model: Any = compat.trunk(family).build(fusion=fused, segmenter=segmenter)
+        model: Any = compat.backbone(family).build(fusion=fused, segmenter=segmenter)
         model.train().requires_grad_(True)
         if uses_masks:
             model.segmenter.requires_grad_(False)
-        model(compat.trunk(family).inputs(None, 4)[0]).square().sum().backward()
+        model(compat.backbone(family).inputs(None, 4)[0]).square().sum().backward()
         left = {key for key, p in model.named_parameters() if p.grad is None}
         assert left == {key for key, _ in model.named_parameters() if key.startswith("segmenter.")}
         model.zero_grad(set_to_none=True)
@@ -91,9 +92,9 @@ def test_a_pooling_for_a_head_that_pools_nothing(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setitem(heads.registry._factories, "corner", Corner)
     monkeypatch.setitem(heads.registry._cards, "corner", heads.describe("linear"))
-    build = compat.trunk(compat.TYPICAL).build
+    build = compat.backbone(compat.TYPICAL).build
     with torch.no_grad():
-        assert build(head="corner")(*compat.trunk(compat.TYPICAL).inputs(None)).shape == (2, 3)
+        assert build(head="corner")(*compat.backbone(compat.TYPICAL).inputs(None)).shape == (2, 3)
     with pytest.raises(OptionError, match="head is 'corner', which pools nothing: pool='max' cannot be set, leave it"):
         build(head="corner", pool="max")
     with pytest.raises(OptionError, match="head is a Corner that is made already: pool='lse' cannot be set"):

@@ -145,10 +145,10 @@ def test_first_use_of_the_library_in_a_new_process() -> None:
             lambda: thoraxlib.build("chexnet", **small),
             lambda: thoraxlib.build("chexnet", **small),
             lambda: thoraxlib.describe("pcam"),
-            lambda: thoraxlib.pooling.build("lse"),
+            lambda: thoraxlib.layers.pooling.build("lse"),
             lambda: thoraxlib.cams.names(),
             lambda: thoraxlib.heads.build("linear", in_channels=4, num_labels=2),
-            lambda: thoraxlib.datasets.describe("phantom"),
+            lambda: thoraxlib.datasets.describe("synthetic"),
             lambda: thoraxlib.load_pretrained,
         ]
         gate, errors = threading.Barrier(8), []

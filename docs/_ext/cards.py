@@ -159,7 +159,7 @@ def _needs(name: str) -> str:
     options = thoraxlib.describe(name).options
     if "regions" in options:
         return "regions: boxes and labels"
-    return "labels of films, organ masks" if options.get("segmenter") is not None else "labels of films"
+    return "labels of images, organ masks" if options.get("segmenter") is not None else "labels of images"
 
 
 def _files(name: str) -> str:

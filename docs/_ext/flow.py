@@ -2,11 +2,12 @@
 
 The content is a grid of cells, a line a row, cells parted by ``|``; then, behind an empty line, arrows between them::
 
-    film: Film @input | trunk: DenseNet-121 [backbones] @backbone | map: Map @features
+    image: Image @input | backbone: DenseNet-121 [backbones] @backbone | map: Map @features
 
-    film -> trunk -> map
+    image -> backbone -> map
 
-A cell is ``key: Title [room] @where``. With a room it is a part, with a link to the room's page; otherwise it is data.
+A cell is ``key: Title [subpackage] @where``. With a subpackage it is a component and links to the subpackage's page;
+otherwise it is data.
 ``@where`` is read from the model, built and run at the time: a part's parameters, by the name of the submodule; the
 shape of data, by a field of ``forward_all``, or ``@input``. Titles and empty cells are free.
 """
@@ -31,7 +32,7 @@ from sphinx.util.docutils import SphinxDirective
 import thoraxlib
 
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN, LINE = 108, 58, 24, 34, 4, 14
-_CELL = re.compile(r"(?P<key>\w+): (?P<title>[^@\[]+?)\s*(?:\[(?P<room>[\w.]+)\]\s*)?(?:@(?P<where>[\w.]+))?")
+_CELL = re.compile(r"(?P<key>\w+): (?P<title>[^@\[]+?)\s*(?:\[(?P<subpackage>[\w.]+)\]\s*)?(?:@(?P<where>[\w.]+))?")
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Cell:
     row: int
     column: int
     title: str
-    room: str | None
+    subpackage: str | None
     detail: str = ""
 
     @property
@@ -83,15 +84,15 @@ class Flow(SphinxDirective):
     def _cell(self, text: str, row: int, column: int, model: _Measured) -> tuple[str, Cell]:
         found = _CELL.fullmatch(text)
         if found is None:
-            raise self.error(f"no cell 'key: Title [room] @where': {text!r}")
-        cell = Cell(row, column, found["title"], found["room"])
+            raise self.error(f"no cell 'key: Title [subpackage] @where': {text!r}")
+        cell = Cell(row, column, found["title"], found["subpackage"])
         if found["where"]:
-            cell.detail = model.parameters(found["where"]) if cell.room else model.shape(found["where"])
+            cell.detail = model.parameters(found["where"]) if cell.subpackage else model.shape(found["where"])
         return found["key"], cell
 
 
 class _Measured:
-    """A model, and what it makes of one film."""
+    """A model, and what it makes of one image."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         torch.manual_seed(0)
@@ -150,12 +151,12 @@ def _box(cell: Cell, root: str) -> str:
         f'<text class="{kind}" x="{x}" y="{first + LINE * number}">{escape(text)}</text>'
         for number, (kind, text) in enumerate(texts)
     )
-    kind = "part" if cell.room else "data"
+    kind = "part" if cell.subpackage else "data"
     rectangle = (
-        f'<rect x="{cell.left}" y="{cell.top}" width="{WIDTH}" height="{HEIGHT}" rx="{6 if cell.room else 20}"/>'
+        f'<rect x="{cell.left}" y="{cell.top}" width="{WIDTH}" height="{HEIGHT}" rx="{6 if cell.subpackage else 20}"/>'
     )
     group = f'<g class="{kind}">{rectangle}{words}</g>'
-    return f'<a href="{root}rooms/{cell.room}.html">{group}</a>' if cell.room else group
+    return f'<a href="{root}components/{cell.subpackage}.html">{group}</a>' if cell.subpackage else group
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

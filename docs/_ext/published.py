@@ -19,7 +19,7 @@ FILES: dict[str, Source] = {
     "chexnet_jrzech": Source("``checkpoint``, of 2018 and of 2022", ("chexnet",)),
     "jfhealthcare": Source("``pre_train.pth``; torchxrayvision's copy of it", ("jf_top1",)),
     "x_ray": Source("", ("x_ray",)),
-    "padchest_seed": Source("", ("unified_dcnn_padchest", "unified_dcnn", "chexnet")),
+    "jaydurant": Source("", ("unified_dcnn_padchest", "unified_dcnn", "chexnet")),
     "ag_cnn": Source("three files; only the fusion's was seen", ("ag_cnn",)),
     "anaxnet": Source("", ("anaxnet",)),
     "cxr_lka": Source("", ("van", "vangcn", "seg_vangcn", "segfusion_van", "segfusion_vangcn", "segfusion_vanvit")),

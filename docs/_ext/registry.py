@@ -1,4 +1,4 @@
-"""``{registry} <room>``: a table of a room's own entries, read from its registry."""
+"""``{registry} <subpackage>``: a table of a subpackage's own entries, read from its registry."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sphinx.application import Sphinx
 
 
 class RegistryTable(Rendered):
-    """Name, summary and options of every entry that the library itself registers in a room."""
+    """Name, summary and options of every entry that the library itself registers in a subpackage."""
 
     def lines(self) -> list[str]:
-        room = importlib.import_module(f"thoraxlib.{self.arguments[0]}")
-        own = room.registry.registered()
+        subpackage = importlib.import_module(f"thoraxlib.{self.arguments[0]}")
+        own = subpackage.registry.registered()
         rows = []
         for name in own:
-            card = room.describe(name)
+            card = subpackage.describe(name)
             options = ", ".join(f"``{key}{_default(value)}``" for key, value in card.options.items())
             rows.append([f"``{name}``", card.summary, options or "(none)"])
         lines = table(["Name", "What it is", "Options"], rows, [20, 45, 35])
-        more = len(set(room.names()) - set(own))
+        more = len(set(subpackage.names()) - set(own))
         if more:
             lines += ["", f"``thoraxlib.{self.arguments[0]}.names()`` has {more:,} more, which other libraries bring."]
         return lines

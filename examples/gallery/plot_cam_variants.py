@@ -1,9 +1,9 @@
 """
-One film, every heat map
+One image, every heat map
 ========================
 
-A network is trained for about a minute on small phantom films, and each method of :mod:`thoraxlib.cams` explains the
-same finding on the same film. The dashed box is the true one.
+A network is trained for about a minute on small synthetic images, and each method of :mod:`thoraxlib.cams` explains the
+same finding on the same image. The dashed box is the true one.
 """
 
 import matplotlib.pyplot as plt
@@ -16,7 +16,7 @@ from thoraxlib.images import transform_for
 torch.manual_seed(0)
 torch.set_flush_denormal(True)  # gradients of untrained networks get so small that a CPU becomes slow
 labels, side = ["Mass", "Pneumothorax", "Cardiomegaly"], 64
-films = datasets.build("phantom", size=side, length=320, seed=0, labels=labels, balance=1.0, masks=False)
+images = datasets.build("synthetic", size=side, length=320, seed=0, labels=labels, balance=1.0, masks=False)
 model = thoraxlib.build(
     "pcam",
     labels=labels,
@@ -28,24 +28,24 @@ model = thoraxlib.build(
 # A plain training loop; :mod:`thoraxlib.training` has a better one.
 
 transform = transform_for(model.input_spec)
-batch = datasets.collate([transform(films[index]) for index in range(len(films))])
+batch = datasets.collate([transform(images[index]) for index in range(len(images))])
 loss = thoraxlib.losses.build("bce")
 optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
 epochs, step = 3, 8
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=epochs * (len(films) // step))
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=epochs * (len(images) // step))
 torch.nn.init.constant_(model.head.fc.bias, -1.7)
 for _ in range(epochs):
-    for rows in torch.randperm(len(films)).split(step):
+    for rows in torch.randperm(len(images)).split(step):
         optimizer.zero_grad()
         loss(model.train()(batch["image"][rows]), batch["labels"][rows]).backward()
         optimizer.step()
         schedule.step()
 
 # %%
-# The film with the surest mass among others that the network has not seen, as large as a picture needs it.
+# The image with the surest mass among others that the network has not seen, as large as a picture needs it.
 
-test = datasets.build("phantom", size=side, length=60, seed=1, labels=labels, balance=1.0, masks=False)
-shown = datasets.build("phantom", size=256, length=60, seed=1, labels=labels, balance=1.0, masks=False)
+test = datasets.build("synthetic", size=side, length=60, seed=1, labels=labels, balance=1.0, masks=False)
+shown = datasets.build("synthetic", size=256, length=60, seed=1, labels=labels, balance=1.0, masks=False)
 sick = [index for index in range(60) if test.targets[index, 0] == 1]
 x = datasets.collate([transform(test[index]) for index in sick])["image"]
 best = int(model.eval().predict_proba(x)[:, 0].argmax())
@@ -57,7 +57,7 @@ box = sample["boxes"][sample["box_labels"] == 0][0].tolist()
 
 figure, axes = plt.subplots(3, 4, figsize=(11, 9), layout="constrained")
 methods = [name for name in cams.names() if not name.startswith("x_ray_")]  # which repeat one repository's numbers
-pictures = {"the film": None, **{name: cams.build(name, model)(x, labels=["Mass"]) for name in methods}}
+pictures = {"the image": None, **{name: cams.build(name, model)(x, labels=["Mass"]) for name in methods}}
 for axis, (name, maps) in zip(axes.flat, pictures.items(), strict=False):
     axis.imshow(sample["image"][0], cmap="gray", vmin=0, vmax=255)
     if maps is not None:

@@ -2,9 +2,9 @@
 Which findings come together
 ============================
 
-The phantom draws its labels from the joint distribution of the 14 findings over the 112,120 films of NIH ChestX-ray14.
-The odds ratio of each pair says how much more likely one finding makes the other; `balance` changes how common
-findings are and leaves the ratios between them alone.
+The synthetic data set draws its labels from the joint distribution of the 14 findings over the 112,120 images of NIH
+ChestX-ray14. The odds ratio of each pair says how much more likely one finding makes the other; `balance` changes how
+common findings are and leaves the ratios between them alone.
 """
 
 import matplotlib.pyplot as plt
@@ -23,10 +23,10 @@ def log_odds_ratios(targets: torch.Tensor) -> torch.Tensor:
 
 figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
 for axis, balance in zip(axes, (0.0, 1.0), strict=True):
-    films = datasets.build("phantom", length=100_000, balance=balance)
-    ratios = log_odds_ratios(films.targets).fill_diagonal_(torch.nan)
+    images = datasets.build("synthetic", length=100_000, balance=balance)
+    ratios = log_odds_ratios(images.targets).fill_diagonal_(torch.nan)
     shown = axis.imshow(ratios, cmap="PuOr", vmin=-4, vmax=4)
-    axis.set_xticks(range(14), films.labels, rotation=90, fontsize=8)
-    axis.set_yticks(range(14), films.labels, fontsize=8)
-    axis.set_title(f"balance = {balance:g}: mean prevalence {films.targets.mean():.3f}", fontsize=10)
+    axis.set_xticks(range(14), images.labels, rotation=90, fontsize=8)
+    axis.set_yticks(range(14), images.labels, fontsize=8)
+    axis.set_title(f"balance = {balance:g}: mean prevalence {images.targets.mean():.3f}", fontsize=10)
 figure.colorbar(shown, ax=axes, label="log2 of the odds ratio", shrink=0.8)

@@ -1,60 +1,57 @@
-"""Composable building blocks and documented models for chest X-ray AI.
+"""Composable components and documented models for chest X-ray AI.
 
-``build``, ``describe``, ``names`` and ``register`` at this level speak of whole models; every subpackage with
-components (``thoraxlib.backbones``, ``thoraxlib.pooling``, ...) has the same four verbs for them. Modules are imported
-on first use (PEP 562), so that ``import thoraxlib`` stays light.
+``build``, ``describe``, ``names`` and ``register`` at this level are those of whole models; every subpackage with
+components (``thoraxlib.backbones``, ``thoraxlib.layers.pooling``, ...) has the same four functions for them. Modules
+are imported on first use (PEP 562), so that ``import thoraxlib`` stays light.
 """
 
 from __future__ import annotations
 
+import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from thoraxlib import (
-        backbones,
-        blocks,
-        cams,
-        checkpoints,
-        cropping,
-        datasets,
-        detection,
-        explanation,
-        fusion,
-        graphs,
-        heads,
-        image_level,
-        images,
-        inference,
-        labels,
-        localization,
-        losses,
-        maps,
-        metrics,
-        models,
-        persistence,
-        plots,
-        pooling,
-        registry,
-        reproduce,
-        scoring,
-        segmentation,
-        text_tables,
-        training,
-        viz,
-    )
-    from thoraxlib.checkpoints import load_checkpoint
-    from thoraxlib.explanation import explain
-    from thoraxlib.images import preprocess_for
-    from thoraxlib.inference import optimize_for_inference
-    from thoraxlib.input_spec import InputSpec
-    from thoraxlib.models import build, describe, names, register
-    from thoraxlib.models.loading import load_pretrained
-    from thoraxlib.persistence import save_pretrained
+    from thoraxlib import archives as archives
+    from thoraxlib import backbones as backbones
+    from thoraxlib import cams as cams
+    from thoraxlib import checkpoints as checkpoints
+    from thoraxlib import datasets as datasets
+    from thoraxlib import detection as detection
+    from thoraxlib import explanation as explanation
+    from thoraxlib import graphs as graphs
+    from thoraxlib import heads as heads
+    from thoraxlib import images as images
+    from thoraxlib import input_spec as input_spec
+    from thoraxlib import labels as labels
+    from thoraxlib import layers as layers
+    from thoraxlib import localization as localization
+    from thoraxlib import losses as losses
+    from thoraxlib import metrics as metrics
+    from thoraxlib import models as models
+    from thoraxlib import plotting as plotting
+    from thoraxlib import registry as registry
+    from thoraxlib import reproduce as reproduce
+    from thoraxlib import segmentation as segmentation
+    from thoraxlib import training as training
+    from thoraxlib import utils as utils
+    from thoraxlib.archives import prepare as prepare
+    from thoraxlib.archives import score_archive as score_archive
+    from thoraxlib.checkpoints import load_checkpoint as load_checkpoint
+    from thoraxlib.checkpoints.saving import save_pretrained as save_pretrained
+    from thoraxlib.explanation import explain as explain
+    from thoraxlib.images import preprocess_for as preprocess_for
+    from thoraxlib.input_spec import InputSpec as InputSpec
+    from thoraxlib.models import build as build
+    from thoraxlib.models import describe as describe
+    from thoraxlib.models import names as names
+    from thoraxlib.models import register as register
+    from thoraxlib.models.loading import load_pretrained as load_pretrained
+    from thoraxlib.models.optimize import optimize_for_inference as optimize_for_inference
 
-# the module of each name that is none itself
+# the subpackage of each function and class; every other name is a subpackage
 _FROM = {
     "InputSpec": "input_spec",
     "build": "models",
@@ -63,64 +60,23 @@ _FROM = {
     "load_checkpoint": "checkpoints",
     "load_pretrained": "models.loading",
     "names": "models",
-    "optimize_for_inference": "inference",
+    "optimize_for_inference": "models.optimize",
+    "prepare": "archives",
     "preprocess_for": "images",
     "register": "models",
-    "save_pretrained": "persistence",
+    "save_pretrained": "checkpoints.saving",
+    "score_archive": "archives",
 }
-
-__all__ = [
-    "InputSpec",
-    "__version__",
-    "backbones",
-    "blocks",
-    "build",
-    "cams",
-    "checkpoints",
-    "cropping",
-    "datasets",
-    "describe",
-    "detection",
-    "explain",
-    "explanation",
-    "fusion",
-    "graphs",
-    "heads",
-    "image_level",
-    "images",
-    "inference",
-    "labels",
-    "load_checkpoint",
-    "load_pretrained",
-    "localization",
-    "losses",
-    "maps",
-    "metrics",
-    "models",
-    "names",
-    "optimize_for_inference",
-    "persistence",
-    "plots",
-    "pooling",
-    "preprocess_for",
-    "register",
-    "registry",
-    "reproduce",
-    "save_pretrained",
-    "scoring",
-    "segmentation",
-    "text_tables",
-    "training",
-    "viz",
-]
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'thoraxlib' has no attribute {name!r}")
-    module = import_module(f"thoraxlib.{_FROM.get(name, name)}")
-    return getattr(module, name) if name in _FROM else module
+    if name in _FROM:
+        return getattr(import_module(f"thoraxlib.{_FROM[name]}"), name)
+    if name in __dir__():
+        return import_module(f"thoraxlib.{name}")
+    raise AttributeError(f"module 'thoraxlib' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    inside = {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}
+    return sorted({"__version__", *_FROM, *inside})

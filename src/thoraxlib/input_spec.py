@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
-from thoraxlib.arguments import one_of
-
-__all__ = ["CENTRE_CROP", "IMAGENET_MEAN", "IMAGENET_STD", "InputSpec", "ResizeRule"]
+from thoraxlib.utils.arguments import one_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

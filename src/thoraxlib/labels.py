@@ -7,21 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thoraxlib.arguments import few, repeated
 from thoraxlib.registry import Registry
-
-__all__ = [
-    "align",
-    "build",
-    "canonical",
-    "describe",
-    "mirrored",
-    "names",
-    "positions",
-    "register",
-    "registry",
-    "resolve",
-]
+from thoraxlib.utils.arguments import few, repeated
 
 registry: Registry[tuple[str, ...]] = Registry("labels")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -25,24 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from typing_extensions import Self
 
-from thoraxlib.arguments import one_of
 from thoraxlib.registry import Registry
-
-__all__ = [
-    "BCE",
-    "WCEL",
-    "BatchFocal",
-    "Dice",
-    "DiceBCE",
-    "Focal",
-    "WeightedBCE",
-    "build",
-    "describe",
-    "label_counts",
-    "names",
-    "register",
-    "registry",
-]
+from thoraxlib.utils.arguments import one_of
 
 registry: Registry[nn.Module] = Registry("losses")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

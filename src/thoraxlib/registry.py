@@ -33,18 +33,6 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from thoraxlib.input_spec import InputSpec
 
-__all__ = [
-    "Card",
-    "DuplicateNameError",
-    "OptionError",
-    "Registry",
-    "Source",
-    "Spec",
-    "UnknownNameError",
-    "as_json",
-    "without_pretrained",
-]
-
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -561,7 +561,7 @@ class TestSplit:
         assert half.dtype == torch.float32
         torch.testing.assert_close(half, expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
 
-    def test_the_trunk_runs_once_and_without_gradients(self) -> None:
+    def test_the_backbone_runs_once_and_without_gradients(self) -> None:
         model, x = small(), torch.randn(1, 3, 64, 64)
         runs = []
         first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))

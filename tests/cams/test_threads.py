@@ -42,7 +42,7 @@ def images(number: int) -> Tensor:
 def fitted() -> nn.Module:
     torch.manual_seed(0)
     finder: Any = detection.build("template", backbone="resnet10t", input_spec={"size": [64, 64]})
-    return finder.fit(datasets.build("phantom", size=64, length=4))  # type: ignore[no-any-return]
+    return finder.fit(datasets.build("synthetic", size=64, length=4))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -126,10 +126,10 @@ def test_a_heat_map_while_the_model_trains_elsewhere() -> None:
 @pytest.mark.parametrize("pool", ["avg", "pcam"])
 def test_explain(pool: str) -> None:
     model = classifier(pool=pool)
-    films = [np.random.default_rng(k).integers(0, 255, (70, 60), dtype=np.uint8) for k in range(THREADS)]
-    expected = [thoraxlib.explain(model.eval(), film, threshold=0)[0] for film in films]
+    pictures = [np.random.default_rng(k).integers(0, 255, (70, 60), dtype=np.uint8) for k in range(THREADS)]
+    expected = [thoraxlib.explain(model.eval(), image, threshold=0)[0] for image in pictures]
     before = state(model.train())
-    found = together(lambda k: thoraxlib.explain(model, films[k], threshold=0)[0], THREADS)
+    found = together(lambda k: thoraxlib.explain(model, pictures[k], threshold=0)[0], THREADS)
     assert same(state(model), before)
     for one, other in zip(found, expected, strict=True):
         assert one.to_json() == other.to_json()
@@ -140,10 +140,10 @@ def test_explain(pool: str) -> None:
 def test_explain_of_regions() -> None:
     torch.manual_seed(0)
     model = thoraxlib.build("anaxnet", labels=("a", "b"), detector=fitted(), train_detector=True)
-    film = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
-    (expected,) = thoraxlib.explain(model.eval(), film, threshold=0)
+    image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    (expected,) = thoraxlib.explain(model.eval(), image, threshold=0)
     before = state(model.train())
-    found = together(lambda k: thoraxlib.explain(model, film, threshold=0)[0].to_json(), 4)
+    found = together(lambda k: thoraxlib.explain(model, image, threshold=0)[0].to_json(), 4)
     assert same(state(model), before)
     assert found == [expected.to_json()] * 4
 
@@ -151,26 +151,26 @@ def test_explain_of_regions() -> None:
 def test_predict() -> None:
     training = pytest.importorskip("thoraxlib.training", reason="needs the extra train")
     model = classifier()
-    films = datasets.build("phantom", size=64, length=4, labels=("Mass", "Edema", "Nodule"))
-    model.labels = films.labels
+    pictures = datasets.build("synthetic", size=64, length=4, labels=("Mass", "Edema", "Nodule"))
+    model.labels = pictures.labels
     options = {"batch_size": 2, "progress": False, "device": "cpu"}
-    expected = training.predict(model.eval(), films, **options).logits
+    expected = training.predict(model.eval(), pictures, **options).logits
     before = state(model.train())
-    found = together(lambda k: training.predict(model, films, **options).logits, 4)
+    found = together(lambda k: training.predict(model, pictures, **options).logits, 4)
     assert same(state(model), before)
     assert all(torch.equal(logits, expected) for logits in found)
 
 
 def test_evaluation_of_segmenters_and_detectors() -> None:
     torch.manual_seed(0)
-    films = datasets.build("phantom", size=64, length=4, masks=True)
+    pictures = datasets.build("synthetic", size=64, length=4, masks=True)
     unet, finder = segmentation.build("unet", width=4, norm=True, depth=2), fitted()
-    organs = segmentation.evaluate(unet.eval(), films)
-    regions = detection.evaluate(finder.eval(), films)
+    organs = segmentation.evaluate(unet.eval(), pictures)
+    regions = detection.evaluate(finder.eval(), pictures)
     before = state(unet.train()), state(finder.train())
 
     def work(number: int) -> list[Tensor]:
-        return [segmentation.evaluate(unet, films).dice, detection.evaluate(finder, films).scores]
+        return [segmentation.evaluate(unet, pictures).dice, detection.evaluate(finder, pictures).scores]
 
     found = together(work, 4)
     assert same(state(unet), before[0])

@@ -64,7 +64,7 @@ VARIANTS: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "jrzech": (lambda s: {"state_dict": sigmoid_head(s)}, "chexnet_jrzech"),
     "jrzech_old": (lambda s: sigmoid_head(old_names(s)), "chexnet_jrzech"),
-    "seed": (lambda s: prefixed("base_model.", s), "padchest_seed"),
+    "seed": (lambda s: prefixed("base_model.", s), "jaydurant"),
     "torchvision": (lambda s: s, "timm"),
     "torchvision_old": (lambda s: {"state_dict": prefixed("module.", old_names(s))}, "timm"),
 }
@@ -110,14 +110,14 @@ def test_safetensors_and_own_state_dicts(tmp_path: Path) -> None:
     ("backbone", "factory"),
     [("resnet18", "resnet18"), ("vgg11_bn", "vgg11_bn"), ("alexnet", "alexnet"), ("googlenet", "googlenet")],
 )
-def test_trunk_only_takes_imagenet_weights(backbone: str, factory: str) -> None:
+def test_backbone_only_takes_imagenet_weights(backbone: str, factory: str) -> None:
     from torchvision import models
 
     options = {"init_weights": False, "aux_logits": False} if factory == "googlenet" else {}
     theirs = getattr(models, factory)(**options).state_dict()
     model = thoraxlib.build("chexnet", backbone=backbone)
     before = model.head.fc.weight.clone()
-    thoraxlib.load_checkpoint(model, theirs, trunk_only=True)
+    thoraxlib.load_checkpoint(model, theirs, backbone_only=True)
     assert torch.equal(model.head.fc.weight, before)
     first = next(iter(model.backbone.parameters()))
     assert torch.equal(first, next(iter(theirs.values())))
@@ -150,7 +150,7 @@ def test_another_architecture(densenet: nn.Module) -> None:
     assert "725 entries of the checkpoint have no place" in str(caught.value)
     assert same()
     with pytest.raises(CheckpointError, match="get no value"):
-        thoraxlib.load_checkpoint(model, dict(densenet.state_dict()), trunk_only=True)
+        thoraxlib.load_checkpoint(model, dict(densenet.state_dict()), backbone_only=True)
     assert same()
 
 
@@ -184,7 +184,7 @@ def test_aliases_that_disagree_are_told() -> None:
     state = prefixed("base_model.", dict(net.state_dict()))
     aliases = {key: value for key, value in net.state_dict().items() if key.startswith(("layer4.", "fc."))}
     assert len(aliases) == 62
-    model = thoraxlib.build("unified_dcnn", preset="seed")
+    model = thoraxlib.build("unified_dcnn", preset="jaydurant")
     thoraxlib.load_checkpoint(model, {**aliases, **state})
     with pytest.warns(UserWarning, match="1 alias entries differ"):
         thoraxlib.load_checkpoint(model, {**aliases, "fc.bias": aliases["fc.bias"] + 1, **state})

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 import thoraxlib
 from thoraxlib import checkpoints
 from thoraxlib.checkpoints import CheckpointError
+from thoraxlib.checkpoints.saving import weights_digest
 from thoraxlib.checkpoints.unpickling import unpickled
-from thoraxlib.persistence import weights_digest
 
 State = dict[str, Tensor]
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "labels": ["Mass", "Edema"], "input_spec": {"size": 32}}
@@ -95,11 +95,11 @@ def test_a_backbone_alone(source: str, named: bool) -> None:
     }[source]
     model = build()
     before = weights_digest(model)
-    with pytest.raises(CheckpointError, match=rf"layout '{layout}'\) and no head: trunk_only=True"):
+    with pytest.raises(CheckpointError, match=rf"layout '{layout}'\) and no head: backbone_only=True"):
         thoraxlib.load_checkpoint(model, state, layout=layout if named else None)
     assert weights_digest(model) == before
     head = model.head.fc.weight.clone()
-    assert thoraxlib.load_checkpoint(model, state, trunk_only=True, layout=layout if named else None) == layout
+    assert thoraxlib.load_checkpoint(model, state, backbone_only=True, layout=layout if named else None) == layout
     assert torch.equal(model.head.fc.weight, head)
     wanted = timm_net().state_dict() if source == "timm" else theirs.state_dict()
     assert len(wanted) > 50
@@ -111,9 +111,9 @@ def test_a_van_without_its_head() -> None:
     theirs = thoraxlib.build("van", backbone={"name": "van_b0", "depths": (1, 1, 1, 1)}, labels=["Mass"])
     state = {key.removeprefix("backbone."): v for key, v in theirs.state_dict().items() if key.startswith("backbone.")}
     model = thoraxlib.build("van", backbone={"name": "van_b0", "depths": (1, 1, 1, 1)}, labels=["Mass"])
-    with pytest.raises(CheckpointError, match=r"(?s)get no value: head\..*load it alone with trunk_only=True"):
+    with pytest.raises(CheckpointError, match=r"(?s)get no value: head\..*load it alone with backbone_only=True"):
         thoraxlib.load_checkpoint(model, state)
-    thoraxlib.load_checkpoint(model, state, trunk_only=True)
+    thoraxlib.load_checkpoint(model, state, backbone_only=True)
     assert weights_digest(model.backbone) == weights_digest(theirs.backbone)
 
 

@@ -59,8 +59,8 @@ TERMS = (
 )
 
 
-def film(number: int, **values: Any) -> dict[str, Any]:
-    """A row of PadChest's table: patients have two films, PA and lateral in turn."""
+def image(number: int, **values: Any) -> dict[str, Any]:
+    """A row of PadChest's table: patients have two images, PA and lateral in turn."""
     row = dict.fromkeys(COLUMNS, "")
     row |= {
         "": number,
@@ -83,17 +83,17 @@ def pixels(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 4096, (20, 24)).astype(np.uint16)
 
 
-def padchest(root: Path, films: Sequence[dict[str, Any]], *, flat: bool = False) -> Path:
+def padchest(root: Path, images: Sequence[dict[str, Any]], *, flat: bool = False) -> Path:
     """Table and 16-bit images, in the folders of the release or all in one."""
     root.mkdir(parents=True, exist_ok=True)
-    for row in films:
+    for row in images:
         folder = root / ("images" if flat else str(row["ImageDir"]))
         folder.mkdir(exist_ok=True)
         Image.fromarray(pixels(int(row[""]))).save(folder / row["ImageID"])
     with (root / TABLE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(films)
+        writer.writerows(images)
     return root
 
 
@@ -129,28 +129,28 @@ OBSERVATIONS = (
 
 
 def report(root: Path, number: int, impression: str, findings: str = "Made-up findings.", mesh: str = "normal") -> None:
-    """A report of two films."""
+    """A report of two images."""
     folder = root / "ecgen-radiology"
     folder.mkdir(parents=True, exist_ok=True)
-    images = "\n".join(f'<parentImage id="{name}"><caption>x</caption></parentImage>' for name in films_of(number))
+    images = "\n".join(f'<parentImage id="{name}"><caption>x</caption></parentImage>' for name in images_of(number))
     text = REPORT.format(number=number, impression=impression, findings=findings, mesh=mesh, images=images)
     (folder / f"{number}.xml").write_text(text, encoding="utf-8")
 
 
-def films_of(number: int) -> list[str]:
+def images_of(number: int) -> list[str]:
     return [f"CXR{number}_1_IM-{number:04d}-{view}001" for view in (1, 2)]
 
 
-def openi(root: Path, impressions: Sequence[str], *, name: str = "{film}.png") -> Path:
-    """Reports 1, 2, ... with two films each, frontal and lateral, and their table of projections."""
+def openi(root: Path, impressions: Sequence[str], *, name: str = "{image}.png") -> Path:
+    """Reports 1, 2, ... with two images each, frontal and lateral, and their table of projections."""
     lines = ["uid,filename,projection"]
     for number, text in enumerate(impressions, start=1):
         report(root, number, text)
         (root / "images").mkdir(exist_ok=True)
-        for view, image in zip(("Frontal", "Lateral"), films_of(number), strict=True):
+        for view, image in zip(("Frontal", "Lateral"), images_of(number), strict=True):
             grey = np.full((20, 24), 10 * number, np.uint8)
             short = image.removeprefix("CXR").replace("_1_", "_", 1)
-            Image.fromarray(grey).save(root / "images" / name.format(film=image, short=short), format="png")
+            Image.fromarray(grey).save(root / "images" / name.format(image=image, short=short), format="png")
             lines.append(f"{number},{short}.dcm.png,{view}")
     (root / "indiana_projections.csv").write_text("\n".join(lines) + "\n")
     return root

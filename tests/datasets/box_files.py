@@ -42,8 +42,8 @@ def of_coco(folder: Path, boxes: list[Any], **changes: Any) -> list[list[float]]
 def of_region_coco(folder: Path, boxes: list[Any], **changes: Any) -> list[list[float]]:
     image(folder)
     path = coco(folder / "x.json", boxes, **changes)
-    films = datasets.build("region_coco", annotations=path, images=folder, progress=False)
-    return films.region_boxes[films.region_present].tolist()
+    images = datasets.build("region_coco", annotations=path, images=folder, progress=False)
+    return images.region_boxes[images.region_present].tolist()
 
 
 def of_records(folder: Path, boxes: list[Any], **changes: Any) -> list[list[float]]:
@@ -54,8 +54,8 @@ def of_records(folder: Path, boxes: list[Any], **changes: Any) -> list[list[floa
     ]
     record = {"image_id": "a", "file_name": "a.png", "annotations": found}
     (folder / "x.json").write_text(json.dumps([record]))
-    films = datasets.build("region_coco", annotations=folder / "x.json", images=folder, progress=False)
-    return films.region_boxes[films.region_present].tolist()
+    images = datasets.build("region_coco", annotations=folder / "x.json", images=folder, progress=False)
+    return images.region_boxes[images.region_present].tolist()
 
 
 def of_nih14(folder: Path, boxes: list[Any], *, name: str = "a.png", finding: str = "Mass") -> list[list[float]]:

@@ -119,7 +119,7 @@ def two_images(folder: Path, *names: str) -> Path:
     Image.new("L", (40, 30)).save(folder / "x/a.png")
     content = {
         "images": [
-            {"id": k, "dicom_id": f"film{k}", "file_name": name, "height": 30, "width": 40}
+            {"id": k, "dicom_id": f"image{k}", "file_name": name, "height": 30, "width": 40}
             for k, name in enumerate(names)
         ],
         "categories": [{"id": 0, "name": "trachea"}],
@@ -132,9 +132,9 @@ def two_images(folder: Path, *names: str) -> Path:
 @pytest.mark.parametrize("spelling", ["x/a.png", "x/./a.png", "./x/a.png", "x//a.png", "x\\a.png", ".\\x\\a.png"])
 def test_paths_of_one_image(tmp_path: Path, spelling: str) -> None:
     path = two_images(tmp_path, spelling)
-    films = datasets.build("region_coco", annotations=path, images=tmp_path)
-    assert films.file_names == ["x/a.png"]
-    assert films[0]["image"].shape == (1, 30, 40)
+    images = datasets.build("region_coco", annotations=path, images=tmp_path)
+    assert images.file_names == ["x/a.png"]
+    assert images[0]["image"].shape == (1, 30, 40)
     with pytest.raises(ValueError, match=r"x.json has the image x/a.png more than once"):
         datasets.build("region_coco", annotations=two_images(tmp_path, "x/a.png", spelling), images=tmp_path)
 
@@ -210,7 +210,7 @@ def test_boxes_that_a_detector_is_given(tmp_path: Path) -> None:
     boxes = torch.tensor([[1.0, 2.0, 9.0, 8.0], [1.0, 2.0, NAN, 8.0]])
     sample = {"image": torch.zeros(1, 32, 32, dtype=torch.uint8), "labels": torch.zeros(0), "id": "x"}
 
-    class Films:
+    class Images:
         labels, region_names = (), ("trachea", "carina")
 
         def __init__(self, present: list[bool]) -> None:
@@ -222,7 +222,7 @@ def test_boxes_that_a_detector_is_given(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> dict[str, Any]:
             return {**sample, "regions": boxes, "present": self.present}
 
-    (read,) = batches(detector, Films([True, False]))
+    (read,) = batches(detector, Images([True, False]))
     assert read.present.tolist() == [[True, False]]
-    with pytest.raises(ValueError, match="film x: boxes of regions that are present must be finite"):
-        list(batches(detector, Films([True, True])))
+    with pytest.raises(ValueError, match="image x: boxes of regions that are present must be finite"):
+        list(batches(detector, Images([True, True])))

@@ -28,11 +28,11 @@ from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 
 REGIONS, FINDINGS = label_sets.build("regions18"), label_sets.build("imagenome9")
-SIZE = (300, 200)  # H, W of the films
+SIZE = (300, 200)  # H, W of the images
 Sentence = Sequence[tuple[str, bool]]
 
 
-def film(number: int) -> str:
+def image(number: int) -> str:
     return f"{number:08x}-00000000-11111111-22222222-33333333"
 
 
@@ -46,20 +46,20 @@ def graph(
     relationships: Iterable[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """A scene graph: boxes and sentences by region."""
-    image = film(number)
+    image_id = image(number)
     corners = ("original_x1", "original_y1", "original_x2", "original_y2")
     return {
-        "image_id": image,
+        "image_id": image_id,
         "viewpoint": view,
         "patient_id": 10_000_000 + (number if patient is None else patient),
         "study_id": 50_000_000 + number,
         "objects": [
-            {"object_id": f"{image}_{name}", "bbox_name": name, **dict(zip(corners, box, strict=True))}
+            {"object_id": f"{image_id}_{name}", "bbox_name": name, **dict(zip(corners, box, strict=True))}
             for name, box in boxes.items()
         ],
         "attributes": [
             {
-                "object_id": f"{image}_{name}",
+                "object_id": f"{image_id}_{name}",
                 "bbox_name": name,
                 "attributes": [
                     [f"anatomicalfinding|{'yes' if yes else 'no'}|{finding}" for finding, yes in sentence]
@@ -95,7 +95,7 @@ def write_graphs(root: Path, graphs: Sequence[dict[str, Any]], *, packed: bool =
     return root
 
 
-def write_films(folder: Path, graphs: Sequence[dict[str, Any]], *, tree: bool = False) -> Path:
+def write_images(folder: Path, graphs: Sequence[dict[str, Any]], *, tree: bool = False) -> Path:
     for each in graphs:
         patient, study = str(each["patient_id"]), str(each["study_id"])
         place = folder / f"files/p{patient[:2]}/p{patient}/s{study}" if tree else folder
@@ -117,7 +117,7 @@ def write_list(root: Path, name: str, graphs: Sequence[dict[str, Any]]) -> None:
 def opened(root: Path, graphs: Sequence[dict[str, Any]], **options: Any) -> datasets.ChestDataset:
     """A data set of all these graphs, from nothing."""
     write_graphs(root, graphs)
-    images = write_films(root / "jpg", graphs)
+    images = write_images(root / "jpg", graphs)
     return datasets.build("chest_imagenome", root=root, images=images, **{"split": "all", **options})
 
 
@@ -132,13 +132,13 @@ def test_a_sample(tmp_path: Path) -> None:
         "trachea": [[("pneumonia", True)]],
     }
     some = {name: box for name, box in ALL.items() if name != "trachea"}
-    films = opened(tmp_path, [graph(0, some, said, view="AP"), graph(1, ALL)])
-    assert isinstance(films, datasets.ChestDataset)
-    assert (films.labels, films.region_names, films.views) == (FINDINGS, REGIONS, ["AP", "PA"])
-    assert films.patient_ids == ["10000000", "10000001"]
-    assert films.report == {}
-    sample = films[0]
-    assert sample["id"] == film(0)
+    images = opened(tmp_path, [graph(0, some, said, view="AP"), graph(1, ALL)])
+    assert isinstance(images, datasets.ChestDataset)
+    assert (images.labels, images.region_names, images.views) == (FINDINGS, REGIONS, ["AP", "PA"])
+    assert images.patient_ids == ["10000000", "10000001"]
+    assert images.report == {}
+    sample = images[0]
+    assert sample["id"] == image(0)
     assert isinstance(sample["regions"], tv_tensors.BoundingBoxes)
     assert sample["regions"].canvas_size == SIZE
     assert sample["regions"][:17].tolist() == [list(box) for box in list(ALL.values())[:17]]
@@ -151,9 +151,9 @@ def test_a_sample(tmp_path: Path) -> None:
     assert labels[7].nonzero().flatten().tolist() == [1, 2]
     # what is said of a region without a box is lost
     assert sample["labels"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
-    assert torch.equal(films.region_targets[0].nan_to_num(9), labels.nan_to_num(9))
-    assert torch.equal(films.region_present[0], sample["present"])
-    batch = datasets.collate([films[0], films[1]])
+    assert torch.equal(images.region_targets[0].nan_to_num(9), labels.nan_to_num(9))
+    assert torch.equal(images.region_present[0], sample["present"])
+    batch = datasets.collate([images[0], images[1]])
     assert batch["region_labels"].shape == (2, 18, 9)
     assert batch["present"].dtype == torch.bool
 
@@ -166,12 +166,12 @@ def test_boxes_follow_the_resized_image(tmp_path: Path, resize: str) -> None:
     pixels = np.zeros(SIZE, np.uint8)
     pixels[100:180, 40:120] = 255
     (tmp_path / "png").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "png" / f"{film(0)}.png")
+    Image.fromarray(pixels).save(tmp_path / "png" / f"{image(0)}.png")
     spec = InputSpec(size=(60, 80), channels=1, mean=(0.0,), std=(1.0,), resize=resize)
-    films = datasets.build(
+    images = datasets.build(
         "chest_imagenome", root=tmp_path, images=tmp_path / "png", split="all", transform=transform_for(spec)
     )
-    sample = films[0]
+    sample = images[0]
     row = REGIONS.index("trachea")
     bright = (sample["image"][0] > 0.5).nonzero()
     found = torch.cat([bright.amin(0).flip(0), bright.amax(0).flip(0) + 1])
@@ -222,7 +222,7 @@ def test_parser(tmp_path_factory: pytest.TempPathFactory, graphs: list[Any], con
     def read(graphs: list[dict[str, Any]], packed: bool) -> tuple[Any, ...]:
         root = write_graphs(tmp_path_factory.mktemp("g"), graphs, packed=packed)
         found = parse(SceneGraphFiles.of_release(root), progress=False)
-        assert found.ids == [film(k) for k in range(len(graphs))]
+        assert found.ids == [image(k) for k in range(len(graphs))]
         places = [[names.index(n) if n in names else -1 for n in asked]
                   for names, asked in ((found.regions, asked_regions), (found.findings, asked_findings))]  # fmt: skip
         rows = np.arange(len(graphs))[::-1]
@@ -261,7 +261,7 @@ def test_labels_are_addressed_by_name(tmp_path: Path) -> None:
     """The order that is asked for is the order that comes: any shift of rows or columns would show."""
     said = {region: [[(FINDINGS[row % 9], True)]] for row, region in enumerate(REGIONS)}
     write_graphs(tmp_path, [graph(0, ALL, said)])
-    images = write_films(tmp_path / "jpg", [graph(0, ALL)])
+    images = write_images(tmp_path / "jpg", [graph(0, ALL)])
     whole = datasets.build("chest_imagenome", root=tmp_path, images=images, split="all")
     expected = torch.zeros(18, 9)
     expected[torch.arange(18), torch.arange(18) % 9] = 1
@@ -286,13 +286,13 @@ def test_other_sets_and_spellings(tmp_path: Path) -> None:
     every = {name: box_of(row) for row, name in enumerate(names)}
     said = {"spine": [[("scoliosis", True)]], "aortic arch": [[("Tortuous Aorta", True)]]}
     write_graphs(tmp_path, [graph(0, every, said)])
-    images = write_films(tmp_path / "jpg", [graph(0, every)])
+    images = write_images(tmp_path / "jpg", [graph(0, every)])
     options = {"root": tmp_path, "images": images, "split": "all"}
     for name in ("regions29", "regions36"):
-        films = datasets.build("chest_imagenome", **options, regions=name, labels=["scoliosis", "tortuous aorta"])
-        assert films.region_present.all()
-        assert films.region_boxes[0].tolist() == [list(every[region]) for region in films.region_names]
-        hits = [films.region_names[r] for r in films.region_targets[0].sum(dim=1).nonzero().flatten().tolist()]
+        pictures = datasets.build("chest_imagenome", **options, regions=name, labels=["scoliosis", "tortuous aorta"])
+        assert pictures.region_present.all()
+        assert pictures.region_boxes[0].tolist() == [list(every[region]) for region in pictures.region_names]
+        hits = [pictures.region_names[r] for r in pictures.region_targets[0].sum(dim=1).nonzero().flatten().tolist()]
         assert sorted(hits) == ["aortic arch", "spine"]
     nih = datasets.build("chest_imagenome", **options, labels=["Effusion", "Cardiomegaly"])
     assert nih.region_targets.shape == (1, 18, 2)
@@ -303,8 +303,8 @@ def test_other_sets_and_spellings(tmp_path: Path) -> None:
 def test_names_that_are_false_come_from_the_object_id(tmp_path: Path) -> None:
     each = graph(0, {"left lung": (1, 1, 50, 50)}, {"left lung": [[("pneumonia", True)]]})
     each["attributes"][0]["bbox_name"] = False
-    films = opened(tmp_path, [each], regions=["left lung"], labels=["pneumonia"])
-    assert films.region_targets.flatten().tolist() == [1]
+    images = opened(tmp_path, [each], regions=["left lung"], labels=["pneumonia"])
+    assert images.region_targets.flatten().tolist() == [1]
 
 
 # -- dirt --------------------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_box_dirt_is_clipped_dropped_and_told(tmp_path: Path) -> None:
     twice = dict(each["objects"][-1], original_x1=0)
     each["objects"].append(twice)
     with pytest.warns(UserWarning, match="ChestImaGenome, left out or changed: ") as caught:
-        films = opened(tmp_path, [each])
+        images = opened(tmp_path, [each])
     assert len(caught) == 1
     report = {
         "boxes without area": 3,
@@ -335,27 +335,27 @@ def test_box_dirt_is_clipped_dropped_and_told(tmp_path: Path) -> None:
         "boxes cut off at the border": 2,
         "boxes outside the image": 2,
     }
-    assert films.report == report
+    assert images.report == report
     assert all(f"{count} {reason}" in str(caught[0].message) for reason, count in report.items())
-    found = {REGIONS[r]: films.region_boxes[0, r].tolist() for r in films.region_present[0].nonzero().flatten()}
+    found = {REGIONS[r]: images.region_boxes[0, r].tolist() for r in images.region_present[0].nonzero().flatten()}
     assert found == {
         "right lung": [0, 5, 40, 60],
         "left lung": [50, 5, width, height],
         "upper mediastinum": [20, 20, 90, 90],
     }
-    assert films.region_targets[0].nansum() == 3
-    assert (films.region_targets[0].isnan().all(dim=1) == ~films.region_present[0]).all()
+    assert images.region_targets[0].nansum() == 3
+    assert (images.region_targets[0].isnan().all(dim=1) == ~images.region_present[0]).all()
 
 
 def test_scene_graphs_without_boxes(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="1 without a box of these regions"):
-        films = opened(tmp_path / "a", [graph(0, ALL), graph(1, {})])
-    assert films.ids == [film(0)]
+        images = opened(tmp_path / "a", [graph(0, ALL), graph(1, {})])
+    assert images.ids == [image(0)]
     with pytest.raises(ValueError, match=r"no image is left: .*'without a box of these regions': 1"):
         opened(tmp_path / "b", [graph(0, {"spine": (1, 1, 9, 9)})])
     broken = graph(0, ALL)
     del broken["objects"]
-    with pytest.raises(ValueError, match=rf"{film(0)}_SceneGraph.json is no scene graph: KeyError: 'objects'"):
+    with pytest.raises(ValueError, match=rf"{image(0)}_SceneGraph.json is no scene graph: KeyError: 'objects'"):
         opened(tmp_path / "c", [broken])
 
 
@@ -375,14 +375,14 @@ def test_scene_graphs_without_boxes(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, packed: bool, text: str, message: str) -> None:
-    content, name = text.encode("utf-8", "surrogateescape"), f"{film(7)}_SceneGraph.json"
+    content, name = text.encode("utf-8", "surrogateescape"), f"{image(7)}_SceneGraph.json"
     root = write_graphs(tmp_path, [graph(0, ALL)], packed=packed)
     if packed:
         with zipfile.ZipFile(root / "silver_dataset/scene_graph.zip", "a") as archive:
             archive.writestr(name, content)
     else:
         (root / "silver_dataset/scene_graph" / name).write_bytes(content)
-    images = write_films(tmp_path / "jpg", [graph(0, ALL)])
+    images = write_images(tmp_path / "jpg", [graph(0, ALL)])
     with pytest.raises(ValueError) as error:
         datasets.build("chest_imagenome", root=root, images=images, split="all")
     assert name in str(error.value)
@@ -399,8 +399,8 @@ def test_resized_copies_are_refused(tmp_path: Path) -> None:
 def test_an_image_of_another_size_than_the_metadata(tmp_path: Path) -> None:
     graphs = [graph(0, ALL)]
     write_graphs(tmp_path, graphs)
-    images = write_films(tmp_path / "jpg", graphs, tree=True)
-    lines = ["dicom_id,Rows,Columns", f"{film(0)},{SIZE[0]},{SIZE[1]}"]
+    images = write_images(tmp_path / "jpg", graphs, tree=True)
+    lines = ["dicom_id,Rows,Columns", f"{image(0)},{SIZE[0]},{SIZE[1]}"]
     (images / "mimic-cxr-2.0.0-metadata.csv").write_text("\n".join(lines))
     options = {"root": tmp_path, "images": images, "split": "all"}
     assert datasets.build("chest_imagenome", **options)[0]["present"].all()
@@ -411,7 +411,7 @@ def test_an_image_of_another_size_than_the_metadata(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metadata.csv: Rows and Columns must be numbers"):
         datasets.build("chest_imagenome", **options)
     (images / "mimic-cxr-2.0.0-metadata.csv").write_text("dicom_id,Rows,Columns\nx,1,1\n")
-    with pytest.raises(ValueError, match=r"metadata.csv lacks 1 of 1 films, the first is 00000000-0"):
+    with pytest.raises(ValueError, match=r"metadata.csv lacks 1 of 1 images, the first is 00000000-0"):
         datasets.build("chest_imagenome", **options)
 
 
@@ -419,13 +419,13 @@ def test_an_image_of_another_size_than_the_metadata(tmp_path: Path) -> None:
 
 
 def release(root: Path) -> list[dict[str, Any]]:
-    """12 films of 12 patients: 6 train, 2 valid, 4 test; patient 0 is in the gold set."""
+    """12 images of 12 patients: 6 train, 2 valid, 4 test; patient 0 is in the gold set."""
     graphs = [graph(k, ALL, {"right lung": [[("pneumonia", k % 2 == 0)]]}) for k in range(12)]
     write_graphs(root, graphs)
     for name, part in (("train", graphs[:6]), ("valid", graphs[6:8]), ("test", graphs[8:])):
         write_list(root, name, part)
     write_list(root, "images_to_avoid", [graphs[0], graph(99, {}, patient=8)])
-    write_films(root / "mimic", graphs, tree=True)
+    write_images(root / "mimic", graphs, tree=True)
     return graphs
 
 
@@ -436,10 +436,10 @@ def test_the_release_s_own_lists(tmp_path: Path) -> None:
         return datasets.build("chest_imagenome", root=tmp_path, images=tmp_path / "mimic", split=split).ids
 
     with pytest.warns(UserWarning, match="1 of patients to avoid"):
-        assert ids("train") == [film(k) for k in range(1, 6)]
-    assert ids("val") == ids("valid") == [film(6), film(7)]
-    assert ids("test") == [film(k) for k in range(8, 12)]  # the gold patients' films are for testing
-    assert ids("all") == [film(k) for k in range(12)]
+        assert ids("train") == [image(k) for k in range(1, 6)]
+    assert ids("val") == ids("valid") == [image(6), image(7)]
+    assert ids("test") == [image(k) for k in range(8, 12)]  # the gold patients' images are for testing
+    assert ids("all") == [image(k) for k in range(12)]
     (tmp_path / "silver_dataset/splits/images_to_avoid.csv").unlink()
     with pytest.warns(UserWarning, match="images_to_avoid.csv does not exist: the patients of the gold set may be"):
         assert len(ids("train")) == 6
@@ -462,9 +462,9 @@ def test_patients_of_a_list_are_those_of_the_scene_graphs(tmp_path: Path, name: 
     text = path.read_text()
     for written in ("10000000.0", "p10000000"):
         path.write_text(text.replace("10000000", written))
-        assert datasets.build("chest_imagenome", **options).ids == [film(k) for k in range(1, 6)]
+        assert datasets.build("chest_imagenome", **options).ids == [image(k) for k in range(1, 6)]
     path.write_text(text.replace("10000000", "7"))
-    with pytest.raises(ValueError, match=rf"{name}.csv:2: {film(0)} is of patient 7 there, of 10000000 in its scene"):
+    with pytest.raises(ValueError, match=rf"{name}.csv:2: {image(0)} is of patient 7 there, of 10000000 in its scene"):
         datasets.build("chest_imagenome", **options)
 
 
@@ -490,19 +490,19 @@ def test_mimic_s_own_split(tmp_path: Path) -> None:
     (tmp_path / "mimic/mimic-cxr-2.0.0-split.csv").write_text("\n".join(lines))
     options = {"root": tmp_path, "images": tmp_path / "mimic", "lists": "mimic"}
     found = {split: datasets.build("chest_imagenome", **options, split=split) for split in ("val", "test")}
-    assert [found["val"].ids, found["test"].ids] == [[film(11)], [film(k) for k in range(3)]]
+    assert [found["val"].ids, found["test"].ids] == [[image(11)], [image(k) for k in range(3)]]
     with pytest.warns(UserWarning, match="1 of patients to avoid"):  # number 8
         train = datasets.build("chest_imagenome", **options, split="train")
-    assert train.ids == [film(k) for k in range(3, 11) if k != 8]
+    assert train.ids == [image(k) for k in range(3, 11) if k != 8]
 
 
-def test_films_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = [graph(0, ALL)]
     write_graphs(tmp_path, graphs)
-    monkeypatch.chdir(write_films(tmp_path / "jpg[1]", graphs))
-    films = datasets.build("chest_imagenome", root="..", images=".", split="all")
-    assert films.file_names == [f"{film(0)}.jpg"]
-    assert films[0]["present"].all()
+    monkeypatch.chdir(write_images(tmp_path / "jpg[1]", graphs))
+    images = datasets.build("chest_imagenome", root="..", images=".", split="all")
+    assert images.file_names == [f"{image(0)}.jpg"]
+    assert images[0]["present"].all()
 
 
 def test_views(tmp_path: Path) -> None:
@@ -521,14 +521,14 @@ def test_views(tmp_path: Path) -> None:
 def test_the_official_tree_and_missing_images(tmp_path: Path) -> None:
     graphs = release(tmp_path)
     options = {"root": tmp_path, "images": tmp_path / "mimic", "split": "test"}
-    films = datasets.build("chest_imagenome", **options)
-    assert films.file_names[0] == f"files/p10/p10000008/s50000008/{film(8)}.jpg"
-    assert films[0]["image"].float().mean() == pytest.approx(graphs[8]["study_id"] % 200, abs=1)
-    (tmp_path / "mimic" / films.file_names[1]).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of 4 images are missing.*s50000009/{film(9)}"):
+    images = datasets.build("chest_imagenome", **options)
+    assert images.file_names[0] == f"files/p10/p10000008/s50000008/{image(8)}.jpg"
+    assert images[0]["image"].float().mean() == pytest.approx(graphs[8]["study_id"] % 200, abs=1)
+    (tmp_path / "mimic" / images.file_names[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"1 of 4 images are missing.*s50000009/{image(9)}"):
         datasets.build("chest_imagenome", **options)
     with pytest.warns(UserWarning, match="1 of 4 images"):
-        assert datasets.build("chest_imagenome", **options, missing="skip").ids == [film(8), film(10), film(11)]
+        assert datasets.build("chest_imagenome", **options, missing="skip").ids == [image(8), image(10), image(11)]
 
 
 @pytest.mark.parametrize(
@@ -631,10 +631,10 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     release(tmp_path)
     (tmp_path / "file").write_text("no folder")
     with pytest.warns(UserWarning, match=r"safetensors cannot be written.*give a folder that can be written as cache"):
-        films = datasets.build(
+        images = datasets.build(
             "chest_imagenome", root=tmp_path, images=tmp_path / "mimic", split="test", cache=tmp_path / "file"
         )
-    assert len(films) == 4
+    assert len(images) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits of processes")
@@ -646,19 +646,19 @@ def test_a_full_disk_costs_the_cache_alone(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
         with pytest.warns(UserWarning, match=r"safetensors cannot be written"):
-            films = datasets.build("chest_imagenome", root=tmp_path, images=tmp_path / "mimic", split="test")
+            images = datasets.build("chest_imagenome", root=tmp_path, images=tmp_path / "mimic", split="test")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert len(films) == 4
+    assert len(images) == 4
     assert sorted(path.name for path in (tmp_path / "silver_dataset").iterdir()) == ["scene_graph.zip", "splits"]
 
 
 def test_a_changed_file_in_a_folder_is_noticed(tmp_path: Path) -> None:
     write_graphs(tmp_path, [graph(0, ALL)], packed=False)
-    images = write_films(tmp_path / "jpg", [graph(0, ALL)])
+    images = write_images(tmp_path / "jpg", [graph(0, ALL)])
     options = {"root": tmp_path, "images": images, "split": "all"}
     assert not datasets.build("chest_imagenome", **options).targets.any()
-    path = tmp_path / f"silver_dataset/scene_graph/{film(0)}_SceneGraph.json"
+    path = tmp_path / f"silver_dataset/scene_graph/{image(0)}_SceneGraph.json"
     path.write_text(json.dumps(graph(0, ALL, {"trachea": [[("pneumonia", True)]]})))
     assert datasets.build("chest_imagenome", **options).targets.sum() == 1
 
@@ -671,7 +671,7 @@ def gold(root: Path) -> None:
     (root / "utils").mkdir()
     boxes = ["image_id,x1,y1,x2,y2,bbox_name,original_x1,original_x2,original_y1,original_y2"]
     boxes += [
-        f"{film(k)}.dcm,1,2,3,4,{name},{x1},{x2},{y1},{y2}"
+        f"{image(k)}.dcm,1,2,3,4,{name},{x1},{x2},{y1},{y2}"
         for k in range(2)
         for name, (x1, y1, x2, y2) in ALL.items()
         if name != "mediastinum"
@@ -685,12 +685,12 @@ def gold(root: Path) -> None:
     ]
     head = "row_id\timage_id\tbbox\trelation\tcategoryID\tlabel_name\tcontext\tsentence"
     lines = [
-        f'{k}\t{film(0)}.dcm\t{bbox}\t{relation}\tx\t{name}\t{context}\t"{sentence.replace(chr(34), chr(34) * 2)}"'
+        f'{k}\t{image(0)}.dcm\t{bbox}\t{relation}\tx\t{name}\t{context}\t"{sentence.replace(chr(34), chr(34) * 2)}"'
         for k, (bbox, relation, name, context, sentence) in enumerate(rows)
     ]
     path = root / "gold_dataset/gold_object_attribute_with_coordinates.txt"
     path.write_text("\n".join([head, *lines]))
-    records = [f"10000005,5000000{k},{film(k)},files/x.dcm,PA" for k in range(3)]
+    records = [f"10000005,5000000{k},{image(k)},files/x.dcm,PA" for k in range(3)]
     (root / "utils/cxr-record-list_view.csv").write_text(
         "\n".join(["subject_id,study_id,dicom_id,path,ViewPosition", *records])
     )
@@ -698,22 +698,22 @@ def gold(root: Path) -> None:
 
 def test_gold(tmp_path: Path) -> None:
     gold(tmp_path)
-    images = write_films(tmp_path / "jpg", [graph(0, ALL), graph(1, ALL)])
+    images = write_images(tmp_path / "jpg", [graph(0, ALL), graph(1, ALL)])
     options = {"root": tmp_path, "images": images, "split": "all", "annotations": "gold"}
-    films = datasets.build("chest_imagenome", **options)
-    assert films.patient_ids == ["10000005"] * 2
-    assert films.study_ids == ["50000000", "50000001"]
-    assert films.region_present.sum(dim=1).tolist() == [17, 17]
-    assert not films.region_present[:, REGIONS.index("mediastinum")].any()
-    assert films.region_boxes[1, 0].tolist() == list(ALL["right lung"])
-    positive = films.region_targets[0].nan_to_num().nonzero().tolist()
+    pictures = datasets.build("chest_imagenome", **options)
+    assert pictures.patient_ids == ["10000005"] * 2
+    assert pictures.study_ids == ["50000000", "50000001"]
+    assert pictures.region_present.sum(dim=1).tolist() == [17, 17]
+    assert not pictures.region_present[:, REGIONS.index("mediastinum")].any()
+    assert pictures.region_boxes[1, 0].tolist() == list(ALL["right lung"])
+    positive = pictures.region_targets[0].nan_to_num().nonzero().tolist()
     assert positive == [[7, FINDINGS.index("pneumonia")], [17, FINDINGS.index("lung opacity")]]
-    assert films.region_targets[1].isnan().all()  # the second study has comparisons only
-    assert films.targets[1].isnan().all()
+    assert pictures.region_targets[1].isnan().all()  # the second study has comparisons only
+    assert pictures.targets[1].isnan().all()
     first = datasets.build("chest_imagenome", **options, conflict="first")
     assert first.region_targets[0, 7, FINDINGS.index("pneumonia")] == 0
     with pytest.raises(ValueError, match="gold annotations have no scene graphs"):
-        films.scene_graph(0)
+        pictures.scene_graph(0)
 
     def broken(name: str, old: str, new: str, message: str) -> None:
         path = tmp_path / name
@@ -727,9 +727,11 @@ def test_gold(tmp_path: Path) -> None:
     table = "gold_dataset/gold_object_attribute_with_coordinates.txt"
     broken(table, "\tno\t", "\tmaybe\t", r"coordinates.txt:2: context must be yes or no, got 'maybe'")
     broken(table, "label_name", "label", "has no column 'label_name'")
-    broken("utils/cxr-record-list_view.csv", film(1), "x", rf"lacks 1 of 2 gold images, the first is {film(1)}")
-    broken(table, film(0), film(7), r"1000images.csv is of none of these images; its ids are")
-    broken("utils/cxr-record-list_view.csv", film(2), film(1), rf"view.csv:4: {film(1)} appears again, first in line 3")
+    broken("utils/cxr-record-list_view.csv", image(1), "x", rf"lacks 1 of 2 gold images, the first is {image(1)}")
+    broken(table, image(0), image(7), r"1000images.csv is of none of these images; its ids are")
+    broken(
+        "utils/cxr-record-list_view.csv", image(2), image(1), rf"view.csv:4: {image(1)} appears again, first in line 3"
+    )
     boxes = "gold_dataset/gold_bbox_coordinate_annotations_1000images.csv"
     broken(boxes, "right lung,10", "right lung,ten", r"1000images.csv:2: could not convert")
 
@@ -741,15 +743,15 @@ def test_relations(tmp_path: Path) -> None:
     relation = {
         "relationship_names": ["comparison|yes|worsened", "comparison|no|improved"],
         "bbox_name": "left lung",
-        "subject_id": f"{film(1)}_left lung",
-        "object_id": f"{film(0)}_left lung",
+        "subject_id": f"{image(1)}_left lung",
+        "object_id": f"{image(0)}_left lung",
         "phrase": "Worse.",
     }
-    films = opened(tmp_path, [graph(0, ALL), graph(1, ALL, relationships=[relation])])
-    assert films.relations(0) == []
-    (found,) = films.relations(1)
-    assert found == ("left lung", ("worsened",), film(0), "Worse.")
-    assert films.scene_graph(1)["viewpoint"] == "PA"
+    images = opened(tmp_path, [graph(0, ALL), graph(1, ALL, relationships=[relation])])
+    assert images.relations(0) == []
+    (found,) = images.relations(1)
+    assert found == ("left lung", ("worsened",), image(0), "Worse.")
+    assert images.scene_graph(1)["viewpoint"] == "PA"
 
 
 def test_made_up_samples(tmp_path: Path) -> None:
@@ -760,19 +762,19 @@ def test_made_up_samples(tmp_path: Path) -> None:
     names = [path.name.removesuffix("_SceneGraph.json") for path in samples]
     for name in names:
         Image.new("L", (2600, 3000)).save(tmp_path / f"{name}.png")
-    films = datasets.build(
+    images = datasets.build(
         "chest_imagenome", root=samples[0].parent, images=tmp_path, split="all", cache=tmp_path / "cache"
     )
-    assert films.ids == names
-    assert films.views == ["AP", "AP"]
-    assert films.region_present.sum(dim=1).tolist() == [8, 8]
+    assert images.ids == names
+    assert images.views == ["AP", "AP"]
+    assert images.region_present.sum(dim=1).tolist() == [8, 8]
     zone, heart = REGIONS.index("left lower lung zone"), REGIONS.index("cardiac silhouette")
-    assert films.region_targets[1].nan_to_num().nonzero().tolist() == [[zone, 0], [zone, 2], [heart, 3]]
-    assert films.region_boxes[0, heart].tolist() == [945, 1528, 2036, 2510]
-    assert [each.names for each in films.relations(1)] == [("worsened",)]
+    assert images.region_targets[1].nan_to_num().nonzero().tolist() == [[zone, 0], [zone, 2], [heart, 3]]
+    assert images.region_boxes[0, heart].tolist() == [945, 1528, 2036, 2510]
+    assert [each.names for each in images.relations(1)] == [("worsened",)]
     packed = tmp_path / "packed/silver_dataset"
     packed.mkdir(parents=True)
     shutil.make_archive(str(packed / "scene_graph"), "zip", samples[0].parent)
     again = datasets.build("chest_imagenome", root=tmp_path / "packed", images=tmp_path, split="all")
-    assert torch.equal(again.region_boxes, films.region_boxes)
-    assert torch.equal(again.region_targets.nan_to_num(9), films.region_targets.nan_to_num(9))
+    assert torch.equal(again.region_boxes, images.region_boxes)
+    assert torch.equal(again.region_targets.nan_to_num(9), images.region_targets.nan_to_num(9))

@@ -25,7 +25,7 @@ def row(path: str, view: str = "Frontal", position: str = "AP", **values: str) -
 
 
 def release(root: Path, prefix: str = "CheXpert-v1.0-small/", slash: str = "/", underscores: bool = False) -> Path:
-    """40 patients of one study with a frontal and a lateral film; values -1, 0, 1 and blank in turn."""
+    """40 patients of one study with a frontal and a lateral image; values -1, 0, 1 and blank in turn."""
     lines = [HEAD.replace(" ", "_") if underscores else HEAD]
     for k in range(40):
         study = f"train/patient{k:05d}/study1"
@@ -82,31 +82,31 @@ def test_the_official_layout(tmp_path: Path, prefix: str, slash: str, underscore
 )
 def test_uncertain_labels(tmp_path: Path, policy: Any, expected: list[float]) -> None:
     labels = ["Edema", "Consolidation", "Atelectasis"]
-    films = CheXpert(root=release(tmp_path), split="train_val", labels=labels, uncertain=policy, views="Frontal")
-    np.testing.assert_array_equal(films.targets[2], np.array(expected, np.float32))
-    np.testing.assert_array_equal(films.targets[:4:3], np.array([[1, 1, 1], [0, 0, 0]], np.float32))
+    images = CheXpert(root=release(tmp_path), split="train_val", labels=labels, uncertain=policy, views="Frontal")
+    np.testing.assert_array_equal(images.targets[2], np.array(expected, np.float32))
+    np.testing.assert_array_equal(images.targets[:4:3], np.array([[1, 1, 1], [0, 0, 0]], np.float32))
     unknown = CheXpert(root=tmp_path, split="train_val", labels=labels, uncertain=policy, blank="ignore")
     assert unknown.targets[6].isnan().all()
 
 
 def test_jf_knows_labels_in_any_spelling(tmp_path: Path) -> None:
     root, labels = release(tmp_path), ["pulmonary edema", "consolidation", "atelectasis"]
-    films = CheXpert(root=root, split="train_val", labels=labels, uncertain="jf", views="Frontal")
-    assert films.targets[2].tolist() == [1, 0, 1]
+    images = CheXpert(root=root, split="train_val", labels=labels, uncertain="jf", views="Frontal")
+    assert images.targets[2].tolist() == [1, 0, 1]
 
 
 def test_smoothed_labels(tmp_path: Path) -> None:
     root = release(tmp_path)
     options = {"root": root, "labels": ["Edema", "Atelectasis"], "uncertain": "lsr_ones"}
-    films = CheXpert(split="train_val", **options)
-    unsure = films.targets[4::8]
+    images = CheXpert(split="train_val", **options)
+    unsure = images.targets[4::8]
     assert ((unsure >= 0.55) & (unsure <= 0.85)).all()
     assert unsure.unique().numel() > 10
-    assert torch.equal(films.targets, CheXpert(split="train_val", **options).targets)
-    assert not torch.equal(films.targets, CheXpert(split="train_val", seed=1, **options).targets)
-    # a film's label does not depend on the other films that are asked for
+    assert torch.equal(images.targets, CheXpert(split="train_val", **options).targets)
+    assert not torch.equal(images.targets, CheXpert(split="train_val", seed=1, **options).targets)
+    # an image's label does not depend on the other images that are asked for
     val = CheXpert(split="val", **options)
-    assert torch.equal(val.targets, films.targets[[films.ids.index(name) for name in val.ids]])
+    assert torch.equal(val.targets, images.targets[[images.ids.index(name) for name in val.ids]])
     low = CheXpert(split="train_val", **{**options, "uncertain": "lsr_zeros"}).targets[4::8]
     assert ((low >= 0) & (low <= 0.3)).all()
 
@@ -121,8 +121,8 @@ def test_views(tmp_path: Path) -> None:
 
 
 def test_labels_of_other_data_sets(tmp_path: Path) -> None:
-    films = CheXpert(root=release(tmp_path), split="valid", labels=["Effusion", "Hernia", "Cardiomegaly"])
-    np.testing.assert_array_equal(films.targets, [[0, np.nan, 1]])
+    images = CheXpert(root=release(tmp_path), split="valid", labels=["Effusion", "Hernia", "Cardiomegaly"])
+    np.testing.assert_array_equal(images.targets, [[0, np.nan, 1]])
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -169,19 +169,19 @@ def test_a_wrong_table_names_file_line_and_value(tmp_path: Path) -> None:
 
 
 def test_oversampling() -> None:
-    films = datasets.build("phantom", size=32, length=200, labels="nih8", masks=False)
-    more = datasets.oversample(films, ["Mass", "Nodule"], times=2)
-    positive = (films.targets[:, 4:6] == 1).any(dim=1)
+    images = datasets.build("synthetic", size=32, length=200, labels="nih8", masks=False)
+    more = datasets.oversample(images, ["Mass", "Nodule"], times=2)
+    positive = (images.targets[:, 4:6] == 1).any(dim=1)
     assert len(more) == 200 + 2 * int(positive.sum())
-    assert torch.equal(more.targets[:200], films.targets)
+    assert torch.equal(more.targets[:200], images.targets)
     assert (more.targets[200:, 4:6] == 1).any(dim=1).all()
     assert more.boxed[200:].all()
-    assert len(datasets.oversample(films, ["Mass"], times=0)) == 200
+    assert len(datasets.oversample(images, ["Mass"], times=0)) == 200
     for labels in (["mass"], [], "Mass"):
         with pytest.raises(ValueError, match="some of the data set's are needed"):
-            datasets.oversample(films, labels)
+            datasets.oversample(images, labels)
     with pytest.raises(ValueError, match="times=-1"):
-        datasets.oversample(films, ["Mass"], times=-1)
+        datasets.oversample(images, ["Mass"], times=-1)
 
 
 def test_made_up_samples_of_the_official_format() -> None:
@@ -205,7 +205,7 @@ FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
 
 
 def in_batches(root: Path, *, nested: bool = False, tables: str = FIRST_BATCH) -> Path:
-    """The full release as it is handed out: patients in numbered parts, tables and valid films in the first."""
+    """The full release as it is handed out: patients in numbered parts, tables and valid images in the first."""
     (root / FIRST_BATCH).mkdir()
     for k, patient in enumerate(sorted((root / "train").iterdir())):
         folder = root / BATCHES[k % 2] / ("train" if nested else "")
@@ -223,21 +223,21 @@ def in_batches(root: Path, *, nested: bool = False, tables: str = FIRST_BATCH) -
 def test_the_full_release_as_it_is_handed_out(tmp_path: Path, nested: bool, tables: str) -> None:
     whole = CheXpert(root=release(tmp_path / "whole", "CheXpert-v1.0/"), split="train_val")
     root = in_batches(release(tmp_path / "parts", "CheXpert-v1.0/"), nested=nested, tables=tables)
-    films = CheXpert(root=root, split="train_val")
-    assert films.ids == whole.ids
-    assert films.patient_ids == whole.patient_ids
-    assert torch.equal(films[7]["image"], whole[7]["image"])
+    images = CheXpert(root=root, split="train_val")
+    assert images.ids == whole.ids
+    assert images.patient_ids == whole.patient_ids
+    assert torch.equal(images[7]["image"], whole[7]["image"])
     assert CheXpert(root=root, split="valid").ids == ["valid/patient90000/study1/view1_frontal.jpg"]
 
 
 @pytest.mark.parametrize("folder", ["CheXpert-v1.0", "CheXpert-v1.0-small"])
 def test_the_folder_that_holds_the_release(tmp_path: Path, folder: str) -> None:
     root = release(tmp_path / folder, f"{folder}/")
-    films = CheXpert(root=tmp_path, split="train_val")
-    assert films.ids == CheXpert(root=root, split="train_val").ids
+    images = CheXpert(root=tmp_path, split="train_val")
+    assert images.ids == CheXpert(root=root, split="train_val").ids
     for name in ("train.csv", "valid.csv"):  # tables beside the folder, as their paths have it
         (root / name).rename(tmp_path / name)
-    assert CheXpert(root=tmp_path, split="train_val").ids == films.ids
+    assert CheXpert(root=tmp_path, split="train_val").ids == images.ids
     assert len(CheXpert(root=tmp_path, split="valid")) == 1
 
 
@@ -259,8 +259,8 @@ def test_labels_of_the_test_set_by_their_own_name(tmp_path: Path) -> None:
     (root / path).parent.mkdir(parents=True)
     Image.new("L", (8, 8)).save(root / path)
     (root / "test_labels.csv").write_text(f"Path,Edema,Fracture\n{path},1.0,0.0\n")
-    films = CheXpert(root=root, split="test", labels=["Edema", "Fracture"], views="Frontal")
-    assert (films.ids, films.targets.tolist()) == ([path], [[1, 0]])
+    images = CheXpert(root=root, split="test", labels=["Edema", "Fracture"], views="Frontal")
+    assert (images.ids, images.targets.tolist()) == ([path], [[1, 0]])
 
 
 @pytest.mark.parametrize("spelling", ["{}", "./{}", "CheXpert-v1.0/{}", "\\", "//"])

@@ -13,9 +13,9 @@ from thoraxlib import labels as label_sets
 from thoraxlib.datasets.padchest import TermTree
 
 
-def phantom(length: int = 6, seed: int = 0, labels: Any = "nih14", **options: Any) -> Any:
+def synthetic(length: int = 6, seed: int = 0, labels: Any = "nih14", **options: Any) -> Any:
     return datasets.build(
-        "phantom", size=32, length=length, seed=seed, labels=labels, balance=1.0, masks=False, **options
+        "synthetic", size=32, length=length, seed=seed, labels=labels, balance=1.0, masks=False, **options
     )
 
 
@@ -35,7 +35,7 @@ class Plain(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def test_labels_are_found_by_any_name_and_unknown_ones_are_nan() -> None:
-    nih, other = phantom(labels="nih14"), phantom(4, 1, ["edema", "Mass"])
+    nih, other = synthetic(labels="nih14"), synthetic(4, 1, ["edema", "Mass"])
     both = datasets.build("concat", parts={"nih": nih, "other": other}, labels="padchest_openi22")
     assert isinstance(both, datasets.ChestDataset)
     assert (len(both), both.targets.shape) == (10, (10, 22))
@@ -52,7 +52,7 @@ def test_labels_are_found_by_any_name_and_unknown_ones_are_nan() -> None:
 
 
 def test_samples_are_those_of_the_parts() -> None:
-    nih, other = phantom(labels=["Mass", "Nodule"]), phantom(40, 1, ["Nodule", "Effusion"])
+    nih, other = synthetic(labels=["Mass", "Nodule"]), synthetic(40, 1, ["Nodule", "Effusion"])
     both = datasets.Concat({"a": nih, "b": other}, labels=["nodule", "pleural effusion"])
     assert torch.equal(both.boxed, torch.cat([nih.boxed, other.boxed]))
     for index in (0, 5, 6, 45, -1):
@@ -75,7 +75,7 @@ def test_samples_are_those_of_the_parts() -> None:
 
 
 def test_parts_without_boxes_get_none() -> None:
-    both = datasets.Concat([phantom(3, labels=["Effusion"]), Plain()])
+    both = datasets.Concat([synthetic(3, labels=["Effusion"]), Plain()])
     assert both.boxed[3:].tolist() == [False, False]
     sample = both[3]
     assert sample["boxes"].shape == (0, 4)
@@ -85,14 +85,14 @@ def test_parts_without_boxes_get_none() -> None:
 
 
 def test_all_labels_by_default() -> None:
-    both = datasets.Concat([phantom(2, labels=["Effusion", "Mass"]), phantom(2, 1, ["pleural effusion", "Hernia"])])
+    both = datasets.Concat([synthetic(2, labels=["Effusion", "Mass"]), synthetic(2, 1, ["pleural effusion", "Hernia"])])
     assert both.labels == ("Effusion", "Mass", "Hernia")
     assert not both.targets[:, 0].isnan().any()
     assert both.targets[:, 1].isnan().tolist() == [False, False, True, True]
 
 
 def test_it_can_be_split_and_joined_again() -> None:
-    both = datasets.Concat({"a": phantom(60), "b": phantom(30, 1, ["Mass"])}, labels="nih8")
+    both = datasets.Concat({"a": synthetic(60), "b": synthetic(30, 1, ["Mass"])}, labels="nih8")
     parts = datasets.split_by_patient(both)
     again = datasets.Concat(list(parts.values()))
     assert sorted(again.ids) == sorted(both.ids)
@@ -100,8 +100,8 @@ def test_it_can_be_split_and_joined_again() -> None:
 
 
 def test_a_finding_is_also_what_it_is_a_kind_of() -> None:
-    nih = phantom(60, labels=["Consolidation", "Infiltration", "Effusion"])
-    few = phantom(30, 1, labels=["Consolidation", "Effusion"])
+    nih = synthetic(60, labels=["Consolidation", "Infiltration", "Effusion"])
+    few = synthetic(30, 1, labels=["Consolidation", "Effusion"])
     parts, names = {"nih": nih, "few": few}, ["infiltrates", "pleural effusion", "consolidation"]
     both = datasets.Concat(parts, names, tree=TermTree.shipped())
     consolidation, infiltration = nih.targets[:, 0] == 1, nih.targets[:, 1] == 1
@@ -114,14 +114,14 @@ def test_a_finding_is_also_what_it_is_a_kind_of() -> None:
     assert torch.equal(both.targets[:, 1:], datasets.Concat(parts, names[1:]).targets)
     assert torch.equal(both[0]["labels"], both.targets[0])
     # a part may know kinds alone
-    alone = datasets.Concat({"few": phantom(20, labels=["Consolidation"])}, ["infiltrates"], tree=TermTree.shipped())
-    assert (alone.targets == 1).sum() == (phantom(20, labels=["Consolidation"]).targets == 1).sum()
+    alone = datasets.Concat({"few": synthetic(20, labels=["Consolidation"])}, ["infiltrates"], tree=TermTree.shipped())
+    assert (alone.targets == 1).sum() == (synthetic(20, labels=["Consolidation"]).targets == 1).sum()
 
 
 def test_regions_where_all_parts_have_them() -> None:
     options = {"size": 64, "length": 3, "balance": 1.0, "masks": False}
-    one = datasets.build("phantom", labels=["Edema", "Mass"], **options)
-    other = datasets.build("phantom", labels=["mass", "Hernia"], seed=1, **options)
+    one = datasets.build("synthetic", labels=["Edema", "Mass"], **options)
+    other = datasets.build("synthetic", labels=["mass", "Hernia"], seed=1, **options)
     both = datasets.Concat({"one": one, "other": other}, labels=["Mass", "Edema"])
     assert both.region_names == one.region_names
     first, second = both[0]["region_labels"], both[4]["region_labels"]
@@ -130,21 +130,21 @@ def test_regions_where_all_parts_have_them() -> None:
     assert second[:, 1].isnan().all()
     assert datasets.collate([both[0], both[4]])["region_labels"].shape == (2, 18, 2)
 
-    mixed = datasets.Concat({"plain": Plain(), "other": phantom(3)})
+    mixed = datasets.Concat({"plain": Plain(), "other": synthetic(3)})
     assert not hasattr(mixed, "region_names")
     assert not {"regions", "present", "region_labels"} & {*mixed[0], *mixed[4]}
 
 
 def test_errors() -> None:
-    films = phantom(3)
-    with pytest.raises(ValueError, match="parts 0 and 1 share the id 'phantom-0-000000'; if they are different"):
-        datasets.Concat([films, films])
-    renamed = datasets.Subset(phantom(3), [0])
+    images = synthetic(3)
+    with pytest.raises(ValueError, match="parts 0 and 1 share the id 'synthetic-0-000000'; if they are different"):
+        datasets.Concat([images, images])
+    renamed = datasets.Subset(synthetic(3), [0])
     renamed.ids = ["other"]
-    with pytest.raises(ValueError, match="parts 0 and 1 share the patient 'phantom-0-p"):
-        datasets.Concat([films, renamed])
-    assert len(datasets.Concat({"one": films, "two": films})) == 6
+    with pytest.raises(ValueError, match="parts 0 and 1 share the patient 'synthetic-0-p"):
+        datasets.Concat([images, renamed])
+    assert len(datasets.Concat({"one": images, "two": images})) == 6
     with pytest.raises(ValueError, match=r"part 'b' has none of the labels \['Mass'\]; it has \['Effusion'\]"):
-        datasets.Concat({"a": films, "b": Plain()}, labels=["Mass"])
+        datasets.Concat({"a": images, "b": Plain()}, labels=["Mass"])
     with pytest.raises(ValueError, match="holds no data set"):
         datasets.Concat([])

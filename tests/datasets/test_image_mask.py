@@ -1,4 +1,4 @@
-"""Folders of films and masks."""
+"""Folders of images and masks."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ ORGANS = ("lungs", "heart")
 
 
 def folder(root: Path, count: int = 3, suffix: str = "", label: np.ndarray = LABEL) -> Path:
-    """Films 0, 1, ... of one grey each, and their label images, which are shifted by as many rows."""
+    """Images 0, 1, ... of one grey each, and their label images, which are shifted by as many rows."""
     (root / "image").mkdir(parents=True)
     (root / "label").mkdir()
     for k in range(count):
-        Image.fromarray(np.full((12, 16), 10 * k, np.uint8)).save(root / "image" / f"film{k}.jpg", quality=100)
-        Image.fromarray(np.roll(label, k, axis=0)).save(root / "label" / f"film{k}{suffix}.png")
+        Image.fromarray(np.full((12, 16), 10 * k, np.uint8)).save(root / "image" / f"image{k}.jpg", quality=100)
+        Image.fromarray(np.roll(label, k, axis=0)).save(root / "label" / f"image{k}{suffix}.png")
     return root
 
 
-def test_films_and_masks(tmp_path: Path) -> None:
-    films = datasets.build("image_mask", root=folder(tmp_path), classes=ORGANS)
-    assert isinstance(films, datasets.ChestDataset)
-    assert films.mask_names == ORGANS
-    assert films.ids == films.patient_ids == ["film0", "film1", "film2"]
-    assert (films.labels, films.targets.shape) == ((), (3, 0))
+def test_images_and_masks(tmp_path: Path) -> None:
+    pictures = datasets.build("image_mask", root=folder(tmp_path), classes=ORGANS)
+    assert isinstance(pictures, datasets.ChestDataset)
+    assert pictures.mask_names == ORGANS
+    assert pictures.ids == pictures.patient_ids == ["image0", "image1", "image2"]
+    assert (pictures.labels, pictures.targets.shape) == ((), (3, 0))
     for k in range(3):
-        sample = films[k]
+        sample = pictures[k]
         assert sample["image"].float().mean().item() == pytest.approx(10 * k, abs=1)
         assert isinstance(sample["masks"], tv_tensors.Mask)
         assert sample["masks"].dtype == torch.uint8
         shifted = np.roll(LABEL, k, axis=0)
         np.testing.assert_array_equal(sample["masks"], np.stack([shifted == 1, shifted == 2]))
-    batch = datasets.collate([films[0], films[1]])
+    batch = datasets.collate([pictures[0], pictures[1]])
     assert batch["masks"].shape == (2, 2, 12, 16)
     assert batch["labels"].shape == (2, 0)
 
@@ -50,9 +50,9 @@ def test_films_and_masks(tmp_path: Path) -> None:
 def test_classes_by_value_and_background(tmp_path: Path) -> None:
     root = folder(tmp_path, label=np.array([0, 255, 128], np.uint8)[LABEL])
     names = {"heart": 128, "background": 0, "lungs": 255}
-    films = ImageMask(root=root, classes=names)
-    assert films.mask_names == ("heart", "background", "lungs")
-    masks = films[0]["masks"]
+    pictures = ImageMask(root=root, classes=names)
+    assert pictures.mask_names == ("heart", "background", "lungs")
+    masks = pictures[0]["masks"]
     np.testing.assert_array_equal(masks, np.stack([LABEL == 2, LABEL == 0, LABEL == 1]))
     assert (masks.sum(dim=0) == 1).all()
 
@@ -69,7 +69,7 @@ def test_kinds_of_label_images(tmp_path: Path, kind: str) -> None:
         label = Image.fromarray(LABEL == 1)
     else:
         label = label.convert(kind)
-    label.save(root / "label/film0.png")
+    label.save(root / "label/image0.png")
     masks = ImageMask(root=root, classes=ORGANS)[0]["masks"]
     np.testing.assert_array_equal(masks[0], LABEL == 1)
     np.testing.assert_array_equal(masks[1], (LABEL == 2) & (kind != "bits"))
@@ -77,16 +77,16 @@ def test_kinds_of_label_images(tmp_path: Path, kind: str) -> None:
 
 def test_pairs_by_order(tmp_path: Path) -> None:
     root = folder(tmp_path)
-    for k, name in enumerate(("c", "b", "a")):  # film2's label is now the first
-        (root / f"label/film{k}.png").rename(root / f"label/{name}.png")
-    films = ImageMask(root=root, classes=ORGANS, pair="order")
-    np.testing.assert_array_equal(films[0]["masks"][0], np.roll(LABEL, 2, axis=0) == 1)
+    for k, name in enumerate(("c", "b", "a")):  # image2's label is now the first
+        (root / f"label/image{k}.png").rename(root / f"label/{name}.png")
+    pictures = ImageMask(root=root, classes=ORGANS, pair="order")
+    np.testing.assert_array_equal(pictures[0]["masks"][0], np.roll(LABEL, 2, axis=0) == 1)
     with pytest.raises(
-        ValueError, match=r"3 films without mask \(film0, film1, film2\); 3 masks without film \(a, b, c\)"
+        ValueError, match=r"3 images without mask \(image0, image1, image2\); 3 masks without image \(a, b, c\)"
     ):
         ImageMask(root=root, classes=ORGANS)
     (root / "label/a.png").unlink()
-    with pytest.raises(ValueError, match="pair='order': 3 films in .*image, but 2 masks in .*label"):
+    with pytest.raises(ValueError, match="pair='order': 3 images in .*image, but 2 masks in .*label"):
         ImageMask(root=root, classes=ORGANS, pair="order")
     for options in ({"suffix": "_mask"}, {"masks": "image"}):
         with pytest.raises(ValueError, match="two folders and no suffix"):
@@ -95,29 +95,29 @@ def test_pairs_by_order(tmp_path: Path) -> None:
 
 def test_suffixes_and_one_folder(tmp_path: Path) -> None:
     root = folder(tmp_path, suffix="_mask")
-    (root / "label/film0_ribs.png").touch()
-    films = ImageMask(root=root, classes=ORGANS, suffix="_mask")
-    apart = films[1]["masks"]
+    (root / "label/image0_ribs.png").touch()
+    pictures = ImageMask(root=root, classes=ORGANS, suffix="_mask")
+    apart = pictures[1]["masks"]
     np.testing.assert_array_equal(apart[0], np.roll(LABEL, 1, axis=0) == 1)
     for path in [*root.glob("label/*_mask.png"), *root.glob("image/*")]:
         path.rename(root / path.name)
     together = ImageMask(root=root, classes=ORGANS, suffix="_mask", images=".", masks=".")
-    assert together.ids == films.ids
+    assert together.ids == pictures.ids
     assert torch.equal(together[1]["masks"], apart)
     with pytest.raises(ValueError, match="suffix is needed"):
         ImageMask(root=root, classes=ORGANS, images=".", masks=".")
-    with pytest.raises(ValueError, match=r"suffix='_msk': 6 films without mask \(film0, film0_mask, .*, \.\.\.\)$"):
+    with pytest.raises(ValueError, match=r"suffix='_msk': 6 images without mask \(image0, image0_mask, .*, \.\.\.\)$"):
         ImageMask(root=root, classes=ORGANS, images=".", masks=".", suffix="_msk")
 
 
-def test_masks_follow_the_films_size_to_nearest_neighbours(tmp_path: Path) -> None:
+def test_masks_follow_the_images_size_to_nearest_neighbours(tmp_path: Path) -> None:
     root = folder(tmp_path, count=2)
-    Image.fromarray(LABEL.repeat(3, axis=0).repeat(3, axis=1)).save(root / "label/film0.png")
-    films = ImageMask(root=root, classes=ORGANS)
-    np.testing.assert_array_equal(films[0]["masks"], np.stack([LABEL == 1, LABEL == 2]))
-    Image.fromarray(np.zeros((12, 12), np.uint8)).save(root / "label/film1.png")
-    with pytest.raises(ValueError, match=r"film1\.png has 12 x 12 pixels, its film .*film1\.jpg 16 x 12"):
-        films[1]
+    Image.fromarray(LABEL.repeat(3, axis=0).repeat(3, axis=1)).save(root / "label/image0.png")
+    pictures = ImageMask(root=root, classes=ORGANS)
+    np.testing.assert_array_equal(pictures[0]["masks"], np.stack([LABEL == 1, LABEL == 2]))
+    Image.fromarray(np.zeros((12, 12), np.uint8)).save(root / "label/image1.png")
+    with pytest.raises(ValueError, match=r"image1\.png has 12 x 12 pixels, its image .*image1\.jpg 16 x 12"):
+        pictures[1]
 
     for train in (None, "cxr_lka", "light"):
         transform = images.transform_for(InputSpec(size=37), train=train)
@@ -132,36 +132,36 @@ def test_a_value_of_no_class(tmp_path: Path, value: int) -> None:
     root = folder(tmp_path)
     odd = LABEL.copy()
     odd[0, 0] = value
-    Image.fromarray(odd).save(root / "label/film1.png")
-    films = ImageMask(root=root, classes=ORGANS)
-    assert films[0]["masks"].shape == (2, 12, 16)
+    Image.fromarray(odd).save(root / "label/image1.png")
+    pictures = ImageMask(root=root, classes=ORGANS)
+    assert pictures[0]["masks"].shape == (2, 12, 16)
     with pytest.raises(
-        ValueError, match=rf"film1\.png: the values {value} are .*known: 0 background, 1 lungs, 2 heart"
+        ValueError, match=rf"image1\.png: the values {value} are .*known: 0 background, 1 lungs, 2 heart"
     ):
-        films[1]
+        pictures[1]
 
 
 def test_coloured_and_damaged_masks(tmp_path: Path) -> None:
     root = folder(tmp_path)
     coloured = np.zeros((12, 16, 3), np.uint8)
     coloured[0, 0] = 0, 1, 0
-    Image.fromarray(coloured).save(root / "label/film0.png")
-    path = root / "label/film1.png"
+    Image.fromarray(coloured).save(root / "label/image0.png")
+    path = root / "label/image1.png"
     path.write_bytes(path.read_bytes()[:60])
-    films = ImageMask(root=root, classes=ORGANS)
-    with pytest.raises(ValueError, match=r"film0\.png: a label image must be grey"):
-        films[0]
-    with pytest.raises(ValueError, match=r"film1\.png is truncated or corrupt"):
-        films[1]
+    pictures = ImageMask(root=root, classes=ORGANS)
+    with pytest.raises(ValueError, match=r"image0\.png: a label image must be grey"):
+        pictures[0]
+    with pytest.raises(ValueError, match=r"image1\.png is truncated or corrupt"):
+        pictures[1]
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"root": "nowhere"}, FileNotFoundError, "root: no such folder"),
-        ({"images": "films"}, FileNotFoundError, "images: no such folder"),
+        ({"images": "images"}, FileNotFoundError, "images: no such folder"),
         ({"masks": "empty"}, FileNotFoundError, "no image .*in .*empty"),
-        ({"masks": "image/film0.jpg"}, NotADirectoryError, "masks must be a folder"),
+        ({"masks": "image/image0.jpg"}, NotADirectoryError, "masks must be a folder"),
         ({"pair": "names"}, ValueError, "pair='names': allowed"),
         ({"classes": []}, ValueError, r"classes must be names.*got \[\]"),
         ({"classes": "lungs"}, ValueError, "classes must be names.*'lungs'"),
@@ -180,18 +180,18 @@ def test_errors(tmp_path: Path, options: dict[str, Any], error: type[Exception],
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
     root = folder(tmp_path)
-    Image.fromarray(LABEL).save(root / "image/film0.png")
-    with pytest.raises(ValueError, match=r"film0\.jpg and film0\.png have one name"):
+    Image.fromarray(LABEL).save(root / "image/image0.png")
+    with pytest.raises(ValueError, match=r"image0\.jpg and image0\.png have one name"):
         ImageMask(root=root, classes=ORGANS)
 
 
 def test_real_lung_masks(real_data: Path) -> None:
     root = real_data / "samples/lung_masks"
-    films = ImageMask(root=root, classes={"lungs": 255}, images=".", masks=".", suffix="-mask")
-    assert films.ids == ["1", "2", "3", "4"]
-    for sample in films:
+    pictures = ImageMask(root=root, classes={"lungs": 255}, images=".", masks=".", suffix="-mask")
+    assert pictures.ids == ["1", "2", "3", "4"]
+    for sample in pictures:
         assert sample["masks"].shape == (1, *sample["image"].shape[-2:])
         inside = sample["masks"][0].bool()
         assert 0.1 < inside.float().mean() < 0.5
-        film = sample["image"][0].float()
-        assert film[inside].mean() < film[~inside][film[~inside] > 20].mean()  # lungs are dark
+        image = sample["image"][0].float()
+        assert image[inside].mean() < image[~inside][image[~inside] > 20].mean()  # lungs are dark

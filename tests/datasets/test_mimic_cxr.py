@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from thoraxlib import datasets, images
+import thoraxlib
+from thoraxlib import datasets
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.input_spec import InputSpec
@@ -35,7 +36,7 @@ def write(root: Path, name: str, lines: list[str], packed: bool) -> Path:
 
 
 def release(root: Path, packed: bool = False) -> Path:
-    """20 patients with a study of two films each; Edema is 1, 0, -1 and blank in turn; the last has no labels."""
+    """20 patients with a study of two images each; Edema is 1, 0, -1 and blank in turn; the last has no labels."""
     metadata = ["dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows"]
     split = ["dicom_id,study_id,subject_id,split"]
     mined = [f"subject_id,study_id,{','.join(COLUMNS)}"]
@@ -43,12 +44,12 @@ def release(root: Path, packed: bool = False) -> Path:
         patient, study = 10_000_032 + k * 500_000, 50_000_000 + k
         part = "test" if k < 4 else "validate" if k < 6 else "train"
         for view in range(2):
-            film = f"{k:08x}-{view:08x}"
-            path = root / f"files/p{patient // 10**6}/p{patient}/s{study}/{film}.jpg"
+            image = f"{k:08x}-{view:08x}"
+            path = root / f"files/p{patient // 10**6}/p{patient}/s{study}/{image}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((20, 30), 10 * k + view, np.uint8)).save(path)
-            metadata.append(f'{film},{patient},{study},"CHEST (PA, LAT)",{POSITIONS[(2 * k + view) % 5]},20')
-            split.append(f"{film},{study},{patient},{part}")
+            metadata.append(f'{image},{patient},{study},"CHEST (PA, LAT)",{POSITIONS[(2 * k + view) % 5]},20')
+            split.append(f"{image},{study},{patient},{part}")
         values = {"Edema": VALUES[k % 4], "Pneumonia": "-1.0", "No Finding": "0.0"}
         if k < 19:
             mined.append(f"{patient},{study},{','.join(values.get(name, '') for name in COLUMNS)}")
@@ -63,7 +64,7 @@ def test_training_copies_in_place_of_folders(place: str, tmp_path: Path) -> None
     data = MIMICCXR(root=root, split="all")
     whole = [sample["image"].shape[-2:] for sample in data]
     assert set(whole) == {(20, 30)}
-    images.prepare(root / place, tmp_path / "copy", spec=InputSpec(size=8), workers=0, progress=False)
+    thoraxlib.prepare(root / place, tmp_path / "copy", spec=InputSpec(size=8), num_workers=0, progress=False)
     if place == ".":
         shutil.copytree(tmp_path / "copy", root, dirs_exist_ok=True)
         shutil.rmtree(root / "files")
@@ -101,11 +102,11 @@ def test_the_official_layout(tmp_path: Path, packed: bool) -> None:
 
 def test_labels_are_those_of_the_study(tmp_path: Path) -> None:
     root = release(tmp_path)
-    films = MIMICCXR(root=root, split="all", labels=["Pulmonary Edema", "Pneumonia", "Hernia"])
+    pictures = MIMICCXR(root=root, split="all", labels=["Pulmonary Edema", "Pneumonia", "Hernia"])
     nan = np.nan
     expected = np.repeat([[1, nan, nan], [0, nan, nan], [nan, nan, nan], [0, nan, nan]], 2, axis=0)
-    np.testing.assert_array_equal(films.targets[:8], expected)
-    assert films.targets[38:].isnan().all()  # no row in the label table
+    np.testing.assert_array_equal(pictures.targets[:8], expected)
+    assert pictures.targets[38:].isnan().all()  # no row in the label table
     assert MIMICCXR(root=root, split="all", blank="ignore", labels=["Edema"]).targets[6].isnan()
     ones = MIMICCXR(root=root, split="all", uncertain={"Edema": "ones"}, labels=["Edema", "Pneumonia"])
     np.testing.assert_array_equal(ones.targets[4:6], [[1, nan]] * 2)
@@ -137,8 +138,8 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"2 of 8 images are missing.*files/p10/p10000032/s50000000/00000000-0"):
         MIMICCXR(root=root, split="test")
     with pytest.warns(UserWarning, match="2 of 8 images"):
-        films = MIMICCXR(root=root, split="test", missing="skip")
-    assert films.study_ids == ["50000001"] * 2 + ["50000002"] * 2 + ["50000003"] * 2
+        pictures = MIMICCXR(root=root, split="test", missing="skip")
+    assert pictures.study_ids == ["50000001"] * 2 + ["50000002"] * 2 + ["50000003"] * 2
     assert len(MIMICCXR(root=root, split="train")) == 28  # only what is asked for counts
     shutil.rmtree(root / "files")
     with pytest.raises(FileNotFoundError, match=r"no image.*files/p10/p10000032, files/p10/p10500032,.*, \.\.\. of"):
@@ -177,7 +178,7 @@ def test_wrong_tables_are_named(tmp_path: Path) -> None:
     broken("metadata", "ViewPosition", "View", r"metadata.csv has no column 'ViewPosition'")
     broken("metadata", "00000000-00000001,", "00000000-00000000,", r"metadata.csv:3: .* appears again, first in line 2")
     broken("metadata", ",10000032,", ",../../etc,", r"metadata.csv:2: subject_id and study_id must be numbers")
-    broken("split", "00000013-00000001,", "x,", r"split.csv lacks 1 of 40 films, the first is 00000013-00000001")
+    broken("split", "00000013-00000001,", "x,", r"split.csv lacks 1 of 40 images, the first is 00000013-00000001")
     broken("chexpert", "-1.0", "2", r"chexpert.csv:4: Edema must be 1, 0, -1 or blank, got '2'")
     broken("chexpert", ",50000001,", ",50000000,", r"chexpert.csv:3: 50000000 appears again, first in line 2")
     (root / "mimic-cxr-2.0.0-split.csv").unlink()
@@ -207,7 +208,7 @@ def test_made_up_samples_of_the_official_format(tmp_path: Path) -> None:
         path = tmp_path / "files/p19" / place / f"00000000-00000000-00000000-00000000-{number:08d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4)).save(path)
-    films = MIMICCXR(root=tmp_path, split="all", labels=["No Finding", "Atelectasis", "Pleural Effusion"])
-    np.testing.assert_array_equal(films.targets, [[1, 0, 0], [1, 0, 0], [0, np.nan, 1], [0, 0, 0]])
-    assert films.views == ["PA", "LATERAL", "AP", ""]
+    pictures = MIMICCXR(root=tmp_path, split="all", labels=["No Finding", "Atelectasis", "Pleural Effusion"])
+    np.testing.assert_array_equal(pictures.targets, [[1, 0, 0], [1, 0, 0], [0, np.nan, 1], [0, 0, 0]])
+    assert pictures.views == ["PA", "LATERAL", "AP", ""]
     assert [len(MIMICCXR(root=tmp_path, split=split)) for split in ("train", "test")] == [3, 1]

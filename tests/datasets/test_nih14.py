@@ -405,10 +405,10 @@ def test_real_views_and_sexes(real_data: Path) -> None:
 def test_abnormal_is_any_finding(tmp_path: Path) -> None:
     from thoraxlib.datasets import build
 
-    films = build("phantom", size=32, length=50, labels="abnormal", masks=False)
-    whole = build("phantom", size=32, length=50, labels="nih15", masks=False)
-    assert torch.equal(films.targets[:, 0], 1 - whole.targets[:, 14])
-    assert torch.equal(films.targets[:, 0], (whole.targets[:, :14] == 1).any(dim=1).float())
+    pictures = build("synthetic", size=32, length=50, labels="abnormal", masks=False)
+    whole = build("synthetic", size=32, length=50, labels="nih15", masks=False)
+    assert torch.equal(pictures.targets[:, 0], 1 - whole.targets[:, 14])
+    assert torch.equal(pictures.targets[:, 0], (whole.targets[:, :14] == 1).any(dim=1).float())
 
 
 def test_lists_of_alinstein_x_ray(tmp_path: Path) -> None:

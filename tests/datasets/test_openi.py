@@ -1,4 +1,4 @@
-"""Open-i's reports and films and the CheXpert labeller's table, written here in small."""
+"""Open-i's reports and images and the CheXpert labeller's table, written here in small."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from archives import OBSERVATIONS, films_of, labeller_table, openi, report
+from archives import OBSERVATIONS, images_of, labeller_table, openi, report
 
 from thoraxlib import datasets
 from thoraxlib import labels as label_sets
@@ -54,7 +54,7 @@ def test_a_report(tmp_path: Path) -> None:
         "IMPRESSION": "Mild cardiomegaly, XXXX.",
     }
     assert (read.mesh, read.automatic) == (("Cardiomegaly/mild",), ("made up",))
-    assert list(read.images) == films_of(7)
+    assert list(read.images) == images_of(7)
 
 
 def test_reports_that_are_refused(tmp_path: Path) -> None:
@@ -86,20 +86,20 @@ def test_reports_that_are_refused(tmp_path: Path) -> None:
         read_reports(tmp_path.joinpath("empty") if tmp_path.joinpath("empty").mkdir() else tmp_path / "empty")
 
 
-@pytest.mark.parametrize("name", ["{film}.png", "{short}.dcm.png", "{short}.PNG"])
-def test_films_by_any_of_their_names(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["{image}.png", "{short}.dcm.png", "{short}.PNG"])
+def test_images_by_any_of_their_names(tmp_path: Path, name: str) -> None:
     root = openi(tmp_path, [f"Report {k}." for k in range(12)], name=name)
-    films = datasets.build("openi", root=root)
-    assert isinstance(films, datasets.ChestDataset)
-    assert films.ids[:3] == [*films_of(1), films_of(2)[0]]
-    assert films.study_ids[-1] == films.patient_ids[-1] == "CXR12"  # by number, not CXR9
-    assert films.views[:2] == ["Frontal", "Lateral"]
-    assert films.labels == LABELS
-    assert films.targets.isnan().all()
-    assert int(films[22]["image"].float().mean()) == 120
-    assert films.reports["CXR3"].sections["IMPRESSION"] == "Report 2."
+    images = datasets.build("openi", root=root)
+    assert isinstance(images, datasets.ChestDataset)
+    assert images.ids[:3] == [*images_of(1), images_of(2)[0]]
+    assert images.study_ids[-1] == images.patient_ids[-1] == "CXR12"  # by number, not CXR9
+    assert images.views[:2] == ["Frontal", "Lateral"]
+    assert images.labels == LABELS
+    assert images.targets.isnan().all()
+    assert int(images[22]["image"].float().mean()) == 120
+    assert images.reports["CXR3"].sections["IMPRESSION"] == "Report 2."
     frontal = OpenI(root=root, views="Frontal")
-    assert frontal.ids == films.ids[::2]
+    assert frontal.ids == images.ids[::2]
 
 
 def test_dicoms(tmp_path: Path, real_data: Path) -> None:
@@ -147,10 +147,10 @@ def test_there_and_back_through_the_labeller(tmp_path: Path) -> None:
     assert sent.read_text().startswith('"No acute disease."\n"Opacity')
     rows = [{"No Finding": "1.0"}, {"Pleural Effusion": "1.0", "Lung Opacity": "-1.0"}]
     table = labeller_table(tmp_path / "labeled.csv", rows, texts=texts)
-    with pytest.warns(UserWarning, match=r"2 of 6 films have no row in .*labeled.csv.*CXR2_1_IM-0002-1001"):
-        films = OpenI(root=root, labeler_csv=table, labeler_ids=tmp_path / "reports_ids.csv")
+    with pytest.warns(UserWarning, match=r"2 of 6 images have no row in .*labeled.csv.*CXR2_1_IM-0002-1001"):
+        images = OpenI(root=root, labeler_csv=table, labeler_ids=tmp_path / "reports_ids.csv")
     effusion, normal, other = (
-        films.targets[:, LABELS.index(k)] for k in ("pleural effusion", "normal", "other findings")
+        images.targets[:, LABELS.index(k)] for k in ("pleural effusion", "normal", "other findings")
     )
     np.testing.assert_array_equal(effusion, [0, 0, np.nan, np.nan, 1, 1])
     np.testing.assert_array_equal(normal, [1, 1, np.nan, np.nan, 0, 0])
@@ -185,9 +185,9 @@ def test_ids_in_the_labeller_s_table(tmp_path: Path, ids: list[str]) -> None:
         "CXR2_1_IM-0002-1001.png": [0, np.nan, 1, np.nan],
         "1_IM-0001-2001.dcm": [np.nan, 1, 0, 0],
     }[ids[0]]
-    with pytest.warns(UserWarning, match=r"[12] of 4 films") if np.isnan(expected).any() else nullcontext():
-        films = OpenI(root=root, labels=["Edema"], labeler_csv=table)
-    np.testing.assert_array_equal(films.targets[:, 0], expected)
+    with pytest.warns(UserWarning, match=r"[12] of 4 images") if np.isnan(expected).any() else nullcontext():
+        images = OpenI(root=root, labels=["Edema"], labeler_csv=table)
+    np.testing.assert_array_equal(images.targets[:, 0], expected)
 
 
 def test_the_order_of_the_labeller_s_columns(tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_devices_tell_only_where_there_is_none(tmp_path: Path) -> None:
     assert device(value=0, blank="ignore", uncertain="ones") == 0
 
 
-def test_the_seed_s_mapping(tmp_path: Path) -> None:
-    found = targets(tmp_path, {"Consolidation": 1, "Fracture": 1, "Support Devices": 1}, mapping="seed")
+def test_jaydurants_mapping(tmp_path: Path) -> None:
+    found = targets(tmp_path, {"Consolidation": 1, "Fracture": 1, "Support Devices": 1}, mapping="jaydurant")
     positive = {"other findings", "thoracic cage deformation", "electrical device"}
     assert {label for label, value in found.items() if value == 1} == positive
     unknown = {label for label, value in found.items() if np.isnan(value)}
@@ -273,7 +273,7 @@ def test_labels_of_other_sets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mapping": "mine"}, "mapping='mine': allowed are 'default', 'seed'"),
+        ({"mapping": "mine"}, "mapping='mine': allowed are 'default', 'jaydurant'"),
         ({"uncertain": "maybe"}, "uncertain='maybe': allowed"),
         ({"blank": "ones"}, "blank='ones': allowed"),
         ({"views": "PA"}, r"views must name some of \['Frontal', 'Lateral'\] .those of indiana_projections.csv"),
@@ -287,10 +287,10 @@ def test_errors(tmp_path: Path, options: dict[str, Any], message: str) -> None:
         OpenI(**{"root": root, "labeler_csv": table, **options})
 
 
-def test_tables_of_other_films(tmp_path: Path) -> None:
+def test_tables_of_other_images(tmp_path: Path) -> None:
     root = openi(tmp_path, ["a", "b"])
     table = labeller_table(tmp_path / "labels.csv", [{"id": "CXR8"}])
-    with pytest.raises(ValueError, match=r"labels.csv is of none of these films or reports; its ids are CXR8"):
+    with pytest.raises(ValueError, match=r"labels.csv is of none of these images or reports; its ids are CXR8"):
         OpenI(root=root, labeler_csv=table)
     bad = labeller_table(tmp_path / "bad.csv", [{"id": "CXR1", "Edema": "2"}])
     with pytest.raises(ValueError, match=r"bad.csv:2: Edema must be 1, 0, -1 or blank, got '2'"):
@@ -318,20 +318,20 @@ def test_made_up_projections(real_data: Path, tmp_path: Path) -> None:
     shutil.copy(real_data / "samples/csv_made_up/openi_projections.csv", tmp_path)
     for name in ("90001_IM-0001-4001", "90001_IM-0001-3001", "90002_IM-0002-1001", "90002_IM-90002-2001"):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.dcm.png")
-    films = OpenI(root=tmp_path)
-    assert films.views == ["Frontal", "Lateral", "Frontal", ""]
+    images = OpenI(root=tmp_path)
+    assert images.views == ["Frontal", "Lateral", "Frontal", ""]
     assert len(OpenI(root=tmp_path, views="Lateral")) == 1
 
 
-def test_a_film_in_two_reports(tmp_path: Path) -> None:
+def test_an_image_in_two_reports(tmp_path: Path) -> None:
     root = openi(tmp_path, ["a", "b"])
     path = root / "ecgen-radiology/2.xml"
     path.write_text(path.read_text().replace("CXR2_1_IM-0002-1001", "CXR1_1_IM-0001-1001"))
-    with pytest.raises(ValueError, match=r"film CXR1_1_IM-0001-1001 is in the reports CXR1 and CXR2"):
+    with pytest.raises(ValueError, match=r"image CXR1_1_IM-0001-1001 is in the reports CXR1 and CXR2"):
         OpenI(root=root)
 
 
-def test_a_film_with_two_projections(tmp_path: Path) -> None:
+def test_an_image_with_two_projections(tmp_path: Path) -> None:
     root = openi(tmp_path, ["a"])
     with (root / "indiana_projections.csv").open("a") as file:
         file.write("1,1_IM-0001-1001.dcm.png,Lateral\n")
@@ -342,8 +342,8 @@ def test_a_film_with_two_projections(tmp_path: Path) -> None:
 def test_reports_by_numbers_that_a_program_made_floats(tmp_path: Path) -> None:
     root = openi(tmp_path, ["a", "b"])
     table = labeller_table(tmp_path / "labels.csv", [{"id": "1.0", "Edema": "1.0"}, {"id": "2.0", "Edema": "0.0"}])
-    films = OpenI(root=root, labels=["Edema"], labeler_csv=table)
-    assert films.targets[:, 0].tolist() == [1, 1, 0, 0]
+    images = OpenI(root=root, labels=["Edema"], labeler_csv=table)
+    assert images.targets[:, 0].tolist() == [1, 1, 0, 0]
 
 
 def test_labels_that_are_all_unknown(tmp_path: Path) -> None:
@@ -351,13 +351,13 @@ def test_labels_that_are_all_unknown(tmp_path: Path) -> None:
         OpenI(root=openi(tmp_path, ["a"]))
 
 
-def test_films_of_which_the_view_is_not_told(tmp_path: Path) -> None:
+def test_images_of_which_the_view_is_not_told(tmp_path: Path) -> None:
     root = openi(tmp_path, ["a", "b"])
     path = root / "indiana_projections.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:-2]) + "\n")
-    with pytest.warns(UserWarning, match=r"2 of 4 films have no row in .*projections.csv, their view is unknown and"):
+    with pytest.warns(UserWarning, match=r"2 of 4 images have no row in .*projections.csv, their view is unknown and"):
         assert OpenI(root=root, views="Frontal").ids == ["CXR1_1_IM-0001-1001"]
     path.write_text("\n".join([lines[0], "9,9_IM-0009-1001.dcm.png,Frontal"]) + "\n")
-    with pytest.raises(ValueError, match=r"projections.csv is of none of these films; its ids are 9_IM-0009-1001"):
+    with pytest.raises(ValueError, match=r"projections.csv is of none of these images; its ids are 9_IM-0009-1001"):
         OpenI(root=root, views="Frontal")

@@ -16,9 +16,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from archives import COLUMNS, TABLE, film, padchest, pixels
+from archives import COLUMNS, TABLE, image, padchest, pixels
 
-from thoraxlib import datasets, images
+import thoraxlib
+from thoraxlib import datasets
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.padchest import PadChest, TermTree, listed_targets, parse_labels
 
@@ -26,36 +27,36 @@ LABELS = label_sets.build("padchest_openi22")
 LABEL = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
 
 
-def positives(films: PadChest, index: int) -> list[str]:
-    return [label for label, value in zip(films.labels, films.targets[index], strict=True) if value == 1]
+def positives(pictures: PadChest, index: int) -> list[str]:
+    return [label for label, value in zip(pictures.labels, pictures.targets[index], strict=True) if value == 1]
 
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_official_layout(tmp_path: Path, flat: bool) -> None:
     assert len(COLUMNS) == 36
-    rows = [film(k) for k in range(20)]
-    films = datasets.build("padchest", root=padchest(tmp_path, rows, flat=flat))
-    assert isinstance(films, datasets.ChestDataset)
-    assert films.labels == LABELS
-    assert films.targets.shape == (20, 22)
-    assert films.ids == [row["ImageID"] for row in rows]
-    assert films.patient_ids[:3] == ["888000000", "888000000", "888000001"]
-    assert films.study_ids[2] == "study1"
-    assert films.views[:2] == ["PA", "L"]
-    assert [positives(films, k) for k in (0, 2, 4, 6, 8)] == [
+    rows = [image(k) for k in range(20)]
+    pictures = datasets.build("padchest", root=padchest(tmp_path, rows, flat=flat))
+    assert isinstance(pictures, datasets.ChestDataset)
+    assert pictures.labels == LABELS
+    assert pictures.targets.shape == (20, 22)
+    assert pictures.ids == [row["ImageID"] for row in rows]
+    assert pictures.patient_ids[:3] == ["888000000", "888000000", "888000001"]
+    assert pictures.study_ids[2] == "study1"
+    assert pictures.views[:2] == ["PA", "L"]
+    assert [positives(pictures, k) for k in (0, 2, 4, 6, 8)] == [
         ["normal"],
         ["cardiomegaly", "copd signs"],
         ["pleural effusion", "thoracic cage deformation"],
         ["nodule"],
         ["infiltrates", "nsg tube"],
     ]
-    sample = films[7]
+    sample = pictures[7]
     assert sample["image"].shape == (1, 20, 24)
-    assert sample["id"] == films.ids[7]
-    assert torch.equal(sample["labels"], films.targets[7])
+    assert sample["id"] == pictures.ids[7]
+    assert torch.equal(sample["labels"], pictures.targets[7])
 
 
-def test_films_without_labels_of_no_use_and_unchanged(tmp_path: Path) -> None:
+def test_images_without_labels_of_no_use_and_unchanged(tmp_path: Path) -> None:
     texts = [
         "",
         "[]",
@@ -65,16 +66,16 @@ def test_films_without_labels_of_no_use_and_unchanged(tmp_path: Path) -> None:
         "['', 'unchanged']",
         "['nodule', 'normal']",
     ]
-    root = padchest(tmp_path, [film(k, Labels=text) for k, text in enumerate(texts)])
-    films = PadChest(root=root)
-    assert [name[-8:-4] for name in films.ids] == ["0005", "0006"]
-    assert films.targets[0].isnan().all()
-    assert positives(films, 1) == ["nodule"]
+    root = padchest(tmp_path, [image(k, Labels=text) for k, text in enumerate(texts)])
+    pictures = PadChest(root=root)
+    assert [name[-8:-4] for name in pictures.ids] == ["0005", "0006"]
+    assert pictures.targets[0].isnan().all()
+    assert positives(pictures, 1) == ["nodule"]
     assert positives(PadChest(root=root, normal="listed"), 1) == ["nodule", "normal"]
     kept = PadChest(root=root, unlabelled="ignore")
     assert len(kept) == 5
     assert kept.targets[:4].isnan().all()
-    # the seed's rule keeps all, and makes labels of what says nothing
+    # jaydurant's rule keeps all, and makes labels of what says nothing
     seed = PadChest(root=root, rule="last_root")
     assert [positives(seed, k) for k in range(7)] == [
         ["normal"],
@@ -86,7 +87,7 @@ def test_films_without_labels_of_no_use_and_unchanged(tmp_path: Path) -> None:
 
 
 def test_filters(tmp_path: Path) -> None:
-    rows = [film(k) for k in range(16)]
+    rows = [image(k) for k in range(16)]
     rows[2] |= {"Projection": "AP_horizontal"}
     rows[4] |= {"Projection": "COSTAL", "Pediatric": "PED"}
     root = padchest(tmp_path, rows)
@@ -99,10 +100,10 @@ def test_filters(tmp_path: Path) -> None:
 
 
 def test_any_label_by_name(tmp_path: Path) -> None:
-    root = padchest(tmp_path, [film(k, Labels="['air bronchogram', 'made-up sign']") for k in range(2)])
+    root = padchest(tmp_path, [image(k, Labels="['air bronchogram', 'made-up sign']") for k in range(2)])
     labels = ["Consolidation", "Infiltration", "made-up sign", "Hernia", "other findings", "No Finding"]
-    films = PadChest(root=root, labels=labels)
-    np.testing.assert_array_equal(films.targets[0], np.array([1, 1, 1, np.nan, 0, 0], np.float32))
+    pictures = PadChest(root=root, labels=labels)
+    np.testing.assert_array_equal(pictures.targets[0], np.array([1, 1, 1, np.nan, 0, 0], np.float32))
     with pytest.raises(
         ValueError, match=r"none of \['scoliossis'\] is known to PadChest.*near 'scoliossis': scoliosis"
     ):
@@ -110,7 +111,7 @@ def test_any_label_by_name(tmp_path: Path) -> None:
 
 
 def test_another_tree(tmp_path: Path) -> None:
-    root = padchest(tmp_path / "padchest", [film(k, Labels="['tiny nodule']") for k in range(2)])
+    root = padchest(tmp_path / "padchest", [image(k, Labels="['tiny nodule']") for k in range(2)])
     tree = tmp_path / "tree_term_CUI_counts_160K.csv"
     tree.write_text(
         "├── nodule [CUI:C0034079, counts:2, 3]\\\\\n│   └── tiny nodule [counts:1, 1]\\\\\n"
@@ -132,7 +133,7 @@ def test_another_tree(tmp_path: Path) -> None:
 
 
 def test_greys(tmp_path: Path) -> None:
-    rows = [film(k) for k in range(5)]
+    rows = [image(k) for k in range(5)]
     rows[0] |= {"WindowCenter_DICOM": "2.048E+03", "WindowWidth_DICOM": "['2048', '512']"}
     rows[1] |= {
         "WindowCenter_DICOM": "8",
@@ -144,46 +145,46 @@ def test_greys(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 24), 5000, np.uint16)).save(root / str(rows[4]["ImageDir"]) / rows[4]["ImageID"])
     stored = [pixels(k).astype(np.float64) for k in range(3)]
 
-    def image(scale: str, index: int) -> np.ndarray:
+    def grey(scale: str, index: int) -> np.ndarray:
         return PadChest(root=root, scale=scale)[index]["image"][0].numpy()
 
     window = np.clip((stored[0] - 2047.5) / 2047 + 0.5, 0, 1)
-    np.testing.assert_allclose(image("window", 0), window, atol=1e-5)
+    np.testing.assert_allclose(grey("window", 0), window, atol=1e-5)
     for index in (1, 2):
         low, high = np.quantile(stored[index], [0.005, 0.995], method="nearest")
         expected = np.clip((stored[index] - low) / (high - low), 0, 1)
-        np.testing.assert_allclose(image("window", index), expected, atol=2e-2)
-        np.testing.assert_array_equal(image("window", index), image("percentiles", index))
+        np.testing.assert_allclose(grey("window", index), expected, atol=2e-2)
+        np.testing.assert_array_equal(grey("window", index), grey("percentiles", index))
     low, high = stored[2].min(), stored[2].max()
-    np.testing.assert_allclose(image("minmax", 2), (stored[2] - low) / (high - low), atol=1e-5)
-    np.testing.assert_allclose(image("65535", 2), stored[2] / 65535, atol=1e-6)
-    np.testing.assert_allclose(image("bits_stored", 2), stored[2] / 4095, atol=1e-6)
+    np.testing.assert_allclose(grey("minmax", 2), (stored[2] - low) / (high - low), atol=1e-5)
+    np.testing.assert_allclose(grey("65535", 2), stored[2] / 65535, atol=1e-6)
+    np.testing.assert_allclose(grey("bits_stored", 2), stored[2] / 4095, atol=1e-6)
     for scale in ("window", "percentiles", "minmax", "bits_stored", "65535"):
-        assert (image(scale, 3) == 77).all()  # 8 bits
-    assert (image("percentiles", 4) == 0).all()  # nothing but one grey
+        assert (grey(scale, 3) == 77).all()  # 8 bits
+    assert (grey("percentiles", 4) == 0).all()  # nothing but one grey
     with pytest.raises(ValueError, match="bits=12 allows pixels up to 4095, the largest is 5000"):
-        image("bits_stored", 4)
+        grey("bits_stored", 4)
 
 
 def test_a_scale_for_a_training_copy_is_said_to_have_no_effect(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    root = padchest(tmp_path / "films", [film(k) for k in range(3)])
-    copy = images.prepare(root, tmp_path / "copy", window="percentiles", workers=0, progress=False)
+    root = padchest(tmp_path / "images", [image(k) for k in range(3)])
+    copy = thoraxlib.prepare(root, tmp_path / "copy", window="percentiles", num_workers=0, progress=False)
     shutil.copy(root / TABLE, copy.folder / TABLE)
     PadChest(root=root, scale="percentiles")
-    films = PadChest(root=copy.folder)
-    assert not recwarn.list
-    with pytest.warns(UserWarning, match="scale='minmax' has no effect on the films of a training copy"):
+    pictures = PadChest(root=copy.folder)
+    assert not [each for each in recwarn.list if "scale" in str(each.message)]
+    with pytest.warns(UserWarning, match="scale='minmax' has no effect on the images of a training copy"):
         scaled = PadChest(root=copy.folder, scale="minmax")
-    assert torch.equal(scaled[0]["image"], films[0]["image"])
+    assert torch.equal(scaled[0]["image"], pictures[0]["image"])
 
 
 def test_missing_cut_off_and_known_damaged_images(tmp_path: Path) -> None:
     known = "216840111366964012819207061112010307142602253_04-014-084.png"
-    rows = [film(k) for k in range(5)]
-    root = padchest(tmp_path, [*rows, film(5, ImageID=known)])
-    (root / str(film(5)["ImageDir"]) / known).unlink()
+    rows = [image(k) for k in range(5)]
+    root = padchest(tmp_path, [*rows, image(5, ImageID=known)])
+    (root / str(image(5)["ImageDir"]) / known).unlink()
     assert len(PadChest(root=root)) == 5  # nobody has that one
     (root / str(rows[1]["ImageDir"]) / rows[1]["ImageID"]).unlink()
     cut = root / str(rows[2]["ImageDir"]) / rows[2]["ImageID"]
@@ -209,7 +210,7 @@ def test_missing_cut_off_and_known_damaged_images(tmp_path: Path) -> None:
     ],
 )
 def test_errors(tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:
-    root = padchest(tmp_path, [film(k) for k in range(8)])
+    root = padchest(tmp_path, [image(k) for k in range(8)])
     with pytest.raises(error, match=message):
         PadChest(**{"root": root, **options})
 
@@ -217,10 +218,10 @@ def test_errors(tmp_path: Path, options: dict[str, Any], error: type[Exception],
 def test_errors_of_the_table(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds none of PADCHEST_chest_x_ray_images_labels"):
         PadChest(root=tmp_path)
-    root = padchest(tmp_path, [film(0), film(1, ImageID=film(0)["ImageID"])])
+    root = padchest(tmp_path, [image(0), image(1, ImageID=image(0)["ImageID"])])
     with pytest.raises(ValueError, match=f"{TABLE}:3: .*appears again, first in line 2"):
         PadChest(root=root)
-    padchest(root, [film(0), film(1, BitsStored_DICOM="")])
+    padchest(root, [image(0), image(1, BitsStored_DICOM="")])
     with pytest.raises(ValueError, match=r"BitsStored_DICOM of 1 of 2 images is no number from 1 to 16, first in .*:3"):
         PadChest(root=root, scale="bits_stored")
     text = (root / TABLE).read_text()
@@ -293,12 +294,12 @@ def test_made_up_samples_of_the_official_format(real_data: Path, tmp_path: Path)
         (tmp_path / str(folder)).mkdir(exist_ok=True)
         path = tmp_path / str(folder) / f"9999000000000000000000000000000000000{name}.png"
         shutil.copy(real_data / "samples/png/nih_16bit_256.png", path)
-    films = PadChest(root=tmp_path)
-    assert [positives(films, k) for k in range(3)] == [["normal"], ["cardiomegaly", "pleural effusion"], []]
-    assert films.targets[2].isnan().all()
-    assert films.views == ["PA", "AP_horizontal", "L"]
-    assert films.patient_ids[1] == films.patient_ids[2]
+    pictures = PadChest(root=tmp_path)
+    assert [positives(pictures, k) for k in range(3)] == [["normal"], ["cardiomegaly", "pleural effusion"], []]
+    assert pictures.targets[2].isnan().all()
+    assert pictures.views == ["PA", "AP_horizontal", "L"]
+    assert pictures.patient_ids[1] == pictures.patient_ids[2]
     assert len(PadChest(root=tmp_path, views="Frontal", methods="RNN_model")) == 1
-    image = films[0]["image"]
+    image = pictures[0]["image"]
     assert image.is_floating_point()
     assert 0.1 < float(image.mean()) < 0.9

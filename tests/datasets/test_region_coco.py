@@ -20,29 +20,29 @@ LABELS = ["pleural effusion", "lung opacity", "enlarged cardiac silhouette"]
 
 
 @pytest.fixture(scope="module")
-def phantom() -> datasets.ChestDataset:
-    return datasets.build("phantom", size=64, length=12, balance=1.0, labels=LABELS, masks=False)
+def synthetic() -> datasets.ChestDataset:
+    return datasets.build("synthetic", size=64, length=12, balance=1.0, labels=LABELS, masks=False)
 
 
 @pytest.fixture(scope="module")
-def folder(phantom: datasets.ChestDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phantoms as files, and their regions as COCO."""
+def folder(synthetic: datasets.ChestDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic images as files, and their regions as COCO."""
     root = tmp_path_factory.mktemp("coco")
-    for index in range(len(phantom)):
-        sample = phantom[index]
+    for index in range(len(synthetic)):
+        sample = synthetic[index]
         Image.fromarray(sample["image"][0].numpy()).save(root / f"{sample['id']}.png")
-    datasets.save_coco(root / "regions.json", phantom, split="train")
+    datasets.save_coco(root / "regions.json", synthetic, split="train")
     return root
 
 
-def test_there_and_back(phantom: datasets.ChestDataset, folder: Path) -> None:
-    films = datasets.build("region_coco", annotations=folder / "regions.json", images=folder)
-    assert isinstance(films, datasets.ChestDataset)
-    assert (films.ids, films.patient_ids) == (phantom.ids, phantom.patient_ids)
-    assert (list(films.labels), films.region_names) == (LABELS, phantom.region_names)
-    assert films.region_targets[:, :, 1].isnan().all()
-    for index in range(len(phantom)):
-        one, other = phantom[index], films[index]
+def test_there_and_back(synthetic: datasets.ChestDataset, folder: Path) -> None:
+    images = datasets.build("region_coco", annotations=folder / "regions.json", images=folder)
+    assert isinstance(images, datasets.ChestDataset)
+    assert (images.ids, images.patient_ids) == (synthetic.ids, synthetic.patient_ids)
+    assert (list(images.labels), images.region_names) == (LABELS, synthetic.region_names)
+    assert images.region_targets[:, :, 1].isnan().all()
+    for index in range(len(synthetic)):
+        one, other = synthetic[index], images[index]
         assert torch.equal(one["image"], other["image"])
         assert torch.equal(one["present"], other["present"])
         assert (one["regions"] - other["regions"]).abs().max() < 1e-4
@@ -67,31 +67,31 @@ def test_other_regions_and_labels_by_name(folder: Path) -> None:
             datasets.build("region_coco", annotations=folder / "regions.json", images=folder, **{argument: [name]})
 
 
-def test_the_content(phantom: datasets.ChestDataset) -> None:
-    content = datasets.to_coco(phantom, split="valid", first_category=0)
-    assert [image["split"] for image in content["images"]] == ["valid"] * len(phantom)
+def test_the_content(synthetic: datasets.ChestDataset) -> None:
+    content = datasets.to_coco(synthetic, split="valid", first_category=0)
+    assert [image["split"] for image in content["images"]] == ["valid"] * len(synthetic)
     assert content["images"][1] | {"id": 0} == {
         "id": 0,
-        "file_name": f"{phantom.ids[1]}.png",
+        "file_name": f"{synthetic.ids[1]}.png",
         "height": 64,
         "width": 64,
-        "dicom_id": phantom.ids[1],
-        "patient_id": phantom.patient_ids[1],
-        "view": phantom.views[1],
+        "dicom_id": synthetic.ids[1],
+        "patient_id": synthetic.patient_ids[1],
+        "view": synthetic.views[1],
         "split": "valid",
     }
     ids = [each["id"] for each in content["annotations"]]
     assert sorted(set(ids)) == sorted(ids)
     assert content["info"]["attributes"] == LABELS
-    assert [each["name"] for each in content["categories"]] == list(phantom.region_names)
+    assert [each["name"] for each in content["categories"]] == list(synthetic.region_names)
     assert [each["id"] for each in content["categories"]] == list(range(18))
-    table = datasets.read_regions(phantom)
+    table = datasets.read_regions(synthetic)
     for each in content["annotations"]:
         image, region = each["image_id"] - 1, each["category_id"]
         x, y, w, h = each["bbox"]
         assert each["area"] == pytest.approx(w * h)
         assert each["iscrowd"] == 0
-        assert each["object_id"] == f"{phantom.ids[image]}_{phantom.region_names[region]}"
+        assert each["object_id"] == f"{synthetic.ids[image]}_{synthetic.region_names[region]}"
         assert torch.allclose(table.boxes[image, region], torch.tensor([x, y, x + w, y + h]), atol=1e-4)
         wanted = [None if value != value else value for value in table.targets[image, region].tolist()]
         assert each["attributes"] == wanted
@@ -114,13 +114,13 @@ def test_pycocotools_loads_it(folder: Path) -> None:
 
 
 def test_a_data_set_with_files_is_not_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    films = datasets.build(
+    images = datasets.build(
         "region_coco", annotations=folder / "regions.json", images=folder, transform=lambda sample: {}
     )
-    monkeypatch.setattr("thoraxlib.datasets.films.read", None)
-    part = datasets.Subset(films, [3, 1])
+    monkeypatch.setattr("thoraxlib.datasets.images.read", None)
+    part = datasets.Subset(images, [3, 1])
     content = datasets.to_coco(part)
-    assert [image["file_name"] for image in content["images"]] == [f"{films.ids[k]}.png" for k in (3, 1)]
+    assert [image["file_name"] for image in content["images"]] == [f"{images.ids[k]}.png" for k in (3, 1)]
     assert content["info"]["attributes"] == LABELS
 
 
@@ -148,13 +148,13 @@ def test_a_plain_coco_file(tmp_path: Path) -> None:
         return datasets.build("region_coco", annotations=path, images=tmp_path, **options)
 
     with pytest.warns(UserWarning, match="RegionCoco, left out or changed: 1 boxes without area, 1 boxes of a region"):
-        films = build()
-    assert films.region_names == ("heart", "spine")
-    assert films.labels == ()
-    assert (films.targets.shape, films.region_targets.shape) == ((2, 0), (2, 2, 0))
-    assert films.region_present.tolist() == [[False, True], [False, False]]
-    assert films[0]["regions"].tolist() == [[0, 0, 0, 0], [30, 5, 40, 15]]
-    assert films.ids == films.patient_ids == ["a/x", "b/c/y"]
+        images = build()
+    assert images.region_names == ("heart", "spine")
+    assert images.labels == ()
+    assert (images.targets.shape, images.region_targets.shape) == ((2, 0), (2, 2, 0))
+    assert images.region_present.tolist() == [[False, True], [False, False]]
+    assert images[0]["regions"].tolist() == [[0, 0, 0, 0], [30, 5, 40, 15]]
+    assert images.ids == images.patient_ids == ["a/x", "b/c/y"]
 
     for each in content["annotations"]:
         each["attributes"] = [1, None]
@@ -205,28 +205,28 @@ def test_other_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_only_data_sets_with_regions() -> None:
-    films = torch.utils.data.TensorDataset(torch.zeros(1))
+    images = torch.utils.data.TensorDataset(torch.zeros(1))
     for verb in (datasets.to_coco, datasets.to_detectron2, datasets.region_statistics, datasets.read_regions):
         with pytest.raises(ValueError, match="dataset must have region_names, TensorDataset has none"):
-            verb(films)
+            verb(images)
 
 
-def test_statistics(phantom: datasets.ChestDataset, folder: Path) -> None:
-    films = datasets.build("region_coco", annotations=folder / "regions.json", images=folder)
-    for each in (phantom, films):
+def test_statistics(synthetic: datasets.ChestDataset, folder: Path) -> None:
+    images = datasets.build("region_coco", annotations=folder / "regions.json", images=folder)
+    for each in (synthetic, images):
         counts = datasets.region_statistics(each)
         assert (counts.images, counts.complete) == (12, 12)
         assert counts.present.tolist() == [12] * 18
         assert counts.known[:, 1].sum() == 0
-        assert counts.positives[16, 2] == phantom.targets[:, 2].sum() > 0
-        assert counts.by_label.tolist() == films.region_targets.nansum(dim=(0, 1)).tolist()
-        assert counts.by_region.tolist() == films.region_targets.nansum(dim=(0, 2)).tolist()
+        assert counts.positives[16, 2] == synthetic.targets[:, 2].sum() > 0
+        assert counts.by_label.tolist() == images.region_targets.nansum(dim=(0, 1)).tolist()
+        assert counts.by_region.tolist() == images.region_targets.nansum(dim=(0, 2)).tolist()
         lines = str(counts).splitlines()
         assert lines[0] == "12 images, 12 with all 18 regions; positives:"
         assert lines[2].split() == ["right", "lung", "12", *map(str, counts.positives[0].tolist())]
         assert lines[-1].split()[2:] == [str(12 * 18), *map(str, counts.by_label.tolist())]
-    films.region_present[0, 3] = False
-    films.region_targets[0, 3] = torch.nan
-    less = datasets.region_statistics(films)
+    images.region_present[0, 3] = False
+    images.region_targets[0, 3] = torch.nan
+    less = datasets.region_statistics(images)
     assert (less.complete, int(less.present[3]), int(less.known[3, 0])) == (11, 11, 11)
     assert less.labels == label_sets.resolve(LABELS)

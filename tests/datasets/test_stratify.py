@@ -105,53 +105,53 @@ def test_errors() -> None:
 
 
 def test_kept_in_a_file(tmp_path: Path) -> None:
-    films = datasets.build("phantom", size=32, length=200, labels="nih8", balance=1.0, masks=False)
-    parts = stratified_split(films)
+    images = datasets.build("synthetic", size=32, length=200, labels="nih8", balance=1.0, masks=False)
+    parts = stratified_split(images)
     path = tmp_path / "new" / "split.csv"
     save_split(parts, path)
     assert path.read_text().splitlines()[0] == "part,patient_id,id"
-    again = load_split(films, path)
+    again = load_split(images, path)
     assert list(again) == ["train", "val", "test"]
     for name, part in parts.items():
         assert again[name].ids == part.ids
         assert torch.equal(again[name].targets, part.targets)
     # the images may come in another order
-    turned = load_split(Subset(films, range(199, -1, -1)), path)
+    turned = load_split(Subset(images, range(199, -1, -1)), path)
     assert {name: set(part.ids) for name, part in turned.items()} == {n: set(p.ids) for n, p in parts.items()}
 
     with pytest.raises(
         ValueError, match="is the split of another data set: 0 of 150 images are not in it; of its images"
     ):
-        load_split(Subset(films, range(150)), path)
+        load_split(Subset(images, range(150)), path)
     with pytest.raises(ValueError, match="is the split of another data set: 100 of 300 images are not in it$"):
-        load_split(datasets.build("phantom", size=32, length=300, labels="nih8", masks=False), path)
+        load_split(datasets.build("synthetic", size=32, length=300, labels="nih8", masks=False), path)
     text = path.read_text()
-    path.write_text(text.replace("phantom-0-p000000", "somebody", 1))
+    path.write_text(text.replace("synthetic-0-p000000", "somebody", 1))
     with pytest.raises(ValueError, match=r"split.csv:\d+: .* is of patient somebody there"):
-        load_split(films, path)
+        load_split(images, path)
     rows = text.splitlines()
     patient = next(row.split(",")[1] for row in rows[1:] if text.count(f",{row.split(',')[1]},") > 1)
     several = next(number for number, row in enumerate(rows) if f",{patient}," in row)
     rows[several] = "elsewhere," + rows[several].partition(",")[2]
     path.write_text("\n".join(rows))
     with pytest.raises(ValueError, match=rf"split.csv:\d+: patient {patient} is in '.*' and in '.*'"):
-        load_split(films, path)
-    path.write_text("image\nphantom\n")
+        load_split(images, path)
+    path.write_text("image\nsynthetic\n")
     with pytest.raises(ValueError, match="no column 'part'"):
-        load_split(films, path)
+        load_split(images, path)
     with pytest.raises(FileNotFoundError):
-        load_split(films, tmp_path / "none.csv")
+        load_split(images, tmp_path / "none.csv")
     with pytest.raises(ValueError, match="images are in the split more than once"):
-        save_split({"a": films, "b": films}, path)
+        save_split({"a": images, "b": images}, path)
 
 
 def test_the_table_of_prevalence() -> None:
-    films = datasets.build("phantom", size=32, length=100, labels=["Mass", "Hernia", "tuberculosis"], masks=False)
-    parts = {"train": Subset(films, range(80)), "test": Subset(films, range(80, 100))}
+    images = datasets.build("synthetic", size=32, length=100, labels=["Mass", "Hernia", "tuberculosis"], masks=False)
+    parts = {"train": Subset(images, range(80)), "test": Subset(images, range(80, 100))}
     table = prevalence(parts)
     assert table.images == {"train": 80, "test": 20}
-    assert table.patients["train"] == len(set(films.patient_ids[:80]))
-    masses = films.targets[:, 0]
+    assert table.patients["train"] == len(set(images.patient_ids[:80]))
+    masses = images.targets[:, 0]
     expected = [float(masses[:80].mean()), float(masses[80:].mean())]
     np.testing.assert_allclose(table.shares[:, 0], expected)
     np.testing.assert_allclose(table.spread[0], abs(expected[0] - expected[1]), atol=1e-6)
@@ -162,7 +162,7 @@ def test_the_table_of_prevalence() -> None:
     assert lines[3].split()[:4] == ["Mass", str(int(masses[:80].sum())), f"({100 * expected[0]:.1f}", "%)"]
     assert lines[-1].split() == ["tuberculosis", "0", "(-)", "0", "(-)", "-"]
     with pytest.raises(ValueError, match="the same labels, got 2 sets"):
-        prevalence({"a": films, "b": datasets.build("phantom", size=32, length=2, masks=False)})
+        prevalence({"a": images, "b": datasets.build("synthetic", size=32, length=2, masks=False)})
 
 
 def test_large_sets_take_seconds() -> None:

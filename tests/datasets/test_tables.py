@@ -142,9 +142,9 @@ def test_a_blank_is_a_blank_in_every_reader(tmp_path: Path, word: str) -> None:
     head = "Image Index,Finding Labels,Patient ID,View Position"
     entries.write_text(f"{head}\na.png,{word},1.0,{word}\n")
     with pytest.warns(UserWarning, match=r"NIH14: all labels of the 1 images are unknown .*Data_Entry_2017.csv"):
-        films = NIH14(root=tmp_path, split="all", labels=["Mass", "AP", "No Finding"])
-    assert films.targets.isnan().all()
-    assert films.patient_ids == ["1"]
+        images = NIH14(root=tmp_path, split="all", labels=["Mass", "AP", "No Finding"])
+    assert images.targets.isnan().all()
+    assert images.patient_ids == ["1"]
 
     path = tmp_path / "valid/patient1/study1/view1_frontal.jpg"
     path.parent.mkdir(parents=True)
@@ -160,8 +160,8 @@ def test_a_blank_is_a_blank_in_every_reader(tmp_path: Path, word: str) -> None:
 
 
 def mimic(root: Path, *, metadata: str = "{}", mined: str = "{}", known: tuple[int, ...] = (0, 1, 2)) -> Path:
-    """Three studies of a film each, with Edema 1, 0, 1; study ids written as the two patterns have it."""
-    rows = [(f"film{k}", 10_000_032 + k, 50_000_000 + k) for k in range(3)]
+    """Three studies of an image each, with Edema 1, 0, 1; study ids written as the two patterns have it."""
+    rows = [(f"image{k}", 10_000_032 + k, 50_000_000 + k) for k in range(3)]
     for name, patient, study in rows:
         path = root / f"files/p10/p{patient}/s{study}/{name}.jpg"
         path.parent.mkdir(parents=True)
@@ -183,16 +183,16 @@ def mimic(root: Path, *, metadata: str = "{}", mined: str = "{}", known: tuple[i
 def test_studies_written_otherwise(tmp_path: Path, metadata: str, mined: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        films = MIMICCXR(root=mimic(tmp_path, metadata=metadata, mined=mined), labels=["Edema"])
-    assert films.targets.tolist() == [[1], [0], [1]]
-    assert films.study_ids == ["50000000", "50000001", "50000002"]
+        images = MIMICCXR(root=mimic(tmp_path, metadata=metadata, mined=mined), labels=["Edema"])
+    assert images.targets.tolist() == [[1], [0], [1]]
+    assert images.study_ids == ["50000000", "50000001", "50000002"]
 
 
 def test_studies_without_labels(tmp_path: Path) -> None:
     root = mimic(tmp_path, known=(0, 2))
     with pytest.warns(UserWarning, match=r"1 of 3 studies have no row in .*chexpert.csv.*unknown: 50000001"):
-        films = MIMICCXR(root=root, labels=["Edema"])
-    assert films.targets.isnan().tolist() == [[False], [True], [False]]
+        images = MIMICCXR(root=root, labels=["Edema"])
+    assert images.targets.isnan().tolist() == [[False], [True], [False]]
 
 
 def test_labels_of_other_studies(tmp_path: Path) -> None:
@@ -201,11 +201,11 @@ def test_labels_of_other_studies(tmp_path: Path) -> None:
         MIMICCXR(root=root, labels=["Edema"])
 
 
-def test_a_film_in_two_parts_of_the_split(tmp_path: Path) -> None:
+def test_an_image_in_two_parts_of_the_split(tmp_path: Path) -> None:
     root = mimic(tmp_path)
     with (root / "mimic-cxr-2.0.0-split.csv").open("a") as file:
-        file.write("film0,test\n")
-    with pytest.raises(ValueError, match=r"split.csv:5: film0 appears again, first in line 2"):
+        file.write("image0,test\n")
+    with pytest.raises(ValueError, match=r"split.csv:5: image0 appears again, first in line 2"):
         MIMICCXR(root=root, labels=["Edema"])
 
 
@@ -242,9 +242,9 @@ def test_skipping_is_no_stricter_than_reading(tmp_path: Path, change: Callable[[
     (tmp_path / "images/a.png").write_bytes(change(tmp_path / "images/a.png"))
     rows = ["a.png,Mass,1,PA", "b.png,Mass,2,PA"]
     (tmp_path / "labels.csv").write_text("\n".join(["Image Index,Finding Labels,Patient ID,View Position", *rows]))
-    films = NIH14(root=tmp_path, split="all")
+    images = NIH14(root=tmp_path, split="all")
     try:
-        films[0]
+        images[0]
         readable = True
     except ValueError:
         readable = False
@@ -258,5 +258,5 @@ def test_skipping_is_no_stricter_than_reading(tmp_path: Path, change: Callable[[
 def test_a_label_that_is_known_of_one_image_is_enough(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        films = MIMICCXR(root=mimic(tmp_path, known=(0, 1, 2)), labels=["Edema", "Hernia"])
-    assert films.targets.isnan().tolist() == [[False, True]] * 3
+        images = MIMICCXR(root=mimic(tmp_path, known=(0, 1, 2)), labels=["Edema", "Hernia"])
+    assert images.targets.isnan().tolist() == [[False, True]] * 3

@@ -240,8 +240,8 @@ def test_saving(name: str, tmp_path: Path) -> None:
     assert loaded.fingerprint() != net.fingerprint()
 
 
-def test_a_trunk_of_no_room_cannot_be_saved(tmp_path: Path) -> None:
-    class Trunk(nn.Module):
+def test_a_backbone_of_no_room_cannot_be_saved(tmp_path: Path) -> None:
+    class Backbone(nn.Module):
         channels, strides = (8,), (8,)
 
         def __init__(self) -> None:
@@ -251,15 +251,15 @@ def test_a_trunk_of_no_room_cannot_be_saved(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> list[Tensor]:
             return [self.conv(x)]
 
-    net = built("fasterrcnn_fpn", backbone=Trunk()).eval()
+    net = built("fasterrcnn_fpn", backbone=Backbone()).eval()
     assert net(images()).features.shape == (2, 3, 24)
     assert net.fingerprint()
-    with pytest.raises(TypeError, match="cannot save 'fasterrcnn_fpn', which has a ready Trunk.*Register the part"):
+    with pytest.raises(TypeError, match="cannot save 'fasterrcnn_fpn', which has a ready Backbone.*Register the part"):
         thoraxlib.save_pretrained(net, tmp_path)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"])
-def test_trunks(backbone: str) -> None:
+def test_backbones(backbone: str) -> None:
     net = built("fasterrcnn_fpn", backbone=backbone).eval()
     assert isinstance(net.backbone, Pyramid)
     with torch.no_grad():
@@ -269,9 +269,9 @@ def test_trunks(backbone: str) -> None:
 
 
 def test_maps_with_gaps() -> None:
-    """Boxes for maps that a trunk does not have are pooled from the next finer one, and from one alone as any."""
-    trunk = {"name": "resnet10t", "out_indices": [1, 4]}
-    net = built("fasterrcnn_fpn", backbone=trunk, input_spec={"size": 256}).eval()
+    """Boxes for maps that a backbone does not have are pooled from the next finer one, and from one alone as any."""
+    backbone = {"name": "resnet10t", "out_indices": [1, 4]}
+    net = built("fasterrcnn_fpn", backbone=backbone, input_spec={"size": 256}).eval()
     assert net.backbone.strides == (4, 32, 64)
     sides = torch.tensor([8.0, 40.0, 100.0, 143.0, 145.0, 250.0])  # from 144 on of stride 32, if 72 is of stride 16
     boxes = torch.stack([torch.zeros(6), torch.zeros(6), sides, sides], dim=1)
@@ -357,8 +357,8 @@ def test_anchors_scale_with_the_input() -> None:
         ("fasterrcnn_fpn", {"anchor_sizes": [[8], [], [8], [8], [8]]}, ValueError, "positive sides in pixels"),
         ("fasterrcnn_fpn", {"backbone": nn.Identity()}, TypeError, "needs the attribute 'channels'"),
         ("fasterrcnn_resnet50_fpn", {"pretrained": "coko"}, ValueError, "allowed are 'coco'"),
-        ("fasterrcnn_resnet50_fpn", {"trainable_layers": 6}, ValueError, "trainable_layers=6: the trunk has 5"),
-        ("template", {"stage": 9}, ValueError, "stage=9: the trunk has 5 maps"),
+        ("fasterrcnn_resnet50_fpn", {"trainable_layers": 6}, ValueError, "trainable_layers=6: the backbone has 5"),
+        ("template", {"stage": 9}, ValueError, "stage=9: the backbone has 5 maps"),
         ("fasterrcnn_fpn", {"treshold": 1}, OptionError, "has no option 'treshold'"),
         ("fasterrcnn_resnet", {}, UnknownNameError, "did you mean 'fasterrcnn_resnet50_fpn'"),
     ],
@@ -421,7 +421,7 @@ def test_weights_of_coco(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_channels() -> None:
-    """A grey film through one channel or three equal ones."""
+    """A grey image through one channel or three equal ones."""
     three = built("fasterrcnn_resnet50_fpn").eval()
     one = built("fasterrcnn_resnet50_fpn", in_chans=1).eval()
     state = three.state_dict()

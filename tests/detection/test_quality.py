@@ -21,12 +21,12 @@ from thoraxlib.localization.metrics import paired_iou
 NAN = float("nan")
 
 
-def phantom(length: int = 8, seed: int = 0, size: int = 64, **options: Any) -> Any:
-    return datasets.build("phantom", size=size, length=length, seed=seed, masks=False, **options)
+def synthetic(length: int = 8, seed: int = 0, size: int = 64, **options: Any) -> Any:
+    return datasets.build("synthetic", size=size, length=length, seed=seed, masks=False, **options)
 
 
 class Told(RegionDetector):
-    """Gives the boxes that it is told, relative to the input, film after film."""
+    """Gives the boxes that it is told, relative to the input, image after image."""
 
     def __init__(self, boxes: Tensor, scores: Tensor, spec: InputSpec, regions: Any = "regions18") -> None:
         super().__init__(regions, spec, feature_dim=1, score_threshold=0.5)
@@ -48,12 +48,12 @@ class Told(RegionDetector):
 @pytest.mark.parametrize("resize", ["stretch", "pad", "pad_end"])
 def test_true_boxes_score_full(resize: str) -> None:
     """Also through the frame of another size and shape."""
-    films = phantom(6)
+    images = synthetic(6)
     spec = InputSpec(size=(96, 128), resize=resize)  # type: ignore[arg-type]
     transform = transform_for(spec)
-    boxes = torch.stack([transform(film)["regions"].as_subclass(Tensor) for film in films])
+    boxes = torch.stack([transform(image)["regions"].as_subclass(Tensor) for image in images])
     net = Told(boxes, torch.full((6, 18), 0.9), spec)
-    report = detection.evaluate(net, films, batch_size=4)
+    report = detection.evaluate(net, images, batch_size=4)
     assert report.iou.shape == (6, 18)
     assert (report.iou > 0.97).all()  # boxes are rounded by no step
     assert report.map50() == 1.0
@@ -61,16 +61,16 @@ def test_true_boxes_score_full(resize: str) -> None:
     text = str(report)
     assert "trachea" in text
     assert text.splitlines()[-1].startswith("mean")
-    assert report.patient_ids == films.patient_ids
+    assert report.patient_ids == images.patient_ids
 
 
 def test_shifted_and_unsure_boxes() -> None:
-    films, spec = phantom(10), InputSpec(size=64)
-    true = torch.stack([film["regions"].as_subclass(Tensor) for film in films])
+    images, spec = synthetic(10), InputSpec(size=64)
+    true = torch.stack([image["regions"].as_subclass(Tensor) for image in images])
     boxes, scores = true.clone(), torch.rand(10, 18) * 0.4 + 0.6
     boxes[:, 0, [0, 2]] += (true[:, 0, 2] - true[:, 0, 0])[:, None]  # beside the true one
     scores[:5, 1] = 0.1
-    report = detection.evaluate(Told(boxes, scores, spec), films)
+    report = detection.evaluate(Told(boxes, scores, spec), images)
     assert report.mean_iou()[0] < 0.01
     assert report.ap50()[0] == 0
     assert report.detection_rate()[0] == 1
@@ -108,24 +108,24 @@ def test_regions_that_are_not_there() -> None:
 
 
 def test_intervals_are_by_patient() -> None:
-    """Films of one patient are drawn together, so that intervals are wider than those of films."""
+    """Images of one patient are drawn together, so that intervals are wider than those of images."""
     iou = torch.rand(20, 1).repeat_interleave(10, dim=0)
     patients = [f"p{k // 10}" for k in range(200)]
     parts = (("a",), iou, torch.ones(200, 1), torch.ones(200, 1, dtype=torch.bool), [str(k) for k in range(200)])
     of_patients = detection.RegionReport(*parts, patients).interval()
-    of_films = detection.RegionReport(*parts, parts[-1]).interval()
-    assert of_patients.high[0] - of_patients.low[0] > 2 * (of_films.high[0] - of_films.low[0])
+    of_images = detection.RegionReport(*parts, parts[-1]).interval()
+    assert of_patients.high[0] - of_patients.low[0] > 2 * (of_images.high[0] - of_images.low[0])
 
 
 def test_average_precision_as_coco_s() -> None:
     """Against pycocotools, where it is installed."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
-    films, regions = 40, 3
-    true = torch.rand(films, regions, 2).repeat(1, 1, 2) * 50
+    images, regions = 40, 3
+    true = torch.rand(images, regions, 2).repeat(1, 1, 2) * 50
     true[..., 2:] += 30
-    boxes = true + (torch.rand(films, regions, 4) - 0.5) * 24
-    scores, there = torch.rand(films, regions), torch.rand(films, regions) > 0.3
+    boxes = true + (torch.rand(images, regions, 4) - 0.5) * 24
+    scores, there = torch.rand(images, regions), torch.rand(images, regions) > 0.3
     iou = torch.where(there, paired_iou(boxes, true), torch.nan)
 
     def listed(xyxy: Tensor, f: int, r: int, **more: Any) -> dict[str, Any]:
@@ -133,11 +133,11 @@ def test_average_precision_as_coco_s() -> None:
         box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
         return {"image_id": f, "category_id": r + 1, **box, **more}
 
-    pairs = [(f, r) for f in range(films) for r in range(regions)]
+    pairs = [(f, r) for f in range(images) for r in range(regions)]
     truth = coco.COCO()
     truth.dataset = {
         "info": {},
-        "images": [{"id": f} for f in range(films)],
+        "images": [{"id": f} for f in range(images)],
         "categories": [{"id": r + 1, "name": str(r)} for r in range(regions)],
         "annotations": [listed(true, f, r, id=k + 1) for k, (f, r) in enumerate(pairs) if there[f, r]],
     }
@@ -159,51 +159,51 @@ def test_bad_input_of_average_precision() -> None:
 def test_evaluation_needs_regions() -> None:
     net = Told(torch.zeros(1, 1, 4), torch.zeros(1, 1), InputSpec(size=64), ["heart"])
     with pytest.raises(ValueError, match=r"are not the model's \('heart',\): build one with regions="):
-        detection.evaluate(net, phantom())
-    with pytest.raises(ValueError, match="holds no film"):
-        detection.evaluate(net, datasets.Subset(phantom(), []))
+        detection.evaluate(net, synthetic())
+    with pytest.raises(ValueError, match="holds no image"):
+        detection.evaluate(net, datasets.Subset(synthetic(), []))
 
 
 def test_template() -> None:
     spec = {"size": 48, "resize": "stretch"}
     net: Any = detection.build("template", backbone="resnet10t", stage=2, input_spec=spec)
     x = torch.randn(2, 3, 48, 48)
-    with pytest.raises(RuntimeError, match="no places yet: give it annotated films"):
+    with pytest.raises(RuntimeError, match="no places yet: give it annotated images"):
         net(x)
-    films = phantom(12)
-    assert net.fit(films, batch_size=5) is net
-    mean = torch.stack([film["regions"].as_subclass(Tensor) for film in films]).mean(dim=0) / 64
+    images = synthetic(12)
+    assert net.fit(images, batch_size=5) is net
+    mean = torch.stack([image["regions"].as_subclass(Tensor) for image in images]).mean(dim=0) / 64
     torch.testing.assert_close(net.places, mean, rtol=1e-4, atol=1e-4)
     found = net.eval()(x)
     torch.testing.assert_close(found.boxes[1], mean * 48, rtol=1e-4, atol=1e-2)
     assert found.present.all()
     assert found.features.shape == (2, 18, net.feature_dim)
-    report = detection.evaluate(net, phantom(20, seed=1))
-    assert 0.5 < float(report.mean_iou().nanmean()) < 0.8  # the phantoms' anatomy varies
+    report = detection.evaluate(net, synthetic(20, seed=1))
+    assert 0.5 < float(report.mean_iou().nanmean()) < 0.8  # the synthetic_images' anatomy varies
 
 
-def test_a_region_that_no_film_shows() -> None:
+def test_a_region_that_no_image_shows() -> None:
     class Without(torch.utils.data.Dataset[Any]):
-        """The trachea is in no film, the right lung in one, where it is larger."""
+        """The trachea is in no image, the right lung in one, where it is larger."""
 
         def __init__(self) -> None:
-            self.films = phantom(4)
-            self.region_names, self.labels = self.films.region_names, self.films.labels
+            self.images = synthetic(4)
+            self.region_names, self.labels = self.images.region_names, self.images.labels
 
         def __len__(self) -> int:
             return 4
 
         def __getitem__(self, index: int) -> dict[str, Any]:
-            film = self.films[index]
-            film["regions"][-1] = 0
+            image = self.images[index]
+            image["regions"][-1] = 0
             present = torch.ones(18, dtype=torch.bool)
             present[0] = index == 2
-            return {**film, "present": present}
+            return {**image, "present": present}
 
-    films = Without()
-    net: Any = detection.build("template", backbone="resnet10t", input_spec={"size": 64}).fit(films)  # type: ignore[attr-defined]
+    images = Without()
+    net: Any = detection.build("template", backbone="resnet10t", input_spec={"size": 64}).fit(images)  # type: ignore[attr-defined]
     assert net.places[-1].isnan().all()
-    torch.testing.assert_close(net.places[0], films[2]["regions"][0].as_subclass(Tensor) / 64)
+    torch.testing.assert_close(net.places[0], images[2]["regions"][0].as_subclass(Tensor) / 64)
     found = net.eval()(torch.randn(2, 3, 64, 64))
     assert not found.present[:, -1].any()
     assert (found.features[:, -1] == 0).all()
@@ -228,8 +228,8 @@ def module(net: Any, length: int = 16, **options: Any) -> Any:
 
     light = {"name": "light", "degrees": 0.0}
     return training.DataModule(
-        phantom(length),
-        phantom(8, seed=1),
+        synthetic(length),
+        synthetic(8, seed=1),
         batch_size=8,
         train_transform=transform_for(net.input_spec, train=light),
         eval_transform=transform_for(net.input_spec),
@@ -254,7 +254,7 @@ def test_training(cache: bool, tmp_path: Path) -> None:
     )
     logged = result.trainer.callback_metrics
     assert {"train/loss", "val/iou", "val/ap50", "val/iou_trachea"} <= set(logged)
-    report = detection.evaluate(net, phantom(8, seed=1))
+    report = detection.evaluate(net, synthetic(8, seed=1))
     torch.testing.assert_close(float(report.mean_iou().nanmean()), result.score, rtol=1e-4, atol=1e-4)
     first, second = result.trainer.optimizers[0].param_groups
     assert (first["weight_decay"], second["weight_decay"]) == (0.01, 0.0)
@@ -269,9 +269,9 @@ def test_the_losses_fall() -> None:
     """Also with the original's optimizer and warm-up, from random weights at a higher rate."""
     training = pytest.importorskip("thoraxlib.training")
     net = small().train()
-    films = [transform_for(net.input_spec)(film) for film in phantom(8)]
-    x = torch.stack([film["image"].as_subclass(Tensor) for film in films])
-    boxes = torch.stack([film["regions"].as_subclass(Tensor) for film in films])
+    images = [transform_for(net.input_spec)(image) for image in synthetic(8)]
+    x = torch.stack([image["image"].as_subclass(Tensor) for image in images])
+    boxes = torch.stack([image["regions"].as_subclass(Tensor) for image in images])
     sgd = training.ANAXNET_DETECTOR["optimizer"](net.parameters(), lr=0.01)
     history = []
     for _ in range(25):

@@ -1,4 +1,4 @@
-"""What the site's own directives rely on: pages of rooms and tables of models that cannot go stale."""
+"""What the site's own directives rely on: pages of subpackages and tables of models that cannot go stale."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
         sys.modules.pop(path.stem, None)
 
 
-def test_every_registry_has_its_room() -> None:
-    import rooms
+def test_every_registry_has_its_page() -> None:
+    import components
 
-    found = rooms.rooms()
-    assert {"backbones", "cams", "graphs", "heads", "images", "models", "pooling"} <= set(found)
+    found = components.subpackages()
+    assert {"backbones", "cams", "graphs", "heads", "images", "models", "layers"} <= set(found)
     assert found["heads"] == ["heads", "heads.regions"]
     assert found["images"] == ["images.augmentations"]
     assert len(found["graphs"]) == 5
     assert "training" not in found
-    page = rooms.page("pooling", found["pooling"], "# Poolings\n\nWhat to do.\n")
-    assert page.startswith("# Poolings\n")
-    for line in (".. registry:: pooling", "What to do.", ".. automodule:: thoraxlib.pooling"):
+    page = components.page("layers", found["layers"], "# Layers\n\nWhat to do.\n")
+    assert page.startswith("# Layers\n")
+    for line in (".. registry:: layers.pooling", "What to do.", ".. automodule:: thoraxlib.layers.pooling"):
         assert line in page
 
 
-def test_prose_is_of_rooms_that_exist() -> None:
-    import rooms
+def test_prose_is_of_subpackages_that_exist() -> None:
+    import components
 
-    assert {path.stem for path in (EXTENSION.parent / "_rooms").glob("*.md")} <= set(rooms.rooms())
+    assert {path.stem for path in (EXTENSION.parent / "_components").glob("*.md")} <= set(components.subpackages())
 
 
 def test_published_files_are_of_known_layouts_and_models() -> None:
@@ -63,11 +63,11 @@ def test_published_scores_are_side_by_side() -> None:
 def test_arrows_of_a_figure() -> None:
     from flow import Cell, _draw
 
-    cells = {"a": Cell(0, 0, "Film", None, "3 x 8 x 8"), "b": Cell(0, 1, "Trunk & more", "backbones")}
+    cells = {"a": Cell(0, 0, "Image", None, "3 x 8 x 8"), "b": Cell(0, 1, "Backbone & more", "backbones")}
     svg = _draw(cells, [("a", "b")], "alt", "../")
     assert svg.count('class="arrow"') == 1
-    assert 'href="../rooms/backbones.html"' in svg
-    assert "Trunk &amp; more" in svg
+    assert 'href="../components/backbones.html"' in svg
+    assert "Backbone &amp; more" in svg
     assert "3 x 8 x 8" in svg
 
 

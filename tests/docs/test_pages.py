@@ -15,11 +15,11 @@ from torch import nn
 import thoraxlib
 
 DOCS = Path(__file__).parents[2] / "docs"
-GENERATED = {"_build", "gallery", "rooms"}
+GENERATED = {"_build", "gallery", "components"}
 ROOMS = (
-    *("backbones", "blocks", "cams", "checkpoints", "cropping", "datasets", "detection", "fusion", "graphs.adjacency"),
-    *("heads", "heads.regions", "images.augmentations", "labels", "localization", "losses", "models", "pooling"),
-    "segmentation",
+    *("backbones", "cams", "checkpoints", "datasets", "detection", "graphs.adjacency", "heads", "heads.regions"),
+    *("images.augmentations", "labels", "layers", "layers.fusion", "layers.pooling", "localization"),
+    *("localization.crops", "losses", "models", "segmentation"),
 )
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 _DOCTEST = re.compile(r"^```\{doctest\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -71,22 +71,22 @@ PYTHON: dict[str, dict[str, str]] = {
     "guides/own-parts.md": {},
     "guides/checkpoints.md": {},
     "guides/explain.md": {},
-    "guides/films.md": {},
+    "guides/training-copies.md": {},
     "guides/coming-from.md": {"224, 224": "64, 64", "convnext_tiny": "convnext_atto"},
 }
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the pages name: films, and a checkpoint as arnoweng published it."""
+    """A working folder with the files that the pages name: images, and a checkpoint as arnoweng published it."""
     import pydicom.data
     from torchvision.models import densenet121
 
     monkeypatch.chdir(tmp_path)
-    films = thoraxlib.datasets.build("phantom", size=64, length=2)
-    for name, film in zip(("cxr.png", "a.png"), films, strict=True):
-        thoraxlib.viz.fit(film["image"], 64).save(tmp_path / name)
-    for name in ("b.dcm", "film.dcm"):
+    images = thoraxlib.datasets.build("synthetic", size=64, length=2)
+    for name, image in zip(("cxr.png", "a.png"), images, strict=True):
+        thoraxlib.plotting.fit(image["image"], 64).save(tmp_path / name)
+    for name in ("b.dcm", "image.dcm"):
         (tmp_path / name).write_bytes(Path(pydicom.data.get_testdata_file("CT_small.dcm")).read_bytes())
     net = densenet121()
     torch.save(net.state_dict(), tmp_path / "densenet121.pth")

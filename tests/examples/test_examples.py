@@ -23,7 +23,7 @@ from thoraxlib.images import transform_for
 pytest.importorskip("lightning")
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TINY = ["--no-progress", "--device", "cpu", "--films", "48", "--epochs", "1", "--batch-size", "8", "--weights", "none"]
+TINY = ["--no-progress", "--device", "cpu", "--images", "48", "--epochs", "1", "--batch-size", "8", "--weights", "none"]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def check_output(folder: Path) -> None:
         ("weakly_supervised", ["--size", "64", "--preset", "custom", "--labels", "abnormal", "--maps", "eigencam"]),
     ],
 )
-def test_on_the_phantom(
+def test_on_synthetic_images(
     name: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -74,7 +74,7 @@ def test_on_the_phantom(
         assert tables == set()
         return
     peaks = json.loads((folder / "peaks.json").read_text())
-    assert all(hits <= films for counts in peaks.values() for hits, films in counts.values())
+    assert all(hits <= images for counts in peaks.values() for hits, images in counts.values())
     maps = (
         flags[flags.index("--maps") + 1 :] if "--maps" in flags else [{"pcam": "pcam", "unified_dcnn": "cam"}.get(name)]
     )
@@ -86,10 +86,10 @@ def test_on_the_phantom(
         assert (tmp_path / "outputs" / "pcam_avg" / "boxes_cam.txt").exists()
 
 
-UNET = ["--unet-width", "2", "--unet-films", "24", "--unet-epochs", "1"]
+UNET = ["--unet-width", "2", "--unet-images", "24", "--unet-epochs", "1"]
 
 
-def test_segfusion_on_the_phantom(
+def test_segfusion_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_segfusion_on_the_phantom(
     for variant in ("backbone", "segmentation", "graph", "both"):
         check_output(folder / variant)
         assert re.search(rf"^{variant} .*\d \(.* to .*\)", printed, flags=re.MULTILINE)
-    assert re.search(r"^100 films +Dice .*IoU$", printed, flags=re.MULTILINE)
+    assert re.search(r"^100 images +Dice .*IoU$", printed, flags=re.MULTILINE)
     assert re.search(r"^heart +[\d.]+ \([\d.]+ to [\d.]+\) +[\d.]+$", printed, flags=re.MULTILINE)
     assert len(list((folder / "masks" / "train").glob("*.png"))) == 48
     assert thoraxlib.graphs.Graph.load(folder / "both" / "label_graph.json").nodes == thoraxlib.labels.build("nih14")
@@ -150,7 +150,7 @@ def test_segfusion_on_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def nih_folder(root: Path) -> Path:
-    """The layout of the release, with two films for each of 24 patients."""
+    """The layout of the release, with two images for each of 24 patients."""
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = ["Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"]
@@ -235,7 +235,7 @@ def test_on_a_folder_laid_out_as_chexpert(tmp_path: Path, monkeypatch: pytest.Mo
     check_output(tmp_path / "outputs" / "weakly_supervised")
 
 
-def test_ag_cnn_on_the_phantom(
+def test_ag_cnn_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -262,7 +262,7 @@ def test_ag_cnn_s_ablations(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module("ag_cnn").main
-    flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--films", "24"]
+    flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--images", "24"]
     main([*flags, "--taus", "0.3", "0.8", "--statistics", "l1"])
     printed, folder = capsys.readouterr().out, tmp_path / "outputs" / "ag_cnn"
     assert re.search(r"^l1 > 0.3 +[\d.]+ +[\d.]+ +[\d.]+\nl1 > 0.8 ", printed, flags=re.MULTILINE)
@@ -284,19 +284,19 @@ def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.
 
 
 def imagenome_folder(root: Path) -> None:
-    """A release of phantoms in the layout of Chest ImaGenome, with films as MIMIC-CXR-JPG has them."""
+    """A release of synthetic_images in the layout of Chest ImaGenome, with images as MIMIC-CXR-JPG has them."""
     silver = root / "silver_dataset"
-    for folder in (silver / "scene_graph", silver / "splits", root / "films"):
+    for folder in (silver / "scene_graph", silver / "splits", root / "images"):
         folder.mkdir(parents=True)
-    films = thoraxlib.datasets.build("phantom", size=64, length=36, balance=1.0, labels="imagenome9", masks=False)
+    images = thoraxlib.datasets.build("synthetic", size=64, length=36, balance=1.0, labels="imagenome9", masks=False)
     corners = ("original_x1", "original_y1", "original_x2", "original_y2")
     lists: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for n, part in zip(range(36), [*["train"] * 16, *["valid"] * 8, *["test"] * 12], strict=True):
-        sample, name = films[n], f"{n:08x}-00000000-11111111-22222222-33333333"
-        boxes = dict(zip(films.region_names, sample["regions"].tolist(), strict=True))
+        sample, name = images[n], f"{n:08x}-00000000-11111111-22222222-33333333"
+        boxes = dict(zip(images.region_names, sample["regions"].tolist(), strict=True))
         said = {
-            region: [[f"anatomicalfinding|yes|{films.labels[k]}" for k in (row == 1).nonzero().flatten().tolist()]]
-            for region, row in zip(films.region_names, sample["region_labels"], strict=True)
+            region: [[f"anatomicalfinding|yes|{images.labels[k]}" for k in (row == 1).nonzero().flatten().tolist()]]
+            for region, row in zip(images.region_names, sample["region_labels"], strict=True)
         }
         graph = {
             "image_id": name,
@@ -314,7 +314,7 @@ def imagenome_folder(root: Path) -> None:
             "relationships": [],
         }
         (silver / "scene_graph" / f"{name}_SceneGraph.json").write_text(json.dumps(graph))
-        Image.fromarray(sample["image"][0].numpy()).save(root / "films" / f"{name}.jpg")
+        Image.fromarray(sample["image"][0].numpy()).save(root / "images" / f"{name}.jpg")
         lists[part].append(f"{n},{10_000_000 + n},{50_000_000 + n},{name},files/x.dcm,PA")
     for part, rows in lists.items():
         text = "\n".join([",subject_id,study_id,dicom_id,path,ViewPosition", *rows])
@@ -325,8 +325,8 @@ ANAXNET = ["--size", "64", "--detector-epochs", "1", "--boxes", "given", "--head
 ANAXNET += ["--minimum", "1"]
 
 
-@pytest.mark.filterwarnings("ignore")  # a handful of films says little
-def test_anaxnet_on_the_phantom(
+@pytest.mark.filterwarnings("ignore")  # a handful of images says little
+def test_anaxnet_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -336,7 +336,7 @@ def test_anaxnet_on_the_phantom(
     folder, printed = tmp_path / "outputs" / "anaxnet", capsys.readouterr().out
     assert re.search(r"^graph by jaccard: \d+ of 306 edges\ngraph by identity: 0 of 306 edges$", printed, re.MULTILINE)
     assert re.search(r"^graph jaccard - no graph, all regions at once: [+-][\d.]+ \(", printed, re.MULTILINE)
-    assert "global view, AUROC of films" in printed
+    assert "global view, AUROC of images" in printed
     assert (folder / "result.txt").read_text().strip() in printed
     assert np.asarray(Image.open(folder / "findings.png")).std() > 10
     model = thoraxlib.load_pretrained(folder / "model")
@@ -353,7 +353,7 @@ def test_anaxnet_on_the_phantom(
 def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     imagenome_folder(tmp_path / "release")
-    flags = ["--data", "chest_imagenome", "--root", "release", "--images", "release/films"]
+    flags = ["--data", "chest_imagenome", "--root", "release", "--images", "release/images"]
     flags += ["--labels", "atelectasis", "consolidation"]
     importlib.import_module("anaxnet").main(
         [*TINY, *ANAXNET, *flags, "--detector", "fasterrcnn_mobilenet_v3_large_fpn"]
@@ -362,15 +362,15 @@ def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeyp
     assert model.labels == ("atelectasis", "consolidation")
 
 
-@pytest.mark.filterwarnings("ignore")  # a handful of films says little
-def test_leaderboard_on_the_phantom(
+@pytest.mark.filterwarnings("ignore")  # a handful of images says little
+def test_leaderboard_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     leaderboard = importlib.import_module("leaderboard")
     monkeypatch.setitem(leaderboard.SMALL_DETECTOR, "score_threshold", 0.0)  # after one epoch nothing is sure
     models = ["segfusion_vangcn", "ag_cnn", "anaxnet"]
-    flags = [*TINY, "--films", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
+    flags = [*TINY, "--images", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
     way = leaderboard.way
 
     def broken(name: str) -> object:
@@ -410,8 +410,8 @@ def test_leaderboard_on_the_phantom(
     after = {row["model"]: row for row in json.loads((folder / "leaderboard.json").read_text())["rows"]}
     assert all(after[name] == rows[name] for name in ("segfusion_vangcn", "anaxnet"))
     assert after["ag_cnn"]["note"] == "global 1 + local 1 + fusion 1 epochs"
-    with pytest.raises(ValueError, match="another protocol .films: 24 before, 23 now"):
-        leaderboard.main([*flags, "--films", "23"])
+    with pytest.raises(ValueError, match="another protocol .images: 24 before, 23 now"):
+        leaderboard.main([*flags, "--images", "23"])
     with pytest.raises(SystemExit):
         leaderboard.main([*flags, "nothing"])
     assert "--models: nothing are not among" in capsys.readouterr().err
@@ -421,7 +421,7 @@ def test_leaderboard_on_the_phantom(
 def test_leaderboard_over_seeds_and_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     leaderboard = importlib.import_module("leaderboard")
-    flags = [*TINY, "--films", "24", "--size", "32", "--labels", "Effusion", "--models", "van"]
+    flags = [*TINY, "--images", "24", "--size", "32", "--labels", "Effusion", "--models", "van"]
     assert leaderboard.main([*flags, "--seeds", "2"]) == 0
     folder = tmp_path / "outputs" / "leaderboard"
     (row,) = json.loads((folder / "leaderboard.json").read_text())["rows"]
@@ -433,11 +433,11 @@ def test_leaderboard_over_seeds_and_without_training(tmp_path: Path, monkeypatch
     assert "auroc" not in rows["van"]
     assert rows["van"]["parameters"] > 3e6
     assert rows["classifier"]["parameters"] == 23_508_032 + 2049
-    assert rows["classifier"]["trunk"] == "resnet50"
+    assert rows["classifier"]["backbone"] == "resnet50"
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_leaderboard_says_what_real_films_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaderboard_says_what_real_images_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data", "nih14", "--root", str(nih_folder(tmp_path / "nih")), "--labels", "Effusion", "Mass"]
     flags += ["--size", "64", "--backbone", "small", "--models", "anaxnet", "segfusion_van", "x_ray"]
@@ -450,15 +450,15 @@ def test_leaderboard_says_what_real_films_lack(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.filterwarnings("ignore")  # an untrained UNet's masks are empty
 def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built small, each takes the protocol's films, and has logits and heat maps of all labels."""
+    """Built small, each takes the protocol's images, and has logits and heat maps of all labels."""
     leaderboard = importlib.import_module("leaderboard")
     monkeypatch.setattr(leaderboard.Board, "begin", lambda board: None)
     boards = []
     monkeypatch.setattr(leaderboard, "row", lambda board, name: boards.append(board) or {"model": name})
     monkeypatch.setattr(leaderboard, "publish", lambda board, rows: None)
-    assert leaderboard.main([*TINY, "--films", "8", "--labels", "Mass", "Edema"]) == 0
+    assert leaderboard.main([*TINY, "--images", "8", "--labels", "Mass", "Edema"]) == 0
     assert len(boards) == len(thoraxlib.models.registry.registered())
-    film = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     for name in thoraxlib.models.registry.registered():
         regional, staged = name == "anaxnet", name == "ag_cnn"
         masked = bool(thoraxlib.describe(name).options.get("segmenter"))
@@ -467,8 +467,8 @@ def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.Mo
         model = leaderboard.build(boards[0], name).eval()
         assert tuple(model.labels) == ("Mass", "Edema"), name
         assert sum(p.numel() for p in model.parameters()) < 12e6, name
-        assert leaderboard.of_films(model)(torch.rand(2, 3, 64, 64)).shape == (2, 2), name
-        (shown,) = thoraxlib.explain(model, film, threshold=0.0)
+        assert leaderboard.of_images(model)(torch.rand(2, 3, 64, 64)).shape == (2, 2), name
+        (shown,) = thoraxlib.explain(model, image, threshold=0.0)
         assert leaderboard.maps_of(shown, model.labels).shape == (1, 2, 64, 64), name
 
 
@@ -478,12 +478,12 @@ AVERAGES = r"^micro +[\d.]+ +[\d.]+ +[\d.]+$"
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--size", "48", "--films", "96", "--find-lr", "20"],
-        ["--size", "48", "--recipe", "seed", "--backbone", "resnet50"],
+        ["--size", "48", "--images", "96", "--find-lr", "20"],
+        ["--size", "48", "--recipe", "jaydurant", "--backbone", "resnet50"],
         ["--size", "48", "--model", "chexnet", "--labels", "Mass", "Effusion", "--augmentation", "light"],
     ],
 )
-def test_padchest_openi_on_the_phantom(
+def test_padchest_openi_on_synthetic_images(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -510,9 +510,9 @@ def test_a_range_test_goes_on_where_losses_are_not_finite(tmp_path: Path, monkey
     padchest_openi = importlib.import_module("padchest_openi")
     model = thoraxlib.build("chexnet", backbone="resnet10t", labels=["Mass"], input_spec={"size": [32, 32]}).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    parts = [thoraxlib.datasets.build("phantom", size=32, length=16, labels=["Mass"], seed=k) for k in range(2)]
+    parts = [thoraxlib.datasets.build("synthetic", size=32, length=16, labels=["Mass"], seed=k) for k in range(2)]
     take = transform_for(model.input_spec)
-    films = training.DataModule(*parts, batch_size=4, train_transform=take, eval_transform=take)
+    images = training.DataModule(*parts, batch_size=4, train_transform=take, eval_transform=take)
     options = {"loss": "weighted_bce", "lr": 1e-3, "device": "cpu", "precision": "32-true", "find_lr": 24}
     objective = padchest_openi.Sweep.objective
 
@@ -521,7 +521,7 @@ def test_a_range_test_goes_on_where_losses_are_not_finite(tmp_path: Path, monkey
         return loss * math.nan if task.trainer.global_step >= 16 else loss
 
     monkeypatch.setattr(padchest_openi.Sweep, "objective", lost)
-    found = padchest_openi.range_test(model, argparse.Namespace(**options, output=tmp_path, progress=False), films)
+    found = padchest_openi.range_test(model, argparse.Namespace(**options, output=tmp_path, progress=False), images)
     assert len(found["lr"]) == len(found["loss"]) == 24
     assert [math.isnan(loss) for loss in found["loss"]] == [False] * 16 + [True] * 8
     assert found["suggestion"] in found["lr"][10:16]
@@ -537,7 +537,7 @@ def test_padchest_openi_on_folders_in_the_official_formats(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "datasets"))
     archives = importlib.import_module("archives")
-    padchest = archives.padchest(tmp_path / "padchest", [archives.film(k) for k in range(60)])
+    padchest = archives.padchest(tmp_path / "padchest", [archives.image(k) for k in range(60)])
     openi = archives.openi(tmp_path / "openi", [f"Report {k}." for k in range(12)])
     importlib.import_module("thoraxlib.datasets.openi").export_reports(openi, tmp_path / "reports.csv")
     rows = [{"No Finding": 1} if k % 2 else {"Cardiomegaly": 1, "Edema": -1} for k in range(12)]
@@ -566,5 +566,5 @@ def test_padchest_openi_on_folders_in_the_official_formats(
     assert (text.count("padchest/9999"), text.count("openi/CXR1_1_IM-0001-1001")) == (30, 1)
     with pytest.raises(ValueError, match="is the split of another data set"):
         main([*TINY, *both])
-    main([*TINY, *flags, "--restart", "--rule", "last_root"])  # PadChest alone
+    main([*TINY, *flags, "--overwrite", "--rule", "last_root"])  # PadChest alone
     assert "openi/" not in (tmp_path / "outputs" / "padchest_openi" / "split.csv").read_text()

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from damage import FEW, refused
 
-from thoraxlib.files import address
-from thoraxlib.images import archives
-from thoraxlib.scoring.listing import films_of
+from thoraxlib.archives import sources
+from thoraxlib.archives.listing import images_of
+from thoraxlib.utils.files import address
 
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
@@ -77,7 +77,7 @@ REFUSED = {
     "file://host/x.png": "is no file that a table",
     "file://../x.png": "is no file that a table",
 }
-LOCAL = ("/etc/passwd", "file:///etc/passwd", "/films/a.zip/x.png")
+LOCAL = ("/etc/passwd", "file:///etc/passwd", "/images/a.zip/x.png")
 
 
 @pytest.mark.parametrize("table", ["list.csv", "gs://bucket/lists/list.csv"])
@@ -158,27 +158,27 @@ def test_no_address_of_a_table_reaches_another_file_system(trap: type[Trap], tmp
         with (tmp_path / "list.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("path",), (name,)])
         with pytest.raises(ValueError, match="list.csv"):
-            list(films_of([str(tmp_path / "list.csv")]))
+            list(images_of([str(tmp_path / "list.csv")]))
     assert not trap.made
 
 
 def test_names_in_folders_and_buckets_are_no_chains(trap: type[Trap], tmp_path: Path) -> None:
     """Whoever fills a folder or a bucket chooses the names in it."""
-    folder = tmp_path / "films" / "trap::trap:"
+    folder = tmp_path / "images" / "trap::trap:"
     folder.mkdir(parents=True)
     for name in ("a::trap:.png", "[b]*.png", "~.png"):
         Image.new("L", (8, 8)).save(folder / name)
-    found = archives.listed([tmp_path / "films"])
-    assert sorted(film.open().read()[:4] for film in found) == [b"\x89PNG"] * 3
+    found = sources.listed([tmp_path / "images"])
+    assert sorted(image.open().read()[:4] for image in found) == [b"\x89PNG"] * 3
     assert not trap.made
     bucket = fsspec.filesystem("memory")
     bucket.pipe("/chained/xy::trap:.png", b"pixels")
-    (film,) = archives.listed(["memory://chained"])
+    (image,) = sources.listed(["memory://chained"])
     with pytest.raises(ValueError, match="a name with '::'"):
-        film.open()
+        image.open()
     bucket.pipe("/chained/xy::trap:.zip", b"zip")
     with pytest.raises(ValueError, match="a name with '::'"):
-        archives.listed(["memory://chained"])
+        sources.listed(["memory://chained"])
     assert not trap.made
     bucket.rm("/chained", recursive=True)
 
@@ -188,7 +188,7 @@ def test_a_manifest_of_a_copy_opens_nothing(trap: type[Trap], tmp_path: Path) ->
     (tmp_path / "manifest.jsonl").write_text(json.dumps(entry) + "\n")
     settings = {"spec": {"size": [8, 8]}, "form": "array"}
     (tmp_path / "copy.json").write_text(json.dumps({"version": 1, "complete": True, "settings": settings}))
-    (film,) = films_of([str(tmp_path)])
+    (image,) = images_of([str(tmp_path)])
     with pytest.raises(ValueError, match="^broken$"):
-        film.image()
+        image.image()
     assert not trap.made

@@ -29,8 +29,8 @@ from damage import FEW, ODD_BYTES, ODD_TEXTS, ODD_VALUES, damaged, odd_json, ref
 import thoraxlib
 from thoraxlib import checkpoints, datasets, detection, graphs, localization
 from thoraxlib.checkpoints.files import state_dict_of
+from thoraxlib.checkpoints.saving import weights_digest
 from thoraxlib.detection.store import INDEX, Shard, shard_path
-from thoraxlib.persistence import weights_digest
 from thoraxlib.registry import UnknownNameError
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "labels": ["Mass", "Edema"], "input_spec": {"size": 32}}
@@ -439,13 +439,13 @@ def check_regions(spec: dict[str, Any]) -> None:
     named = (str(spec["images"]), "regions: ", "labels: ", "no image is left")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        films = refused(lambda: datasets.build(progress=False, **spec), *named)
-        if films is not None:
-            sample = refused(lambda: films[0], str(spec["images"]))
-            boxes = films.region_boxes
+        images = refused(lambda: datasets.build(progress=False, **spec), *named)
+        if images is not None:
+            sample = refused(lambda: images[0], str(spec["images"]))
+            boxes = images.region_boxes
             assert boxes.isfinite().all()
             assert (boxes[..., 2:] >= boxes[..., :2]).all()
-            assert sample is None or sample["region_labels"].shape == films.region_targets.shape[1:]
+            assert sample is None or sample["region_labels"].shape == images.region_targets.shape[1:]
 
 
 @given(data=st.data())

@@ -141,8 +141,8 @@ def test_damaged_headers(name: str, data: st.DataObject) -> None:
         warnings.simplefilter("ignore")
         for function in (images.read, images.read_geometry):
             file = io.BytesIO(content)
-            file.name = "film.dcm"  # type: ignore[attr-defined]
-            found = refused(lambda function=function, file=file: function(file), "film.dcm")
+            file.name = "image.dcm"  # type: ignore[attr-defined]
+            found = refused(lambda function=function, file=file: function(file), "image.dcm")
             if function is images.read and found is not None:
                 assert found.min() >= 0
                 assert found.max() <= (1 if found.is_floating_point() else 255)

@@ -25,15 +25,15 @@ from PIL import Image
 
 import thoraxlib
 from thoraxlib import backbones, checkpoints, datasets, detection, graphs, images, localization, segmentation
+from thoraxlib.archives.sources import listed
 from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles
-from thoraxlib.datasets.mimic_cxr import film_file
+from thoraxlib.datasets.mimic_cxr import image_file
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.explanation import Explanation
-from thoraxlib.files import below, read_json
 from thoraxlib.graphs.vector_files import read_vectors
 from thoraxlib.images import TrainingCopy
-from thoraxlib.images.archives import listed
 from thoraxlib.registry import OptionError, UnknownNameError
+from thoraxlib.utils.files import below, read_json
 
 # -- code ---------------------------------------------------------------------------------------------
 
@@ -307,11 +307,11 @@ def test_names_that_point_out_of_their_folder(name: str, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"labels.csv: .* is no (path|name)"):
         below(name, "labels.csv")
     with pytest.raises(ValueError, match="is no (path|name)"):
-        film_file("10", "20", name, "metadata.csv:2")
+        image_file("10", "20", name, "metadata.csv:2")
     with pytest.raises(ValueError, match="is no (path|name)"):
         datasets.files.index_named(root, [name])
     with pytest.raises(ValueError, match="is no (path|name)"):
-        datasets.files.index_tree(root, [f"{name}/films"])
+        datasets.files.index_tree(root, [f"{name}/images"])
     content = {
         "images": [{"id": 1, "file_name": name, "height": 8, "width": 8}],
         "categories": [{"id": 1, "name": "trachea"}],
@@ -335,7 +335,7 @@ def test_archives_with_names_that_point_out_of_them(name: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"slip.zip: .* is no path"):
         listed([tmp_path / "slip.zip"])
     with pytest.raises(ValueError, match=r"slip.zip: .* is no path"):
-        images.prepare(tmp_path / "slip.zip", tmp_path / "copy", workers=0, progress=False)
+        thoraxlib.prepare(tmp_path / "slip.zip", tmp_path / "copy", num_workers=0, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["slip.zip"]
 
 
@@ -343,10 +343,10 @@ def test_links_in_an_archive_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")
     link = zipfile.ZipInfo("link.png")
     link.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr(link, str(tmp_path / "secret.png"))
-    (film,) = listed([tmp_path / "films.zip"])
-    assert film.open().read() == str(tmp_path / "secret.png").encode()
+    (image,) = listed([tmp_path / "images.zip"])
+    assert image.open().read() == str(tmp_path / "secret.png").encode()
 
 
 @pytest.mark.parametrize("path", ["C:/secret/a.jpg", "CheXpert-v1.0/../../a.jpg", "a\0b/c.jpg", "CheXpert-v1.0", ""])
@@ -363,10 +363,10 @@ def test_a_link_that_takes_the_place_of_a_result_is_replaced_not_followed(tmp_pa
     victim = tmp_path / "victim"
     victim.write_text("as it was")
     (tmp_path / "out").mkdir()
-    film = Explanation("film", torch.zeros(1, 8, 8, dtype=torch.uint8), {"Mass": 0.1}, (), "cam", "level")
-    for name in ("film.png", "film.json", "boxes.json", "graph.json"):
+    image = Explanation("image", torch.zeros(1, 8, 8, dtype=torch.uint8), {"Mass": 0.1}, (), "cam", "level")
+    for name in ("image.png", "image.json", "boxes.json", "graph.json"):
         (tmp_path / "out" / name).symlink_to(victim)
-    film.save(tmp_path / "out")
+    image.save(tmp_path / "out")
     boxes = localization.Boxes.from_lists([], [])
     localization.save_coco(tmp_path / "out/boxes.json", boxes, ["Mass"], [], [])
     graphs.Graph(("Mass",), torch.ones(1, 1)).save(tmp_path / "out/graph.json")
@@ -374,8 +374,8 @@ def test_a_link_that_takes_the_place_of_a_result_is_replaced_not_followed(tmp_pa
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
 
 
-class Films:
-    """One film with the id that is given."""
+class Images:
+    """One image with the id that is given."""
 
     def __init__(self, *ids: str) -> None:
         self.ids = list(ids)
@@ -391,18 +391,18 @@ def test_masks_stay_in_their_folder(tmp_path: Path) -> None:
     net = segmentation.build("unet", width=4, depth=2)
     folder = tmp_path / "masks"
     for name in ("../../x", "/etc/x", "..", "..\\x"):
-        segmentation.predict_masks(net, Films(name), folder)
+        segmentation.predict_masks(net, Images(name), folder)
     assert [path.name for path in tmp_path.iterdir()] == ["masks"]
     for name in ("C:x", "a\0b"):
         with pytest.raises(ValueError, match="is no (path|name)"):
-            segmentation.predict_masks(net, Films(name), tmp_path / "none")
+            segmentation.predict_masks(net, Images(name), tmp_path / "none")
     with pytest.raises(ValueError, match=r"the masks of 'a/b' and 'a_b' would both be a_b.png"):
-        segmentation.predict_masks(net, Films("a/b", "a_b"), tmp_path / "none")
+        segmentation.predict_masks(net, Images("a/b", "a_b"), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_explanations_stay_in_their_folder(tmp_path: Path) -> None:
-    from thoraxlib.explanation.films import _Names
+    from thoraxlib.explanation.images import _Names
 
     names = _Names()
     for source in ("../../x.png", "..", "C:x.png", "a\0b.png", "", "/", "\\\\host\\x", "aux"):
@@ -412,11 +412,11 @@ def test_explanations_stay_in_their_folder(tmp_path: Path) -> None:
 
 
 def test_every_reader_of_releases_stays_in_the_release(tmp_path: Path) -> None:
-    """Tables name a film that is there, outside of the release: it is missing, or refused."""
+    """Tables name an image that is there, outside of the release: it is missing, or refused."""
     root = tmp_path / "root"
-    archives.padchest(root, [archives.film(0)])
+    archives.padchest(root, [archives.image(0)])
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
-    text = (root / archives.TABLE).read_text().replace(archives.film(0)["ImageID"], "../x.png")
+    text = (root / archives.TABLE).read_text().replace(archives.image(0)["ImageID"], "../x.png")
     (root / archives.TABLE).write_text(text)
     with pytest.raises(FileNotFoundError, match="1 of 1 images are missing"):
         datasets.build("padchest", root=root)

@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from damage import FEW, ODD_BYTES, ODD_TEXTS, damaged, odd_json, refused
 
+import thoraxlib
 from thoraxlib import datasets, images
+from thoraxlib.archives.sources import listed
 from thoraxlib.datasets.files import image_size
 from thoraxlib.images import TrainingCopy
-from thoraxlib.images.archives import listed
 from thoraxlib.images.codestream import header
 from thoraxlib.input_spec import InputSpec
 
@@ -95,16 +96,16 @@ FILES = {
     "palette.png": lambda: written(Image.fromarray(GREY).convert("P"), "png", transparency=3),
     "alpha.png": lambda: written(Image.fromarray(GREY).convert("RGBA"), "png"),
     "end.png": lambda: written(Image.fromarray(GREY), "png")[:-12] + TURNED_AT_END,
-    "film.jpg": lambda: written(Image.fromarray(GREY), "jpeg"),
+    "image.jpg": lambda: written(Image.fromarray(GREY), "jpeg"),
     "turned.jpg": lambda: written(Image.fromarray(GREY), "jpeg", exif=b"Exif\0\0" + TURNED),
     "turned.tif": lambda: written(Image.fromarray(GREY.astype(np.uint16) * 257), "tiff", tiffinfo={274: 6, 262: 0}),
     "colour.tif": lambda: COLOUR_TIFF,
-    "film.webp": lambda: written(Image.fromarray(GREY), "webp", exif=TURNED),
-    "film.ppm": lambda: b"P6 2 3 65535\n" + bytes(36),
-    "film.jp2": lambda: written(Image.fromarray(GREY), "jpeg2000"),
-    "film.tif": lambda: written(Image.fromarray(GREY.astype(np.float32) / 255), "tiff"),
-    "film.gif": lambda: written(Image.fromarray(GREY), "gif"),
-    "film.dcm": dicom,
+    "image.webp": lambda: written(Image.fromarray(GREY), "webp", exif=TURNED),
+    "image.ppm": lambda: b"P6 2 3 65535\n" + bytes(36),
+    "image.jp2": lambda: written(Image.fromarray(GREY), "jpeg2000"),
+    "image.tif": lambda: written(Image.fromarray(GREY.astype(np.float32) / 255), "tiff"),
+    "image.gif": lambda: written(Image.fromarray(GREY), "gif"),
+    "image.dcm": dicom,
 }
 
 
@@ -132,7 +133,7 @@ def test_damaged_files(name: str, tmp_path: Path, data: st.DataObject) -> None:
 
 
 @given(
-    st.sampled_from([*FILES, "film", "film.dicom"]),
+    st.sampled_from([*FILES, "image", "image.dicom"]),
     ODD_BYTES | st.binary(max_size=300) | st.binary(max_size=40).map(lambda tail: bytes(128) + b"DICM" + tail),
 )
 @FEW
@@ -174,19 +175,19 @@ def test_damaged_masks(kind: str, tmp_path: Path, data: st.DataObject) -> None:
     (tmp_path / "label/a.png").write_bytes(data.draw(damaged(mask)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        films = datasets.build("image_mask", root=tmp_path, classes=["lungs"])
-        sample = refused(lambda: films[0], "label/a.png")
+        pictures = datasets.build("image_mask", root=tmp_path, classes=["lungs"])
+        sample = refused(lambda: pictures[0], "label/a.png")
         assert sample is None or sample["masks"].max() <= 1
-        organs = datasets.WithOrganMasks(films, tmp_path / "label")
+        organs = datasets.WithOrganMasks(pictures, tmp_path / "label")
         sample = refused(lambda: organs[0], "label/a.png")
         assert sample is None or sample["organ_mask"].shape == (1, 20, 24)
 
 
 def prepared(folder: Path) -> Path:
-    (folder / "films/a").mkdir(parents=True)
-    for name in ("films/a/one.png", "films/two.png"):
+    (folder / "images/a").mkdir(parents=True)
+    for name in ("images/a/one.png", "images/two.png"):
         (folder / name).write_bytes(FILES["grey.png"]())
-    images.prepare(folder / "films", folder / "copy", spec=InputSpec(size=(16, 16)), workers=0, progress=False)
+    thoraxlib.prepare(folder / "images", folder / "copy", spec=InputSpec(size=(16, 16)), num_workers=0, progress=False)
     for name in ("copy.json", "manifest.jsonl", "pixels.npy"):
         (folder / name).write_bytes((folder / "copy" / name).read_bytes())
     return folder
@@ -208,8 +209,8 @@ def test_damaged_training_copies(name: str, tmp_path: Path, data: st.DataObject)
 
     def read() -> None:
         copy = TrainingCopy(tmp_path / "copy")
-        for film in copy.names:
-            check(copy.image(film))
+        for image in copy.names:
+            check(copy.image(image))
 
     refused(read, str(tmp_path / "copy"))
 
@@ -221,7 +222,7 @@ def test_damaged_archives(tmp_path: Path, data: st.DataObject) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/one.png", FILES["grey.png"]())
         archive.writestr(data.draw(ODD_TEXTS)[:10_000] + ".png", FILES["grey.png"]())
-    path = tmp_path / "films.zip"
+    path = tmp_path / "images.zip"
     path.write_bytes(data.draw(damaged(file.getvalue())) if data.draw(st.booleans()) else file.getvalue())
-    found = refused(lambda: listed([path]), "films.zip")
-    assert found is None or all(film.member is not None for film in found)
+    found = refused(lambda: listed([path]), "images.zip")
+    assert found is None or all(image.member is not None for image in found)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from thoraxlib import graphs, labels, segmentation
-from thoraxlib.arguments import few, repeated
 from thoraxlib.localization.coco import from_coco
+from thoraxlib.utils.arguments import few, repeated
 
 MANY = 200_000
 EQUAL = ["Mass"] * MANY

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from damage import FEW, refused
 
-from thoraxlib import cropping, localization, losses, metrics, viz
+from thoraxlib import localization, losses, metrics, plotting
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.localization import Boxes
-from thoraxlib.maps import normalize, upsample
+from thoraxlib.localization import Boxes, crops
+from thoraxlib.localization.scaling import normalize, upsample
 from thoraxlib.reproduce.jaydurant import to_uint8
 from thoraxlib.segmentation import metrics as mask_metrics
 
@@ -70,7 +70,7 @@ def test_boxes_of_maps(rule: str, maps: Tensor, size: Any, resolution: str) -> N
         assert not constant[boxes.image, boxes.label].any()
 
 
-@pytest.mark.parametrize("rule", cropping.names())
+@pytest.mark.parametrize("rule", crops.names())
 @given(
     images=tensors(st.just(2), st.just(1), st.sampled_from((1, 5, 32)), st.sampled_from((1, 6, 32))),
     features=tensors(st.sampled_from((0, 1, 2)), st.sampled_from((1, 3)), SIDES, SIDES),
@@ -78,7 +78,7 @@ def test_boxes_of_maps(rule: str, maps: Tensor, size: Any, resolution: str) -> N
 @FEW
 def test_crops(rule: str, images: Tensor, features: Tensor) -> None:
     images = images[: len(features)].clamp(-10, 10).nan_to_num()
-    crop = refused(lambda: cropping.build(rule)(images, features), "features", "images", "size")
+    crop = refused(lambda: crops.build(rule)(images, features), "features", "images", "size")
     if crop is None:
         return
     h, w = images.shape[2:]
@@ -227,12 +227,12 @@ def test_losses(name: str, data: st.DataObject) -> None:
 )
 @FEW
 def test_pictures(heat: Tensor, boxes: Tensor, number: int) -> None:
-    film = torch.zeros(1, 9, 12, dtype=torch.uint8)
-    picture = refused(lambda: viz.overlay(film, heat), "heat")
+    image = torch.zeros(1, 9, 12, dtype=torch.uint8)
+    picture = refused(lambda: plotting.overlay(image, heat), "heat")
     assert picture is None or picture.size == (12, 9)
-    picture = refused(lambda: viz.draw_boxes(film, boxes), "box")
+    picture = refused(lambda: plotting.draw_boxes(image, boxes), "box")
     assert picture is None or picture.size == (12, 9)
-    refused(lambda: viz.panel([film] * number, columns=number, side=number), "cells", "columns", "side")
+    refused(lambda: plotting.panel([image] * number, columns=number, side=number), "cells", "columns", "side")
 
 
 @given(

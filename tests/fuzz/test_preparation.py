@@ -23,8 +23,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+import thoraxlib
 from thoraxlib import images
-from thoraxlib.images import copies, preparation
+from thoraxlib.archives import preparation
+from thoraxlib.images import copies
 from thoraxlib.input_spec import InputSpec
 
 _FILE = io.BytesIO()
@@ -45,11 +47,11 @@ def prepare(source: Path, folder: Path) -> images.TrainingCopy | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return images.prepare(
+            return thoraxlib.prepare(
                 source,
                 folder,
                 spec=InputSpec(size=8, resize="pad"),
-                workers=0,
+                num_workers=0,
                 progress=False,
             )
     except (ValueError, FileNotFoundError, IsADirectoryError):

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from damage import FEW, damaged, refused
 
+from thoraxlib.archives import score_archive
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.scoring import score_archive
 
 OPTIONS: dict[str, Any] = {"format": "csv", "part_size": 2, "device": "cpu", "progress": False, "boxes": True}
 NAMES = ("scores/000000.csv", "scores/000001.csv", "boxes/000001.json", "boxes.json", "listing.jsonl", "manifest.json")

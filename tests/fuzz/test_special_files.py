@@ -18,9 +18,9 @@ from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.datasets.padchest.terms import TermTree
 from thoraxlib.datasets.tables import Table
-from thoraxlib.files import check_stored, open_regular, read_json, read_regular
 from thoraxlib.graphs.vector_files import read_vectors
 from thoraxlib.images.dicom import read_dicom
+from thoraxlib.utils.files import check_stored, open_regular, read_json, read_regular
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 

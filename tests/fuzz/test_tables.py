@@ -46,7 +46,7 @@ class Case(NamedTuple):
     delimiter: str = ","
 
 
-def film(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((20, 24), 7, np.uint8)).save(path, format="png" if path.suffix == ".png" else "jpeg")
 
@@ -59,7 +59,7 @@ def table(path: Path, *lines: str, delimiter: str = ",") -> None:
 def nih14(root: Path) -> None:
     names = [f"0000000{k}_000.png" for k in range(1, 5)]
     for name in names:
-        film(root / "images_001/images" / name)
+        image(root / "images_001/images" / name)
     findings = ("Cardiomegaly|Effusion", "No Finding", "", "Hernia")
     rows = [
         f"{name},{text},0,{k},57,M,{'AP' if k % 2 else 'PA'}"
@@ -81,24 +81,24 @@ def nih14(root: Path) -> None:
 def chexpert(root: Path) -> None:
     paths = [f"valid/patient0000{k}/study1/view1_{view}.jpg" for k in (1, 2) for view in ("frontal", "lateral")]
     for path in paths:
-        film(root / path)
+        image(root / path)
     values = ("1.0", "0.0", "-1.0", "")
     rows = [f"CheXpert-v1.0-small/{path},{values[k]},{values[-k]},Frontal,AP" for k, path in enumerate(paths)]
     table(root / "valid.csv", "Path,Edema,Cardiomegaly,Frontal/Lateral,AP/PA", *rows)
 
 
 def mimic_cxr(root: Path) -> None:
-    films = [(f"{k:08x}-aa", 10_000_032 + k, 50_000_000 + k) for k in range(3)]
-    for name, patient, study in films:
-        film(root / f"files/p10/p{patient}/s{study}/{name}.jpg")
+    images = [(f"{k:08x}-aa", 10_000_032 + k, 50_000_000 + k) for k in range(3)]
+    for name, patient, study in images:
+        image(root / f"files/p10/p{patient}/s{study}/{name}.jpg")
     head = "dicom_id,subject_id,study_id"
-    table(root / "mimic-cxr-2.0.0-metadata.csv", f"{head},ViewPosition", *(f"{a},{b},{c},PA" for a, b, c in films))
-    table(root / "mimic-cxr-2.0.0-split.csv", "dicom_id,split", *(f"{a},train" for a, _, _ in films))
-    table(root / "mimic-cxr-2.0.0-chexpert.csv", "subject_id,study_id,Edema", *(f"{b},{c},-1.0" for _, b, c in films))
+    table(root / "mimic-cxr-2.0.0-metadata.csv", f"{head},ViewPosition", *(f"{a},{b},{c},PA" for a, b, c in images))
+    table(root / "mimic-cxr-2.0.0-split.csv", "dicom_id,split", *(f"{a},train" for a, _, _ in images))
+    table(root / "mimic-cxr-2.0.0-chexpert.csv", "subject_id,study_id,Edema", *(f"{b},{c},-1.0" for _, b, c in images))
 
 
 def padchest(root: Path) -> None:
-    archives.padchest(root, [archives.film(2 * k, WindowCenter_DICOM=2000, WindowWidth_DICOM=3000) for k in range(3)])
+    archives.padchest(root, [archives.image(2 * k, WindowCenter_DICOM=2000, WindowWidth_DICOM=3000) for k in range(3)])
 
 
 def openi(root: Path) -> None:
@@ -108,18 +108,18 @@ def openi(root: Path) -> None:
 
 
 def gold(root: Path) -> None:
-    films = ["aa", "bb"]
-    for name in films:
-        film(root / f"jpg/{name}.jpg")
+    images = ["aa", "bb"]
+    for name in images:
+        image(root / f"jpg/{name}.jpg")
     corners = "original_x1,original_y1,original_x2,original_y2"
-    boxes = [f"{name}.dcm,right lung,1,2,{10 + k},15" for k, name in enumerate(films)]
+    boxes = [f"{name}.dcm,right lung,1,2,{10 + k},15" for k, name in enumerate(images)]
     table(
         root / "gold_dataset/gold_bbox_coordinate_annotations_1000images.csv", f"image_id,bbox_name,{corners}", *boxes
     )
-    mentions = [f"{name}.dcm,right lung,pneumonia,yes,1" for name in films]
+    mentions = [f"{name}.dcm,right lung,pneumonia,yes,1" for name in images]
     path = root / "gold_dataset/gold_object_attribute_with_coordinates.txt"
     table(path, "image_id,bbox,label_name,context,relation", *mentions, delimiter="\t")
-    records = [f"{name},{k},{k + 7},PA" for k, name in enumerate(films)]
+    records = [f"{name},{k},{k + 7},PA" for k, name in enumerate(images)]
     table(root / "utils/cxr-record-list_view.csv", "dicom_id,subject_id,study_id,ViewPosition", *records)
 
 
@@ -161,15 +161,15 @@ MORE = [
 TABLES = [(release, name, ",") for release, case in CASES.items() for name in case.tables] + MORE
 
 
-def check_sound(films: Any, root: Path) -> None:
+def check_sound(images: Any, root: Path) -> None:
     """Whatever the table says: labels are labels, boxes are boxes, and no file lies outside the release."""
-    assert len(films) == len(films.ids) == len(films.patient_ids) == len(films.targets) > 0
-    assert len(set(films.ids)) == len(set(films._paths)) == len(films)
-    known = films.targets[~films.targets.isnan()]
+    assert len(images) == len(images.ids) == len(images.patient_ids) == len(images.targets) > 0
+    assert len(set(images.ids)) == len(set(images._paths)) == len(images)
+    known = images.targets[~images.targets.isnan()]
     assert ((known >= 0) & (known <= 1)).all()
-    assert all(path.resolve().is_relative_to(root.resolve()) for path in films._paths)
-    for index in range(len(films)):
-        sample = films[index]
+    assert all(path.resolve().is_relative_to(root.resolve()) for path in images._paths)
+    for index in range(len(images)):
+        sample = images[index]
         assert sample["image"].isfinite().all()
         for key in ("boxes", "regions"):
             assert key not in sample or sample[key].isfinite().all()
@@ -188,9 +188,9 @@ def test_releases(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         named = (str(tmp_path), "missing=", "labels", "views")
-        films = refused(lambda: CASES[release].open(tmp_path), *named)
-        if films is not None:
-            check_sound(films, tmp_path)
+        images = refused(lambda: CASES[release].open(tmp_path), *named)
+        if images is not None:
+            check_sound(images, tmp_path)
 
 
 @given(data=st.data())
@@ -203,8 +203,8 @@ def test_packed_tables(tmp_path: Path, data: st.DataObject) -> None:
     (tmp_path / "whole").write_bytes(whole)
     plain.unlink(missing_ok=True)
     (tmp_path / f"{plain.name}.gz").write_bytes(data.draw(damaged(whole)))
-    films = refused(lambda: CASES[mimic_cxr].open(tmp_path), str(tmp_path))
-    assert films is None or len(films) == 3
+    images = refused(lambda: CASES[mimic_cxr].open(tmp_path), str(tmp_path))
+    assert images is None or len(images) == 3
 
 
 CELLS = st.text(st.sampled_from("ab0.-|\"', \n\té"), max_size=6)
@@ -352,8 +352,8 @@ def test_an_unclosed_quote_does_not_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "Data_Entry_2017.csv"
     rows = [f"x{k}.png,Mass,0,{k},57,M,PA" for k in range(20_000)]
     path.write_text(path.read_text() + "\n".join(rows) + f"\nz.png,Mass,0,z{'9' * 100_000},57,M,P{'A' * 100_000}\n")
-    films = datasets.build("nih14", root=tmp_path, split="train_val", views="PA")
-    assert len(films) == 2
+    images = datasets.build("nih14", root=tmp_path, split="train_val", views="PA")
+    assert len(images) == 2
     assert sum(map(len, datasets.split_patients(["a" * 100_000, *map(str, range(20_000))]).values())) == 20_001
 
 
@@ -372,13 +372,13 @@ def test_numbers_of_the_table_that_are_none(tmp_path: Path) -> None:
     archives.padchest(
         tmp_path,
         [
-            archives.film(2 * k, BitsStored_DICOM=bits, WindowCenter_DICOM=bits, WindowWidth_DICOM=bits)
+            archives.image(2 * k, BitsStored_DICOM=bits, WindowCenter_DICOM=bits, WindowWidth_DICOM=bits)
             for k, bits in enumerate(odd)
         ],
     )
-    films = datasets.build("padchest", root=tmp_path)
-    for index in range(len(films)):
-        image = films[index]["image"]
+    images = datasets.build("padchest", root=tmp_path)
+    for index in range(len(images)):
+        image = images[index]["image"]
         assert ((image >= 0) & (image <= 1)).all()
     with pytest.raises(ValueError, match="BitsStored_DICOM of 5 of 5 images is no number from 1 to 16"):
         datasets.build("padchest", root=tmp_path, scale="bits_stored")

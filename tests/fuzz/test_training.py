@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from damage import FEW
-from films import Films, Net, to_float
+from samples import Images, Net, to_float
 
 from thoraxlib import metrics, training
 
@@ -39,7 +39,7 @@ def test_a_run_is_refused_at_once_or_ends(
     tmp_path: Path, train: list[float], val: list[float], loss: str, monitor: str
 ) -> None:
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    parts = [Films(6), Films(4, seed=1)]
+    parts = [Images(6), Images(4, seed=1)]
     for part, values in zip(parts, (train, val), strict=True):
         count = part.targets.numel()
         part.targets = torch.tensor([values[k % len(values)] for k in range(count)]).reshape(part.targets.shape)

@@ -36,8 +36,8 @@ def built(name: str, **options: Any) -> Builder:
 
 @pytest.mark.parametrize("name", graphs.adjacency.names())
 def test_every_builder(name: str) -> None:
-    if name == "phantom":
-        pytest.skip("it knows the regions of the phantom: tests/graphs/test_region_counts.py")
+    if name == "synthetic":
+        pytest.skip("it knows the regions of the synthetic data set: tests/graphs/test_region_counts.py")
     counts = region_counts_of(0) if name == "jaccard" else counts_of(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

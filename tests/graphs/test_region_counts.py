@@ -87,21 +87,21 @@ def test_shipped(name: str) -> None:
     assert graphs.adjacency.region_graph(counts.regions, "jaccard", name).edges()
 
 
-def test_the_shipped_counts_are_the_phantom_s() -> None:
-    films = datasets.build("phantom", size=64, length=1000, masks=False)
-    targets = torch.stack([films[n]["region_labels"] for n in range(len(films))])  # type: ignore[arg-type]
-    assert same(RegionCounts.of(targets, "regions18", "nih14"), graphs.region_counts.build("phantom_regions18"))
+def test_the_shipped_counts_are_the_synthetic_data_set_s() -> None:
+    images = datasets.build("synthetic", size=64, length=1000, masks=False)
+    targets = torch.stack([images[n]["region_labels"] for n in range(len(images))])  # type: ignore[arg-type]
+    assert same(RegionCounts.of(targets, "regions18", "nih14"), graphs.region_counts.build("synthetic_regions18"))
 
 
 def test_the_graph_that_needs_no_data() -> None:
-    graph = graphs.adjacency.build("phantom")(graphs.region_counts.build("phantom_regions18").regions)
+    graph = graphs.adjacency.build("synthetic")(graphs.region_counts.build("synthetic_regions18").regions)
     edges = {(source, target) for source, target, _ in graph.edges()}
     assert ("right lung", "right lower lung zone") in edges
     assert ("left apical zone", "left upper lung zone") in edges
     assert ("left apical zone", "right costophrenic angle") not in edges
     assert set(graph.isolated()) == {"mediastinum", "upper mediastinum", "cardiac silhouette", "trachea"}
-    with pytest.raises(TypeError, match="'phantom' is counted already"):
-        graphs.adjacency.region_graph(graph.nodes, "phantom", "phantom_regions18")
+    with pytest.raises(TypeError, match="'synthetic' is counted already"):
+        graphs.adjacency.region_graph(graph.nodes, "synthetic", "synthetic_regions18")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from thoraxlib import heads, pooling
-from thoraxlib.pooling import expansion
+from thoraxlib import heads
+from thoraxlib.layers import pooling
+from thoraxlib.layers.pooling import expansion
 
 OTHERS = ("vit_per_stage", "query_decoder")  # heads of several maps only, or without per-location logits
 LABELS = ("Edema", "Effusion", "Mass", "Nodule")

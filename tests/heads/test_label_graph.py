@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 import thoraxlib
-from thoraxlib import graphs, heads, pooling
+from thoraxlib import graphs, heads
 from thoraxlib.graphs import Graph, LabelCounts
 from thoraxlib.heads.label_graph import LabelGraphHead
-from thoraxlib.pooling import expansion, per_label
+from thoraxlib.layers import pooling
+from thoraxlib.layers.pooling import expansion, per_label
 
 LABELS = ("Edema", "Effusion", "Mass", "Nodule")
 MODES = {"no_grad": torch.no_grad, "inference": torch.inference_mode, "grad": nullcontext}

@@ -121,18 +121,18 @@ def test_modality_tables_and_negative_values() -> None:
 
 @pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_is_black_and_no_part_of_the_percentiles(polarity: str) -> None:
-    film = np.linspace(1000, 2000, 2000).astype(np.uint16).reshape(40, 50)
+    image = np.linspace(1000, 2000, 2000).astype(np.uint16).reshape(40, 50)
     padded = np.full((60, 70), 4000, np.uint16)
-    padded[10:50, 10:60] = film
+    padded[10:50, 10:60] = image
     padded[0, :35] = 4095
-    plain = read(film, polarity, BitsStored=12)
+    plain = read(image, polarity, BitsStored=12)
     seen = read(padded, polarity, BitsStored=12, PixelPaddingValue=4095, PixelPaddingRangeLimit=3990)
     np.testing.assert_array_equal(seen[10:50, 10:60], plain)
     seen[10:50, 10:60] = 0
     assert seen.max() == 0
     one = read(padded, polarity, BitsStored=12, PixelPaddingValue=4095)
     assert one[0, :35].max() == 0
-    assert one[0, 35:].min() == (1 if polarity == "MONOCHROME2" else 0)  # 4000 counts as film then
+    assert one[0, 35:].min() == (1 if polarity == "MONOCHROME2" else 0)  # 4000 counts as image then
     eight = read(RAMP, polarity, PixelPaddingValue=int(RAMP[-1, -1]))
     assert eight.dtype == np.uint8
     assert eight[-1, -1] == 0
@@ -271,7 +271,7 @@ def test_jpeg_baseline() -> None:
     assert np.abs(seen[0].numpy().astype(int) - RAMP).max() <= 2
 
 
-def test_jpeg_lossless_which_many_films_come_in() -> None:
+def test_jpeg_lossless_which_many_images_come_in() -> None:
     pytest.importorskip("gdcm", reason="needs python-gdcm, of the extra dicom")
     content = lossless(DEEP, 12)
     seen = images.read(compressed(DEEP, content, uid.JPEGLosslessSV1, BitsStored=12))
@@ -389,7 +389,7 @@ def short_table(data: Dataset) -> None:
 def test_refused(spoil: Any, message: str, tmp_path: Path) -> None:
     data = dataset(RAMP)
     spoil(data)
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(saved(data).getvalue())
     with pytest.raises(ValueError, match=message) as raised:
         images.read(path)
@@ -527,7 +527,7 @@ def test_windows_of_png_files(tmp_path: Path) -> None:
         images.read(tmp_path / "deep.png", window=0)
 
 
-# -- the same film as DICOM and as PNG ----------------------------------------------------------------
+# -- the same image as DICOM and as PNG ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
@@ -538,11 +538,11 @@ def test_windows_of_png_files(tmp_path: Path) -> None:
 def test_a_dicom_and_its_png_export_give_the_same_tensor(tmp_path: Path, polarity: str, tags: dict[str, Any]) -> None:
     preprocess = images.preprocess_for(InputSpec(size=(32, 20)))
     for pixels in (RAMP, DEEP) if not tags else (DEEP,):
-        film = images.read(saved(dataset(pixels, polarity, **tags)))
-        unit = film if film.is_floating_point() else film / 255
+        image = images.read(saved(dataset(pixels, polarity, **tags)))
+        unit = image if image.is_floating_point() else image / 255
         for dtype, white in ((np.uint16, 65535), (np.uint8, 255)):
-            Image.fromarray((unit[0].numpy() * white).round().astype(dtype)).save(tmp_path / "film.png")
-            exported, own = preprocess(tmp_path / "film.png"), preprocess(saved(dataset(pixels, polarity, **tags)))
+            Image.fromarray((unit[0].numpy() * white).round().astype(dtype)).save(tmp_path / "image.png")
+            exported, own = preprocess(tmp_path / "image.png"), preprocess(saved(dataset(pixels, polarity, **tags)))
             eight = np.uint8 in (dtype, pixels.dtype)  # then both the pixels and the resize are rounded to 8 bits
             torch.testing.assert_close(exported, own, atol=(1.5 / 255 if eight else 1 / 65535) / 0.224, rtol=0)
 

@@ -108,7 +108,7 @@ def test_tables_in_items_of_both_kinds(undefined: bool, syntax: str) -> None:
 
 @pytest.mark.parametrize("implicit", [True, False])
 @pytest.mark.parametrize("little", [True, False])
-@pytest.mark.parametrize("name", ["CR-chest", "film.dcm"])
+@pytest.mark.parametrize("name", ["CR-chest", "image.dcm"])
 def test_raw_data_sets(tmp_path: Path, implicit: bool, little: bool, name: str) -> None:
     if implicit and not little:
         pytest.skip("no such encoding")

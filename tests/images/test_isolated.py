@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from dicom_files import DEEP, RAMP, compressed, extended, lossless
 from pydicom import uid
 
+import thoraxlib
 from thoraxlib import images
 from thoraxlib.images import isolated
 from thoraxlib.input_spec import InputSpec
@@ -230,12 +231,12 @@ def test_an_interrupt_leaves_no_answer_for_the_next(monkeypatch: pytest.MonkeyPa
 
 
 def test_preparation_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "films").mkdir()
-    written(tmp_path / "films/b.dcm", BAD)
+    (tmp_path / "images").mkdir()
+    written(tmp_path / "images/b.dcm", BAD)
     for name in ("a", "c"):
-        Image.fromarray(RAMP).save(tmp_path / f"films/{name}.png")
-    copy = images.prepare(
-        tmp_path / "films", tmp_path / "copy", spec=InputSpec(size=(16, 16)), workers=1, progress=False
+        Image.fromarray(RAMP).save(tmp_path / f"images/{name}.png")
+    copy = thoraxlib.prepare(
+        tmp_path / "images", tmp_path / "copy", spec=InputSpec(size=(16, 16)), num_workers=1, progress=False
     )
     assert sorted(copy.names) == ["a.png", "c.png"]
     assert "b.dcm" in (tmp_path / "copy/failures.csv").read_text()

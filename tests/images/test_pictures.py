@@ -15,7 +15,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 import thoraxlib
-from thoraxlib import datasets, images, viz
+from thoraxlib import datasets, images, plotting
 from thoraxlib.datasets.files import image_size
 from thoraxlib.images.pictures import decode
 
@@ -99,7 +99,7 @@ BYTES = (GREY >> 8).astype(np.uint8)
 def test_the_content_decides_the_format(kind: str, tmp_path: Path) -> None:
     smooth = np.linspace(0, 255, 13 * 9).astype(np.uint8).reshape(13, 9)
     options = {"lossless": True} if kind == "WEBP" else {}
-    for name in ("film.png", "film.jpg", "film.eps", "film"):
+    for name in ("image.png", "image.jpg", "image.eps", "image"):
         got = read(saved(smooth, kind, **options), tmp_path / name)
         assert np.abs(got.astype(int) - smooth).max() <= (12 if kind == "JPEG" else 0)
 
@@ -109,7 +109,7 @@ def test_cameras_jpeg_of_several_pictures(tmp_path: Path) -> None:
     first, second = (Image.fromarray(np.full((16, 16), value, np.uint8)) for value in (40, 200))
     first.save(file, "MPO", save_all=True, append_images=[second])
     assert Image.open(file).format == "MPO"
-    assert np.abs(read(file.getvalue(), tmp_path / "film.jpg").astype(int) - 40).max() <= 1
+    assert np.abs(read(file.getvalue(), tmp_path / "image.jpg").astype(int) - 40).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
@@ -118,7 +118,7 @@ def test_of_several_pictures_the_first_is_read(kind: str, tmp_path: Path) -> Non
     first, second = (Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (40, 200))
     options = {"lossless": True} if kind == "WEBP" else {}
     first.save(file, kind, save_all=True, append_images=[second] * 3, **options)
-    assert (read(file.getvalue(), tmp_path / "film") == 40).all()
+    assert (read(file.getvalue(), tmp_path / "image") == 40).all()
 
 
 def test_postscript_reaches_no_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,21 +153,21 @@ def test_postscript_reaches_no_ghostscript(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_other_files_are_told_apart(start: bytes, kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(start + bytes(100) * bool(start))
-    with pytest.raises(ValueError, match=rf"film\.png is no image that Pillow can read here.*{kind}"):
+    with pytest.raises(ValueError, match=rf"image\.png is no image that Pillow can read here.*{kind}"):
         images.read(path)
 
 
 @pytest.mark.parametrize("kind", ["ICO", "PCX", "SGI", "TGA", "DDS", "SPIDER", "IM", "ICNS", "EPS", "QOI"])
 def test_formats_that_are_not_read(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     square = np.zeros((16, 16, 3), np.uint8) if kind in ("QOI", "DDS") else np.zeros((16, 16), np.uint8)
     try:
         path.write_bytes(saved(square, kind))
     except (KeyError, OSError) as error:
         pytest.skip(f"this Pillow does not write it: {error}")
-    with pytest.raises(ValueError, match=r"film\.png is no image that Pillow can read here"):
+    with pytest.raises(ValueError, match=r"image\.png is no image that Pillow can read here"):
         images.read(path)
 
 
@@ -178,7 +178,7 @@ def test_only_one_function_opens_pictures() -> None:
 
 
 def test_a_failing_disk_or_short_memory_is_not_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(saved(BYTES, "PNG"))
     for error in (MemoryError(), OSError(5, "Input/output error")):
 
@@ -201,25 +201,25 @@ def test_text_of_png_that_would_fill_the_memory(tmp_path: Path) -> None:
     for kind, head in ((b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0\0\0"), (b"iCCP", b"icc\0\0")):
         for where in ("before", "after"):
             if (kind, where) != (b"iCCP", "after"):
-                path = tmp_path / "film.png"
+                path = tmp_path / "image.png"
                 path.write_bytes(png(BYTES, **{where: chunk(kind, head + bomb)}))
-                with pytest.raises(ValueError, match=r"film\.png is truncated or corrupt: .*too large"):
+                with pytest.raises(ValueError, match=r"image\.png is truncated or corrupt: .*too large"):
                     images.read(path)
 
 
 def test_tiles_of_tiff_larger_than_the_limit(tmp_path: Path) -> None:
-    path = tmp_path / "film.tif"
+    path = tmp_path / "image.tif"
     path.write_bytes(tiff(BYTES, 1, packed=True, t322=40_000, t323=40_000, t324=8, t325=100))
-    with pytest.raises(ValueError, match=r"film\.tif is too large: it has tiles of 40000 x 40000 pixels"):
+    with pytest.raises(ValueError, match=r"image\.tif is too large: it has tiles of 40000 x 40000 pixels"):
         images.read(path)
 
 
 def test_pixels_beyond_the_limit(tmp_path: Path) -> None:
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(png(BYTES)[:8] + chunk(b"IHDR", head) + chunk(b"IDAT", b""))
     for reader in (images.read, image_size):
-        with pytest.raises(ValueError, match=r"film\.png is too large"):
+        with pytest.raises(ValueError, match=r"image\.png is too large"):
             reader(path)
 
 
@@ -243,7 +243,7 @@ DEEP = {
 @pytest.mark.parametrize("kind", DEEP)
 def test_16_bits_of_every_channel(kind: str, tmp_path: Path) -> None:
     content, expected = DEEP[kind]
-    got = read(content, tmp_path / "film")
+    got = read(content, tmp_path / "image")
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
@@ -254,9 +254,9 @@ def test_bits_and_window_count_for_every_channel(tmp_path: Path) -> None:
     for option in ({"bits": 12}, {"window": "minmax"}, {"window": "percentiles"}, {"window": (2000.0, 3000.0)}):
         expected = read(plain, tmp_path / "grey.png", **option)
         for content in (png(colour), png(np.dstack([colour, GREY])), png(np.dstack([twelve, GREY])), tiff(colour, 2)):
-            np.testing.assert_allclose(read(content, tmp_path / "film", **option), expected, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match=r"film: bits=10 allows pixels up to 1023"):
-        read(png(colour), tmp_path / "film", bits=10)
+            np.testing.assert_allclose(read(content, tmp_path / "image", **option), expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"image: bits=10 allows pixels up to 1023"):
+        read(png(colour), tmp_path / "image", bits=10)
 
 
 def jpeg_2000(pixels: np.ndarray) -> bytes:
@@ -280,14 +280,14 @@ def jpeg_2000(pixels: np.ndarray) -> bytes:
 def test_depth_is_never_lost_in_silence(content: Any, tmp_path: Path) -> None:
     for options in ({}, {"bits": 12}, {"window": "minmax"}):
         with pytest.raises(
-            ValueError, match=r"film has colours of more than 8 bits|film is no image that Pillow can read"
+            ValueError, match=r"image has colours of more than 8 bits|image is no image that Pillow can read"
         ):
-            read(content(), tmp_path / "film", **options)
+            read(content(), tmp_path / "image", **options)
 
 
 def test_grey_formats_of_16_bits(tmp_path: Path) -> None:
     for content in (b"P5 9 13 65535\n" + GREY.astype(">u2").tobytes(), saved(GREY, "JPEG2000", irreversible=False)):
-        np.testing.assert_allclose(read(content, tmp_path / "film"), GREY / 65535, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(read(content, tmp_path / "image"), GREY / 65535, rtol=0, atol=1e-6)
 
 
 def test_masks_of_deep_colours_are_refused(tmp_path: Path) -> None:
@@ -301,16 +301,16 @@ def test_masks_of_deep_colours_are_refused(tmp_path: Path) -> None:
 def test_packed_big_endian_tiff_of_32_bits_is_refused(tmp_path: Path) -> None:
     """Pillow would take its bytes in the wrong order."""
     values = (GREY / 65535).astype(np.float32)
-    np.testing.assert_array_equal(read(tiff(values, 1, ">"), tmp_path / "film"), values)
+    np.testing.assert_array_equal(read(tiff(values, 1, ">"), tmp_path / "image"), values)
     with pytest.raises(ValueError, match="TIFF with pixels of a kind that Pillow does not read"):
-        read(tiff(values, 1, ">", packed=True), tmp_path / "film")
+        read(tiff(values, 1, ">", packed=True), tmp_path / "image")
 
 
 def test_32_bits_that_16_do_not_hold(tmp_path: Path) -> None:
     wide = GREY.astype(np.int32)
-    np.testing.assert_allclose(read(saved(wide, "TIFF"), tmp_path / "film"), GREY / 65535, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match=r"film: 32-bit pixels must lie in 0 \.\.\. 65535, got 70000"):
-        read(saved(wide * 0 + 70_000, "TIFF"), tmp_path / "film")
+    np.testing.assert_allclose(read(saved(wide, "TIFF"), tmp_path / "image"), GREY / 65535, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"image: 32-bit pixels must lie in 0 \.\.\. 65535, got 70000"):
+        read(saved(wide * 0 + 70_000, "TIFF"), tmp_path / "image")
 
 
 # -- polarity -----------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_zero_is_white_where_tiff_says_so(kind: str, packed: bool, tmp_path: Pat
     else:
         pixels = {"8": BYTES, "16": GREY, "float": (GREY / 65535).astype(np.float32)}[kind]
         contents = {photometric: tiff(pixels, photometric, packed=packed) for photometric in (0, 1)}
-    black, white_ = (read(contents[p], tmp_path / "film") for p in (1, 0))
+    black, white_ = (read(contents[p], tmp_path / "image") for p in (1, 0))
     top = 255 if kind in ("1", "8") else 1
     np.testing.assert_allclose(black, pixels / (65535 if kind == "16" else 1), atol=1e-6)
     np.testing.assert_allclose(white_.astype(np.float64), top - black.astype(np.float64), atol=1e-6)
@@ -338,9 +338,9 @@ def test_zero_is_white_where_tiff_says_so(kind: str, packed: bool, tmp_path: Pat
 def test_zero_is_white_after_bits_and_window(tmp_path: Path) -> None:
     twelve = GREY >> 4
     for option in ({"bits": 12}, {"window": "minmax"}, {"window": (2000.0, 3000.0)}):
-        black, white = (read(tiff(twelve, photometric), tmp_path / "film", **option) for photometric in (1, 0))
+        black, white = (read(tiff(twelve, photometric), tmp_path / "image", **option) for photometric in (1, 0))
         np.testing.assert_allclose(white, 1 - black, atol=1e-6)
-    assert read(tiff(twelve * 0, 0), tmp_path / "film", bits=12).min() == 1
+    assert read(tiff(twelve * 0, 0), tmp_path / "image", bits=12).min() == 1
 
 
 # -- orientation --------------------------------------------------------------------------------------
@@ -379,7 +379,7 @@ ORIENTED = {
 @pytest.mark.parametrize("orientation", TURNED)
 @pytest.mark.parametrize("kind", ORIENTED)
 def test_images_are_turned_as_they_say(kind: str, orientation: int, tmp_path: Path) -> None:
-    got = read(ORIENTED[kind](orientation), tmp_path / "film")  # the size from the header is checked too
+    got = read(ORIENTED[kind](orientation), tmp_path / "image")  # the size from the header is checked too
     expected = TURNED[orientation]
     assert got.shape == expected.shape
     assert np.abs(got * (255 if got.dtype == np.float32 else 1) - expected).max() <= 3
@@ -388,7 +388,7 @@ def test_images_are_turned_as_they_say(kind: str, orientation: int, tmp_path: Pa
 @pytest.mark.parametrize("damaged", [b"", b"II", exif(9), exif(6)[:-8], b"\xff" * 30, exif(0)])
 def test_orientation_that_says_nothing_is_ignored(damaged: bytes, tmp_path: Path) -> None:
     for where in ("before", "after"):
-        got = read(png(CORNERS, **{where: chunk(b"eXIf", damaged)}), tmp_path / "film.png")
+        got = read(png(CORNERS, **{where: chunk(b"eXIf", damaged)}), tmp_path / "image.png")
         np.testing.assert_array_equal(got, CORNERS)
 
 
@@ -401,12 +401,12 @@ def test_every_user_of_an_image_sees_one_frame(tmp_path: Path) -> None:
     image = images.read(path)
     with Image.open(path) as opened:
         assert torch.equal(images.read(opened), image)
-        assert np.array_equal(np.array(viz.fit(opened, 48))[..., 0], np.array(viz.fit(image, 48))[..., 0])
+        assert np.array_equal(np.array(plotting.fit(opened, 48))[..., 0], np.array(plotting.fit(image, 48))[..., 0])
     sample = datasets.build("image_mask", root=tmp_path, classes=["lungs"])[0]
     assert torch.equal(sample["image"], image)
     assert torch.equal(sample["masks"][0].bool(), image[0] > 200)
     spec = thoraxlib.InputSpec(size=(48, 32))
-    copy = images.prepare(tmp_path / "image", tmp_path / "copy", spec=spec, workers=0, progress=False)
+    copy = thoraxlib.prepare(tmp_path / "image", tmp_path / "copy", spec=spec, num_workers=0, progress=False)
     assert copy.size("a.png") == (48, 32)
     assert torch.equal(copy.image("a.png"), image)
     with Image.open(path) as opened:
@@ -415,5 +415,5 @@ def test_every_user_of_an_image_sees_one_frame(tmp_path: Path) -> None:
 
 def test_deep_images_of_pillows_are_drawn_in_their_greys() -> None:
     ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
-    drawn = np.array(viz.fit(Image.fromarray(ramp), 8))[..., 0]
+    drawn = np.array(plotting.fit(Image.fromarray(ramp), 8))[..., 0]
     np.testing.assert_allclose(drawn, ramp / 257, atol=1)

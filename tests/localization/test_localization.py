@@ -24,7 +24,7 @@ from thoraxlib.localization import (
     pointing_game,
 )
 from thoraxlib.localization.boxes import area
-from thoraxlib.maps import find_components
+from thoraxlib.localization.components import find_components
 from thoraxlib.registry import OptionError
 
 
@@ -470,7 +470,7 @@ def test_coco_errors(tmp_path: Path) -> None:
 
 
 def test_bootstrap_intervals() -> None:
-    """Of a label that half of many films hit, the interval is that of a share; of one film, a point."""
+    """Of a label that half of many images hit, the interval is that of a share; of one image, a point."""
     n = 400
     truth = Boxes.from_lists([torch.tensor([[0.0, 0.0, 10.0, 10.0]])] * n, [torch.tensor([0])] * n)
     detected = truth.where(torch.arange(n) % 2 == 0)
@@ -506,16 +506,16 @@ def test_localize_and_tune() -> None:
     torch.manual_seed(0)
     labels = ["Mass", "Effusion", "Edema"]
     model = thoraxlib.build("chexnet", backbone="resnet10t", labels=labels, input_spec={"size": [64, 64]})
-    films = datasets.build("phantom", size=96, length=24, labels=labels, balance=1.0, masks=False)
-    found = explanation.localize(model, films, method={"name": "gradcam", "relu": False}, rule="otsu", batch_size=7)
-    assert len(found.ids) == int(films.boxed.sum())
+    images = datasets.build("synthetic", size=96, length=24, labels=labels, balance=1.0, masks=False)
+    found = explanation.localize(model, images, method={"name": "gradcam", "relu": False}, rule="otsu", batch_size=7)
+    assert len(found.ids) == int(images.boxed.sum())
     assert set(found.sizes) == {(96, 96)}
-    expected = Boxes.from_lists(*zip(*[(s["boxes"], s["box_labels"]) for s in films if len(s["boxes"])], strict=True))
+    expected = Boxes.from_lists(*zip(*[(s["boxes"], s["box_labels"]) for s in images if len(s["boxes"])], strict=True))
     torch.testing.assert_close(found.truth.xyxy, expected.xyxy)
     assert torch.equal(found.truth.image, expected.image)
-    # one film by hand
+    # one image by hand
     n = 3
-    sample = films[films.ids.index(found.ids[n])]
+    sample = images[images.ids.index(found.ids[n])]
     x = thoraxlib.preprocess_for(model)(sample["image"])
     maps = cams.build("gradcam", model, relu=False)(x)
     boxes = localization.build("otsu")(maps, 64, model.eval().predict_proba(x))
@@ -541,8 +541,8 @@ def test_localize_and_tune() -> None:
             return {**sample, "image": sample["image"][..., ::2, ::2]}
 
     with pytest.raises(ValueError, match="has 48 x 48 pixels, its boxes are of 96 x 96: image and truth"):
-        explanation.localize(model, Shrunk(films, range(len(films))))
+        explanation.localize(model, Shrunk(images, range(len(images))))
     with pytest.raises(ValueError, match="no boxes"):
-        explanation.localize(model, datasets.Subset(films, (~films.boxed).nonzero().flatten().tolist()))
+        explanation.localize(model, datasets.Subset(images, (~images.boxed).nonzero().flatten().tolist()))
     with pytest.raises(ValueError, match="are not the model's"):
-        explanation.localize(model, datasets.build("phantom", size=64, length=2))
+        explanation.localize(model, datasets.build("synthetic", size=64, length=2))

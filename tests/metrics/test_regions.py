@@ -27,7 +27,7 @@ def test_an_image_s_labels_do_not_depend_on_the_detector() -> None:
     present = np.ones((60, 3), bool)
     present[:10, 0] = present[20:25] = False
     report = scored(y, s, present=present)
-    seen = np.r_[0:20, 25:60]  # without the films in which nothing was found
+    seen = np.r_[0:20, 25:60]  # without the images in which nothing was found
     assert [row.positives for row in report.images.rows] == y[seen].max(axis=1).sum(axis=0).tolist()
     highest = np.where(present[..., None], s, -np.inf)[seen].max(axis=1)
     np.testing.assert_allclose([row.auroc for row in report.images.rows], auroc(y[seen].max(axis=1), highest))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import thoraxlib
-from thoraxlib import cams, cropping
+from thoraxlib import cams
 from thoraxlib.backbones import Backbone
+from thoraxlib.localization import crops
 from thoraxlib.models.ag_cnn import AGCNN
 
 SMALL: dict[str, Any] = {"backbone": "resnet10t", "input_spec": {"size": 64}, "labels": ("a", "b", "c")}
@@ -22,7 +23,7 @@ def small(**options: Any) -> AGCNN:
     return thoraxlib.build("ag_cnn", **{**SMALL, **options}).eval()  # type: ignore[return-value]
 
 
-def films(n: int = 3, side: int = 64) -> Tensor:
+def images(n: int = 3, side: int = 64) -> Tensor:
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -46,7 +47,7 @@ def test_published_means() -> None:
 
 @torch.inference_mode()
 def test_each_output_is_what_its_parts_give() -> None:
-    model, x = small(), films()
+    model, x = small(), images()
     everything = model.forward_all(x)
     found = model.crop(x, model.global_branch.forward_features(x))
     assert found.valid.all()
@@ -64,14 +65,14 @@ def test_each_output_is_what_its_parts_give() -> None:
 @pytest.mark.parametrize("detach", [True, False])
 def test_where_the_fusion_s_gradient_goes(detach: bool) -> None:
     model = small(detach_branches=detach).train()
-    model(films()).sum().backward()
+    model(images()).sum().backward()
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert trained == ({"head"} if detach else {"head", "global_branch", "local_branch"})
 
 
 def test_the_local_loss_trains_the_local_branch_only() -> None:
     model = small().train()
-    model.local_logits(films()).sum().backward()
+    model.local_logits(images()).sum().backward()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"local_branch"}
 
 
@@ -88,7 +89,7 @@ class Own(Backbone):
 
 @torch.inference_mode()
 def test_backbones_of_one_s_own(tmp_path: Path) -> None:
-    x = films(2)
+    x = images(2)
     mixed = small(local_backbone="convnext_atto", pool="avg")
     assert mixed.channels == (512, 320)
     assert mixed(x).shape == (2, 3)
@@ -108,7 +109,7 @@ def test_backbones_of_one_s_own(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_saved_and_loaded_with_its_crop(tmp_path: Path) -> None:
-    model, x = small(crop={"name": "percentile", "percentile": 60.0, "statistic": "l1", "size": 32}), films()
+    model, x = small(crop={"name": "percentile", "percentile": 60.0, "statistic": "l1", "size": 32}), images()
     assert model.forward_all(x).attention.crop.shape == (3, 3, 32, 32)
     thoraxlib.save_pretrained(model, tmp_path / "model")
     again = thoraxlib.load_pretrained(tmp_path / "model")
@@ -128,14 +129,14 @@ def test_a_branch_takes_checkpoints_of_its_network() -> None:
     plain = thoraxlib.build("chexnet", backbone="resnet10t", labels=SMALL["labels"]).eval()
     model = small(pool="avg")
     thoraxlib.load_checkpoint(model.local_branch, plain.state_dict())
-    x = films()
+    x = images()
     assert torch.equal(model.local_branch(x), plain(x))
     assert not torch.equal(model.global_branch(x), plain(x))
 
 
 @torch.inference_mode()
 def test_nothing_to_look_at_is_the_whole_image() -> None:
-    model, x = small(), films(2)
+    model, x = small(), images(2)
     for p in model.global_branch.backbone.parameters():
         p.zero_()
     everything = model.forward_all(x)
@@ -145,7 +146,7 @@ def test_nothing_to_look_at_is_the_whole_image() -> None:
 
 @pytest.mark.parametrize("method", [name for name in cams.names() if name != "pcam" and not name.startswith("x_ray_")])
 def test_heat_maps_lie_in_the_image(method: str) -> None:
-    model, x = small(pool="avg", backbone=Own()), films()
+    model, x = small(pool="avg", backbone=Own()), images()
     found = model.forward_all(x).attention
     local = cams.build(method, model)(x)
     assert local.shape == (3, 3, 64, 64)
@@ -163,13 +164,13 @@ def test_heat_maps_lie_in_the_image(method: str) -> None:
 
 
 def test_cam_and_gradcam_of_either_branch_agree_with_the_branch_s_share() -> None:
-    model, x = small(pool="avg"), films()
+    model, x = small(pool="avg"), images()
     features = model.forward_features(x)
     shares = [model.logit_maps(features, bias=False, stage=stage) for stage in (0, 1)]
     total = sum(share.mean(dim=(2, 3)) for share in shares) + model.head.fc.bias
     torch.testing.assert_close(total, model(x))
     torch.testing.assert_close(cams.build("cam", model, target=0)(x), shares[0].detach())
-    pasted = cropping.paste(shares[1].detach(), features.attention.window, (64, 64))
+    pasted = crops.paste(shares[1].detach(), features.attention.window, (64, 64))
     torch.testing.assert_close(cams.build("cam", model)(x), pasted)
     torch.testing.assert_close(cams.build("cam", model, target=1)(x), pasted)
     for target in (0, 1):
@@ -180,13 +181,13 @@ def test_cam_and_gradcam_of_either_branch_agree_with_the_branch_s_share() -> Non
 
 
 def test_explained() -> None:
-    (film,) = thoraxlib.explain(small(), torch.randint(0, 255, (1, 90, 80), dtype=torch.uint8), threshold=0)
-    assert {finding.label for finding in film.findings} == {"a", "b", "c"}
-    assert all(finding.map.shape == (90, 80) for finding in film.findings)
+    (image,) = thoraxlib.explain(small(), torch.randint(0, 255, (1, 90, 80), dtype=torch.uint8), threshold=0)
+    assert {finding.label for finding in image.findings} == {"a", "b", "c"}
+    assert all(finding.map.shape == (90, 80) for finding in image.findings)
 
 
 def test_pooling_that_widens_has_no_logit_maps() -> None:
     model = small(pool="avg_max")
     with pytest.raises(NotImplementedError, match="gradient-based"):
-        model.logit_maps(model.forward_features(films()))
-    assert cams.build("gradcam", model)(films()).shape == (3, 3, 64, 64)
+        model.logit_maps(model.forward_features(images()))
+    assert cams.build("gradcam", model)(images()).shape == (3, 3, 64, 64)

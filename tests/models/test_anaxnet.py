@@ -18,8 +18,8 @@ from thoraxlib.datasets.samples import Samples
 from thoraxlib.detection import Regions
 from thoraxlib.explanation.by_regions import paint
 from thoraxlib.heads import regions as region_heads
-from thoraxlib.image_level import image_level
 from thoraxlib.metrics import evaluate_regions
+from thoraxlib.metrics.image_level import image_level
 from thoraxlib.models.anaxnet import AnaXNet
 from thoraxlib.registry import OptionError
 
@@ -483,13 +483,13 @@ def test_detectors_that_do_not_fit() -> None:
         thoraxlib.build("anaxnet", regions=NAMES, detector=Quarters(), in_features=16, adjacency="full")
 
 
-def test_films_say_themselves_which_regions_are_there() -> None:
+def test_images_say_themselves_which_regions_are_there() -> None:
     with pytest.raises(ValueError, match="present goes with features"):
         built(detector=Quarters())(torch.rand(2, 1, 64, 64), torch.ones(2, 4, dtype=torch.bool))
 
 
-class Films(torch.utils.data.Dataset[dict[str, Any]]):
-    """Films of which nothing is known about regions."""
+class Images(torch.utils.data.Dataset[dict[str, Any]]):
+    """Images of which nothing is known about regions."""
 
     labels = FINDINGS
 
@@ -505,8 +505,8 @@ class Films(torch.utils.data.Dataset[dict[str, Any]]):
         return {"image": image, "labels": self.targets[n], "id": self.ids[n]}
 
 
-class Quartered(Films):
-    """Samples that know them, in a data set that does not beforehand, as the phantom has it."""
+class Quartered(Images):
+    """Samples that know them, in a data set that does not beforehand, as the synthetic data set has it."""
 
     region_names = NAMES
 
@@ -515,9 +515,9 @@ class Quartered(Films):
 
 
 @pytest.mark.filterwarnings("ignore:.*patients of train")
-def test_predicting_films(tmp_path: Path) -> None:
+def test_predicting_images(tmp_path: Path) -> None:
     model = built(detector=Quarters())
-    unknown, known = (training.predict(model, films, progress=False) for films in (Films(), Quartered()))
+    unknown, known = (training.predict(model, images, progress=False) for images in (Images(), Quartered()))
     assert unknown.logits.shape == unknown.targets.shape == (2, 4, 3)
     assert unknown.targets.isnan().all()
     assert torch.equal(known.targets, torch.tensor([0.0, 1.0])[:, None, None].expand(2, 4, 3))
@@ -529,11 +529,11 @@ def test_predicting_films(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bright(tmp_path: Path) -> Path:
-    """A film that is bright at the top right, twice as wide as high."""
+    """An image that is bright at the top right, twice as wide as high."""
     pixels = np.zeros((100, 200), np.uint8)
     pixels[:50, 100:] = 255
-    Image.fromarray(pixels).save(tmp_path / "film.png")
-    return tmp_path / "film.png"
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 def seeing(rule: dict[str, float]) -> AnaXNet:
@@ -547,9 +547,9 @@ def seeing(rule: dict[str, float]) -> AnaXNet:
     return model
 
 
-def test_explained_in_the_film_s_own_pixels(bright: Path, tmp_path: Path) -> None:
-    (film,) = thoraxlib.explain(seeing({"Edema": 5.0}), bright)
-    (finding,) = film.findings
+def test_explained_in_the_image_s_own_pixels(bright: Path, tmp_path: Path) -> None:
+    (image,) = thoraxlib.explain(seeing({"Edema": 5.0}), bright)
+    (finding,) = image.findings
     assert (finding.label, finding.regions) == ("Edema", ("right lung",))
     assert finding.boxes == ((100.0, 0.0, 200.0, 50.0),)
     assert finding.probability == pytest.approx(float(torch.tensor(2.0).sigmoid()), abs=0.01)
@@ -559,10 +559,10 @@ def test_explained_in_the_film_s_own_pixels(bright: Path, tmp_path: Path) -> Non
     low = float(torch.tensor(-3.0).sigmoid())
     assert finding.map[60:, :90].max() == pytest.approx(low, abs=1e-5)
     assert finding.map[60:, 110:].max() == 0  # a region that was not found
-    assert "right lung 100 0 200 50" in str(film)
-    assert (film.method, film.rule) == ("regions", "all")
-    film.save(tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "film.json").read_text())["findings"][0]["regions"] == ["right lung"]
+    assert "right lung 100 0 200 50" in str(image)
+    assert (image.method, image.rule) == ("regions", "all")
+    image.save(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "image.json").read_text())["findings"][0]["regions"] == ["right lung"]
 
 
 def test_the_most_specific_region() -> None:
@@ -588,7 +588,7 @@ def test_the_most_specific_region() -> None:
         thoraxlib.explain(model, image, rule="otsu")
 
 
-def test_a_film_without_regions_is_not_assessed() -> None:
+def test_an_image_without_regions_is_not_assessed() -> None:
     model = seeing({"Edema": 5.0})
 
     class Blind(Quarters):
@@ -598,10 +598,10 @@ def test_a_film_without_regions_is_not_assessed() -> None:
             return Regions(found.boxes * 0, found.scores * 0, nothing, found.features * 0)
 
     model.detector = Blind()
-    (film,) = thoraxlib.explain(model, torch.ones(1, 64, 64))
-    assert not film.findings
-    assert "no region found: not assessed" in str(film)
-    assert film.to_json()["probabilities"] == dict.fromkeys(FINDINGS)
+    (image,) = thoraxlib.explain(model, torch.ones(1, 64, 64))
+    assert not image.findings
+    assert "no region found: not assessed" in str(image)
+    assert image.to_json()["probabilities"] == dict.fromkeys(FINDINGS)
 
 
 def test_painting() -> None:

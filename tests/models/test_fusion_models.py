@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import thoraxlib
-from thoraxlib import backbones, cams, fusion, segmentation
+from thoraxlib import backbones, cams, segmentation
+from thoraxlib.layers import fusion
 from thoraxlib.models.fusion import FusionClassifier
 from thoraxlib.segmentation.base import foreground
 
@@ -349,8 +350,8 @@ def test_a_stage_that_there_is_not(x: Tensor) -> None:
 
 def test_explain() -> None:
     model = built(segmenter=UNET)
-    films = np.random.default_rng(0).integers(0, 255, (90, 70), np.uint8)
-    (study,) = thoraxlib.explain(model, films)
+    images = np.random.default_rng(0).integers(0, 255, (90, 70), np.uint8)
+    (study,) = thoraxlib.explain(model, images)
     assert study.findings
     assert all(finding.map.shape == (90, 70) for finding in study.findings)
 

@@ -106,9 +106,9 @@ def test_pretrained_is_what_torchxrayvision_gives(
     model: Any = thoraxlib.build(name, weights=weights, pretrained=True, input_spec={"size": 96}).eval()
     theirs = xrv.models.get_model(whole)
     monkeypatch.setattr(xrv.utils, "fix_resolution", lambda x, *_: x)  # both see 96 pixels: quicker
-    film = np.random.default_rng(0).integers(0, 256, (112, 96), np.uint8)
-    cropped = xrv.datasets.XRayCenterCrop()(xrv.datasets.normalize(film, 255, reshape=True))
-    x = thoraxlib.preprocess_for(model)(film)
+    image = np.random.default_rng(0).integers(0, 256, (112, 96), np.uint8)
+    cropped = xrv.datasets.XRayCenterCrop()(xrv.datasets.normalize(image, 255, reshape=True))
+    x = thoraxlib.preprocess_for(model)(image)
     torch.testing.assert_close(x, torch.from_numpy(cropped)[None], rtol=0, atol=1e-3)
 
     with torch.no_grad():
@@ -160,8 +160,8 @@ def test_as_any_model(name: str, tmp_path: Path) -> None:
     model: Any = thoraxlib.build(name, input_spec={"size": 64}).eval()
     as_trained(model, model.head.fc, model.head.thresholds)
     assert (model.input_spec.channels, model.input_spec.size) == (1, (64, 64))
-    films = [np.random.default_rng(seed).integers(0, 256, (80, 64), np.uint8) for seed in range(2)]
-    x = thoraxlib.preprocess_for(model)(films)
+    images = [np.random.default_rng(seed).integers(0, 256, (80, 64), np.uint8) for seed in range(2)]
+    x = thoraxlib.preprocess_for(model)(images)
     assert -1024 <= x.min() < -900
     assert 900 < x.max() <= 1024
     for method in ("cam", "gradcam", "gradcam++"):
@@ -170,13 +170,13 @@ def test_as_any_model(name: str, tmp_path: Path) -> None:
     plain = thoraxlib.build(name, input_spec={"size": 64}, calibrated=False).eval()
     plain.load_state_dict({key: value for key, value in model.state_dict().items() if key != "head.thresholds"})
     torch.testing.assert_close(cams.build("cam", model)(x), cams.build("cam", plain)(x))
-    found = thoraxlib.explain(model, films)
+    found = thoraxlib.explain(model, images)
     probabilities = model.predict_proba(x)
-    for film, row in zip(found, probabilities, strict=True):
-        assert list(film.probabilities) == list(model.labels)
-        assert list(film.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-5)
+    for image, row in zip(found, probabilities, strict=True):
+        assert list(image.probabilities) == list(model.labels)
+        assert list(image.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-5)
         # above 0.5, that is above its operating point
-        assert {finding.label for finding in film.findings} == {
+        assert {finding.label for finding in image.findings} == {
             label for label, p in zip(model.labels, row.tolist(), strict=True) if p > 0.5
         }
     thoraxlib.save_pretrained(model, tmp_path)
@@ -226,12 +226,12 @@ def test_pspnet_is_torchxrayvision_s(home: Path, monkeypatch: pytest.MonkeyPatch
     path.unlink()  # 140 MB
     monkeypatch.setattr(xrv.utils, "fix_resolution", lambda x, *_: x)  # 512 pixels take a CPU a minute
 
-    film = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    pixels = thoraxlib.preprocess_for(ours)(film)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    pixels = thoraxlib.preprocess_for(ours)(image)
     assert pixels.shape == (1, 1, 64, 64)
     assert (pixels.min(), pixels.max()) == (0, 1)
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(xrv.datasets.normalize(film, 255, reshape=True))[None])
+        expected = theirs(torch.from_numpy(xrv.datasets.normalize(image, 255, reshape=True))[None])
         logits = ours(pixels)
         torch.testing.assert_close(logits[:, 1:], expected, rtol=1e-4, atol=1e-4)
         assert (logits[:, 0] == 0).all()
@@ -252,7 +252,7 @@ def test_pspnet_is_torchxrayvision_s(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_pspnet_makes_the_masks_of_a_model(tmp_path: Path) -> None:
-    """Whatever the model does to its pixels, the segmenter sees the film."""
+    """Whatever the model does to its pixels, the segmenter sees the image."""
     common = {"backbone": "resnet10t", "fusion": "seg_pyramid", "labels": ["Edema"]}
     organs = {"name": "xrv_pspnet", "size": 64, "classes": ["background", "lungs"]}
     wild = {"size": 64, "mean": [0.5], "std": [1 / 2048]}
@@ -260,12 +260,12 @@ def test_pspnet_makes_the_masks_of_a_model(tmp_path: Path) -> None:
     grey: Any = thoraxlib.build("classifier", **common, segmenter=organs, input_spec=wild, in_chans=1).eval()
     with_organs(model.segmenter.net)
     grey.segmenter.load_state_dict(model.segmenter.state_dict())
-    film = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    masks = [one.organ_masks(thoraxlib.preprocess_for(one)(film)) for one in (model, grey)]
+    image = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    masks = [one.organ_masks(thoraxlib.preprocess_for(one)(image)) for one in (model, grey)]
     assert 0 < masks[0].mean() < 1
     assert (masks[0] == masks[1]).float().mean() > 0.99
     thoraxlib.save_pretrained(model, tmp_path)
-    x = thoraxlib.preprocess_for(model)(film)
+    x = thoraxlib.preprocess_for(model)(image)
     assert torch.equal(thoraxlib.load_pretrained(tmp_path)(x), model(x))
 
 

@@ -11,9 +11,10 @@ import torch
 from formulas import image, load_record
 from torch import Tensor
 
-from thoraxlib import cropping
-from thoraxlib.cropping.heat import heat
-from thoraxlib.maps import find_components, otsu
+from thoraxlib.localization import crops
+from thoraxlib.localization.components import find_components
+from thoraxlib.localization.crops.heat import heat
+from thoraxlib.localization.masks import otsu
 from thoraxlib.reproduce.fixed_point import upsample_uint8
 
 CASES = {case["name"]: case for case in load_record("ag_cnn_crop.json")["outputs"]["cases"]}
@@ -50,17 +51,17 @@ def picture(case: dict[str, Any]) -> Tensor:
     return image(1, 3, 224, 224, case["image_phase"])
 
 
-def rules(threshold: str) -> dict[str, cropping.CropRule]:
+def rules(threshold: str) -> dict[str, crops.CropRule]:
     """The code's own rule, and the same box with a clean crop."""
     if threshold == "otsu":
         return {
-            "patch": cropping.build("ien001"),
-            "derived_clean_patch": cropping.build("ien001_clean"),
+            "patch": crops.build("ien001"),
+            "derived_clean_patch": crops.build("ien001_clean"),
         }
     tau = float(threshold)
     return {
-        "patch": cropping.build("ien001", tau=tau),
-        "derived_clean_patch": cropping.build("ien001_clean", tau=tau),
+        "patch": crops.build("ien001", tau=tau),
+        "derived_clean_patch": crops.build("ien001_clean", tau=tau),
     }
 
 

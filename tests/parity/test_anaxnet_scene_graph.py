@@ -39,8 +39,8 @@ def test_boxes_are_read_as_they_are(images: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:ChestImaGenome, left out")
 def test_records_are_the_converter_s(images: Path) -> None:
-    films = datasets.build("chest_imagenome", root=images, images=images, split="all", cache=False)
-    (record,) = datasets.to_detectron2(films)
+    pictures = datasets.build("chest_imagenome", root=images, images=images, split="all", cache=False)
+    (record,) = datasets.to_detectron2(pictures)
     assert record["file_name"] == f"{record['image_id']}.jpg"
     assert (record["height"], record["width"]) == SIZE
     found = {each["id"]: each for each in record["annotations"]}
@@ -62,13 +62,13 @@ def test_the_converter_s_own_file_is_read(images: Path) -> None:
     plain = [{**original[0], "annotations": EXPECTED}]
     for name, content in (("copies", original), ("plain", plain)):
         (images / f"{name}.json").write_text(json.dumps(content))
-    films = datasets.build("chest_imagenome", root=images, images=images, split="all", cache=False)
+    pictures = datasets.build("chest_imagenome", root=images, images=images, split="all", cache=False)
     read = {name: datasets.build("region_coco", annotations=images / f"{name}.json", images=images)
             for name in ("copies", "plain")}  # fmt: skip
     assert read["copies"].report["boxes of a region that has another"] == (copies - 1) * len(EXPECTED)
     assert read["plain"].report == {"boxes cut off at the border": 1}
     for each in read.values():
         assert (each.ids, each.sizes, each.region_names, each.labels) == (
-            films.ids, films.sizes, films.region_names, films.labels)  # fmt: skip
-        assert torch.equal(each.region_boxes, films.region_boxes)
-        np.testing.assert_array_equal(each.region_targets, films.region_targets)
+            pictures.ids, pictures.sizes, pictures.region_names, pictures.labels)  # fmt: skip
+        assert torch.equal(each.region_boxes, pictures.region_boxes)
+        np.testing.assert_array_equal(each.region_targets, pictures.region_targets)

@@ -111,7 +111,7 @@ def test_8_bit_maps_of_the_seed_repository(features: Tensor) -> None:
 @pytest.mark.parametrize(("outputs", "gain"), [("outputs", 1.0), ("outputs_gain2", 2.0)])
 def test_8_bit_maps_of_the_seed_models(outputs: str, gain: float) -> None:
     record = load_record("unified_dcnn_resnet50.json")
-    model = thoraxlib.build("unified_dcnn", preset="seed").eval()
+    model = thoraxlib.build("unified_dcnn", preset="jaydurant").eval()
     thoraxlib.load_checkpoint(model, state_dict(record, gain))
     maps = cams.build("cam", model)(image(*record["input"]["args"]))
     names = [name for name in record[outputs] if name.startswith("return_CAM.small")]

@@ -131,7 +131,7 @@ def _unregistered(record: dict[str, Any]) -> int:
 
 def test_unified_dcnn_at_another_size() -> None:
     record = load_record("unified_dcnn_resnet50.json")
-    model = thoraxlib.build("unified_dcnn", preset="seed").eval()
+    model = thoraxlib.build("unified_dcnn", preset="jaydurant").eval()
     thoraxlib.load_checkpoint(model, state_dict(record, 2.0))
     expected = record["outputs_gain2_250"]
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""PadChest's label lists against what the seed's own code makes of them."""
+"""PadChest's label lists against what jaydurant's own code makes of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_orders_of_the_labels() -> None:
 def test_the_original_rule_on_every_string() -> None:
     assert len(ROWS) == 21
     found = dict(zip((name for name, _ in ROWS), positives([text for _, text in ROWS], "last_root"), strict=True))
-    # the original drops film 20, which has no file, after it has made its labels
+    # the original drops image 20, which has no file, after it has made its labels
     expected = RECORD["outputs"]["original"] | {"made_up_20.png": ["pneumonia"]}
     assert RECORD["outputs"]["original"]["made_up_20.png"] is None
     assert found == expected

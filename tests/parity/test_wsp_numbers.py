@@ -23,10 +23,10 @@ def gray(height: int, width: int, phase: float) -> Tensor:
 @pytest.mark.parametrize("case", PREPROCESS)
 def test_preprocessing(case: str) -> None:
     expected = PREPROCESS[case]
-    film = gray(*expected["args"])
-    assert_matches(film, expected["gray"], 1e-6)
-    assert_matches(equalize(film), expected["equalized"], 1e-6)
-    assert_matches(blur3(equalize(film)), expected["blurred"], 1e-6)
+    picture = gray(*expected["args"])
+    assert_matches(picture, expected["gray"], 1e-6)
+    assert_matches(equalize(picture), expected["equalized"], 1e-6)
+    assert_matches(blur3(equalize(picture)), expected["blurred"], 1e-6)
     changes = {"size": expected["long_side"]}
     overrides = expected["overrides"]
     if overrides.get("border_pad") == "zero":
@@ -35,7 +35,7 @@ def test_preprocessing(case: str) -> None:
     changes["blur"] = overrides.get("gaussian_blur", 3)
     # cases without border_pad=zero pad with the mean, but for the record's own default, zero
     spec = InputSpec().updated(JF_INPUT).updated(changes)
-    ours = preprocess_for(spec)(film)[0]
+    ours = preprocess_for(spec)(picture)[0]
     assert_matches(ours, expected["output"], 1.01 / 64 / expected["output"]["abs_max"])  # one grey level
     row = expected["output_row_middle"]["first"]
     np.testing.assert_allclose(ours[0, 64, : len(row)], row, atol=1.01 / 64)

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 import thoraxlib
-from thoraxlib import backbones, checkpoints, cropping, graphs, pooling
+from thoraxlib import backbones, checkpoints, graphs
+from thoraxlib.layers import pooling
+from thoraxlib.localization import crops
 from thoraxlib.models import ModelCard
 from thoraxlib.registry import Registry, UnknownNameError, _plugins  # read once in a process
 
@@ -101,18 +103,18 @@ def test_the_guide_names_every_group() -> None:
         ("", "{module}", "TypeError.*is not a callable object"),
         ("make = 3", "{module}:make", "TypeError.*is not a callable object"),
         (
-            "import thoraxlib\n@thoraxlib.pooling.register('avg')\ndef make(): pass",
+            "import thoraxlib\n@thoraxlib.layers.pooling.register('avg')\ndef make(): pass",
             "{module}:make",
             "DuplicateNameError.*'avg' is already registered",
         ),
     ],
 )
 def test_a_broken_plugin(code: str, value: str, message: str, install: Install) -> None:
-    install("broken-parts", code, pooling={"broken": value})
-    install("good-parts", MAKE, pooling={"good": "{module}:make"})
+    install("broken-parts", code, layers__pooling={"broken": value})
+    install("good-parts", MAKE, layers__pooling={"good": "{module}:make"})
     assert {"avg", "broken", "good"} <= set(pooling.names())
     for verb in (pooling.build, pooling.describe):
-        with pytest.raises(ImportError, match=rf"(?s)thoraxlib\.pooling.*'broken'.*from broken-parts.*{message}"):
+        with pytest.raises(ImportError, match=rf"(?s)layers\.pooling.*'broken'.*from broken-parts.*{message}"):
             verb("broken")
     with pytest.raises(ImportError, match="broken-parts"):
         thoraxlib.build("chexnet", backbone="resnet10t", pool="broken")
@@ -136,7 +138,7 @@ def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Ins
     [
         ("models", "chexnet", lambda: thoraxlib.build("chexnet", backbone="van_b0")),
         ("backbones", "resnet10t", lambda: backbones.build("resnet10t")),  # timm's
-        ("cropping", "otsu", lambda: cropping.build("otsu")),
+        ("localization__crops", "otsu", lambda: crops.build("otsu")),
         (
             "graphs__convolutions",
             "gcnconv",
@@ -159,8 +161,8 @@ def test_a_name_of_the_library_stays_the_library_s(
 
 
 def test_a_name_that_two_packages_have(install: Install) -> None:
-    install("one-parts", MAKE, pooling={"both": "{module}:make", "one": "{module}:make"})
-    install("two-parts", MAKE, pooling={"both": "{module}:make", "two": "{module}:make"})
+    install("one-parts", MAKE, layers__pooling={"both": "{module}:make", "one": "{module}:make"})
+    install("two-parts", MAKE, layers__pooling={"both": "{module}:make", "two": "{module}:make"})
     assert pooling.names().count("both") == 1
     for verb in (pooling.build, pooling.describe):
         with pytest.raises(ImportError, match=r"'both' \(.*-parts and .*-parts\).*several packages; uninstall"):

@@ -63,8 +63,8 @@ assert maps.shape == (4, 5, 2, 2)
 assert (maps >= cams.build("hirescam", model)(images) - 1e-6).all(), "without what speaks against the label"
 assert maps.std() > 0
 
-for film in thoraxlib.explain(model, list(torch.rand(2, 1, 40, 32)), method="elementwise", threshold=0.0):
-    assert len(film.findings) == 5
+for image in thoraxlib.explain(model, list(torch.rand(2, 1, 40, 32)), method="elementwise", threshold=0.0):
+    assert len(image.findings) == 5
 
 thoraxlib.save_pretrained(model, sys.argv[1])
 loaded = thoraxlib.load_pretrained(sys.argv[1])

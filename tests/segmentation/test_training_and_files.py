@@ -19,8 +19,8 @@ from thoraxlib.images import transform_for
 NAMES = ("right lung", "left lung", "heart", "trachea")
 
 
-def phantom(length: int = 8, seed: int = 0, **options: Any) -> Any:
-    return datasets.build("phantom", size=64, length=length, seed=seed, **options)
+def synthetic(length: int = 8, seed: int = 0, **options: Any) -> Any:
+    return datasets.build("synthetic", size=64, length=length, seed=seed, **options)
 
 
 def small_unet() -> segmentation.Segmenter:
@@ -51,19 +51,19 @@ def test_evaluate() -> None:
     class Perfect(segmentation.Segmenter):
         """Gives the true masks, of which it is told."""
 
-        def __init__(self, films: Any) -> None:
+        def __init__(self, images: Any) -> None:
             super().__init__(segmentation.ORGANS, 3)
             self.input_spec = self.input_spec.updated({"size": [64, 64]})
             self.weight = nn.Parameter(torch.zeros(()))
-            masks = torch.stack([film["masks"] for film in films])
-            self.truth = segmentation.organ_masks(masks, films.mask_names, self.classes).float()
+            masks = torch.stack([image["masks"] for image in images])
+            self.truth = segmentation.organ_masks(masks, images.mask_names, self.classes).float()
 
         def forward(self, x: Tensor) -> Tensor:
             done, self.truth = self.truth[: len(x)], self.truth[len(x) :]
             return done
 
-    films = phantom(5)
-    report = segmentation.evaluate(Perfect(films), films, batch_size=2)
+    images = synthetic(5)
+    report = segmentation.evaluate(Perfect(images), images, batch_size=2)
     assert report.organs == ("lungs", "heart")
     assert torch.equal(report.dice, torch.ones(5, 2))
     assert torch.equal(report.iou, torch.ones(5, 2))
@@ -71,7 +71,7 @@ def test_evaluate() -> None:
     assert "heart" in str(report)
     assert "1.000 (1.000 to 1.000)" in str(report)
     with pytest.raises(ValueError, match="gives no masks"):
-        segmentation.evaluate(small_unet(), phantom(2, masks=False))
+        segmentation.evaluate(small_unet(), synthetic(2, masks=False))
 
 
 def test_training(tmp_path: Path) -> None:
@@ -81,11 +81,11 @@ def test_training(tmp_path: Path) -> None:
     from thoraxlib import training
 
     unet = small_unet()
-    before = segmentation.evaluate(unet, phantom(8, 2)).mean_dice()
+    before = segmentation.evaluate(unet, synthetic(8, 2)).mean_dice()
     transform = transform_for(unet.input_spec)
     data = training.DataModule(
-        phantom(24),
-        phantom(8, 1),
+        synthetic(24),
+        synthetic(8, 1),
         batch_size=8,
         train_transform=transform,
         eval_transform=transform,
@@ -102,7 +102,7 @@ def test_training(tmp_path: Path) -> None:
         progress=False,
     )
     assert result.score > before
-    assert segmentation.evaluate(unet, phantom(8, 2)).mean_dice() > before + 0.05
+    assert segmentation.evaluate(unet, synthetic(8, 2)).mean_dice() > before + 0.05
     assert "val/dice_heart" in (tmp_path / "logs" / "metrics.csv").read_text()
     loaded = thoraxlib.load_pretrained(tmp_path / "model", segmentation.Segmenter)
     x = torch.rand(2, 3, 64, 64)
@@ -119,9 +119,9 @@ def test_another_segmenter_or_size_does_not_go_on_from_a_run(tmp_path: Path) -> 
         unet = segmentation.build("unet", width=width, depth=2)
         unet.input_spec = unet.input_spec.updated({"size": [side, side]})
         transform = transform_for(unet.input_spec)
-        films = {"train": phantom(4), "val": phantom(4, 1)}
+        images = {"train": synthetic(4), "val": synthetic(4, 1)}
         data = training.DataModule(
-            **films, batch_size=4, train_transform=transform, eval_transform=transform, masks=True
+            **images, batch_size=4, train_transform=transform, eval_transform=transform, masks=True
         )
         training.fit(unet, data, output=tmp_path, epochs=1, accelerator="cpu", progress=False)
 
@@ -132,38 +132,38 @@ def test_another_segmenter_or_size_does_not_go_on_from_a_run(tmp_path: Path) -> 
 
 
 def test_masks_as_files(tmp_path: Path) -> None:
-    films, unet = phantom(5), small_unet()
-    paths = segmentation.predict_masks(unet, films, tmp_path, batch_size=2)
-    assert [path.name for path in paths] == [f"{name}.png" for name in films.ids]
+    images, unet = synthetic(5), small_unet()
+    paths = segmentation.predict_masks(unet, images, tmp_path, batch_size=2)
+    assert [path.name for path in paths] == [f"{name}.png" for name in images.ids]
     with torch.inference_mode():
-        x = torch.stack([transform_for(unet.input_spec)({"image": film["image"]})["image"] for film in films])
+        x = torch.stack([transform_for(unet.input_spec)({"image": image["image"]})["image"] for image in images])
         expected = unet.eval()(x).argmax(dim=1)
     written = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
     assert torch.equal(written.long(), expected)
     paths[0].unlink()
     stamp = paths[1].stat().st_mtime_ns
-    segmentation.predict_masks(unet, films, tmp_path)
+    segmentation.predict_masks(unet, images, tmp_path)
     assert paths[0].exists()
     assert paths[1].stat().st_mtime_ns == stamp  # kept
     torch.nn.init.constant_(unet.final_conv.bias[1:], 100.0)
-    segmentation.predict_masks(unet, films, tmp_path, overwrite=True)
+    segmentation.predict_masks(unet, images, tmp_path, overwrite=True)
     assert not torch.equal(torch.from_numpy(np.array(Image.open(paths[1]))).long(), expected[1])
-    segmentation.predict_masks(small_unet(), films, tmp_path, overwrite=True)
+    segmentation.predict_masks(small_unet(), images, tmp_path, overwrite=True)
 
-    masked = datasets.WithOrganMasks(films, tmp_path)
+    masked = datasets.WithOrganMasks(images, tmp_path)
     sample = masked[3]
     assert torch.equal(sample["organ_mask"][0].long(), (expected[3] > 0).long())
-    assert masked.targets is films.targets
-    assert torch.equal(masked.boxed, films.boxed)
+    assert masked.targets is images.targets
+    assert torch.equal(masked.boxed, images.boxed)
     paths[2].unlink()
-    with pytest.raises(FileNotFoundError, match="1 of 5 films have no mask.*phantom-0-000002.*predict_masks"):
-        datasets.WithOrganMasks(films, tmp_path)
+    with pytest.raises(FileNotFoundError, match="1 of 5 images have no mask.*synthetic-0-000002.*predict_masks"):
+        datasets.WithOrganMasks(images, tmp_path)
     with pytest.raises(FileNotFoundError, match="folder"):
-        datasets.WithOrganMasks(films, tmp_path / "none")
+        datasets.WithOrganMasks(images, tmp_path / "none")
 
 
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop", "pad_end"])
-def test_masks_are_in_the_film_s_frame(resize: str, tmp_path: Path) -> None:
+def test_masks_are_in_the_image_s_frame(resize: str, tmp_path: Path) -> None:
     class Bright(segmentation.Segmenter):
         """The heart is what is bright."""
 
@@ -176,7 +176,7 @@ def test_masks_are_in_the_film_s_frame(resize: str, tmp_path: Path) -> None:
             return torch.cat([0.5 - x, x - 0.5], dim=1)
 
     class One(torch.utils.data.Dataset[Any]):
-        ids = ("a/film.png",)
+        ids = ("a/image.png",)
 
         def __len__(self) -> int:
             return 1
@@ -187,7 +187,7 @@ def test_masks_are_in_the_film_s_frame(resize: str, tmp_path: Path) -> None:
             return {"image": thoraxlib.images.read(image), "id": self.ids[index]}
 
     (path,) = segmentation.predict_masks(Bright(), One(), tmp_path)
-    assert path.name == "a_film.png"
+    assert path.name == "a_image.png"
     mask = np.array(Image.open(path))
     assert mask.shape == (120, 90)
     truth = np.zeros_like(mask)
@@ -202,7 +202,7 @@ def test_names_of_mask_files() -> None:
 
 
 def test_a_classifier_trains_on_masks_from_files(tmp_path: Path) -> None:
-    """The segmenter does not run; masks follow the film through the augmentation."""
+    """The segmenter does not run; masks follow the image through the augmentation."""
     pytest.importorskip("lightning")
     from thoraxlib import training
 
@@ -220,13 +220,13 @@ def test_a_classifier_trains_on_masks_from_files(tmp_path: Path) -> None:
     model.fusion.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     parts = {}
     for name, seed in (("train", 0), ("val", 1)):
-        films = phantom(16, seed, labels=("Mass", "Effusion"), balance=1.0)
-        for film in films:  # the right half is the mask
+        images = synthetic(16, seed, labels=("Mass", "Effusion"), balance=1.0)
+        for image in images:  # the right half is the mask
             mask = np.zeros((64, 64), np.uint8)
             mask[:, 32:] = 2
             (tmp_path / name).mkdir(exist_ok=True)
-            Image.fromarray(mask).save(mask_path(tmp_path / name, film["id"]))
-        parts[name] = datasets.WithOrganMasks(films, tmp_path / name)
+            Image.fromarray(mask).save(mask_path(tmp_path / name, image["id"]))
+        parts[name] = datasets.WithOrganMasks(images, tmp_path / name)
     transform = transform_for(model.input_spec, train={"name": "cxr_lka", "translate": 0.0, "degrees": 0.0})
     data = training.DataModule(
         parts["train"],

@@ -17,9 +17,9 @@ from torch import nn
 pytest.importorskip("lightning")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from films import Films, Net, to_float
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from samples import Images, Net, to_float
 
 import thoraxlib
 from thoraxlib import losses, metrics, training
@@ -28,9 +28,9 @@ from thoraxlib.training.resume import distinct
 NAN = float("nan")
 
 
-def films(**options: Any) -> training.DataModule:
+def images(**options: Any) -> training.DataModule:
     options = {"batch_size": 8, "train_transform": to_float, "eval_transform": to_float, **options}
-    return training.DataModule(Films(16), Films(16, seed=1), **options)
+    return training.DataModule(Images(16), Images(16, seed=1), **options)
 
 
 def fit(data: training.DataModule, output: Path, **options: Any) -> training.FitResult:
@@ -49,14 +49,14 @@ def refused(data: training.DataModule, output: Path, error: type[Exception], mat
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("loss", ["bce", "w_cel", "weighted_bce", "focal", nn.BCEWithLogitsLoss()])
 def test_labels_that_are_all_unknown(tmp_path: Path, part: str, loss: Any) -> None:
-    data = films()
+    data = images()
     data.parts[part].targets[:] = NAN
     refused(data, tmp_path / "run", ValueError, f"{part}: every label of every image is unknown", loss=loss)
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_label_that_is_unknown_throughout_is_named(tmp_path: Path, part: str) -> None:
-    data = films()
+    data = images()
     data.parts[part].targets[:, 0] = NAN
     with pytest.warns(UserWarning, match=rf"{part}: labels that are unknown \(NaN\) in every image: left;"):
         fit(data, tmp_path)
@@ -65,12 +65,12 @@ def test_a_label_that_is_unknown_throughout_is_named(tmp_path: Path, part: str) 
 @pytest.mark.parametrize("value", [0.7, 0.5, 1e-6])
 @pytest.mark.parametrize("monitor", ["val/auroc", "val/loss", "train/loss"])
 def test_soft_labels_are_for_training(tmp_path: Path, value: float, monitor: str) -> None:
-    data = films()
+    data = images()
     data.parts["train"].targets[3, 0] = value
     fit(data, tmp_path / "train", monitor=monitor)
     scores = {}
     for name, target in (("soft", value), ("unknown", NAN)):
-        data = films()
+        data = images()
         data.parts["val"].targets[3, 0] = target
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -95,18 +95,18 @@ class Plain(nn.Module):
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), Plain(), nn.MSELoss()])
 def test_unknown_labels_and_a_loss_that_has_none(tmp_path: Path, part: str, loss: nn.Module) -> None:
-    data = films()
+    data = images()
     data.parts[part].targets[5, 1] = NAN
     refused(data, tmp_path / "run", ValueError, f"is NaN where a label is unknown, and {part} has such", loss=loss)
     assert loss.training
     fit(data, tmp_path, loss=losses.build("bce"))
-    fit(films(), tmp_path / "known", loss=loss)
+    fit(images(), tmp_path / "known", loss=loss)
 
 
 @pytest.mark.parametrize("monitor", ["val/auroc", "val/average_precision"])
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_validation_labels_of_one_class(tmp_path: Path, monitor: str, value: float) -> None:
-    data = films()
+    data = images()
     data.parts["val"].targets[:] = value
     data.parts["val"].targets[::2] = NAN
     refused(data, tmp_path / "run", RuntimeError, f"{monitor}.*both classes", monitor=monitor)
@@ -123,28 +123,28 @@ class Logs(Callback):
 @pytest.mark.parametrize("monitor", ["val_auroc", "val/AUROC", "auroc", "val/dice"])
 def test_a_score_that_nobody_logs(tmp_path: Path, monitor: str) -> None:
     told = f"monitor='{monitor}': allowed are 'train/loss', 'val/loss', 'val/auroc'"
-    refused(films(), tmp_path / "run", ValueError, told, monitor=monitor)
-    refused(films(), tmp_path / "run", ValueError, told, monitor=monitor, callbacks=[LearningRateMonitor()])
+    refused(images(), tmp_path / "run", ValueError, told, monitor=monitor)
+    refused(images(), tmp_path / "run", ValueError, told, monitor=monitor, callbacks=[LearningRateMonitor()])
     for callback in (EarlyStopping(monitor), ModelCheckpoint(monitor=monitor)):
-        refused(films(), tmp_path / "run", ValueError, f"monitor of .*'{monitor}'", callbacks=[callback])
+        refused(images(), tmp_path / "run", ValueError, f"monitor of .*'{monitor}'", callbacks=[callback])
 
 
 def test_a_score_of_a_callback(tmp_path: Path) -> None:
-    assert fit(films(), tmp_path, monitor="val/own", callbacks=[Logs()]).score == 0.5
-    fit(films(), tmp_path / "epoch", callbacks=[ModelCheckpoint(monitor="epoch", mode="max", save_top_k=2)])
+    assert fit(images(), tmp_path, monitor="val/own", callbacks=[Logs()]).score == 0.5
+    fit(images(), tmp_path / "epoch", callbacks=[ModelCheckpoint(monitor="epoch", mode="max", save_top_k=2)])
 
 
 def test_steps_that_end_in_the_first_epoch(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="max_steps=1: an epoch has 2 steps, and monitor='val/auroc'"):
-        fit(films(), tmp_path / "a", max_steps=1)
-    fit(films(), tmp_path / "b", max_steps=1, accumulate=2)
-    fit(films(), tmp_path / "c", max_steps=1, monitor="train/loss")
+        fit(images(), tmp_path / "a", max_steps=1)
+    fit(images(), tmp_path / "b", max_steps=1, accumulate=2)
+    fit(images(), tmp_path / "c", max_steps=1, monitor="train/loss")
 
 
 def test_a_refused_run_leaves_the_one_before(tmp_path: Path) -> None:
-    fit(films(), tmp_path)
+    fit(images(), tmp_path)
     before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
-    data = films()
+    data = images()
     data.parts["val"].targets[:] = NAN
     with pytest.raises(ValueError, match="val: every label of every image is unknown"):
         fit(data, tmp_path, resume=False)
@@ -152,14 +152,14 @@ def test_a_refused_run_leaves_the_one_before(tmp_path: Path) -> None:
 
 
 def test_targets_of_another_width() -> None:
-    wide = Films(8)
+    wide = Images(8)
     wide.targets = torch.zeros(8, 3)
     with pytest.raises(ValueError, match=r"train has targets \(8, 3\): 8 images and 2 labels"):
-        training.DataModule(wide, Films(8, seed=1))
+        training.DataModule(wide, Images(8, seed=1))
 
 
 def test_a_later_stage_is_checked_before_the_first(tmp_path: Path) -> None:
-    data = films()
+    data = images()
     data.parts["train"].targets[0, 0] = NAN
     plan = [training.Stage(name="one", epochs=1), training.Stage(name="two", epochs=1, loss=nn.BCEWithLogitsLoss())]
     with pytest.raises(ValueError, match="NaN where a label is unknown"):
@@ -175,8 +175,8 @@ def test_a_segmenter_wants_masks_of_both_parts(tmp_path: Path) -> None:
     segmenter = thoraxlib.segmentation.build("unet", width=2, depth=2)
     options = {"output": tmp_path / "run", "epochs": 1, "accelerator": "cpu", "progress": False}
     with pytest.raises(ValueError, match=r"no masks: .*masks=True"):
-        training.fit(segmenter, films(), **options)
-    data = films(masks=True)
+        training.fit(segmenter, images(), **options)
+    data = images(masks=True)
     data.parts["train"].mask_names = ("lungs",)
     with pytest.raises(ValueError, match=r"mask_names of train are \('lungs',\), of val \(\)"):
         training.fit(segmenter, data, **options)
@@ -196,7 +196,7 @@ class Sure(nn.Module):
 
 
 def test_a_sure_network_is_scored_by_its_order(tmp_path: Path) -> None:
-    data = films()
+    data = images()
     result = training.fit(
         Sure(),
         data,
@@ -206,7 +206,7 @@ def test_a_sure_network_is_scored_by_its_order(tmp_path: Path) -> None:
         progress=False,
         optimizer=partial(torch.optim.SGD, lr=0.0),
     )
-    found = training.predict(result.model, Films(16, seed=1), transform=to_float, progress=False)
+    found = training.predict(result.model, Images(16, seed=1), transform=to_float, progress=False)
     assert bool((found.logits.sigmoid() == 1).all())
     by_logits = metrics.auroc(found.targets, found.logits)
     assert by_logits[0] > 0.9

@@ -18,7 +18,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from films import Films, Net, to_float
+from samples import Images, Net, to_float
 from lightning.pytorch import Callback
 from thoraxlib import training
 
@@ -31,7 +31,7 @@ class Killed(Callback):
 def fit(folder, callbacks=()):
     torch.manual_seed(0)
     data = training.DataModule(
-        Films(40), Films(33, seed=1), batch_size=4, train_transform=to_float, eval_transform=to_float
+        Images(40), Images(33, seed=1), batch_size=4, train_transform=to_float, eval_transform=to_float
     )
     return training.fit(
         Net(), data, output=out / folder, epochs=4, accelerator="cpu", devices="2", num_nodes=1, strategy="auto",
@@ -47,7 +47,7 @@ def write(score):
 def main():
     whole = fit("whole")
     result = fit("killed", [Killed()])
-    found = training.predict(result.model, Films(33, seed=1), transform=to_float, progress=False)
+    found = training.predict(result.model, Images(33, seed=1), transform=to_float, progress=False)
     told = write(result.score)
     torch.save(
         {"whole": whole.model.state_dict(), "resumed": result.model.state_dict(), "scores": [whole.score, result.score],
@@ -92,7 +92,7 @@ def test_killed_and_resumed_it_ends_as_it_would_have(tmp_path: Path) -> None:
         for name, value in each["resumed"].items():
             assert torch.equal(value, ranks[0]["whole"][name])
     assert (tmp_path / "written").read_text() == "0\n"
-    # 33 films on two processes: one is seen twice and counts once
+    # 33 images on two processes: one is seen twice and counts once
     scores = metrics.auroc(ranks[0]["targets"], ranks[0]["logits"])
     assert scores.mean() == pytest.approx(ranks[0]["scores"][0], abs=1e-6)
     assert (tmp_path / "whole" / "logs" / "metrics.csv").read_text() == (
@@ -105,8 +105,8 @@ def test_killed_and_resumed_it_ends_as_it_would_have(tmp_path: Path) -> None:
 def test_an_example(tmp_path: Path) -> None:
     flags = [
         "--data",
-        "phantom",
-        "--films",
+        "synthetic",
+        "--images",
         "24",
         "--size",
         "32",

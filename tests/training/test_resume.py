@@ -19,13 +19,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 pytest.importorskip("lightning")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from films import Films, Net, jitter, to_float
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from samples import Images, Net, jitter, to_float
 
 from thoraxlib import training
-from thoraxlib.files import alone
 from thoraxlib.training import processes
+from thoraxlib.utils.files import alone
 
 HERE = Path(__file__).parent
 SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9)
@@ -45,7 +45,7 @@ SCHEDULES: dict[str, Any] = {
 
 def run(output: Path, *callbacks: Callback, **options: Any) -> training.FitResult:
     data = training.DataModule(
-        Films(24), Films(16, seed=1), batch_size=8, train_transform=jitter, eval_transform=to_float
+        Images(24), Images(16, seed=1), batch_size=8, train_transform=jitter, eval_transform=to_float
     )
     options = {"epochs": 4, "monitor": "val/loss", "optimizer": SGD, **options}
     return training.fit(Net(), data, output=output, accelerator="cpu", progress=False, callbacks=callbacks, **options)
@@ -151,7 +151,7 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path: Path) -> None:
 
 def test_a_stage_that_another_began_with_has_no_more_epochs(tmp_path: Path) -> None:
     def stages(first: int, second: int) -> list[training.FitResult]:
-        data = training.DataModule(Films(16), Films(16, seed=1), batch_size=8, train_transform=to_float)
+        data = training.DataModule(Images(16), Images(16, seed=1), batch_size=8, train_transform=to_float)
         data.transforms = dict.fromkeys(data.transforms, to_float)
         plan = [
             training.Stage(name="one", trained=["body"], epochs=first),
@@ -307,14 +307,14 @@ def test_a_callback_without_a_folder_writes_under_the_logs(tmp_path: Path) -> No
 def test_a_compiled_network_leaves_the_files_of_the_plain_one(tmp_path: Path) -> None:
     import thoraxlib
 
-    films = {"train": Films(8), "val": Films(8, seed=1)}
+    images = {"train": Images(8), "val": Images(8, seed=1)}
 
     def trained(folder: str, compiled: str, epochs: int, *callbacks: Callback) -> tuple[nn.Module, training.FitResult]:
         torch.manual_seed(0)
         spec = {"size": [32, 32]}
         model = thoraxlib.build("classifier", backbone="resnet10t", labels=("left", "top"), in_chans=1, input_spec=spec)
         transform = thoraxlib.images.transform_for(model.input_spec)
-        data = training.DataModule(**films, batch_size=8, train_transform=transform, eval_transform=transform)
+        data = training.DataModule(**images, batch_size=8, train_transform=transform, eval_transform=transform)
         given: Any = torch.compile(model, backend="eager") if compiled == "whole" else model
         if compiled == "part":
             model.backbone = torch.compile(model.backbone, backend="eager")
@@ -348,7 +348,7 @@ def test_a_compiled_network_leaves_the_files_of_the_plain_one(tmp_path: Path) ->
 def test_stages_of_a_compiled_network(tmp_path: Path) -> None:
     plan = [training.Stage(name="one", trained=["fc"], epochs=1), training.Stage(name="two", epochs=1)]
     for name in ("plain", "compiled"):
-        data = training.DataModule(Films(16), Films(16, seed=1), batch_size=8, train_transform=to_float)
+        data = training.DataModule(Images(16), Images(16, seed=1), batch_size=8, train_transform=to_float)
         data.transforms = dict.fromkeys(data.transforms, to_float)
         model: Any = Net() if name == "plain" else torch.compile(Net(), backend="eager")
         results = training.fit_stages(model, data, plan, output=tmp_path / name, accelerator="cpu", progress=False)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 pytest.importorskip("lightning")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from films import Films, jitter, to_float
 from lightning.pytorch import Callback
+from samples import Images, jitter, to_float
 
 import thoraxlib
 from thoraxlib import metrics, training
@@ -70,7 +70,7 @@ class Net(nn.Module):
 
 def module(**options: Any) -> training.DataModule:
     options = {"batch_size": 16, "train_transform": jitter, "eval_transform": to_float, **options}
-    return training.DataModule(Films(64), Films(32, seed=1), **options)
+    return training.DataModule(Images(64), Images(32, seed=1), **options)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ def test_each_stage_changes_its_parts_only(
     assert all(result.model is model for result in results)
     assert not model.training
     assert [p.requires_grad for p in model.parameters()].count(False) == 1
-    found = training.predict(model, Films(32, seed=1), transform=to_float, progress=False)
+    found = training.predict(model, Images(32, seed=1), transform=to_float, progress=False)
     assert metrics.auroc(found.targets, found.logits).mean() == pytest.approx(results[-1].score, abs=1e-6)
 
 
@@ -252,10 +252,10 @@ def test_a_joint_loss_is_the_weighted_sum(tmp_path: Path) -> None:
     for net in (model, alone):
         net.global_branch[4].p = net.local_branch[4].p = 0.0
     training.fit_stages(model, module(train_transform=to_float), [stage], output=tmp_path, **FAST)
-    x = torch.stack([to_float(sample)["image"] for sample in Films(64)])
+    x = torch.stack([to_float(sample)["image"] for sample in Images(64)])
     loss = nn.functional.binary_cross_entropy_with_logits
     for (name, part), share in zip(weight.items(), ("global_branch", "local_branch", "head"), strict=True):
-        loss(getattr(alone.train().forward_all(x), name), Films(64).targets).backward()
+        loss(getattr(alone.train().forward_all(x), name), Images(64).targets).backward()
         for own, trained in zip(getattr(alone, share).parameters(), getattr(model, share).parameters(), strict=True):
             torch.testing.assert_close(trained, own - part * own.grad, rtol=1e-4, atol=1e-6)
 

@@ -19,8 +19,8 @@ from torch import nn
 pytest.importorskip("lightning")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from films import Films, Net, jitter, to_float
 from lightning.pytorch import Callback
+from samples import Images, Net, jitter, to_float
 
 import thoraxlib
 from thoraxlib import losses, metrics, training
@@ -34,7 +34,7 @@ FAST = {"accelerator": "cpu", "progress": False, "optimizer": partial(torch.opti
 
 def module(**options: Any) -> training.DataModule:
     options = {"batch_size": 16, "train_transform": jitter, "eval_transform": to_float, **options}
-    return training.DataModule(Films(64), Films(32, seed=1), **options)
+    return training.DataModule(Images(64), Images(32, seed=1), **options)
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
@@ -51,7 +51,7 @@ def test_it_learns_and_returns_the_best_epoch(tmp_path: Path) -> None:
     result = training.fit(Net(), module(), output=tmp_path, epochs=6, **FAST)
     assert result.score > 0.9
     assert not result.model.training
-    found = training.predict(result.model, Films(32, seed=1), transform=to_float, progress=False)
+    found = training.predict(result.model, Images(32, seed=1), transform=to_float, progress=False)
     assert metrics.auroc(found.targets, found.probabilities).mean() == pytest.approx(result.score, abs=1e-6)
     rows = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("val/auroc")
@@ -97,7 +97,7 @@ def test_best_is_kept_and_training_stops_early(tmp_path: Path) -> None:
     )
     assert result.epoch <= 4
     assert result.trainer.current_epoch <= result.epoch + 4
-    found = training.predict(result.model, Films(32, seed=1), transform=to_float, progress=False)
+    found = training.predict(result.model, Images(32, seed=1), transform=to_float, progress=False)
     assert losses.build("bce")(found.logits, found.targets).item() == pytest.approx(result.score, rel=1e-4)
 
 
@@ -173,12 +173,12 @@ def test_resuming_with_other_settings_is_an_error(tmp_path: Path) -> None:
 
 DDP = """
 import json, torch
-from films import Films, Net, to_float
+from samples import Images, Net, to_float
 from thoraxlib import training
 
 def main():
     data = training.DataModule(
-        Films(64), Films(33, seed=1), batch_size=8, train_transform=to_float, eval_transform=to_float
+        Images(64), Images(33, seed=1), batch_size=8, train_transform=to_float, eval_transform=to_float
     )
     devices = int(sys.argv[2])
     result = training.fit(
@@ -192,7 +192,7 @@ def main():
             "loss": float(trainer.callback_metrics["val/loss"]),
             "sum": float(sum(p.double().abs().sum() for p in result.model.parameters())),
         }, file)
-    found = training.predict(result.model, Films(33, seed=1), transform=to_float, progress=False)
+    found = training.predict(result.model, Images(33, seed=1), transform=to_float, progress=False)
     if trainer.global_rank == 0:
         torch.save([found.logits, found.targets], sys.argv[1] + "/found.pt")
 
@@ -219,11 +219,11 @@ def test_two_processes(tmp_path: Path) -> None:
 
 def test_two_forked_processes(tmp_path: Path) -> None:
     data = training.DataModule(
-        Films(32), Films(9, seed=1), batch_size=8, train_transform=to_float, eval_transform=to_float
+        Images(32), Images(9, seed=1), batch_size=8, train_transform=to_float, eval_transform=to_float
     )
     options = {**FAST, "devices": 2, "strategy": "ddp_fork"}
     result = training.fit(Net(), data, output=tmp_path, epochs=2, **options)
-    found = training.predict(result.model, Films(9, seed=1), transform=to_float, progress=False)
+    found = training.predict(result.model, Images(9, seed=1), transform=to_float, progress=False)
     assert metrics.auroc(found.targets, found.logits).mean() == pytest.approx(result.score, abs=1e-6)
     assert {row["epoch"] for row in rows(tmp_path)} == {"0", "1"}
 
@@ -280,19 +280,19 @@ def test_a_model_of_the_registry_is_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_batch_of_a_models_own_transform_is_its_films_one_by_one(cache: bool) -> None:
+def test_a_batch_of_a_models_own_transform_is_its_images_one_by_one(cache: bool) -> None:
     transform = thoraxlib.images.transform_for(InputSpec(size=6))
-    data = training.DataModule(Films(4), Films(5, seed=1), batch_size=5, cache=cache, eval_transform=transform)
+    data = training.DataModule(Images(4), Images(5, seed=1), batch_size=5, cache=cache, eval_transform=transform)
     (batch,) = data.val_dataloader()
-    expected = torch.stack([transform(sample)["image"].as_subclass(torch.Tensor) for sample in Films(5, seed=1)])
+    expected = torch.stack([transform(sample)["image"].as_subclass(torch.Tensor) for sample in Images(5, seed=1)])
     assert type(batch["image"]) is torch.Tensor
     assert torch.equal(batch["image"], expected)
-    assert batch["id"] == Films(5, seed=1).ids
+    assert batch["id"] == Images(5, seed=1).ids
 
 
 def test_the_cache_changes_nothing_and_reads_once() -> None:
     plain, cached = (
-        training.DataModule(Films(20), Films(8, seed=1), batch_size=8, cache=cache, train_transform=jitter, seed=3)
+        training.DataModule(Images(20), Images(8, seed=1), batch_size=8, cache=cache, train_transform=jitter, seed=3)
         for cache in (False, True)
     )
     batches = []
@@ -316,7 +316,7 @@ def test_workers_change_nothing() -> None:
     batches = [
         list(
             training.DataModule(
-                Films(20), Films(8, seed=1), batch_size=8, num_workers=n, train_transform=jitter
+                Images(20), Images(8, seed=1), batch_size=8, num_workers=n, train_transform=jitter
             ).train_dataloader()
         )
         for n in (0, 2)
@@ -325,24 +325,24 @@ def test_workers_change_nothing() -> None:
 
 
 def test_errors_of_the_data_module() -> None:
-    uneven = Films(4)
+    uneven = Images(4)
     uneven.images = [torch.zeros(1, 8, 8 + index, dtype=torch.uint8) for index in range(4)]
     with pytest.raises(ValueError, match=r"one size.*0-1\.png is \(1, 8, 9\)"):
-        training.DataModule(uneven, Films(4, seed=1), cache=True).train_dataloader()
+        training.DataModule(uneven, Images(4, seed=1), cache=True).train_dataloader()
     with pytest.raises(ValueError, match="val holds no image"):
-        training.DataModule(Films(4), Films(0, seed=1))
+        training.DataModule(Images(4), Images(0, seed=1))
     with pytest.raises(ValueError, match=r"val has the labels \('a', 'b'\)"):
-        training.DataModule(Films(4), Films(4, seed=1, labels=("a", "b")))
-    uncertain = Films(4)
+        training.DataModule(Images(4), Images(4, seed=1, labels=("a", "b")))
+    uncertain = Images(4)
     uncertain.targets[1, 1] = -1
     with pytest.raises(ValueError, match=r"train has the target -1\.0: from 0 to 1"):
-        training.DataModule(uncertain, Films(4, seed=1))
+        training.DataModule(uncertain, Images(4, seed=1))
     with pytest.raises(ValueError, match="batch_size=0"):
-        training.DataModule(Films(4), Films(4, seed=1), batch_size=0)
+        training.DataModule(Images(4), Images(4, seed=1), batch_size=0)
     with pytest.warns(UserWarning, match="4 patients of train are also in val"):
-        training.DataModule(Films(4), Films(4))
+        training.DataModule(Images(4), Images(4))
     with pytest.raises(ValueError, match="without a test part"):
-        training.DataModule(Films(4), Films(4, seed=1)).test_dataloader()
+        training.DataModule(Images(4), Images(4, seed=1)).test_dataloader()
 
 
 def test_errors_of_a_run(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_errors_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite values"):
         training.fit(Net(), module(train_transform=holes), output=tmp_path / "c", **FAST)
     with pytest.raises(ValueError, match=r"0-7\.png: NaN or infinite values"):
-        training.predict(Net(), Films(10), transform=holes, progress=False)
+        training.predict(Net(), Images(10), transform=holes, progress=False)
     with pytest.raises(ValueError, match="epoch 0, batch 1: .*diverged"):
         training.fit(Net(), module(), output=tmp_path / "d", **{**FAST, "optimizer": partial(torch.optim.SGD, lr=1e30)})
 
@@ -415,8 +415,8 @@ class _Lost(Net):
 
 def test_validation_does_not_hide_lost_logits(tmp_path: Path) -> None:
     model = _Lost()
-    films = torch.stack([to_float(sample)["image"] for sample in Films(32, seed=1)])
-    means = films.mean((1, 2, 3))
+    images = torch.stack([to_float(sample)["image"] for sample in Images(32, seed=1)])
+    means = images.mean((1, 2, 3))
     model.darkest = float(means.min())
     with pytest.raises(ValueError, match=f"1 of 32 validation images are NaN, first of number {int(means.argmin())}:"):
         training.fit(model, module(), output=tmp_path, epochs=1, **FAST)
@@ -424,18 +424,18 @@ def test_validation_does_not_hide_lost_logits(tmp_path: Path) -> None:
 
 def test_predict_keeps_order_and_mode() -> None:
     model = Net().train()
-    films = Films(10)
-    found = training.predict(model, films, transform=to_float, batch_size=4, progress=False)
+    images = Images(10)
+    found = training.predict(model, images, transform=to_float, batch_size=4, progress=False)
     assert model.training
-    assert found.ids == films.ids
-    assert torch.equal(found.targets, films.targets)
-    one = training.predict(model, films, transform=to_float, batch_size=1, progress=False)
+    assert found.ids == images.ids
+    assert torch.equal(found.targets, images.targets)
+    one = training.predict(model, images, transform=to_float, batch_size=1, progress=False)
     torch.testing.assert_close(one.logits, found.logits)
     torch.testing.assert_close(found.probabilities, found.logits.double().sigmoid())
-    half = training.predict(model, films, transform=to_float, autocast=torch.bfloat16, progress=False)
+    half = training.predict(model, images, transform=to_float, precision="bf16-mixed", progress=False)
     torch.testing.assert_close(half.logits, found.logits, atol=0.05, rtol=0.05)
     with pytest.raises(ValueError, match="the data set has the labels"):
-        training.predict(model, Films(4, labels=("a", "b")), progress=False)
+        training.predict(model, Images(4, labels=("a", "b")), progress=False)
 
 
 def test_without_the_extra() -> None:

@@ -68,7 +68,7 @@ def of_images() -> None:
 
 
 def of_data() -> None:
-    films = datasets.build("phantom", size=128)
-    assert_type(films.labels, tuple[str, ...])
-    assert_type(films.targets, torch.Tensor)
-    assert_type(films[0], dict[str, Any])
+    images = datasets.build("synthetic", size=128)
+    assert_type(images.labels, tuple[str, ...])
+    assert_type(images.targets, torch.Tensor)
+    assert_type(images[0], dict[str, Any])

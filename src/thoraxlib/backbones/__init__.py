@@ -46,6 +46,6 @@ def for_input(backbone: Spec | Backbone, spec: InputSpec, *, pretrained: bool = 
     TypeError
         See :func:`check_backbone`.
     """
-    trunk = registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
-    check_backbone(trunk)
-    return trunk
+    network = registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
+    check_backbone(network)
+    return network

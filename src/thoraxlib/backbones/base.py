@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-__all__ = ["Backbone", "check_backbone"]
-
 
 class Backbone(nn.Module):
     """Image to feature maps.

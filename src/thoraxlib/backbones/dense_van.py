@@ -8,9 +8,7 @@ from torch import nn
 
 from thoraxlib.backbones import register
 from thoraxlib.backbones.van import InTurn
-from thoraxlib.blocks.van import VANBlock, initialise
-
-__all__ = ["DenseVAN"]
+from thoraxlib.layers.van import VANBlock, initialise
 
 _DEPTHS = (3, 3, 5, 2)
 

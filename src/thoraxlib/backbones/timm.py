@@ -10,11 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from thoraxlib.arguments import one_of
 from thoraxlib.backbones.base import Backbone
 from thoraxlib.registry import OptionError
-
-__all__ = ["DenseNetBackbone", "EfficientNetBackbone", "TimmBackbone", "TimmSource"]
+from thoraxlib.utils.arguments import one_of
 
 
 class TimmBackbone(Backbone):

@@ -1,4 +1,4 @@
-"""The trunks that timm lacks, from torchvision: AlexNet and GoogLeNet."""
+"""The backbones that timm lacks, from torchvision: AlexNet and GoogLeNet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
 from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD
-
-__all__ = ["adapt_first_conv", "alexnet", "googlenet"]
 
 
 class _Tapped(Backbone):
@@ -120,12 +118,12 @@ def googlenet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
         "inception4e": (832, 16),
         "inception5b": (1024, 32),
     }
-    trunk = [
+    backbone = [
         (name, module)
         for name, module in net.named_children()
         if not name.startswith(("aux", "avgpool", "dropout", "fc"))
     ]
-    return _Tapped(trunk, taps, in_chans, _HalfNormalize() if pretrained else None)
+    return _Tapped(backbone, taps, in_chans, _HalfNormalize() if pretrained else None)
 
 
 def _create(name: str, factory: Any, weights: Any, **options: Any) -> Any:

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
-from thoraxlib.blocks.pointwise import channels_together
-from thoraxlib.blocks.van import VANStage
 from thoraxlib.checkpoints import read
+from thoraxlib.layers.pointwise import channels_together
+from thoraxlib.layers.van import VANStage
 from thoraxlib.registry import Spec
-
-__all__ = ["VAN", "InTurn"]
 
 _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # widths, depths
     "van_b0": ((32, 64, 160, 256), (3, 3, 5, 2)),

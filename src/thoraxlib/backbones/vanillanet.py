@@ -17,8 +17,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
 
-__all__ = ["SeriesActivation", "VanillaNet"]
-
 _EPS = 1e-6
 
 
@@ -216,7 +214,7 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
         if pretrained:
             raise ValueError(
                 f"{name}: its weights are not downloaded; build with pretrained=False, and give a file to "
-                "thoraxlib.load_checkpoint(model, file, trunk_only=True)"
+                "thoraxlib.load_checkpoint(model, file, backbone_only=True)"
             )
         return VanillaNet(widths, strides, pool_sizes=pool_sizes, in_chans=in_chans, activation_slope=activation_slope)
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
 
-__all__ = ["XRayBackbone"]
-
 _WIDTHS = (15, 30, 60, 120)
 _KERNELS = (3, 1, 3, 1, 1, 1, 1)
 

@@ -1,6 +1,6 @@
 """Class activation maps: model and images -> a heat map for every label, (N, K, h, w).
 
-``build(name, model)(x)`` runs the trunk once without gradients; where a method needs gradients, only the head is
+``build(name, model)(x)`` runs the backbone once without gradients; where a method needs gradients, only the head is
 differentiated, for all labels together. No hooks, unless a layer inside a network is named; nothing of the model is
 changed. Works on the library's models and on timm's as they are, and on any network by naming a layer.
 """
@@ -13,7 +13,7 @@ from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split, split
-from thoraxlib.maps import normalize, upsample
+from thoraxlib.localization.scaling import normalize, upsample
 from thoraxlib.registry import Registry
 
 __all__ = [

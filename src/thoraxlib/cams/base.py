@@ -11,13 +11,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.arguments import positions
 from thoraxlib.cams.split import Split, split
 from thoraxlib.cams.stage import Stage
 from thoraxlib.cams.tokens import fits, grid_of
-from thoraxlib.modes import eval_view
-
-__all__ = ["ClassActivationMap"]
+from thoraxlib.utils.arguments import positions
+from thoraxlib.utils.modes import eval_view
 
 Labels: TypeAlias = Sequence[int | str] | Tensor | int | str | None
 
@@ -89,7 +87,7 @@ class ClassActivationMap(abc.ABC):
         return self._run(x, labels, with_logits=False)[1]
 
     def with_logits(self, x: Tensor, labels: Labels = None) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) of all labels and the maps of `labels`, as by calling it, from one pass of the trunk."""
+        """Logits (N, K) of all labels and the maps of `labels`, as by calling it, from one pass of the backbone."""
         logits, maps = self._run(x, labels, with_logits=True)
         assert logits is not None
         return logits, maps

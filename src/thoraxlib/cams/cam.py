@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
 
-__all__ = ["CAM"]
-
 
 @register("cam")
 class CAM(ClassActivationMap):

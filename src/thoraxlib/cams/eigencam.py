@@ -9,8 +9,6 @@ from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split
 
-__all__ = ["EigenCAM"]
-
 
 @register("eigencam")
 class EigenCAM(ClassActivationMap):

@@ -8,8 +8,6 @@ from torch import Tensor
 from thoraxlib.cams import register
 from thoraxlib.cams.gradients import GradientMap, one_place, weighted
 
-__all__ = ["GradCAM", "HiResCAM", "LayerCAM", "XGradCAM"]
-
 
 @register("gradcam")
 class GradCAM(GradientMap):

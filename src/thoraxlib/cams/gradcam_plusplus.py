@@ -7,12 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.arguments import one_of
 from thoraxlib.cams import register
 from thoraxlib.cams.gradcam import GradCAM
 from thoraxlib.cams.split import Split
-
-__all__ = ["GradCAMPlusPlus"]
+from thoraxlib.utils.arguments import one_of
 
 
 @register("gradcam++")

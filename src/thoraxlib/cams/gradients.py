@@ -8,11 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.arguments import one_of
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split
-
-__all__ = ["GradientMap", "one_place", "weighted"]
+from thoraxlib.utils.arguments import one_of
 
 # Elements of the gradients that are held at once: little enough to stay in a CPU's caches (3 to 5 times faster than all
 # labels of a ResNet-50 at once), enough to keep an accelerator busy.

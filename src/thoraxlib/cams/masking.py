@@ -9,9 +9,7 @@ from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split
 from thoraxlib.cams.stage import Stage
-from thoraxlib.maps import normalize, upsample
-
-__all__ = ["AblationCAM", "ScoreCAM"]
+from thoraxlib.localization.scaling import normalize, upsample
 
 
 class _MaskingMap(ClassActivationMap):

@@ -7,8 +7,6 @@ from torch import Tensor
 from thoraxlib.cams import register
 from thoraxlib.cams.cam import CAM
 
-__all__ = ["ProbabilityMap"]
-
 
 @register("pcam")
 class ProbabilityMap(CAM):

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.modes import eval_view, shared_copy
-
-__all__ = ["Split", "split"]
+from thoraxlib.utils.modes import eval_view, shared_copy
 
 _COMPILED = "_orig_mod."  # in names of what torch.compile wraps
 

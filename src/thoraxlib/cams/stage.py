@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thoraxlib.cropping import paste
-from thoraxlib.modes import eval_view
-
-__all__ = ["Stage"]
+from thoraxlib.localization.crops import paste
+from thoraxlib.utils.modes import eval_view
 
 
 class Stage:

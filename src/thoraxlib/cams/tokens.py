@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["fits", "grid_of"]
-
 
 def grid_of(count: int, size: tuple[int, int], model: Any, network: Any) -> tuple[int, int, int] | None:
     """How many of `count` tokens come before the patches', and rows and columns of these; None where they form no grid.

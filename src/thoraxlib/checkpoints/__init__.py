@@ -25,7 +25,7 @@ registry: Registry[Layout] = Registry(
         "thoraxlib.checkpoints.anaxnet",
         "thoraxlib.checkpoints.chexnet",
         "thoraxlib.checkpoints.cxr_family",
-        "thoraxlib.checkpoints.padchest_seed",
+        "thoraxlib.checkpoints.jaydurant",
         "thoraxlib.checkpoints.jfhealthcare",
         "thoraxlib.checkpoints.x_ray",
         "thoraxlib.checkpoints.cxr_lka",

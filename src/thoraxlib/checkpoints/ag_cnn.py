@@ -7,8 +7,6 @@ from torch import Tensor
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, modern_densenet_keys
 
-__all__ = ["ag_cnn"]
-
 _BRANCHES = ("global_branch", "local_branch")
 
 

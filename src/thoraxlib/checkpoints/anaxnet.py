@@ -7,8 +7,6 @@ from torch import Tensor
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import Layout, StateDict, bare
 
-__all__ = ["anaxnet"]
-
 _ADJACENCY = "anatomy_inp_tensor"
 _OWN = {
     _ADJACENCY: "head.operator.matrix",

@@ -9,8 +9,6 @@ from torch import Tensor
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, rename_head
 
-__all__ = ["chexnet_arnoweng", "chexnet_jrzech", "chexnet_zoogzog"]
-
 
 @register("chexnet_arnoweng")
 def chexnet_arnoweng() -> Layout:

@@ -10,8 +10,6 @@ from torch import Tensor
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, bare
 
-__all__ = ["cxr_dense_and_van", "cxr_densevan", "cxr_vanillanet", "cxr_vtnet"]
-
 _VTNET = {
     r"^backbone\.head\.": "head.linear.fc.",
     r"^transformer\.decoder\.norm\.": "head.norm.",
@@ -45,7 +43,7 @@ def cxr_vtnet() -> Layout:
 
 @register("cxr_densevan")
 def cxr_densevan() -> Layout:
-    """CXRClassification's DenseVan: the trunk's own names, and ``fc``."""
+    """CXRClassification's DenseVan: the backbone's own names, and ``fc``."""
     return _layout({r"^fc\.": f"{LOGITS}."}, telltale="dilation_conv1.weight")
 
 

@@ -10,9 +10,7 @@ from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, bare
 from thoraxlib.graphs import Graph
 
-__all__ = ["cxr_lka"]
-
-_TRUNKS = ("net.", "van.", "features.")
+_BACKBONES = ("net.", "van.", "features.")
 _RESNET = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _FUSION = {"w": "weight", "b": "bias"}
 _GATE = "spatial_gating_unit."
@@ -31,7 +29,7 @@ def cxr_lka() -> Layout:
 
 def _recognises(state: StateDict) -> bool:
     keys = set(bare(state))
-    embeddings = {f"{trunk}patch_embed1.proj.weight" for trunk in ("", *_TRUNKS)}
+    embeddings = {f"{backbone}patch_embed1.proj.weight" for backbone in ("", *_BACKBONES)}
     return bool({*embeddings, "gc1.weight", "gcn.A"} & keys)
 
 
@@ -62,11 +60,11 @@ def _renamed(key: str) -> str:
         return f"fusion.stages.{stage}.norm.{leaf}" if first == "bn" else f"head.vits.{stage}.{leaf}"
     if key in ("head.weight", "head.bias", "fc.weight", "fc.bias"):
         return f"{LOGITS}.{rest}"
-    trunk = next((trunk for trunk in _TRUNKS if key.startswith(trunk)), "")
-    inside = key.removeprefix(trunk)
+    backbone = next((backbone for backbone in _BACKBONES if key.startswith(backbone)), "")
+    inside = key.removeprefix(backbone)
     if re.match(r"(patch_embed|block|norm)[1-4]\.", inside):
         return f"backbone.{inside}"
-    if trunk != "features.":
+    if backbone != "features.":
         return key
     first, _, rest = inside.partition(".")
     if first in _RESNET:

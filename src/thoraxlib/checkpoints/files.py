@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from thoraxlib.checkpoints.kinds import is_safetensors, not_a_checkpoint
 from thoraxlib.checkpoints.layout import bare
 from thoraxlib.checkpoints.unpickling import unpickled
-from thoraxlib.files import check_stored, open_regular
-
-__all__ = ["AVERAGED", "read", "read_ag_cnn", "state_dict_of"]
+from thoraxlib.utils.files import check_stored, open_regular
 
 # Where the sources keep the weights inside what they saved.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")

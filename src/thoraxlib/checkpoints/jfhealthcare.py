@@ -7,8 +7,6 @@ from torch import Tensor
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, stack_heads
 
-__all__ = ["jfhealthcare"]
-
 
 @register("jfhealthcare")
 def jfhealthcare() -> Layout:
@@ -27,20 +25,20 @@ def _recognises(state: StateDict) -> bool:
 
 def _translate(state: StateDict) -> dict[str, Tensor]:
     entries = bare(state)
-    trunk = {_trunk_key(key): value for key, value in entries.items() if _in_trunk(key)}
+    backbone = {_backbone_key(key): value for key, value in entries.items() if _in_backbone(key)}
     others = {key: value for key, value in entries.items() if not key.startswith("backbone.")}
     rest = {key.removeprefix("attention_map."): value for key, value in others.items()}
-    return {**modern_densenet_keys(trunk), **stack_heads(rest, "fc_", "bn_")}
+    return {**modern_densenet_keys(backbone), **stack_heads(rest, "fc_", "bn_")}
 
 
-def _trunk_key(key: str) -> str:
+def _backbone_key(key: str) -> str:
     name = key.removeprefix("backbone.")
     # its Inception has "norm" where torchvision and timm have "bn"
     return name if name.startswith("features.") else name.replace(".norm.", ".bn.")
 
 
-def _in_trunk(key: str) -> bool:
-    """Whether an entry is of the trunk's own layers, and not of ImageNet's classifiers, which never run."""
+def _in_backbone(key: str) -> bool:
+    """Whether an entry is of the backbone's own layers, and not of ImageNet's classifiers, which never run."""
     return key.startswith("backbone.") and not key.startswith(("backbone.classifier.", "backbone.fc.", "backbone.Aux"))
 
 

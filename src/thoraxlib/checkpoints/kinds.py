@@ -7,8 +7,6 @@ import struct
 import zipfile
 from pathlib import Path
 
-__all__ = ["is_safetensors", "not_a_checkpoint"]
-
 _PACKED = {
     b"\x1f\x8b": "a gzip file",
     b"BZh": "a bzip2 file",

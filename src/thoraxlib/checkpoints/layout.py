@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-__all__ = ["LOGITS", "Layout", "StateDict", "bare", "modern_densenet_keys", "rename_head", "stack_heads", "views"]
-
 StateDict = Mapping[str, Tensor]
 
 #: What :attr:`Layout.translate` calls the last linear layer, whatever its source calls it.
@@ -33,7 +31,7 @@ class Layout:
     recognises : Callable
         State dict -> whether it has this layout.
     translate : Callable
-        State dict -> one whose trunk has the names of timm or torchvision and whose last layer is :data:`LOGITS`, or
+        State dict -> one whose backbone has the names of timm or torchvision and whose last layer is :data:`LOGITS`, or
         which has the model's own names.
     spare : Callable
         Translated name -> whether the source may keep this entry without using it; such an entry needs no place in the

@@ -14,10 +14,7 @@ from thoraxlib import labels as label_sets
 from thoraxlib.checkpoints import registry
 from thoraxlib.checkpoints.files import AVERAGED, read, state_dict_of
 from thoraxlib.checkpoints.layout import LOGITS, StateDict, views
-from thoraxlib.modes import uncompiled
-
-__all__ = ["CheckpointError", "load_checkpoint"]
-
+from thoraxlib.utils.modes import uncompiled
 
 # what the heads call the layer with one row for each label
 _LAST = ("head.fc", "head.conv", "head.linear.fc")
@@ -34,7 +31,7 @@ def load_checkpoint(
     checkpoint: str | os.PathLike[str] | Mapping[str, Any],
     *,
     layout: str | None = None,
-    trunk_only: bool = False,
+    backbone_only: bool = False,
     key: str | None = None,
     allow_pickle: bool = False,
 ) -> str:
@@ -53,7 +50,7 @@ def load_checkpoint(
         A file (see :func:`thoraxlib.checkpoints.read`), or what such a file holds.
     layout : str, optional
         One of :func:`thoraxlib.checkpoints.names`; default: recognised by its keys.
-    trunk_only : bool
+    backbone_only : bool
         Load the backbone alone and leave the head (and neck) as they are, e.g. from ImageNet weights, or from a file
         that has no head.
     key : str, optional
@@ -84,9 +81,9 @@ def load_checkpoint(
     else:
         state = read(checkpoint, key=key, allow_pickle=allow_pickle)
     name, found, headless = _recognise(model, state, layout)
-    if headless and not trunk_only:
+    if headless and not backbone_only:
         raise CheckpointError(
-            f"the checkpoint has the backbone's weights (layout {name!r}) and no head: trunk_only=True loads them, and "
+            f"the checkpoint has the backbone's weights (layout {name!r}) and no head: backbone_only=True loads them, "
             "leaves the model's head as it is. Nothing was loaded."
         )
     for copy in {entry.partition(".")[0] for entry in state if len(found) < len(state)} & {*AVERAGED}:
@@ -96,7 +93,7 @@ def load_checkpoint(
     translated = source.translate(found)
     places = _places(model, translated)
     own = model.state_dict()
-    if trunk_only:
+    if backbone_only:
         own = {key: value for key, value in own.items() if _of_backbone(key)}
         places = {key: theirs for key, theirs in places.items() if key in own}
         translated = {theirs: translated[theirs] for theirs in places.values()}
@@ -108,7 +105,7 @@ def load_checkpoint(
             new[key] = value
     unused = sorted(key for key in set(translated) - set(places.values()) if not source.spare(key))
     _check(name, model, own, new, unused)
-    model.load_state_dict(new, strict=not trunk_only)
+    model.load_state_dict(new, strict=not backbone_only)
     return name
 
 
@@ -185,7 +182,7 @@ def _check(
     if unused:
         lines.append(f"  {len(unused)} entries of the checkpoint have no place in the model: {_some(unused)}")
     if missing and not unused and not any(map(_of_backbone, missing)):
-        lines.append("  All of the backbone is there: load it alone with trunk_only=True.")
+        lines.append("  All of the backbone is there: load it alone with backbone_only=True.")
     if misshapen:
         shapes = [f"{key} {tuple(new[key].shape)} -> {tuple(own[key].shape)}" for key in misshapen]
         lines.append(f"  {len(misshapen)} entries have another shape (checkpoint -> model): {_some(shapes)}")
@@ -198,7 +195,7 @@ def _check(
         hint = f"labels={near!r}" if near else f"{rows} labels"
         lines.append(
             f"  The checkpoint has {rows} outputs, the model {len(labels)}: build it with {hint}, "
-            "or load the backbone alone with trunk_only=True."
+            "or load the backbone alone with backbone_only=True."
         )
     raise CheckpointError("\n".join(lines))
 

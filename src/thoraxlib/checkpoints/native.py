@@ -7,8 +7,6 @@ import re
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import Layout, StateDict
 
-__all__ = ["native"]
-
 _BACKBONE = re.compile(r"(\w+_branch\.)?backbone\.")  # of a model, or of one of its branches
 
 

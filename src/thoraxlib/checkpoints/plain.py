@@ -7,18 +7,16 @@ from torch import Tensor
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, rename_head
 
-__all__ = ["timm", "torchvision"]
-
 
 @register("timm")
 def timm() -> Layout:
-    """Models of timm: the trunk's own names; head ``fc``, ``classifier``, ``head.fc``, ``head``, ``last_linear``."""
+    """Models of timm: the backbone's own names; head ``fc``, ``classifier``, ``head.fc``, ``head``, ``last_linear``."""
     return _plain("fc", "classifier", "head.fc", "head", "last_linear")
 
 
 @register("torchvision")
 def torchvision() -> Layout:
-    """Models of torchvision: the trunk's own names; head ``fc``, ``classifier`` or its last element."""
+    """Models of torchvision: the backbone's own names; head ``fc``, ``classifier`` or its last element."""
     return _plain("fc", "classifier", "classifier.6", "classifier.1")
 
 

@@ -10,8 +10,6 @@ from typing import Any, BinaryIO
 
 import torch
 
-__all__ = ["unpickled"]
-
 
 class _Inert:
     """A stand-in for an object beside the weights, of which nothing is kept.

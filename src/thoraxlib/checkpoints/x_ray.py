@@ -9,8 +9,6 @@ from torch import Tensor
 from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, bare, stack_heads
 
-__all__ = ["x_ray"]
-
 # the heads of its networks, newest first; DenseNet-121's changed its name in April 2021
 _HEADS = ("classifier.0", "fc.1", "FF.0")
 # efficientnet_pytorch's names inside a block, and timm's; the first stage's blocks do not expand
@@ -33,7 +31,7 @@ _SEQUENTIAL = {"0": "conv1", "1": "bn1", **{str(4 + k): f"layer{k + 1}" for k in
 
 @register("x_ray")
 def x_ray() -> Layout:
-    """alinstein/X_RAY: ResNet18, DenseNet121 (both heads), EfficientNet, custom, and the PCAM model with two trunks."""
+    """alinstein/X_RAY: ResNet18, DenseNet121 (both heads), EfficientNet, custom, and PCAM with two backbones."""
     return Layout(recognises=_recognises, translate=_translate, spare=_spare)
 
 
@@ -55,12 +53,12 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
         if head is not None:
             result[f"{LOGITS}.{name.rpartition('.')[2]}"] = value.flatten(1) if value.ndim > 1 else value
         elif not name.startswith(("classifier.", "fc.", "_fc.")):  # ImageNet's, never used
-            result[_trunk_key(name)] = value
+            result[_backbone_key(name)] = value
     return result
 
 
-def _trunk_key(name: str) -> str:
-    """The name that timm or torchvision has for an entry of the trunk."""
+def _backbone_key(name: str) -> str:
+    """The name that timm or torchvision has for an entry of the backbone."""
     first, _, rest = name.partition(".")
     if first == "_blocks":
         number, part, leaf = [*rest.split(".", 2), "", ""][:3]

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arrays import table
 from thoraxlib.datasets.regions import find_names
-from thoraxlib.files import read_json
-from thoraxlib.image_level import image_level
-
-__all__ = ["read_anaxnet_features"]
+from thoraxlib.metrics.image_level import image_level
+from thoraxlib.utils.arrays import table
+from thoraxlib.utils.files import read_json
 
 
 def read_anaxnet_features(

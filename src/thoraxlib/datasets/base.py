@@ -6,8 +6,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["OF_ALL", "OF_EACH", "ChestDataset"]
-
 #: Attributes that a data set may have beside those of :class:`ChestDataset`, with an entry for each image: lists or
 #: tensors.
 OF_EACH = ("boxed", "region_targets", "region_present", "region_boxes", "study_ids", "views", "sizes", "file_names")

@@ -13,15 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, index_tree, opened, plain, top_folders
-from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.images import ImageDataset
 from thoraxlib.datasets.splits import split_patients
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
 from thoraxlib.images.copies import ImageFile
-
-__all__ = ["CheXpert"]
+from thoraxlib.utils.arguments import one_of
 
 _FINDINGS = label_sets.build("chexpert14")
 _TRAIN, _VALID, _TEST = ("train.csv",), ("valid.csv",), ("test.csv", "test_labels.csv")
@@ -30,8 +28,8 @@ _HELD_OUT = {_TRAIN: (_VALID, _TEST), _VALID: (_TEST,), _TEST: (_VALID,)}
 _BATCH = re.compile(r"chexpert.*batch.*\((train|valid|test)", re.IGNORECASE)  # "CheXpert-v1.0 batch 2 (train 1)"
 
 
-class CheXpert(Films):
-    """CheXpert: 224,316 films of 65,240 patients with 14 observations mined from reports, some of them uncertain.
+class CheXpert(ImageDataset):
+    """CheXpert: 224,316 images of 65,240 patients with 14 observations mined from reports, some of them uncertain.
 
     Parameters
     ----------
@@ -52,7 +50,7 @@ class CheXpert(Films):
     blank : {"zeros", "ignore"}
         What an observation that the report does not mention is: 0, as the paper's baselines take it, or NaN.
     views : str or sequence of str, optional
-        Keep only "Frontal", "Lateral", "PA" or "AP" films.
+        Keep only "Frontal", "Lateral", "PA" or "AP" images.
     seed : int
         Of the split by patient, and of smoothed labels.
     missing : {"error", "skip"}

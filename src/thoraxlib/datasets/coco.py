@@ -10,11 +10,9 @@ from torch import Tensor
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.regions import RegionTable, read_regions
-from thoraxlib.files import write_json
 from thoraxlib.localization.boxes import Boxes
 from thoraxlib.localization.coco import to_coco as boxes_to_coco
-
-__all__ = ["save_coco", "to_coco", "to_detectron2"]
+from thoraxlib.utils.files import write_json
 
 _XYWH_ABS = 1  # detectron2's number for boxes of this kind
 
@@ -27,8 +25,8 @@ def to_coco(
     Parameters
     ----------
     dataset : ChestDataset
-        With regions; see :func:`~thoraxlib.datasets.read_regions`. Where it has no ``file_names`` (the phantom), an
-        image's file is ``<id>.png``.
+        With regions; see :func:`~thoraxlib.datasets.read_regions`. Where it has no ``file_names`` (the synthetic data
+        set), an image's file is ``<id>.png``.
     split : str
         Written down with each image.
     first_category : int
@@ -71,7 +69,7 @@ def to_coco(
     categories = [
         {"id": r + first_category, "name": name, "supercategory": "region"} for r, name in enumerate(table.region_names)
     ]
-    info = {"description": "regions of chest films and their findings", "attributes": list(table.labels)}
+    info = {"description": "regions of chest images and their findings", "attributes": list(table.labels)}
     return {**content, "categories": categories, "info": info}
 
 

@@ -18,8 +18,6 @@ from thoraxlib.datasets.base import ChestDataset
 if TYPE_CHECKING:
     from thoraxlib.datasets.padchest import TermTree
 
-__all__ = ["Concat"]
-
 _OF_REGIONS = ("regions", "present", "region_labels")
 
 
@@ -37,7 +35,7 @@ class Concat(Dataset[dict[str, Any]]):
         The common labels. By default all labels of the parts, in the order in which they come.
     tree : TermTree, optional
         Which finding is a kind of which: an image with a finding has everything that it is a kind of, where it was
-        negative or unknown. With ``padchest.TermTree.shipped()`` a film of NIH with Consolidation has infiltrates.
+        negative or unknown. With ``padchest.TermTree.shipped()`` an image of NIH with Consolidation has infiltrates.
 
     Attributes
     ----------
@@ -58,7 +56,8 @@ class Concat(Dataset[dict[str, Any]]):
     --------
     >>> from thoraxlib.datasets import build
     >>> both = Concat(
-    ...     {"a": build("phantom", length=2, labels=["Effusion"]), "b": build("phantom", length=1, labels=["Mass"])},
+    ...     {"a": build("synthetic", length=2, labels=["Effusion"]),
+    ...      "b": build("synthetic", length=1, labels=["Mass"])},
     ...     labels=["pleural effusion", "mass"],
     ... )
     >>> both.ids[2][:2], both.targets[2].isnan().tolist()

@@ -9,8 +9,8 @@ from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
 from thoraxlib.datasets.openi import OpenI
 from thoraxlib.datasets.padchest import PadChest
-from thoraxlib.datasets.phantom import Phantom
 from thoraxlib.datasets.region_coco import RegionCoco
+from thoraxlib.datasets.synthetic import SyntheticDataset
 
 register("chest_imagenome")(ChestImaGenome)
 register("chexpert")(CheXpert)
@@ -20,5 +20,5 @@ register("mimic_cxr")(MIMICCXR)
 register("nih14")(NIH14)
 register("openi")(OpenI)
 register("padchest")(PadChest)
-register("phantom")(Phantom)
+register("synthetic")(SyntheticDataset)
 register("region_coco")(RegionCoco)

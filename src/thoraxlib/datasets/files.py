@@ -9,26 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from thoraxlib.arguments import one_of
-from thoraxlib.files import below, open_regular
-from thoraxlib.images.copies import COPY, CopiedFilm, ImageFile, TrainingCopy
+from thoraxlib.images.copies import COPY, CopiedImage, ImageFile, TrainingCopy
 from thoraxlib.images.pictures import size_of
 from thoraxlib.images.reading import SUFFIXES, read
-
-__all__ = [
-    "SUFFIXES",
-    "check_root",
-    "existing",
-    "find_file",
-    "image_size",
-    "index_images",
-    "index_named",
-    "index_tree",
-    "opened",
-    "plain",
-    "progress_bar",
-    "top_folders",
-]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.files import below, open_regular
 
 T = TypeVar("T")
 
@@ -81,7 +66,7 @@ def index_images(root: Path, pattern: str | None = "images*") -> dict[str, Image
     """Map the name of every image file in the folders of `root` that match `pattern`, at any depth, to the file.
 
     Without a pattern all of `root` is looked into. Names in tables are only ever looked up here, so that none can point
-    out of `root`. A training copy (:func:`thoraxlib.images.prepare`) at `root` itself, or in such a folder, counts as
+    out of `root`. A training copy (:func:`thoraxlib.archives.prepare`) at `root` itself, or in such a folder, counts as
     the files that it was made of.
 
     Raises
@@ -158,7 +143,7 @@ def plain(name: str, source: object) -> str:
     Raises
     ------
     ValueError
-        As :func:`thoraxlib.files.below`.
+        As :func:`thoraxlib.utils.files.below`.
 
     Examples
     --------
@@ -175,7 +160,7 @@ def _images_in(root: Path | TrainingCopy, tops: Iterable[str]) -> Iterator[tuple
         wanted = set(paths)
         for name in root.names:
             if not wanted.isdisjoint(PurePosixPath(name).parents):
-                yield name, CopiedFilm(root, name)
+                yield name, CopiedImage(root, name)
         return
     for parent in sorted({parent for path in paths for parent in path.parents}):
         copy = opened(root / parent)
@@ -251,7 +236,7 @@ def _is_read(path: ImageFile | None) -> bool:
     """Whether a file can be read as an image, by its end where that tells; no stricter than the decoder."""
     if path is None:
         return False
-    if isinstance(path, CopiedFilm):
+    if isinstance(path, CopiedImage):
         return True
     try:
         file = open_regular(path)
@@ -280,7 +265,7 @@ def image_size(path: ImageFile) -> tuple[int, int]:
     ValueError
         The file is no image.
     """
-    if isinstance(path, CopiedFilm):
+    if isinstance(path, CopiedImage):
         return path.size
     try:
         with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""A folder of films and a folder of organ masks."""
+"""A folder of images and a folder of organ masks."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from thoraxlib.arguments import one_of
-from thoraxlib.datasets.files import SUFFIXES, check_root
-from thoraxlib.datasets.films import Films
-from thoraxlib.files import open_regular
+from thoraxlib.datasets.files import check_root
+from thoraxlib.datasets.images import ImageDataset
 from thoraxlib.images.copies import ImageFile
 from thoraxlib.images.pictures import decode
-
-__all__ = ["ImageMask"]
+from thoraxlib.images.reading import SUFFIXES
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.files import open_regular
 
 _SUFFIXES = (*SUFFIXES, ".bmp", ".gif", ".tif", ".tiff")
 
 
-class ImageMask(Films):
-    """Films with organ masks, one label image a film: a grey value, or palette entry, for each organ.
+class ImageMask(ImageDataset):
+    """Images with organ masks, one label image an image: a grey value, or palette entry, for each organ.
 
     The layout of ChestHeart in QUST-SmartData/CXRClassification (``root="train"``, ``pair="order"``, two classes), and,
     by its options, of most public sets of lung and heart masks.
@@ -44,7 +43,7 @@ class ImageMask(Films):
     pair : {"name", "order"}
         By name without extension; or the first of each folder, the second of each, and so on, by sorted names.
     suffix : str
-        What a mask's name has behind the film's, such as "_mask" of ``12_mask.png`` for ``12.jpg``; for
+        What a mask's name has behind the image's, such as "_mask" of ``12_mask.png`` for ``12.jpg``; for
         ``pair="name"``. Other files in the folder of masks are left alone.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`, which resizes masks to nearest neighbours.
@@ -52,21 +51,21 @@ class ImageMask(Films):
     Attributes
     ----------
     mask_names : tuple of str
-        The M organs of ``masks``, uint8 (M, H, W), 0 and 1. A mask of another size than its film's is brought to it,
+        The M organs of ``masks``, uint8 (M, H, W), 0 and 1. A mask of another size than its image's is brought to it,
         to nearest neighbours.
     ids : list of str
-        Names of the films, without extension.
+        Names of the images, without extension.
     labels, targets, patient_ids
-        See :class:`~thoraxlib.datasets.ChestDataset`: no labels, (N, 0); each film is a patient of its own.
+        See :class:`~thoraxlib.datasets.ChestDataset`: no labels, (N, 0); each image is a patient of its own.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
         No such folder, or no image in it.
     ValueError
-        Classes without name, with a value twice or below 0; films without mask or masks without film; two files of one
-        name. For a sample: a mask that is coloured, holds another value than those of the classes, or is of another
-        shape than the film.
+        Classes without name, with a value twice or below 0; images without mask or masks without image; two files of
+        one name. For a sample: a mask that is coloured, holds another value than those of the classes, or is of another
+        shape than the image.
 
     Examples
     --------
@@ -100,9 +99,9 @@ class ImageMask(Films):
         folders = check_root(self.root / images, "images"), check_root(self.root / masks, "masks")
         one_of("pair", pair, ("name", "order"))
         pairs = _by_name(*folders, suffix) if pair == "name" else _by_order(*folders, suffix)
-        self._paths = [film for film, _ in pairs]
+        self._paths = [image for image, _ in pairs]
         self._masks = [mask for _, mask in pairs]
-        self.ids = [film.stem for film, _ in pairs]
+        self.ids = [image.stem for image, _ in pairs]
         self.patient_ids = list(self.ids)
         self.labels = ()
         self.targets = torch.zeros(len(self.ids), 0)
@@ -139,10 +138,10 @@ def _files(folder: Path) -> list[Path]:
 def _by_order(images: Path, masks: Path, suffix: str) -> list[tuple[Path, Path]]:
     if suffix or images == masks:
         raise ValueError("pair='order' needs two folders and no suffix; pair='name' takes one")
-    films, labels = _files(images), _files(masks)
-    if len(films) != len(labels):
-        raise ValueError(f"pair='order': {len(films)} films in {images}, but {len(labels)} masks in {masks}")
-    return list(zip(films, labels, strict=True))
+    pictures, labels = _files(images), _files(masks)
+    if len(pictures) != len(labels):
+        raise ValueError(f"pair='order': {len(pictures)} images in {images}, but {len(labels)} masks in {masks}")
+    return list(zip(pictures, labels, strict=True))
 
 
 def _by_name(images: Path, masks: Path, suffix: str) -> list[tuple[Path, Path]]:
@@ -150,16 +149,16 @@ def _by_name(images: Path, masks: Path, suffix: str) -> list[tuple[Path, Path]]:
         raise ValueError(f"images and masks are both in {images}: suffix is needed to tell them apart")
     labels = {path.stem.removesuffix(suffix): path for path in _unique(masks) if path.stem.endswith(suffix)}
     same = images == masks
-    films = {path.stem: path for path in _unique(images) if not (same and path.stem.endswith(suffix))}
-    lonely = {"films without mask": sorted(films.keys() - labels.keys()),
-              "masks without film": sorted(labels.keys() - films.keys())}  # fmt: skip
-    if any(lonely.values()) or not films:
+    pictures = {path.stem: path for path in _unique(images) if not (same and path.stem.endswith(suffix))}
+    lonely = {"images without mask": sorted(pictures.keys() - labels.keys()),
+              "masks without image": sorted(labels.keys() - pictures.keys())}  # fmt: skip
+    if any(lonely.values()) or not pictures:
         lists = [f"{len(names)} {what} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
                  for what, names in lonely.items() if names]  # fmt: skip
         raise ValueError(
-            f"{images} and {masks} do not pair by name with suffix={suffix!r}: {'; '.join(lists) or 'no film'}"
+            f"{images} and {masks} do not pair by name with suffix={suffix!r}: {'; '.join(lists) or 'no image'}"
         )
-    return [(film, labels[name]) for name, film in films.items()]
+    return [(image, labels[name]) for name, image in pictures.items()]
 
 
 def _unique(folder: Path) -> list[Path]:
@@ -192,11 +191,11 @@ def _values(path: Path) -> NDArray[np.generic]:
     return channels[..., 0]
 
 
-def _fitted(masks: Tensor, image: Tensor, path: Path, film: ImageFile) -> Tensor:
-    """Masks of the film's size; shapes may differ by a pixel's rounding."""
+def _fitted(masks: Tensor, image: Tensor, path: Path, picture: ImageFile) -> Tensor:
+    """Masks of the image's size; shapes may differ by a pixel's rounding."""
     (h, w), (height, width) = masks.shape[-2:], image.shape[-2:]
     if (h, w) == (height, width):
         return masks
     if abs(h * width - w * height) > max(height, width):
-        raise ValueError(f"{path} has {w} x {h} pixels, its film {film} {width} x {height}: of another shape")
+        raise ValueError(f"{path} has {w} x {h} pixels, its image {picture} {width} x {height}: of another shape")
     return F.interpolate(masks[None], size=(height, width), mode="nearest-exact")[0]

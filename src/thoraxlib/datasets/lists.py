@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.tables import is_blank
-from thoraxlib.files import read_regular
-
-__all__ = ["ImageList", "find_list", "read_list"]
+from thoraxlib.utils.files import read_regular
 
 _VALUES = {"0": 0.0, "1": 1.0}
 

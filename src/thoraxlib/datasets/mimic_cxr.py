@@ -12,22 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, find_file, index_tree
-from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.images import ImageDataset
 from thoraxlib.datasets.tables import Table, check_joined
 from thoraxlib.datasets.uncertain import mined_targets
-from thoraxlib.files import below
-
-__all__ = ["MIMICCXR", "film_file", "find_table", "in_split", "patients_and_studies"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.files import below
 
 _FINDINGS = label_sets.build("mimic14")
 _SPLITS = {"train": "train", "val": "validate", "validate": "validate", "test": "test"}
 _VIEWS = {"Frontal": ("AP", "PA"), "Lateral": ("LATERAL", "LL")}
 
 
-class MIMICCXR(Films):
-    """MIMIC-CXR-JPG: 377,110 films of 227,827 studies with 14 observations mined from reports, some of them uncertain.
+class MIMICCXR(ImageDataset):
+    """MIMIC-CXR-JPG: 377,110 images of 227,827 studies with 14 observations mined from reports, some of them uncertain.
 
     Parameters
     ----------
@@ -45,7 +43,7 @@ class MIMICCXR(Films):
         What an observation that the report does not mention is: 0 or NaN.
     views : str or sequence of str, optional
         Keep only "Frontal" (AP, PA), "Lateral" (LATERAL, LL), or what else the metadata's ``ViewPosition`` says. By
-        default all films are kept, those of unknown view too.
+        default all images are kept, those of unknown view too.
     seed : int
         Of smoothed labels.
     missing : {"error", "skip"}
@@ -56,7 +54,7 @@ class MIMICCXR(Films):
     Attributes
     ----------
     labels, targets, patient_ids, ids
-        See :class:`~thoraxlib.datasets.ChestDataset`; an id is the release's ``dicom_id``. The films of a study share
+        See :class:`~thoraxlib.datasets.ChestDataset`; an id is the release's ``dicom_id``. The images of a study share
         its labels; those of a study without a row in the label table are NaN.
     study_ids : list of str
         For each image, the study.
@@ -69,7 +67,7 @@ class MIMICCXR(Films):
         No such folder, table or images.
     ValueError
         A column that is lacking, a value that is not 1, 0, -1 or blank, an unknown policy, label, view or split, a
-        patient or study that is no number, a film without split or listed twice, a label table of other studies, or
+        patient or study that is no number, an image without split or listed twice, a label table of other studies, or
         nothing left.
 
     Warns
@@ -102,22 +100,22 @@ class MIMICCXR(Films):
         self.transform = transform
         one_of("split", split, (*_SPLITS, "all"))
         metadata = Table(find_table(self.root, "metadata"))
-        films = metadata.column("dicom_id")
-        metadata.check_unique(films)
+        images = metadata.column("dicom_id")
+        metadata.check_unique(images)
         patients, studies = patients_and_studies(metadata)
         positions = metadata.column("ViewPosition")
         mined = Table(find_table(self.root, "chexpert"))
         targets = mined_targets(mined, self.labels, uncertain, blank, seed, findings=_FINDINGS, source="MIMIC-CXR-JPG")
 
         in_view = metadata.having("ViewPosition", views, argument="views", groups=_VIEWS)
-        rows = np.flatnonzero(in_split(self.root, split, films) & in_view)
+        rows = np.flatnonzero(in_split(self.root, split, images) & in_view)
         names = {
-            row: film_file(patients[row], studies[row], films[row], metadata.where(row)) + ".jpg"
+            row: image_file(patients[row], studies[row], images[row], metadata.where(row)) + ".jpg"
             for row in rows.tolist()
         }
         files = index_tree(self.root, {name.rpartition("/s")[0] for name in names.values()}) if names else {}
         rows = rows[existing(list(names.values()), files, missing, self.root, split=split, views=views)]
-        self.ids = [films[row] for row in rows]
+        self.ids = [images[row] for row in rows]
         self.patient_ids = [patients[row] for row in rows]
         self.study_ids: list[str] = [studies[row] for row in rows]
         self.views: list[str] = [positions[row] for row in rows]
@@ -142,48 +140,48 @@ def find_table(root: Path, name: str) -> Path:
     return find_file(root, f"mimic-cxr-*-{name}.csv", f"mimic-cxr-*-{name}.csv.gz")
 
 
-def film_file(patient: str, study: str, film: str, where: str) -> str:
-    """Where the release keeps a film, without the extension; `where` tells in messages what named it.
+def image_file(patient: str, study: str, image: str, where: str) -> str:
+    """Where the release keeps an image, without the extension; `where` tells in messages what named it.
 
-    >>> film_file("10000032", "50414267", "02aa804e", "metadata.csv:2")
+    >>> image_file("10000032", "50414267", "02aa804e", "metadata.csv:2")
     'files/p10/p10000032/s50414267/02aa804e'
 
     Raises
     ------
     ValueError
-        A patient or study that is no number, or a film that is no file's name.
+        A patient or study that is no number, or an image that is no file's name.
     """
     if not (patient.isdecimal() and study.isdecimal()):
         raise ValueError(f"{where}: subject_id and study_id must be numbers, got {patient!r} and {study!r}")
-    if "/" in below(film, where):
-        raise ValueError(f"{where}: dicom_id must be a file's name, got {film!r}")
-    return f"files/p{patient[:2]}/p{patient}/s{study}/{film}"
+    if "/" in below(image, where):
+        raise ValueError(f"{where}: dicom_id must be a file's name, got {image!r}")
+    return f"files/p{patient[:2]}/p{patient}/s{study}/{image}"
 
 
-def in_split(root: Path, split: str, films: list[str]) -> NDArray[np.bool_]:
-    """Which films are in a part of the official split: "train", "val" (or "validate"), "test" or "all".
+def in_split(root: Path, split: str, images: list[str]) -> NDArray[np.bool_]:
+    """Which images are in a part of the official split: "train", "val" (or "validate"), "test" or "all".
 
     Raises
     ------
     FileNotFoundError
         No split table in `root`.
     ValueError
-        Films that it lacks or lists again.
+        Images that it lacks or lists again.
     """
     if split == "all":
-        return np.ones(len(films), dtype=bool)
+        return np.ones(len(images), dtype=bool)
     table = Table(find_table(root, "split"))
     listed = table.column("dicom_id")
     table.check_unique(listed)
     parts = dict(zip(listed, table.column("split"), strict=True))
-    lacking = [film for film in films if film not in parts]
+    lacking = [image for image in images if image not in parts]
     if lacking:
-        raise ValueError(f"{table.path} lacks {len(lacking)} of {len(films)} films, the first is {lacking[0]}")
-    return np.array([parts[film] == _SPLITS[split] for film in films])
+        raise ValueError(f"{table.path} lacks {len(lacking)} of {len(images)} images, the first is {lacking[0]}")
+    return np.array([parts[image] == _SPLITS[split] for image in images])
 
 
 def _of_studies(table: Table, targets: NDArray[np.float32], studies: list[str]) -> NDArray[np.float32]:
-    """The row of each film's study, or NaN."""
+    """The row of each image's study, or NaN."""
     listed = table.ids("study_id", prefix="s")
     table.check_unique(listed)
     row_of = {study: row for row, study in enumerate(listed)}

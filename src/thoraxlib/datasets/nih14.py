@@ -14,13 +14,11 @@ from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.files import check_root, existing, find_file, index_images
-from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.images import ImageDataset
 from thoraxlib.datasets.lists import find_list, read_list
 from thoraxlib.datasets.splits import split_patients
 from thoraxlib.datasets.tables import Table, check_joined, is_blank
 from thoraxlib.localization.boxes import from_xywh, within
-
-__all__ = ["NIH14"]
 
 _FINDINGS = label_sets.build("nih15")
 _ATTRIBUTES = ("AP", "Male", "Abnormal")
@@ -34,8 +32,8 @@ _APART = {
 _BOX_FRAME = 1024.0  # the boxes of the release are in the pixels of its 1024 x 1024 images
 
 
-class NIH14(Films):
-    """NIH ChestX-ray14: 112,120 frontal films with 14 findings mined from reports, 984 boxes.
+class NIH14(ImageDataset):
+    """NIH ChestX-ray14: 112,120 frontal images with 14 findings mined from reports, 984 boxes.
 
     Looks in `root` for ``Data_Entry_2017*.csv`` (the last in alphabetical order) or ``labels.csv``; for images in the
     folders ``images*`` at any depth; for ``BBox_List_2017*.csv`` or ``bbox.csv``; and for split lists.
@@ -272,7 +270,7 @@ def _from_list(
 
 
 def _read_boxes(
-    root: Path, labels: tuple[str, ...], films: Table, known_films: list[str]
+    root: Path, labels: tuple[str, ...], images: Table, known_images: list[str]
 ) -> dict[str, list[tuple[list[float], int]]] | None:
     """For each image its boxes (x1 y1 x2 y2 in the 1024-px frame) of the wanted labels; None without a file."""
     if not any(root.glob("BBox_List_2017*.csv")) and not (root / "bbox.csv").is_file():
@@ -293,9 +291,9 @@ def _read_boxes(
         if len(box) < 4 or not all(abs(value) < 2**31 for value in box) or min(box[2:]) < 0:
             raise ValueError(f"{table.where(row)}: x, y, width, height wanted, got {table.rows[row][2:6]}")
         xywh.append(box)
-    boxed, here = list(dict.fromkeys(names)), set(known_films)
+    boxed, here = list(dict.fromkeys(names)), set(known_images)
     what, lost = f"images of {table.path.name}", "their boxes are left out"
-    check_joined(boxed, [name in here for name in boxed], known_films, films.path, what, lost=lost)
+    check_joined(boxed, [name in here for name in boxed], known_images, images.path, what, lost=lost)
     corners = from_xywh(torch.tensor(xywh, dtype=torch.float32), table.path)
     xyxy, left = within(corners, torch.full((len(corners), 2), _BOX_FRAME), table.path)
     boxes: dict[str, list[tuple[list[float], int]]] = {}

@@ -14,18 +14,16 @@ from torchvision.transforms.v2 import functional as F
 
 from thoraxlib.datasets.base import OF_ALL, OF_EACH, ChestDataset
 from thoraxlib.datasets.files import check_root
-from thoraxlib.files import below, open_regular
 from thoraxlib.images.pictures import decode
 from thoraxlib.images.reading import SUFFIXES
-
-__all__ = ["WithOrganMasks", "mask_path"]
+from thoraxlib.utils.files import below, open_regular
 
 
 def mask_path(folder: str | os.PathLike[str], name: str) -> str:
-    """The mask file of the film `name`: its id, less its extension, with ``_`` for slashes."""
+    """The mask file of the image `name`: its id, less its extension, with ``_`` for slashes."""
     flat = name.replace("/", "_").replace("\\", "_")
     stem, ending = os.path.splitext(flat)
-    return os.path.join(folder, below(f"{stem if ending.lower() in SUFFIXES else flat}.png", "the ids of films"))
+    return os.path.join(folder, below(f"{stem if ending.lower() in SUFFIXES else flat}.png", "the ids of images"))
 
 
 class WithOrganMasks(Dataset[dict[str, Any]]):
@@ -38,14 +36,14 @@ class WithOrganMasks(Dataset[dict[str, Any]]):
     Parameters
     ----------
     dataset : ChestDataset
-        The films.
+        The images.
     folder : path
-        ``<id>.png`` for every film, without the id's own extension and with ``_`` for slashes.
+        ``<id>.png`` for every image, without the id's own extension and with ``_`` for slashes.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        No such folder, or films without a mask file, with their number and the first names.
+        No such folder, or images without a mask file, with their number and the first names.
     """
 
     def __init__(self, dataset: ChestDataset, folder: str | os.PathLike[str]) -> None:
@@ -58,7 +56,7 @@ class WithOrganMasks(Dataset[dict[str, Any]]):
         lost = [name for name, path in zip(self.ids, self._paths, strict=True) if os.path.basename(path) not in here]
         if lost:
             raise FileNotFoundError(
-                f"{len(lost)} of {len(self.ids)} films have no mask in {root}: {', '.join(lost[:5])}; write them with "
+                f"{len(lost)} of {len(self.ids)} images have no mask in {root}: {', '.join(lost[:5])}; write them with "
                 "thoraxlib.segmentation.predict_masks"
             )
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib.datasets.base import ChestDataset
-from thoraxlib.text_tables import Table
-
-__all__ = ["Prevalence", "prevalence"]
+from thoraxlib.utils.text_tables import Table
 
 
 @dataclass(frozen=True)

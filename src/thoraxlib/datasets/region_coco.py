@@ -1,4 +1,4 @@
-"""Films with regions from a COCO file, and from the record lists of AnaXNet's converter."""
+"""Images with regions from a COCO file, and from the record lists of AnaXNet's converter."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arrays import table
 from thoraxlib.datasets.files import check_root, existing, image_size, index_named, plain, progress_bar
-from thoraxlib.datasets.regions import RegionFilms, find_names
-from thoraxlib.files import read_json
+from thoraxlib.datasets.regions import RegionDataset, find_names
 from thoraxlib.localization.boxes import from_xywh
 from thoraxlib.localization.coco import every_annotation
+from thoraxlib.utils.arrays import table
+from thoraxlib.utils.files import read_json
 
-__all__ = ["RegionCoco"]
 
-
-class RegionCoco(RegionFilms):
-    """Films with regions and their findings from a COCO file, such as :func:`~thoraxlib.datasets.save_coco` writes.
+class RegionCoco(RegionDataset):
+    """Images with regions and their findings from a COCO file, such as :func:`~thoraxlib.datasets.save_coco` writes.
 
     Any COCO file with at most one object of a category in an image will do: categories are regions, and where
     annotations have ``attributes``, these are the labels of the region. Also the lists of detectron2 records of
@@ -57,7 +55,7 @@ class RegionCoco(RegionFilms):
         See :class:`~thoraxlib.datasets.ChestDataset`. An id is ``dicom_id``, or ``file_name`` without its extension; an
         image without ``patient_id`` is its own patient.
     region_names, region_targets, region_present, region_boxes, sizes, file_names, report
-        See :class:`~thoraxlib.datasets.regions.RegionFilms`. Of several boxes of one region the first with an area
+        See :class:`~thoraxlib.datasets.regions.RegionDataset`. Of several boxes of one region the first with an area
         counts.
 
     Raises

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.regions import read_regions
-from thoraxlib.text_tables import Table
-
-__all__ = ["RegionStatistics", "region_statistics"]
+from thoraxlib.utils.text_tables import Table
 
 
 @dataclass(frozen=True, eq=False)

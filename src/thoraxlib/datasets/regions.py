@@ -15,17 +15,14 @@ from torchvision import tv_tensors
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.files import progress_bar
-from thoraxlib.datasets.films import Films
-from thoraxlib.image_level import image_level
-
-__all__ = ["ClippedBoxes", "RegionFilms", "RegionTable", "clip_boxes", "find_names", "read_regions"]
-
+from thoraxlib.datasets.images import ImageDataset
+from thoraxlib.metrics.image_level import image_level
 
 _FEW = 10  # images: fewer say nothing of whether all are resized copies
 
 
-class RegionFilms(Films):
-    """Films with R named regions, each with a box and the findings that it shows; a reader sets the attributes.
+class RegionDataset(ImageDataset):
+    """Images with R named regions, each with a box and the findings that it shows; a reader sets the attributes.
 
     Samples also have ``regions`` (boxes (R, 4) in the file's own pixels, 0 0 0 0 for an absent region), ``present``
     (bool (R,)) and ``region_labels`` (float32 (R, K): 1, 0 or NaN; NaN for absent regions).
@@ -170,7 +167,7 @@ def read_regions(dataset: ChestDataset, *, progress: bool = True) -> RegionTable
     """The regions of a data set in one table.
 
     Where a data set knows them beforehand, no image is decoded, and boxes are in the files' own pixels whatever its
-    transform does; otherwise (the phantom) every sample is made once.
+    transform does; otherwise (the synthetic data set) every sample is made once.
 
     Parameters
     ----------

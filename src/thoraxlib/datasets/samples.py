@@ -14,9 +14,7 @@ from torchvision import tv_tensors
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.collate import collate
 from thoraxlib.images import InputTransform
-from thoraxlib.workers import in_batches, read_batches
-
-__all__ = ["Samples", "Transform"]
+from thoraxlib.utils.workers import in_batches, read_batches
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 _KEPT = ("image", "organ_mask", "features", "labels", "id")
@@ -34,7 +32,7 @@ class Samples(Dataset[dict[str, Any]]):
     Parameters
     ----------
     dataset : ChestDataset
-        The films.
+        The images.
     transform : callable, optional
         From sample to sample, on top of the data set's own. It sees no boxes, and masks and regions if asked for.
     cache : bool
@@ -50,7 +48,7 @@ class Samples(Dataset[dict[str, Any]]):
     ----------
     collate : callable
         Makes a batch of them. Where `transform` is one of :func:`thoraxlib.images.transform_for`, its last step is left
-        to this: films that are normalised one by one take the memory of the batch once more.
+        to this: images that are normalised one by one take the memory of the batch once more.
 
     Raises
     ------

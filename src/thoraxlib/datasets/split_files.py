@@ -11,9 +11,7 @@ from pathlib import Path
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.splits import Subset
 from thoraxlib.datasets.tables import Table
-from thoraxlib.files import replacing
-
-__all__ = ["load_split", "save_split"]
+from thoraxlib.utils.files import replacing
 
 
 def save_split(parts: Mapping[str, ChestDataset], path: str | os.PathLike[str]) -> None:

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from thoraxlib.arguments import positions
 from thoraxlib.datasets.base import OF_ALL, OF_EACH, ChestDataset
-
-__all__ = ["Subset", "oversample", "split_by_patient", "split_patients"]
+from thoraxlib.utils.arguments import positions
 
 
 class Subset(Dataset[dict[str, Any]]):

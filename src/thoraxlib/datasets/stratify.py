@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.splits import Subset, as_parts, check_fractions
-
-__all__ = ["stratified_split", "stratify_patients"]
+from thoraxlib.utils.arguments import one_of
 
 
 def stratified_split(

@@ -15,10 +15,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from thoraxlib.arguments import few
-from thoraxlib.files import open_regular
-
-__all__ = ["Table", "check_joined", "is_blank"]
+from thoraxlib.utils.arguments import few
+from thoraxlib.utils.files import open_regular
 
 _LARGEST = 2**31  # bytes of text: several times the largest release's, and less than a file may promise
 _BLANK = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null"})

@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.tables import Table, is_blank
-
-__all__ = ["mined_targets"]
+from thoraxlib.utils.arguments import one_of
 
 _VALUES = {"1.0": 1.0, "1": 1.0, "0.0": 0.0, "0": 0.0, "-1.0": -1.0, "-1": -1.0}
 _POLICIES = ("ones", "zeros", "ignore", "lsr_ones", "lsr_zeros")
@@ -43,7 +41,7 @@ def mined_targets(
     blank : {"zeros", "ignore"}
         0 or NaN for what is not mentioned.
     seed : int
-        Of smoothed labels, which are drawn for the whole table, so that a film's does not depend on the others asked
+        Of smoothed labels, which are drawn for the whole table, so that an image's does not depend on the others asked
         for.
     findings : sequence of str
         What the table can tell.

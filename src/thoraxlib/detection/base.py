@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels
+from thoraxlib.checkpoints.saving import Persistent, fingerprint
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.persistence import Persistent, fingerprint
-
-__all__ = ["SIDE", "RegionDetector", "Regions", "default_spec", "is_there"]
 
 #: Side of a detector's input unless another is asked for: the short side at which AnaXNet's detector looks.
 SIDE = 800
@@ -45,8 +43,8 @@ class Regions(NamedTuple):
 class RegionDetector(Persistent):
     """``forward(x: (N, C, h, w)) -> Regions`` of images as ``input_spec`` describes them.
 
-    A subclass has three steps: :meth:`maps` (trunk), :meth:`locate` (where the regions are), and :meth:`pool` (features
-    of boxes).
+    A subclass has three steps: :meth:`maps` (backbone), :meth:`locate` (where the regions are), and :meth:`pool`
+    (features of boxes).
 
     Parameters
     ----------
@@ -154,7 +152,7 @@ class RegionDetector(Persistent):
 
 
 def default_spec(in_chans: int, changes: Mapping[str, Any] | InputSpec | None) -> InputSpec:
-    """ImageNet's mean and deviation, :data:`SIDE` pixels, the film whole (padded to a square), with `changes`."""
+    """ImageNet's mean and deviation, :data:`SIDE` pixels, the image whole (padded to a square), with `changes`."""
     return InputSpec.imagenet(in_chans, size=SIDE, resize="pad").updated(changes)
 
 

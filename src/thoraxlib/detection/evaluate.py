@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thoraxlib.arguments import one_of
-from thoraxlib.arrays import Floats, array
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.detection.reading import batches, in_film
+from thoraxlib.detection.reading import batches, in_image
 from thoraxlib.localization.metrics import paired_iou
 from thoraxlib.metrics.intervals import Interval, bootstrap_mean, percentiles, resampled_weights
-from thoraxlib.modes import device_of, eval_view
-from thoraxlib.text_tables import Table
-
-__all__ = ["RegionReport", "average_precision", "evaluate"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.arrays import Floats, array
+from thoraxlib.utils.modes import device_of, eval_view
+from thoraxlib.utils.text_tables import Table
 
 _HIT = 0.5
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -27,20 +25,20 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class RegionReport(Table):
-    """The best box of every region on every film beside the true one; ``print`` it.
+    """The best box of every region on every image beside the true one; ``print`` it.
 
     Attributes
     ----------
     region_names : tuple of str
         R names.
     iou : Tensor
-        float32 (N, R): of the best box, whatever its score, and the true one; NaN where the region is not in the film.
+        float32 (N, R): of the best box, whatever its score, and the true one; NaN where the region is not in the image.
     scores : Tensor
         float32 (N, R): of the best box.
     found : Tensor
         bool (N, R): the score is above the detector's threshold.
     ids, patient_ids : list of str
-        The films.
+        The images.
     """
 
     region_names: tuple[str, ...]
@@ -57,15 +55,15 @@ class RegionReport(Table):
         return ~self.iou.isnan()
 
     def mean_iou(self) -> Tensor:
-        """Of each region over the films that show it, (R,); NaN for a region that none does."""
+        """Of each region over the images that show it, (R,); NaN for a region that none does."""
         return self.iou.nanmean(dim=0)
 
     def detection_rate(self) -> Tensor:
-        """Share of the films showing a region in which it is found, (R,)."""
+        """Share of the images showing a region in which it is found, (R,)."""
         return (self.found & self.present).sum(dim=0) / self.present.sum(dim=0)
 
     def false_rate(self) -> Tensor:
-        """Share of the films without a region in which it is found all the same, (R,)."""
+        """Share of the images without a region in which it is found all the same, (R,)."""
         return (self.found & ~self.present).sum(dim=0) / (~self.present).sum(dim=0)
 
     def ap50(self) -> Tensor:
@@ -73,7 +71,7 @@ class RegionReport(Table):
         return average_precision(self.iou, self.scores)
 
     def map50(self) -> float:
-        """Mean over the regions that any film shows."""
+        """Mean over the regions that any image shows."""
         return float(self.ap50().nanmean())
 
     def interval(self, score: str = "iou", *, n_bootstrap: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
@@ -111,7 +109,7 @@ class RegionReport(Table):
         found = self.detection_rate()
         columns = [
             ["region", *self.region_names, "mean"],
-            ["films", *map(str, self.present.sum(dim=0).tolist()), str(len(self.ids))],
+            ["images", *map(str, self.present.sum(dim=0).tolist()), str(len(self.ids))],
             ["IoU (95 %)", *self.interval("iou").beside(self.mean_iou())],
             ["AP@0.5 (95 %)", *self.interval("ap50").beside(self.ap50())],
             ["found", *(f"{value:.3f}" for value in (*found.tolist(), float(found.nanmean())))],
@@ -122,7 +120,7 @@ class RegionReport(Table):
 def evaluate(
     detector: RegionDetector, dataset: Any, *, batch_size: int = 16, num_workers: int = 0, progress: bool = False
 ) -> RegionReport:
-    """Compare a detector's regions with the true ones, in the films' own pixels.
+    """Compare a detector's regions with the true ones, in the images' own pixels.
 
     Parameters
     ----------
@@ -131,14 +129,14 @@ def evaluate(
     dataset : dataset
         Samples have ``regions``; the data set has the detector's ``region_names``.
     batch_size, num_workers : int
-        Films at a time, and processes that read them.
+        Images at a time, and processes that read them.
     progress : bool
         Show a bar.
 
     Raises
     ------
     ValueError
-        No films, films without regions, or other regions.
+        No images, images without regions, or other regions.
     """
     from tqdm.auto import tqdm
 
@@ -146,22 +144,22 @@ def evaluate(
     detector = eval_view(detector)
     device, bar = device_of(detector), tqdm(total=len(dataset), desc="evaluate", disable=not progress)
     with torch.inference_mode(), bar:
-        for films in batches(detector, dataset, batch_size=batch_size, num_workers=num_workers, truth=True):
-            regions = detector(films.x.to(device))
-            boxes = in_film(regions.boxes.cpu(), detector.input_spec, films.sizes)
-            iou.append(torch.where(films.present, paired_iou(boxes, films.boxes), torch.nan))
+        for images in batches(detector, dataset, batch_size=batch_size, num_workers=num_workers, truth=True):
+            regions = detector(images.x.to(device))
+            boxes = in_image(regions.boxes.cpu(), detector.input_spec, images.sizes)
+            iou.append(torch.where(images.present, paired_iou(boxes, images.boxes), torch.nan))
             scores.append(regions.scores.float().cpu())
             found.append(regions.present.cpu())
-            ids += films.ids
-            bar.update(len(films.ids))
+            ids += images.ids
+            bar.update(len(images.ids))
     table = torch.cat(iou), torch.cat(scores), torch.cat(found)
     return RegionReport(detector.region_names, *table, ids=ids, patient_ids=list(dataset.patient_ids))
 
 
 def average_precision(iou: Tensor, scores: Tensor) -> Tensor:
-    """COCO's average precision at an IoU of 0.5 of each region, float64 (R,), with one box for each region and film.
+    """COCO's average precision at an IoU of 0.5 of each region, float64 (R,), with one box for each region and image.
 
-    The films are ordered by score; a box is right if its IoU is at least 0.5, and wrong where there is none to find.
+    The images are ordered by score; a box is right if its IoU is at least 0.5, and wrong where there is none to find.
     Precision is the highest at this or a higher recall, averaged over 101 recalls from 0 to 1.
 
     Parameters
@@ -179,7 +177,7 @@ def average_precision(iou: Tensor, scores: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        Shapes that differ, no film, or scores that are not finite.
+        Shapes that differ, no image, or scores that are not finite.
 
     Examples
     --------
@@ -197,7 +195,7 @@ def average_precision(iou: Tensor, scores: Tensor) -> Tensor:
 
 
 def _weighted(iou: Tensor, scores: Tensor, weights: Floats) -> Iterator[Floats]:
-    """The same for films counted so often as each row of `weights` (B, N) says: for each region (B,)."""
+    """The same for images counted so often as each row of `weights` (B, N) says: for each region (B,)."""
     for overlap, score in zip(array(iou).T, array(scores).T, strict=True):
         order = np.argsort(-score, kind="stable")
         counted, hit = weights[:, order], overlap[order] >= _HIT  # NaN is no hit

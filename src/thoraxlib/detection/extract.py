@@ -1,4 +1,4 @@
-"""The features of a data set's regions, from films to files."""
+"""The features of a data set's regions, from images to files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thoraxlib.arguments import one_of
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.detection.reading import Films, batches, in_film
+from thoraxlib.detection.reading import DetectorBatch, batches, in_image
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
-from thoraxlib.files import alone, discard_scratch, goes_on, write_json
-from thoraxlib.modes import device_of, eval_view
-
-__all__ = ["extract"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.files import alone, discard_scratch, goes_on, write_json
+from thoraxlib.utils.modes import device_of, eval_view
+from thoraxlib.utils.precision import autocast
 
 _WHY = {
     "fingerprint": "another detector, or this one with other weights or options",
@@ -30,21 +29,21 @@ _WHY = {
 def extract(
     detector: RegionDetector,
     dataset: Any,
-    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     *,
     boxes: str = "detected",
     batch_size: int = 16,
     num_workers: int = 0,
     shard_size: int = 1024,
-    autocast: torch.dtype | None = None,
+    precision: str = "32-true",
     progress: bool = True,
 ) -> FeatureStore:
-    """Write the features of all films' regions to a folder, about 36 kB a film with 18 regions of 1024 features.
+    """Write the features of all images' regions to a folder, about 36 kB an image with 18 regions of 1024 features.
 
-    The folder receives ``index.json`` (what the store is of) and ``00000.safetensors``, ... of `shard_size` films each.
-    Each file is whole or absent: after an interruption, the same call writes those that are missing, and the store is
-    then the same, bit for bit, as one written in one go on one kind of machine. One process at a time: a second one is
-    refused.
+    The folder receives ``index.json`` (what the store is of) and ``00000.safetensors``, ... of `shard_size` images
+    each. Each file is whole or absent: after an interruption, the same call writes those that are missing, and the
+    store is then the same, bit for bit, as one written in one go on one kind of machine. One process at a time: a
+    second one is refused.
 
     Parameters
     ----------
@@ -52,17 +51,17 @@ def extract(
         Runs where it is, in eval mode.
     dataset : ChestDataset
         Without a transform of its own. ``region_labels`` of its samples are kept; where there are none, they are NaN.
-    path : path
+    output : path
         The folder; made if need be.
     boxes : {"detected", "given"}
         The regions that the detector finds, or those of the data set, which is the upper bound of what a detector can
         do and the cheapest way to train.
     batch_size, num_workers : int
-        Films at a time, and processes that read them.
+        Images at a time, and processes that read them.
     shard_size : int
-        Films in a file.
-    autocast : torch.dtype, optional
-        Compute in bfloat16 or float16.
+        Images in a file.
+    precision : {"32-true", "16-mixed", "bf16-mixed"}
+        Precision of the forward pass, as :func:`thoraxlib.training.fit` takes it.
     progress : bool
         Show a bar.
 
@@ -74,7 +73,7 @@ def extract(
     Raises
     ------
     ValueError
-        No films; an option out of range; ``boxes="given"`` without the detector's regions in the data set; features
+        No images; an option out of range; ``boxes="given"`` without the detector's regions in the data set; features
         that float16 cannot hold; a folder with a store of another detector, data set, or other names or options, with
         parts of an unknown one, or that another process is writing to.
 
@@ -84,8 +83,8 @@ def extract(
     >>> from thoraxlib import datasets, detection
     >>> detector = detection.build("fasterrcnn_fpn", backbone="resnet10t", width=8, feature_dim=16,
     ...                            input_spec={"size": 64})
-    >>> films = datasets.build("phantom", size=64, length=3)
-    >>> store = detection.extract(detector, films, tempfile.mkdtemp(), boxes="given", progress=False)
+    >>> images = datasets.build("synthetic", size=64, length=3)
+    >>> store = detection.extract(detector, images, tempfile.mkdtemp(), boxes="given", progress=False)
     >>> store[0]["features"].shape, store.targets.shape, store.region_targets.shape
     (torch.Size([18, 16]), torch.Size([3, 14]), torch.Size([3, 18, 14]))
     """
@@ -94,9 +93,9 @@ def extract(
     one_of("boxes", boxes, ("detected", "given"))
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size}: at least 1 is needed")
-    folder, parts = Path(path), torch.split(torch.arange(len(dataset)), shard_size)
+    folder, parts = Path(output), torch.split(torch.arange(len(dataset)), shard_size)
     missing = [number for number in range(len(parts)) if not shard_path(folder, number).exists()]
-    films = batches(
+    images = batches(
         detector,
         dataset,
         batch_size=batch_size,
@@ -113,7 +112,7 @@ def extract(
         "data": _digest(dataset),
         "boxes": boxes,
         "shard_size": shard_size,
-        "autocast": None if autocast is None else str(autocast),
+        "precision": precision,
     }
     with alone(folder):
         _begin(folder, index)
@@ -121,10 +120,10 @@ def extract(
         device = device_of(detector)
         with (
             torch.inference_mode(),
-            torch.autocast(device.type, autocast, enabled=autocast is not None),
+            autocast(device, precision),
             tqdm(total=len(dataset), initial=len(dataset) - left, desc="extract", disable=not progress) as bar,
         ):
-            rows = _rows(eval_view(detector), films, boxes, device, bar)
+            rows = _rows(eval_view(detector), images, boxes, device, bar)
             for number in missing:
                 shard, ids = _gathered(rows, len(parts[number]))
                 patients = [dataset.patient_ids[index] for index in parts[number].tolist()]
@@ -144,7 +143,7 @@ def _begin(folder: Path, index: dict[str, Any]) -> None:
 
 
 def _digest(dataset: Any) -> str:
-    """Of the films' names and labels."""
+    """Of the images' names and labels."""
     whole = hashlib.sha256(json.dumps([list(dataset.ids), list(dataset.patient_ids)]).encode())
     for name in ("targets", "region_targets"):
         labels = getattr(dataset, name, None)
@@ -154,17 +153,17 @@ def _digest(dataset: Any) -> str:
 
 
 def _rows(
-    detector: RegionDetector, films: Iterable[Films], boxes: str, device: torch.device, bar: Any
+    detector: RegionDetector, images: Iterable[DetectorBatch], boxes: str, device: torch.device, bar: Any
 ) -> Iterator[tuple[Shard, list[str]]]:
     """The regions of each batch, as a shard has them."""
-    for batch in films:
+    for batch in images:
         x = batch.x.to(device)
         if boxes == "given":
             found = detector.region_features(x, batch.seen, batch.seen_present)
             places = batch.boxes
         else:
             found = detector(x)
-            places = in_film(found.boxes.cpu(), detector.input_spec, batch.sizes)
+            places = in_image(found.boxes.cpu(), detector.input_spec, batch.sizes)
         features = found.features.half().cpu()
         lost = [name for name, row in zip(batch.ids, features, strict=True) if not bool(row.isfinite().all())]
         if lost:
@@ -176,11 +175,11 @@ def _rows(
         yield shard, batch.ids
 
 
-def _gathered(rows: Iterator[tuple[Shard, Sequence[str]]], films: int) -> tuple[Shard, list[str]]:
-    """The next batches, up to a number of films."""
+def _gathered(rows: Iterator[tuple[Shard, Sequence[str]]], images: int) -> tuple[Shard, list[str]]:
+    """The next batches, up to a number of images."""
     shards: list[Shard] = []
     ids: list[str] = []
-    while len(ids) < films:
+    while len(ids) < images:
         shard, names = next(rows)
         shards.append(shard)
         ids += names

@@ -15,8 +15,6 @@ from thoraxlib.detection.base import SIDE, RegionDetector, is_there
 from thoraxlib.detection.select import best_boxes
 from thoraxlib.input_spec import InputSpec
 
-__all__ = ["LOSSES", "FasterRCNN", "scaled"]
-
 #: What :meth:`FasterRCNN.losses` gives: two of the stage that proposes boxes, two of the one that names them.
 LOSSES = ("objectness", "proposal", "region", "box")
 
@@ -28,9 +26,9 @@ _CANONICAL = 224  # side of the box that is pooled from the map of stride 16, in
 class FasterRCNN(RegionDetector):
     """Faster R-CNN with one box for each region.
 
-    Detection and features come from one pass of the trunk: the best box of every region is pooled from the maps that it
-    was found in, and goes through the box head again (the original runs the trunk twice, the second time at the film's
-    own size). How many boxes are looked at depends on the image: ``torch.compile`` breaks the graph there, and
+    Detection and features come from one pass of the backbone: the best box of every region is pooled from the maps that
+    it was found in, and goes through the box head again (the original runs the backbone twice, the second time at the
+    image's own size). How many boxes are looked at depends on the image: ``torch.compile`` breaks the graph there, and
     ``torch.export`` refuses.
 
     Parameters

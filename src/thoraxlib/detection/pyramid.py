@@ -1,4 +1,4 @@
-"""Faster R-CNN on any trunk."""
+"""Faster R-CNN on any backbone."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from thoraxlib.detection.faster_rcnn import FasterRCNN, scaled
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Spec
 
-__all__ = ["Pyramid", "fasterrcnn_fpn"]
-
 _FINEST = 4  # stride; finer maps cost much and see little
 
 
 class Pyramid(nn.Module):
-    """A trunk with torchvision's feature pyramid: images to maps "0", "1", ..., "pool" of one width, finest first.
+    """A backbone with torchvision's feature pyramid: images to maps "0", "1", ..., "pool" of one width, finest first.
 
-    Of the trunk's maps, those of stride 4 and more are used, and of several with one stride the deepest.
+    Of the backbone's maps, those of stride 4 and more are used, and of several with one stride the deepest.
 
     Parameters
     ----------
-    trunk : Backbone
+    backbone : Backbone
         From :mod:`thoraxlib.backbones`.
     out_channels : int
         Width of the maps.
@@ -40,21 +38,23 @@ class Pyramid(nn.Module):
     Raises
     ------
     ValueError
-        The trunk has no map of stride 4 or more.
+        The backbone has no map of stride 4 or more.
     """
 
-    def __init__(self, trunk: backbones.Backbone, out_channels: int) -> None:
+    def __init__(self, backbone: backbones.Backbone, out_channels: int) -> None:
         from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
         super().__init__()
-        backbones.check_backbone(trunk)
-        deepest = {stride: place for place, stride in enumerate(trunk.strides) if stride >= _FINEST}
+        backbones.check_backbone(backbone)
+        deepest = {stride: place for place, stride in enumerate(backbone.strides) if stride >= _FINEST}
         if not deepest:
-            raise ValueError(f"backbone {type(trunk).__name__} has no map of stride 4 or more, only {trunk.strides}")
+            raise ValueError(
+                f"backbone {type(backbone).__name__} has no map of stride 4 or more, only {backbone.strides}"
+            )
         self.used = tuple(deepest.values())
         self.strides = (*deepest, 2 * max(deepest))
-        self.body, self.out_channels = trunk, out_channels
-        self.fpn = FeaturePyramidNetwork([trunk.channels[k] for k in self.used], out_channels, LastLevelMaxPool())
+        self.body, self.out_channels = backbone, out_channels
+        self.fpn = FeaturePyramidNetwork([backbone.channels[k] for k in self.used], out_channels, LastLevelMaxPool())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """The maps, by name."""
@@ -79,14 +79,14 @@ def fasterrcnn_fpn(
     in_chans: int = 3,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
 ) -> FasterRCNN:
-    """Faster R-CNN on any trunk of the backbones room, with a feature pyramid.
+    """Faster R-CNN on any backbone of the backbones room, with a feature pyramid.
 
     Parameters
     ----------
     backbone : str, mapping or Backbone
         From :mod:`thoraxlib.backbones`: any with maps of several strides.
     pretrained : bool
-        ImageNet weights for the trunk.
+        ImageNet weights for the backbone.
     width : int
         Channels of the pyramid's maps.
     feature_dim : int
@@ -97,7 +97,7 @@ def fasterrcnn_fpn(
     Raises
     ------
     ValueError
-        An option out of its range, or a trunk without a map that serves.
+        An option out of its range, or a backbone without a map that serves.
     """
     from torchvision.models.detection.faster_rcnn import TwoMLPHead
 

@@ -1,4 +1,4 @@
-"""The films of a data set as a detector takes them, with what is known about their regions."""
+"""The images of a data set as a detector takes them, with what is known about their regions."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from torch import Tensor
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.frames import in_originals
-from thoraxlib.workers import in_batches, read_batches
-
-__all__ = ["Films", "batches", "check_regions", "in_film"]
+from thoraxlib.utils.workers import in_batches, read_batches
 
 
-class Films(NamedTuple):
-    """N films, on the CPU; what a data set does not know is NaN, empty or not present.
+class DetectorBatch(NamedTuple):
+    """N images, on the CPU; what a data set does not know is NaN, empty or not present.
 
     Attributes
     ----------
     x : Tensor
         (N, C, h, w): the detector's input.
     boxes, present : Tensor
-        True regions in pixels of the films, (N, R, 4), and whether they are there, bool (N, R).
+        True regions in pixels of the images, (N, R, 4), and whether they are there, bool (N, R).
     seen, seen_present : Tensor
         The same in pixels of `x`.
     labels, region_labels : Tensor
         (N, K) and (N, R, K).
     sizes : list of (int, int)
-        (H, W) of the films.
+        (H, W) of the images.
     ids : list of str
         N.
     """
@@ -66,8 +64,8 @@ def batches(
     num_workers: int = 0,
     truth: bool = False,
     parts: Sequence[Tensor] | None = None,
-) -> Iterable[Films]:
-    """The films, a batch at a time.
+) -> Iterable[DetectorBatch]:
+    """The images, a batch at a time.
 
     Parameters
     ----------
@@ -76,19 +74,19 @@ def batches(
     dataset : dataset
         Samples have ``image`` and ``id``; it has no transform of its own.
     batch_size, num_workers : int
-        Films at a time, and processes that read them.
+        Images at a time, and processes that read them.
     truth : bool
         Regions are needed.
     parts : sequence of Tensor, optional
-        Positions of the films to be read, in groups of which each begins a batch; by default all in turn.
+        Positions of the images to be read, in groups of which each begins a batch; by default all in turn.
 
     Raises
     ------
     ValueError
-        No films; numbers out of range; other regions than the detector's, or with `truth` none.
+        No images; numbers out of range; other regions than the detector's, or with `truth` none.
     """
     if not len(dataset):
-        raise ValueError("the data set holds no film")
+        raise ValueError("the data set holds no image")
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed")
     if truth or hasattr(dataset, "region_names"):
@@ -98,14 +96,14 @@ def batches(
     return read_batches(_Read(detector, dataset, truth), order, _joined, num_workers=num_workers)
 
 
-def in_film(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Boxes (N, R, 4) in pixels of the input, in those of the films; no area where they lay in padding."""
+def in_image(boxes: Tensor, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Boxes (N, R, 4) in pixels of the input, in those of the images; no area where they lay in padding."""
     image = torch.arange(len(boxes)).repeat_interleave(boxes.shape[1])
     return in_originals(boxes.flatten(0, 1).float(), image, spec, sizes).view(boxes.shape)
 
 
 class _Read:
-    """Reads one film: a row of each field of :class:`Films`, by its name."""
+    """Reads one image: a row of each field of :class:`Images`, by its name."""
 
     def __init__(self, detector: RegionDetector, dataset: Any, truth: bool) -> None:
         from thoraxlib.images import transform_for  # torchvision takes longer to import than all of this library
@@ -119,11 +117,11 @@ class _Read:
 
         sample = self.dataset[index]
         if self.truth and "regions" not in sample:
-            raise ValueError(f"film {sample['id']} has no regions")
+            raise ValueError(f"image {sample['id']} has no regions")
         known = sample if self.named else {}  # rows without names are nobody's
         boxes, present = self._boxes(known.get("regions"), known.get("present"))
         if not bool(boxes.isfinite().all()):
-            raise ValueError(f"film {sample['id']}: boxes of regions that are present must be finite")
+            raise ValueError(f"image {sample['id']}: boxes of regions that are present must be finite")
         size = tuple(sample["image"].shape[-2:])
         regions = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
         moved = self.transform({"image": sample["image"], "regions": regions})
@@ -149,7 +147,7 @@ class _Read:
         return torch.where(there[:, None], plain, 0.0), there
 
 
-def _joined(rows: Sequence[dict[str, Any]]) -> Films:
-    columns: dict[str, Any] = {key: [row[key] for row in rows] for key in Films._fields}
+def _joined(rows: Sequence[dict[str, Any]]) -> DetectorBatch:
+    columns: dict[str, Any] = {key: [row[key] for row in rows] for key in DetectorBatch._fields}
     stacked = {key: torch.stack(column) for key, column in columns.items() if isinstance(column[0], Tensor)}
-    return Films(**{**columns, **stacked})
+    return DetectorBatch(**{**columns, **stacked})

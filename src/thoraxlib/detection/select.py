@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["best_boxes"]
-
 _SMALLEST = 1e-2  # pixels; torchvision drops boxes with a shorter side
 
 

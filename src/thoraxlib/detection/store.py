@@ -13,22 +13,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.files import parse_json, read_json, replacing
-
-__all__ = ["INDEX", "FeatureStore", "Shard", "read_index", "shard_path"]
+from thoraxlib.utils.files import parse_json, read_json, replacing
 
 INDEX = "index.json"
 
 
 class Shard(NamedTuple):
-    """N films of a store.
+    """N images of a store.
 
     Attributes
     ----------
     features : Tensor
         float16 (N, R, D).
     present, regions, scores : Tensor
-        bool (N, R), float32 (N, R, 4) in pixels of the films, float32 (N, R).
+        bool (N, R), float32 (N, R, 4) in pixels of the images, float32 (N, R).
     region_labels, labels : Tensor
         float32 (N, R, K) and (N, K): 1, 0, or NaN.
     """
@@ -45,7 +43,7 @@ class Shard(NamedTuple):
         from safetensors.torch import save
 
         # one entry, as the order of several is not the same in each file
-        names = {"films": json.dumps({"ids": list(ids), "patient_ids": list(patient_ids)})}
+        names = {"images": json.dumps({"ids": list(ids), "patient_ids": list(patient_ids)})}
         content = save({key: value.contiguous() for key, value in self._asdict().items()}, metadata=names)
         with replacing(path) as scratch:
             scratch.write_bytes(content)
@@ -83,11 +81,11 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 class FeatureStore(Dataset[dict[str, Any]]):
-    """What :func:`thoraxlib.detection.extract` wrote: a data set of regions' features instead of films.
+    """What :func:`thoraxlib.detection.extract` wrote: a data set of regions' features instead of images.
 
     A sample has ``features`` (float32 (R, D)), ``present`` (bool (R,)), ``regions`` (float32 (R, 4), in pixels of the
-    film), ``scores`` (float32 (R,)), ``region_labels`` (float32 (R, K)), ``labels`` (float32 (K,)) and ``id``. Features
-    are read from the disk when a sample is asked for; everything else is in memory.
+    image), ``scores`` (float32 (R,)), ``region_labels`` (float32 (R, K)), ``labels`` (float32 (K,)) and ``id``.
+    Features are read from the disk when a sample is asked for; everything else is in memory.
 
     Parameters
     ----------
@@ -190,8 +188,8 @@ class FeatureStore(Dataset[dict[str, Any]]):
         r, k = len(self.region_names), len(self.labels)
         shapes = [(n, r, self.feature_dim), (n, r), (n, r, 4), (n, r), (n, r, k), (n, k)]
         found = {key: tuple(shard.get_slice(key).get_shape()) for key in shard.keys()}  # noqa: SIM118
-        films = parse_json((shard.metadata() or {}).get("films", ""), path)
-        names: list[Any] = [films.get(key) for key in ("ids", "patient_ids")] if isinstance(films, dict) else []
+        images = parse_json((shard.metadata() or {}).get("images", ""), path)
+        names: list[Any] = [images.get(key) for key in ("ids", "patient_ids")] if isinstance(images, dict) else []
         if (
             found != dict(zip(Shard._fields, shapes, strict=True))
             or [len(column) if isinstance(column, list) else 0 for column in names] != [n, n]

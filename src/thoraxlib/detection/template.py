@@ -15,17 +15,15 @@ from thoraxlib.detection.reading import batches
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Spec
 
-__all__ = ["Template"]
-
 _RESOLUTION = 7
 
 
 @register("template")
 class Template(RegionDetector):
-    """Each region where it is on average, with features of a trunk; nothing is detected.
+    """Each region where it is on average, with features of a backbone; nothing is detected.
 
-    :meth:`fit` learns the places from annotated films. Without it, the trunk still gives the features of given boxes
-    (:meth:`region_features`).
+    :meth:`fit` learns the places from annotated images. Without it, the backbone still gives the features of given
+    boxes (:meth:`region_features`).
 
     Parameters
     ----------
@@ -34,16 +32,16 @@ class Template(RegionDetector):
     backbone : str, mapping or Backbone
         From :mod:`thoraxlib.backbones`.
     pretrained : bool
-        ImageNet weights for the trunk.
+        ImageNet weights for the backbone.
     stage : int
-        Which of the trunk's maps the features are of, the finest being 0 and the deepest -1. A region's features are
+        Which of the backbone's maps the features are of, the finest being 0 and the deepest -1. A region's features are
         the mean over 7 x 7 places in its box (RoIAlign), one for each channel.
     score_threshold : float
         Of no effect, as every region that has a place has the score 1; kept for one contract.
     in_chans : int
         Channels of the images.
     input_spec : mapping or InputSpec, optional
-        Changes to the default input: 800 x 800 pixels, the film padded to a square, ImageNet's mean and deviation.
+        Changes to the default input: 800 x 800 pixels, the image padded to a square, ImageNet's mean and deviation.
 
     Attributes
     ----------
@@ -53,7 +51,7 @@ class Template(RegionDetector):
     Raises
     ------
     ValueError
-        A stage that the trunk does not have.
+        A stage that the backbone does not have.
     """
 
     places: Tensor
@@ -70,27 +68,29 @@ class Template(RegionDetector):
         input_spec: Mapping[str, Any] | InputSpec | None = None,
     ) -> None:
         spec = default_spec(in_chans, input_spec)
-        trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
-        if not -len(trunk.channels) <= stage < len(trunk.channels):
-            raise ValueError(f"stage={stage}: the trunk has {len(trunk.channels)} maps, of {trunk.channels} channels")
-        super().__init__(regions, spec, trunk.channels[stage], score_threshold)
-        self.backbone, self.stage = trunk, stage
+        network = backbones.for_input(backbone, spec, pretrained=pretrained)
+        if not -len(network.channels) <= stage < len(network.channels):
+            raise ValueError(
+                f"stage={stage}: the backbone has {len(network.channels)} maps, of {network.channels} channels"
+            )
+        super().__init__(regions, spec, network.channels[stage], score_threshold)
+        self.backbone, self.stage = network, stage
         self.register_buffer("places", torch.full((len(self.region_names), 4), torch.nan))
 
     def fit(self, dataset: Any, *, batch_size: int = 16, num_workers: int = 0) -> Template:
-        """Take each region's mean box over the films that show it.
+        """Take each region's mean box over the images that show it.
 
         Parameters
         ----------
         dataset : dataset
             Samples have ``regions``; the data set has this detector's ``region_names``.
         batch_size, num_workers : int
-            Films at a time, and processes that read them.
+            Images at a time, and processes that read them.
 
         Raises
         ------
         ValueError
-            No films, films without regions, or other regions.
+            No images, images without regions, or other regions.
         """
         h, w = self.input_spec.size
         total, count = torch.zeros(len(self.region_names), 4, dtype=torch.float64), torch.zeros(len(self.region_names))
@@ -115,7 +115,7 @@ class Template(RegionDetector):
             The template was not fitted yet.
         """
         if bool(self.places.isnan().all()):
-            raise RuntimeError("this template has no places yet: give it annotated films, fit(dataset)")
+            raise RuntimeError("this template has no places yet: give it annotated images, fit(dataset)")
         h, w = x.shape[-2:]
         known = ~self.places.isnan().any(dim=1)
         boxes = torch.where(known[:, None], self.places, 0.0) * self.places.new_tensor([w, h, w, h])

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.arguments import one_of
 from thoraxlib.backbones.torchvision import adapt_first_conv
 from thoraxlib.detection import register
 from thoraxlib.detection.base import default_spec
 from thoraxlib.detection.faster_rcnn import FasterRCNN, scaled
 from thoraxlib.input_spec import InputSpec
-
-__all__ = ["torchvision_detector"]
+from thoraxlib.utils.arguments import one_of
 
 _WIDTH, _DIM = 256, 1024
 
@@ -29,12 +27,12 @@ class _Recipe:
 
     Attributes
     ----------
-    trunk : callable
-        From ``weights`` and ``trainable_layers`` to a trunk with its pyramid.
+    backbone : callable
+        From ``weights`` and ``trainable_layers`` to a backbone with its pyramid.
     layers : int
         That can be trained.
     first : str
-        Name of the module in the trunk that has the first convolution, and the convolution's name in it.
+        Name of the module in the backbone that has the first convolution, and the convolution's name in it.
     strides, anchors
         Of the maps, and sides for inputs of 800 pixels.
     box_head : callable
@@ -47,7 +45,7 @@ class _Recipe:
         Further options of :class:`FasterRCNN`.
     """
 
-    trunk: Callable[..., Any]
+    backbone: Callable[..., Any]
     layers: int
     first: tuple[str, str]
     strides: tuple[int, ...]
@@ -80,9 +78,9 @@ def torchvision_detector(
         A set of names, or the names.
     pretrained : bool or {"coco", "imagenet"}
         Weights to begin with, downloaded by torchvision: True or "coco" for all but the last layers, which name the
-        regions; "imagenet" for the trunk alone.
+        regions; "imagenet" for the backbone alone.
     trainable_layers : int, optional
-        How many of the trunk's layers, 5 of ResNet and 6 of MobileNet, are trained, counted from its end; by default
+        How many of the backbone's layers, 5 of ResNet and 6 of MobileNet, are trained, counted from its end; by default
         all. AnaXNet begins with COCO's weights and trains 3, i.e. freezes stem and first stage.
     freeze_norm : bool
         Keep the batch norms as they are; AnaXNet does, and so should you with COCO's weights and small batches.
@@ -98,7 +96,7 @@ def torchvision_detector(
     in_chans : int
         Channels of the images; pretrained first layers are adapted.
     input_spec : mapping or InputSpec, optional
-        Changes to the default input: 800 x 800 pixels, the film padded to a square, ImageNet's mean and deviation.
+        Changes to the default input: 800 x 800 pixels, the image padded to a square, ImageNet's mean and deviation.
 
     Raises
     ------
@@ -110,11 +108,11 @@ def torchvision_detector(
     one_of("pretrained", pretrained, ("coco", "imagenet", True, False))
     layers = recipe.layers if trainable_layers is None else trainable_layers
     if not 0 <= layers <= recipe.layers:
-        raise ValueError(f"trainable_layers={trainable_layers}: the trunk has {recipe.layers}")
+        raise ValueError(f"trainable_layers={trainable_layers}: the backbone has {recipe.layers}")
     spec = default_spec(in_chans, input_spec)
-    of_trunk = "IMAGENET1K_V1" if pretrained == "imagenet" else None
+    of_backbone = "IMAGENET1K_V1" if pretrained == "imagenet" else None
     detector = FasterRCNN(
-        _downloaded(lambda: recipe.trunk(weights=of_trunk, trainable_layers=layers)),
+        _downloaded(lambda: recipe.backbone(weights=of_backbone, trainable_layers=layers)),
         recipe.strides,
         regions=regions,
         input_spec=spec,
@@ -211,7 +209,7 @@ _add(
     "fasterrcnn_resnet50_fpn",
     "Faster R-CNN on ResNet-50 with a feature pyramid: the detector of AnaXNet, in torchvision's version.",
     _Recipe(
-        trunk=_resnet,
+        backbone=_resnet,
         layers=5,
         first=("", "conv1"),
         strides=(4, 8, 16, 32, 64),
@@ -226,7 +224,7 @@ _add(
     "fasterrcnn_resnet50_fpn_v2",
     "The same with norms in the pyramid and four convolutions in the box head (Li et al. 2021, arXiv 2111.11429).",
     _Recipe(
-        trunk=partial(_resnet, fpn_norm=nn.BatchNorm2d),
+        backbone=partial(_resnet, fpn_norm=nn.BatchNorm2d),
         layers=5,
         first=("", "conv1"),
         strides=(4, 8, 16, 32, 64),
@@ -241,7 +239,7 @@ _add(
     "fasterrcnn_mobilenet_v3_large_fpn",
     "Faster R-CNN on MobileNetV3-Large: a tenth of the work, for large inputs, as its finest map has a stride of 32.",
     _Recipe(
-        trunk=_mobilenet,
+        backbone=_mobilenet,
         layers=6,
         first=("0", "0"),
         strides=(32, 32, 64),

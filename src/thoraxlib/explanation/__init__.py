@@ -1,8 +1,8 @@
-"""What a model finds on films, and where: :func:`explain`, its results, and the ways to see."""
+"""What a model finds on images, and where: :func:`explain`, its results, and the ways to see."""
 
 from __future__ import annotations
 
-from thoraxlib.explanation.films import check_model, explain, explain_each, look_of, thresholds
+from thoraxlib.explanation.images import check_model, explain, explain_each, look_of, thresholds
 from thoraxlib.explanation.localized import Localized, localize, tune
 from thoraxlib.explanation.look import Seen
 from thoraxlib.explanation.result import Explanation, Finding

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from thoraxlib import cams, localization
 from thoraxlib.explanation.look import Seen
+from thoraxlib.layers.pooling import expansion, per_label
 from thoraxlib.localization import Boxes
-from thoraxlib.pooling import expansion, per_label
 from thoraxlib.registry import Spec
-
-__all__ = ["ByMaps"]
 
 
 class ByMaps:

@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thoraxlib.arguments import one_of
 from thoraxlib.explanation.look import Seen
-from thoraxlib.image_level import image_level
 from thoraxlib.localization import Boxes
 from thoraxlib.localization.boxes import area
 from thoraxlib.localization.metrics import box_iogt
-from thoraxlib.modes import eval_view
-
-__all__ = ["ByRegions", "paint"]
+from thoraxlib.metrics.image_level import image_level
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.modes import eval_view
 
 _RULES = ("all", "specific")
 _HELD = 0.75  # of a smaller region's area: zones of a lung are cut a little differently from the lung

@@ -14,23 +14,21 @@ from thoraxlib.datasets.samples import Samples
 from thoraxlib.images import transform_for
 from thoraxlib.localization import Boxes, localization_table, to_original
 from thoraxlib.localization.boxes import check_inside
-from thoraxlib.modes import device_of
 from thoraxlib.registry import Spec
-
-__all__ = ["Localized", "localize", "tune"]
+from thoraxlib.utils.modes import device_of
 
 
 class Localized(NamedTuple):
-    """Boxes of a data set's films, in their own pixels.
+    """Boxes of a data set's images, in their own pixels.
 
     Attributes
     ----------
     detected, truth : Boxes
         ``image`` is the position in `ids`.
     ids : tuple of str
-        Of the films.
+        Of the images.
     sizes : tuple of (int, int)
-        (H, W) of the films.
+        (H, W) of the images.
     """
 
     detected: Boxes
@@ -48,7 +46,7 @@ def localize(
     rule: Spec | Any = "threshold",
     batch_size: int = 32,
 ) -> Localized:
-    """The boxes that a model's heat maps give on the films with true boxes: ChestX-ray8's protocol.
+    """The boxes that a model's heat maps give on the images with true boxes: ChestX-ray8's protocol.
 
     Every label of the model is looked at, whatever its probability; a box's score is the probability times the mean of
     the map in it. :func:`localization_table` of the result is the paper's table.
@@ -59,18 +57,18 @@ def localize(
         With ``input_spec`` and ``labels``.
     dataset : ChestDataset
         With the model's labels, and with boxes, e.g. ``datasets.build("nih14", ...)`` of a folder with
-        ``BBox_List_2017.csv``. Films without boxes are not decoded where it has ``boxed``.
+        ``BBox_List_2017.csv``. Images without boxes are not decoded where it has ``boxed``.
     method : str or mapping
         From :mod:`thoraxlib.cams`.
     rule : str, mapping or callable
         From :mod:`thoraxlib.localization`.
     batch_size : int
-        Films at a time.
+        Images at a time.
 
     Raises
     ------
     ValueError
-        The data set has other labels than the model, no boxes, or boxes of another frame than its films.
+        The data set has other labels than the model, no boxes, or boxes of another frame than its images.
     """
     if tuple(dataset.labels) != tuple(model.labels):
         raise ValueError(f"the data set's labels {dataset.labels} are not the model's {model.labels}")
@@ -87,8 +85,8 @@ def localize(
             raise ValueError("the data set has no boxes")
         logits, maps = cam.with_logits(batch["image"].to(device_of(model)))
         found = rule(maps, model.input_spec.size, logits.sigmoid())
-        for film, boxes, size in zip(batch["id"], batch["boxes"], batch["size"], strict=True):
-            _check_frame(film, boxes, size)
+        for image, boxes, size in zip(batch["id"], batch["boxes"], batch["size"], strict=True):
+            _check_frame(image, boxes, size)
         true = Boxes.from_lists(batch["boxes"], batch["box_labels"])
         for boxes, into in ((to_original(found, model.input_spec, batch["size"]), detected), (true, truth)):
             into.append(boxes._replace(image=boxes.image + len(ids)))
@@ -99,12 +97,12 @@ def localize(
     return Localized(Boxes.concatenate(detected), Boxes.concatenate(truth), tuple(ids), tuple(sizes))
 
 
-def _check_frame(film: str, boxes: Tensor, size: tuple[int, int]) -> None:
+def _check_frame(image: str, boxes: Tensor, size: tuple[int, int]) -> None:
     """Raise where an image's boxes were made for another size of it."""
     canvas = tuple(getattr(boxes, "canvas_size", size))
     if canvas != size:
         raise ValueError(
-            f"film {film} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: image "
+            f"image {image} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: image "
             "and truth must have one frame"
         )
 
@@ -119,7 +117,7 @@ def tune(
     criterion: str = "iou",
     threshold: float = 0.3,
 ) -> dict[str, Any]:
-    """The options of a rule with the highest mean accuracy: choose them on films that are not tested on.
+    """The options of a rule with the highest mean accuracy: choose them on images that are not tested on.
 
     Parameters
     ----------
@@ -134,8 +132,8 @@ def tune(
     truth : Boxes
         Of these images.
     criterion, threshold
-        Of the accuracy, averaged over the labels that have true boxes; detections count for the labels that a film has
-        true boxes of.
+        Of the accuracy, averaged over the labels that have true boxes; detections count for the labels that an image
+        has true boxes of.
 
     Returns
     -------

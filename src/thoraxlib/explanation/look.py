@@ -8,11 +8,9 @@ from torch import Tensor
 
 from thoraxlib.localization import Boxes
 
-__all__ = ["Seen"]
-
 
 class Seen(NamedTuple):
-    """What a model sees in a batch of N films.
+    """What a model sees in a batch of N images.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What was found on a film: to print, to draw, to save."""
+"""What was found on an image: to print, to draw, to save."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from thoraxlib import viz
-from thoraxlib.files import write_json
-
-__all__ = ["Explanation", "Finding"]
+from thoraxlib import plotting
+from thoraxlib.utils.files import write_json
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Finding:
         Of the boxes: the probability times the mean of the stretched map in it.
         Where the boxes are anatomical regions, the finding's probability in each.
     map : Tensor
-        float32 (H, W): the heat map in the film's own frame; what the model did not see is NaN.
+        float32 (H, W): the heat map in the image's own frame; what the model did not see is NaN.
     regions : tuple of str
         Names of the boxes, where they are anatomical regions; otherwise empty.
     """
@@ -55,14 +53,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model says about one film; ``print`` it, or :meth:`save` it.
+    """What a model says about one image; ``print`` it, or :meth:`save` it.
 
     Attributes
     ----------
     name : str
-        Of the film: the file's stem, or its position; unique among those explained together.
+        Of the image: the file's stem, or its position; unique among those explained together.
     image : Tensor
-        uint8, or floating point in [0, 1]: (1, H, W), the film as it was read.
+        uint8, or floating point in [0, 1]: (1, H, W), the image as it was read.
     probabilities : Mapping[str, float]
         Of every label; NaN where it could not be assessed, as no anatomical region was found.
     findings : tuple of Finding
@@ -80,7 +78,7 @@ class Explanation:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the film."""
+        """(H, W) of the image."""
         return int(self.image.shape[-2]), int(self.image.shape[-1])
 
     def __str__(self) -> str:
@@ -120,7 +118,7 @@ class Explanation:
         }
 
     def panel(self, *, side: int = 512, most: int = 5, truth: Mapping[str, Sequence[Any]] | None = None) -> Image.Image:
-        """The film, and beside it the likeliest findings, each with its heat map and boxes.
+        """The image, and beside it the likeliest findings, each with its heat map and boxes.
 
         Parameters
         ----------
@@ -129,29 +127,30 @@ class Explanation:
         most : int
             Findings at most.
         truth : mapping of str to sequence, optional
-            True boxes (x1, y1, x2, y2) of labels, in the film's pixels: drawn dashed, in another colour, with a legend.
+            True boxes (x1, y1, x2, y2) of labels, in the image's pixels: drawn dashed, in another colour, with a
+            legend.
         """
-        film = viz.fit(self.image, side)  # first, so that lines and letters are those of a picture of this size
-        scale = torch.tensor([film.width / self.size[1], film.height / self.size[0]] * 2)
+        image = plotting.fit(self.image, side)  # first, so that lines and letters are those of a picture of this size
+        scale = torch.tensor([image.width / self.size[1], image.height / self.size[0]] * 2)
         true = {label: torch.as_tensor(boxes).float().reshape(-1, 4) * scale for label, boxes in (truth or {}).items()}
         names = [label for label, boxes in true.items() for _ in range(len(boxes))]
         everything = torch.cat([torch.zeros(0, 4), *true.values()])
-        cells, titles = [viz.draw_boxes(film, everything, names, truth=True)], [self.name]
+        cells, titles = [plotting.draw_boxes(image, everything, names, truth=True)], [self.name]
         for finding in self.findings[:most]:
             lowest = float(finding.map.nan_to_num(torch.inf).min())
-            cell = viz.overlay(film, finding.map.nan_to_num(lowest))
-            cell = viz.draw_boxes(cell, true.get(finding.label, []), truth=True)
+            cell = plotting.overlay(image, finding.map.nan_to_num(lowest))
+            cell = plotting.draw_boxes(cell, true.get(finding.label, []), truth=True)
             boxes = torch.tensor(finding.boxes).reshape(-1, 4) * scale
             names = [f"{region} " for region in finding.regions] or [""] * len(boxes)
             texts = [f"{name}{score:.2f}" for name, score in zip(names, finding.scores, strict=True)]
-            cells.append(viz.draw_boxes(cell, boxes, texts))
+            cells.append(plotting.draw_boxes(cell, boxes, texts))
             titles.append(f"{finding.label} {finding.probability:.2f}")
-        return viz.panel(cells, titles, columns=min(len(cells), 3), side=side, legend=truth is not None)
+        return plotting.panel(cells, titles, columns=min(len(cells), 3), side=side, legend=truth is not None)
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """Write ``<name>.png``, the panel, and ``<name>.json`` into `folder`, each whole or not at all.
 
         `options` are those of :meth:`panel`.
         """
-        viz.save(self.panel(**options), Path(folder) / f"{self.name}.png")
+        plotting.save(self.panel(**options), Path(folder) / f"{self.name}.png")
         write_json(Path(folder) / f"{self.name}.json", self.to_json(), indent=2)

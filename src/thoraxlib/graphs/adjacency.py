@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.graphs import counts as label_counts
 from thoraxlib.graphs import region_counts
 from thoraxlib.graphs.counts import LabelCounts
 from thoraxlib.graphs.graph import Graph
 from thoraxlib.graphs.region_counts import RegionCounts
 from thoraxlib.registry import Registry, Spec
-
-__all__ = ["Builder", "Counts", "build", "describe", "label_graph", "names", "region_graph", "register", "registry"]
+from thoraxlib.utils.arguments import one_of
 
 #: What a graph is made from: counts, or the nodes' names alone, for which shipped counts are looked up if needed.
 Counts = LabelCounts | RegionCounts | Sequence[str]
@@ -166,18 +164,18 @@ class Jaccard:
         return Graph(counts.regions, torch.where(alike > self.threshold, alike if self.weighted else 1.0, 0.0))
 
 
-@register("phantom")
-class OfPhantom:
-    """Regions that share findings in films of ``datasets.build("phantom")``: a stand-in that needs no data.
+@register("synthetic")
+class Synthetic:
+    """Regions that share findings in images of ``datasets.build("synthetic")``: a stand-in that needs no data.
 
-    An edge where the mean Jaccard index of presence exceeds 0.2. The phantom's findings lie in the lungs, so that
-    mediastinum, heart and trachea have no edge. It says nothing of patients: count their labels instead.
+    An edge where the mean Jaccard index of presence exceeds 0.2. The synthetic data set's findings lie in the lungs, so
+    that mediastinum, heart and trachea have no edge. It says nothing of patients: count their labels instead.
     """
 
     def __call__(self, regions: Counts) -> Graph:
         """The graph on `regions`."""
         if isinstance(regions, LabelCounts | RegionCounts):
-            raise TypeError("adjacency 'phantom' is counted already; to make one of counts, use 'jaccard'")
+            raise TypeError("adjacency 'synthetic' is counted already; to make one of counts, use 'jaccard'")
         return Jaccard(average="positive", threshold=0.2)(regions)
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["chunks"]
-
 
 def chunks(targets: Any, shape: Sequence[int], rows: int, message: str) -> Iterator[tuple[int, Tensor]]:
     """Up to `rows` rows at a time, as tensors on the CPU, with the number of the first within its part.

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from thoraxlib.graphs.operator import GraphOperator
 from thoraxlib.registry import OptionError, Registry, Spec
 
-__all__ = ["DenseConvolution", "GeometricConvolution", "build", "chain", "describe", "names", "register", "registry"]
-
 
 class DenseConvolution(nn.Module):
     """``N X W + b`` (Kipf and Welling 2017, arXiv 1609.02907, equation 2, without the activation).

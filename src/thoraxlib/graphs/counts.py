@@ -16,8 +16,6 @@ from thoraxlib.graphs.named import Named
 from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry
 
-__all__ = ["LabelCounts", "build", "describe", "names", "register", "registry", "shipped"]
-
 _CHUNK = 16384  # rows for each product: fits a cache, and its float32 sums are exact where they can be counts
 
 

@@ -17,8 +17,6 @@ from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.graphs.vector_files import read_vectors
 from thoraxlib.registry import Registry, Spec
 
-__all__ = ["Embedding", "build", "describe", "names", "register", "registry"]
-
 
 class Embedding(nn.Module):
     """Vectors of K labels; a buffer, or a parameter if they are learned.

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
-from thoraxlib.files import check_stored, open_regular, read_regular, replacing
 from thoraxlib.graphs.named import Named
-
-__all__ = ["NORMALIZATIONS", "Graph"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.files import check_stored, open_regular, read_regular, replacing
 
 NORMALIZATIONS = ("sym_transposed", "sym", "row", "none")
 

@@ -13,9 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import read_json, write_json
-
-__all__ = ["Named"]
+from thoraxlib.utils.files import read_json, write_json
 
 
 @dataclass(frozen=True, eq=False)

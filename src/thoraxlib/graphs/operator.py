@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from thoraxlib.graphs.graph import Graph
 
-__all__ = ["GraphOperator"]
-
 
 class GraphOperator(nn.Module):
     """A graph's normalised matrix as a buffer, or as a parameter, and its edges as torch_geometric wants them.

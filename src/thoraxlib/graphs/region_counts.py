@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.graphs.chunks import chunks
 from thoraxlib.graphs.named import Named
 from thoraxlib.graphs.shipped import read_shipped
 from thoraxlib.registry import Registry
-
-__all__ = ["RegionCounts", "build", "describe", "names", "register", "registry", "shipped"]
+from thoraxlib.utils.arguments import one_of
 
 _CHUNK = 4096  # images for each product: fits a cache, and its float32 sums are exact
 
@@ -171,14 +169,14 @@ build, register, names, describe = registry.build, registry.register, registry.n
 register("given")(RegionCounts)
 
 
-@register("phantom_regions18")
+@register("synthetic_regions18")
 @cache
-def phantom_regions18() -> RegionCounts:
-    """The 18 regions of AnaXNet in films of the phantom: a stand-in that needs no data, and says nothing of patients.
+def synthetic_regions18() -> RegionCounts:
+    """Counts of the 18 regions of AnaXNet in synthetic images: a stand-in that says nothing of patients.
 
-    Counted over ``datasets.build("phantom", size=64, length=1000)``, its 14 findings at the prevalence of NIH.
+    Counted over ``datasets.build("synthetic", size=64, length=1000)``, its 14 findings at the prevalence of NIH.
     """
-    return RegionCounts._from_json(read_shipped("phantom_regions18"))
+    return RegionCounts._from_json(read_shipped("synthetic_regions18"))
 
 
 def shipped(regions: str | Sequence[str]) -> RegionCounts:
@@ -190,7 +188,7 @@ def shipped(regions: str | Sequence[str]) -> RegionCounts:
         There are none.
     """
     wanted = label_sets.resolve(regions)
-    counts = build("phantom_regions18")
+    counts = build("synthetic_regions18")
     if None in label_sets.align(counts.regions, wanted):
         raise ValueError(
             f"no shipped counts have all of {list(wanted)}: count your own, "

@@ -5,9 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
-from thoraxlib.files import parse_json
-
-__all__ = ["read_shipped"]
+from thoraxlib.utils.files import parse_json
 
 
 def read_shipped(name: str) -> Any:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import open_regular
-
-__all__ = ["read_vectors"]
+from thoraxlib.utils.files import open_regular
 
 
 def read_vectors(path: str | os.PathLike[str], labels: str | Sequence[str], *, dim: int = 300) -> Tensor:

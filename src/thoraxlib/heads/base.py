@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Features", "Head", "one_map"]
-
 #: What a head sees: one map (N, C, h, w), or several, finest first, from a fusion.
 Features = Tensor | Sequence[Tensor]
 

@@ -7,15 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from thoraxlib import blocks
-from thoraxlib.blocks.attention import Attention
+from thoraxlib import layers
 from thoraxlib.heads import register
 from thoraxlib.heads.base import one_map
 from thoraxlib.heads.linear import LinearHead
-from thoraxlib.pooling import expansion, per_label
+from thoraxlib.layers.attention import Attention
+from thoraxlib.layers.pooling import expansion, per_label
 from thoraxlib.registry import Spec
-
-__all__ = ["ClasswiseHead"]
 
 
 @register("classwise")
@@ -36,9 +34,9 @@ class ClasswiseHead(LinearHead):
     num_labels : int
         K.
     pool : str, mapping or nn.Module
-        From :mod:`thoraxlib.pooling`, or any module (N, C, h, w) -> (N, C).
+        From :mod:`thoraxlib.layers.pooling`, or any module (N, C, h, w) -> (N, C).
     attention : str, mapping or nn.Module, optional
-        From :mod:`thoraxlib.blocks`, applied once more before each label.
+        From :mod:`thoraxlib.layers`, applied once more before each label.
     norm : bool
         Batch norm of each label's vector ("fc_bn"). The per-location logits do not see it.
     dropout : float
@@ -62,7 +60,7 @@ class ClasswiseHead(LinearHead):
     ) -> None:
         one_map("classwise", in_channels)
         super().__init__(in_channels, num_labels, pool=pool, dropout=dropout)
-        self.attention = None if attention is None else blocks.registry.resolve(attention, in_channels=in_channels)
+        self.attention = None if attention is None else layers.registry.resolve(attention, in_channels=in_channels)
         # the labels' norms side by side: as many numbers, normalised each for itself
         self.norm = nn.BatchNorm1d(num_labels * in_channels * expansion(self.pool)) if norm else None
         nn.init.normal_(self.fc.weight, std=0.01)

@@ -11,13 +11,11 @@ from torch.nn import functional as F
 
 from thoraxlib import graphs
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.graphs.adjacency import Builder, label_graph
 from thoraxlib.heads import register
 from thoraxlib.heads.linear import LinearClassifier, LinearHead
 from thoraxlib.registry import Spec
-
-__all__ = ["LabelGraphHead"]
+from thoraxlib.utils.arguments import one_of
 
 _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -46,7 +44,7 @@ class LabelGraphHead(LinearClassifier):
     labels : str or sequence of str
         The K labels: graph, counts and embeddings are matched to them by name.
     pool : str, mapping or nn.Module
-        From :mod:`thoraxlib.pooling`.
+        From :mod:`thoraxlib.layers.pooling`.
     dropout : float
         On the image's vector, in training.
     adjacency : str, mapping or Graph

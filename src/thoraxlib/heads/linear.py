@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thoraxlib import pooling
 from thoraxlib.heads import register
 from thoraxlib.heads.base import Features, Head
-from thoraxlib.pooling import expansion, per_label
+from thoraxlib.layers import pooling
+from thoraxlib.layers.pooling import expansion, per_label
 from thoraxlib.registry import Spec
-
-__all__ = ["LinearClassifier", "LinearHead"]
 
 
 class LinearClassifier(Head):
@@ -28,7 +26,7 @@ class LinearClassifier(Head):
     in_channels : int or sequence of int
         C, or those of several maps.
     pool : str, mapping or nn.Module
-        From :mod:`thoraxlib.pooling`, or any module (N, C, h, w) -> (N, C).
+        From :mod:`thoraxlib.layers.pooling`, or any module (N, C, h, w) -> (N, C).
     dropout : float
         Before the linear layer, in training.
 
@@ -125,7 +123,7 @@ class LinearHead(LinearClassifier):
     num_labels : int
         K.
     pool : str, mapping or nn.Module
-        From :mod:`thoraxlib.pooling`, or any module (N, C, h, w) -> (N, C).
+        From :mod:`thoraxlib.layers.pooling`, or any module (N, C, h, w) -> (N, C).
     dropout : float
         Before the linear layer, in training.
     """

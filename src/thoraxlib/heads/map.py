@@ -5,13 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thoraxlib import pooling
 from thoraxlib.heads import register
 from thoraxlib.heads.base import Head, one_map
-from thoraxlib.pooling import expansion
+from thoraxlib.layers import pooling
+from thoraxlib.layers.pooling import expansion
 from thoraxlib.registry import Spec
-
-__all__ = ["MapHead"]
 
 
 @register("map")
@@ -25,7 +23,8 @@ class MapHead(Head):
     num_labels : int
         K.
     pool : str, mapping or nn.Module
-        From :mod:`thoraxlib.pooling`, or any module (N, K, h, w) -> (N, K). With "pcam" the head is that of PCAM.
+        From :mod:`thoraxlib.layers.pooling`, or any module (N, K, h, w) -> (N, K). With "pcam" the head is that of
+        PCAM.
     dropout : float
         On whole channels of the features, in training.
 

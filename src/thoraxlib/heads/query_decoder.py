@@ -12,8 +12,6 @@ from thoraxlib.heads.base import Head, one_map
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.registry import Spec
 
-__all__ = ["QueryDecoderHead", "sine_positions"]
-
 
 def sine_positions(height: int, width: int, channels: int, *, like: Tensor | None = None) -> Tensor:
     """Code of the places of a map by sines and cosines, (1, channels, height, width).
@@ -121,7 +119,7 @@ class QueryDecoderHead(Head):
     num_labels : int
         K.
     pool : str, mapping or nn.Module
-        Of the linear layer; from :mod:`thoraxlib.pooling`.
+        Of the linear layer; from :mod:`thoraxlib.layers.pooling`.
     channels : int
         D, a multiple of 4 and of `attention_heads`.
     encoder_layers, decoder_layers : int

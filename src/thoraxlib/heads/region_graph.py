@@ -12,14 +12,12 @@ from torch.nn import functional as F
 
 from thoraxlib import graphs
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.graphs.adjacency import Builder, region_graph
 from thoraxlib.heads.label_graph import LabelGraphHead
 from thoraxlib.heads.region_linear import RegionLinearHead
 from thoraxlib.heads.regions import RegionHead, RegionLogits, register
 from thoraxlib.registry import Spec
-
-__all__ = ["RegionGraphHead"]
+from thoraxlib.utils.arguments import one_of
 
 _OPTIONS = {
     "attention_axis": ("regions", "batch"),
@@ -93,7 +91,7 @@ class RegionGraphHead(RegionHead):
         *,
         labels: str | Sequence[str] | None = None,
         regions: str | Sequence[str] = "regions18",
-        adjacency: Spec | graphs.Graph | Builder = "phantom",
+        adjacency: Spec | graphs.Graph | Builder = "synthetic",
         counts: Spec | graphs.RegionCounts | None = None,
         hidden: int = 2048,
         slope: float = 0.2,

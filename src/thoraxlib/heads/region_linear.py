@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.heads.regions import RegionHead, RegionLogits, register
-
-__all__ = ["RegionLinearHead"]
+from thoraxlib.utils.arguments import one_of
 
 
 @register("region_linear")

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from thoraxlib.registry import Registry
 
-__all__ = ["RegionHead", "RegionLogits", "build", "describe", "names", "register", "registry"]
-
 
 class RegionLogits(NamedTuple):
     """What a :class:`RegionHead` computes.

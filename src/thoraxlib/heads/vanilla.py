@@ -11,10 +11,8 @@ from torch.nn import functional as F
 
 from thoraxlib.heads import register
 from thoraxlib.heads.linear import LinearHead
-from thoraxlib.pooling import per_label
+from thoraxlib.layers.pooling import per_label
 from thoraxlib.registry import Spec
-
-__all__ = ["VanillaHead"]
 
 
 @register("vanilla")

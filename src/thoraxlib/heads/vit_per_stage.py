@@ -12,8 +12,6 @@ from thoraxlib.heads.base import Head
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.registry import Spec
 
-__all__ = ["ViTPerStage"]
-
 
 @register("vit_per_stage")
 class ViTPerStage(Head):
@@ -31,7 +29,7 @@ class ViTPerStage(Head):
         (h, w) of the maps for which the position codes are made; they are resampled for others. A model with a fusion
         fills them in.
     pool : str, mapping or nn.Module
-        Of the last map; from :mod:`thoraxlib.pooling`.
+        Of the last map; from :mod:`thoraxlib.layers.pooling`.
     patch : int
         Places of a map that become a token, on each side; fewer for a map that is smaller by `sizes`. A rest at the
         right and bottom is cut off; a map that is smaller than a patch all the same is filled up with zeros.
@@ -87,7 +85,7 @@ class ViTPerStage(Head):
         logits: Tensor = self.linear(last)
         for vit, x, patch in zip(self.vits, stages, self.patches, strict=True):
             height, width = (max(side // patch, 1) * patch for side in x.shape[-2:])
-            # trunks that do not pad have smaller maps than their strides say
+            # backbones that do not pad have smaller maps than their strides say
             short = [max(patch - side, 0) for side in x.shape[-2:]]
             x = F.pad(x, (0, short[1], 0, short[0])) if any(short) else x
             logits = logits + vit(x[..., :height, :width])

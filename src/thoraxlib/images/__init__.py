@@ -7,16 +7,9 @@ from thoraxlib.images import augmentations
 from thoraxlib.images.copies import TrainingCopy
 from thoraxlib.images.dicom import read_geometry
 from thoraxlib.images.geometry import Geometry
-from thoraxlib.images.preparation import prepare
 from thoraxlib.images.reading import Source, read
-from thoraxlib.images.transforms import (
-    InputTransform,
-    Preprocessor,
-    Resize,
-    placement,
-    preprocess_for,
-    transform_for,
-)
+from thoraxlib.images.resize import Resize, placement
+from thoraxlib.images.transforms import InputTransform, Preprocessor, preprocess_for, transform_for
 from thoraxlib.images.windows import Window, window
 
 __all__ = [
@@ -29,7 +22,6 @@ __all__ = [
     "Window",
     "augmentations",
     "placement",
-    "prepare",
     "preprocess_for",
     "read",
     "read_geometry",

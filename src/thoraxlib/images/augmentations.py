@@ -19,8 +19,6 @@ from thoraxlib.images.resize import Resize
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Registry
 
-__all__ = ["build", "describe", "names", "register", "registry"]
-
 registry: Registry[nn.Module] = Registry("images.augmentations")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
@@ -162,11 +160,11 @@ def zoogzog(
     return _chain(v2.RandomResizedCrop(input_spec.size, tuple(scale), antialias=True), Mirror(p, region_names))
 
 
-@register("seed")
+@register("jaydurant")
 def seed(*, input_spec: InputSpec, degrees: tuple[float, float] = (0.0, 180.0), p: float = 0.5) -> nn.Module:
     """Resize, rotate by a uniform angle (black corners), invert the greys with probability p: the PadChest/OpenI seed.
 
-    Kept for reproduction: an upside-down or negative chest film is nothing that a model meets later.
+    Kept for reproduction: an upside-down or negative chest image is nothing that a model meets later.
 
     Parameters
     ----------
@@ -192,7 +190,7 @@ def light(
 ) -> nn.Module:
     """Resize, then small rotation, shift, zoom, brightness and contrast: a sound default, ours.
 
-    No mirroring, because sides matter in a chest film: the heart's apex and the aortic arch point left.
+    No mirroring, because sides matter in a chest image: the heart's apex and the aortic arch point left.
 
     Parameters
     ----------

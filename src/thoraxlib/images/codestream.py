@@ -5,8 +5,6 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["Header", "header"]
-
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the SOF markers, and JPEG-LS's
 _PIXELS = 0xDA
 _END = b"\xff\xd9"

@@ -1,4 +1,4 @@
-"""Training copies: films of one size, ready to be read many times; :func:`thoraxlib.images.prepare` writes them."""
+"""Training copies: images of one size, ready to be read many times; :func:`thoraxlib.archives.prepare` writes them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from thoraxlib.files import below, is_environment_error, parse_json, read_json
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.input_spec import InputSpec
-
-__all__ = [
-    "COPY",
-    "MANIFEST",
-    "PIXELS",
-    "CopiedFilm",
-    "ImageFile",
-    "TrainingCopy",
-    "description",
-    "entries",
-]
+from thoraxlib.utils.files import below, is_environment_error, parse_json, read_json
 
 COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
-_NUMBERS = ("row", "height", "width", "check")  # of the entry of a film that is there
+_NUMBERS = ("row", "height", "width", "check")  # of the entry of an image that is there
 
 
 def description(folder: Path) -> dict[str, Any]:
@@ -42,19 +31,19 @@ def description(folder: Path) -> dict[str, Any]:
     try:
         return dict(read_json(folder / COPY))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / COPY} is damaged ({error}): prepare the films anew, in another folder") from error
+        raise ValueError(f"{folder / COPY} is damaged ({error}): prepare the images anew, in another folder") from error
 
 
 class TrainingCopy:
-    """A folder that :func:`thoraxlib.images.prepare` wrote, opened for reading.
+    """A folder that :func:`thoraxlib.archives.prepare` wrote, opened for reading.
 
-    Data sets read it of their own accord where it takes the place of the folder of their films; this class is for
+    Data sets read it of their own accord where it takes the place of the folder of their images; this class is for
     other uses.
 
     Parameters
     ----------
     folder : path
-        The destination of :func:`~thoraxlib.images.prepare`.
+        The output folder of :func:`~thoraxlib.archives.prepare`.
 
     Attributes
     ----------
@@ -63,9 +52,9 @@ class TrainingCopy:
     spec : InputSpec
         Its size and resize rule are those of the copy.
     names : tuple of str
-        Of the films, as they were called below their source, in the order of their rows.
+        Of the images, as they were called below their source, in the order of their rows.
     failures : dict of str to str
-        Name -> error of the films that could not be read, which the copy lacks.
+        Name -> error of the images that could not be read, which the copy lacks.
 
     Raises
     ------
@@ -89,14 +78,14 @@ class TrainingCopy:
             self.spec = InputSpec().updated(about["settings"]["spec"])
             form = about["settings"]["form"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.folder / COPY} is damaged ({error!r}): prepare the films anew") from error
+            raise ValueError(f"{self.folder / COPY} is damaged ({error!r}): prepare the images anew") from error
         if form != "array":
             raise ValueError(f"{self.folder}: a copy of form 'array' is wanted, got {form!r}; prepare the images anew")
         found = entries(self.folder / MANIFEST).values()
         self.failures = {entry["name"]: entry["error"] for entry in found if "error" in entry}
         kept = sorted((entry for entry in found if "row" in entry), key=lambda entry: entry["row"])
         self.names = tuple(entry["name"] for entry in kept)
-        self._films = {entry["name"]: (entry["row"], (entry["height"], entry["width"])) for entry in kept}
+        self._images = {entry["name"]: (entry["row"], (entry["height"], entry["width"])) for entry in kept}
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -124,31 +113,31 @@ class TrainingCopy:
         return len(self.names)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._films
+        return name in self._images
 
     def row(self, name: str) -> int:
-        """The row of a film.
+        """The row of an image.
 
         Raises
         ------
         KeyError
             The copy lacks it.
         """
-        row: int = self._films[name][0]
+        row: int = self._images[name][0]
         return row
 
     def size(self, name: str) -> tuple[int, int]:
-        """(H, W) of a film itself.
+        """(H, W) of an image itself.
 
         Raises
         ------
         KeyError
             The copy lacks it.
         """
-        return self._films[name][1]
+        return self._images[name][1]
 
     def image(self, name: str) -> tv_tensors.Image:
-        """A copied film, uint8 (1, h, w).
+        """A copied image, uint8 (1, h, w).
 
         Raises
         ------
@@ -161,10 +150,10 @@ class TrainingCopy:
         return {key: value for key, value in self.__dict__.items() if key != "pixels"}  # each process maps it anew
 
     def __repr__(self) -> str:
-        return f"TrainingCopy({str(self.folder)!r}): {len(self)} films of {self.spec.size}"
+        return f"TrainingCopy({str(self.folder)!r}): {len(self)} images of {self.spec.size}"
 
 
-class CopiedFilm(NamedTuple):
+class CopiedImage(NamedTuple):
     """An image of a training copy, for the data set that it belongs to; as a path, the file that it stands for."""
 
     copy: TrainingCopy
@@ -182,7 +171,7 @@ class CopiedFilm(NamedTuple):
         return self.copy.size(self.name)
 
     def stand_in(self) -> tv_tensors.Image:
-        """A black image of the film's own size that takes no memory: boxes and masks are worked out against it."""
+        """A black image of the image's own size that takes no memory: boxes and masks are worked out against it."""
         return tv_tensors.Image(torch.zeros((), dtype=torch.uint8).expand(1, *self.size))
 
     def placed(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -196,16 +185,16 @@ class CopiedFilm(NamedTuple):
 
 
 #: Where an image of a data set is: in a file of its own, or in a training copy.
-ImageFile: TypeAlias = Path | CopiedFilm
+ImageFile: TypeAlias = Path | CopiedImage
 
 
 def entries(manifest: Path) -> dict[str, dict[str, Any]]:
-    """Name -> the last entry of each film in a manifest; a line that was cut off at the end is no entry.
+    """Name -> the last entry of each image in a manifest; a line that was cut off at the end is no entry.
 
     Raises
     ------
     ValueError
-        Naming the line: it is no entry of a film, or its name points out of the copy.
+        Naming the line: it is no entry of an image, or its name points out of the copy.
     """
     found: dict[str, dict[str, Any]] = {}
     with manifest.open("rb") as lines:
@@ -217,13 +206,13 @@ def entries(manifest: Path) -> dict[str, dict[str, Any]]:
 
 
 def _entry(content: Any, where: str) -> dict[str, Any]:
-    """`content`, if it is what a preparation writes of a film: where it lies, or the error that it gave."""
+    """`content`, if it is what a preparation writes of an image: where it lies, or the error that it gave."""
     entry: dict[str, Any] = content if isinstance(content, dict) else {}
     numbers = _NUMBERS if "row" in entry else ()
     texts = ("name",) if numbers else ("name", "error")
     if not all(isinstance(entry.get(key), str) for key in texts) or not all(
         isinstance(entry.get(key), int) and entry[key] >= 0 for key in numbers
     ):
-        raise ValueError(f"{where} is damaged: it is no film's entry; prepare the films anew, in another folder")
+        raise ValueError(f"{where} is damaged: it is no image's entry; prepare the images anew, in another folder")
     below(entry["name"], where)
     return entry

@@ -12,8 +12,6 @@ from thoraxlib.images import isolated
 from thoraxlib.images.codestream import Header, header
 from thoraxlib.images.elements import DataSet
 
-__all__ = ["stored_values"]
-
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")  # of pydicom, within this process

@@ -13,15 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from thoraxlib.arrays import Floats
-from thoraxlib.files import open_regular
 from thoraxlib.images import windows
 from thoraxlib.images.decoding import stored_values
 from thoraxlib.images.elements import DataSet, parse
 from thoraxlib.images.geometry import Geometry
 from thoraxlib.images.windows import Window
-
-__all__ = ["read_dicom", "read_geometry"]
+from thoraxlib.utils.arrays import Floats
+from thoraxlib.utils.files import open_regular
 
 File: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 

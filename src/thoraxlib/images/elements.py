@@ -14,8 +14,6 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image as PILImage
 
-__all__ = ["DataSet", "is_dicom", "parse"]
-
 _START = 132
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"

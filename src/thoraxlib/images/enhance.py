@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["blur3", "equalize"]
-
 
 def equalize(image: Tensor) -> Tensor:
     """Spread the grey levels evenly over 0 to 255, each image by itself: uint8 (..., H, W) to the same.

@@ -13,8 +13,6 @@ import struct
 import sys
 from typing import Any, BinaryIO
 
-__all__ = ["ANSWER", "READY", "REQUEST", "main"]
-
 #: Rows, columns, bits of a value in the answer, seconds that it may take, transfer syntax, bytes of the image.
 REQUEST = struct.Struct("<4I64sQ")
 #: Bytes of the values.

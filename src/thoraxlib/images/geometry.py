@@ -1,4 +1,4 @@
-"""How a film's grid of pixels lies, and the way to an upright picture and back."""
+"""How an image's grid of pixels lies, and the way to an upright picture and back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-__all__ = ["Geometry"]
-
 
 @dataclass(frozen=True)
 class Geometry:
-    """Size, spacing and orientation of a film's pixels.
+    """Size, spacing and orientation of an image's pixels.
 
-    A picture is upright when the patient's head is at its top, the patient's left at its right (of a frontal film) and
+    A picture is upright when the patient's head is at its top, the patient's left at its right (of a frontal image) and
     its pixels are square. Laterals are not mirrored: both sides are in use.
 
     Attributes

@@ -13,8 +13,6 @@ from multiprocessing.spawn import get_executable
 from thoraxlib.images import gdcm_process
 from thoraxlib.images.gdcm_process import ANSWER, READY, REQUEST
 
-__all__ = ["SYNTAXES", "decode"]
-
 #: Transfer syntaxes that are decoded here: JPEG, JPEG lossless and JPEG-LS.
 SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81))
 

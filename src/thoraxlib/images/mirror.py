@@ -12,8 +12,6 @@ from torchvision.transforms import v2
 
 from thoraxlib.labels import mirrored
 
-__all__ = ["Mirror"]
-
 
 class _Flip(v2.Transform):  # type: ignore[misc]
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -15,8 +15,6 @@ from PIL import Image as PILImage
 
 from thoraxlib.images.codestream import header
 
-__all__ = ["FORMATS", "Pixels", "decode", "is_deep", "pixels_of", "read_pixels", "size_of", "upright"]
-
 #: Pillow's names of the formats that are read, all decoded within this process; JPEG includes cameras' MPO.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 

@@ -13,13 +13,11 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torchvision import tv_tensors
 
-from thoraxlib.arrays import Floats
-from thoraxlib.files import open_regular
 from thoraxlib.images.elements import is_dicom
 from thoraxlib.images.pictures import Pixels, pixels_of, read_pixels
 from thoraxlib.images.windows import Window, check_window, shown, windowed
-
-__all__ = ["SUFFIXES", "Source", "read"]
+from thoraxlib.utils.arrays import Floats
+from thoraxlib.utils.files import open_regular
 
 #: What :func:`read` accepts.
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | PILImage.Image | NDArray[np.generic] | Tensor

@@ -12,8 +12,6 @@ from torchvision.transforms import v2
 from thoraxlib.images.enhance import blur3, equalize
 from thoraxlib.input_spec import InputSpec
 
-__all__ = ["Placement", "Resize", "placement"]
-
 
 class Placement(NamedTuple):
     """How an image lies in a model's input: resized to (height, width), then cut out from (top, left).

@@ -13,11 +13,9 @@ from torchvision.transforms import v2
 
 from thoraxlib.images import augmentations
 from thoraxlib.images.reading import Source, read, scaled
-from thoraxlib.images.resize import Resize, placement
+from thoraxlib.images.resize import Resize
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import Spec
-
-__all__ = ["InputTransform", "Preprocessor", "Resize", "placement", "preprocess_for", "transform_for"]
 
 
 class HasInputSpec(Protocol):

@@ -9,9 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from thoraxlib.arrays import Floats
-
-__all__ = ["Table", "Window", "check_window", "shown", "window", "windowed"]
+from thoraxlib.utils.arrays import Floats
 
 #: ``table(levels, counts)``: what is shown, within [0, 1], of each of the stored `levels` (L,), which go up in steps
 #: of 1; `counts` (L,) says how many pixels have each.

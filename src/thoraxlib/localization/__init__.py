@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from thoraxlib.localization import crops
 from thoraxlib.localization.base import BoxRule
 from thoraxlib.localization.boxes import Boxes
 from thoraxlib.localization.coco import CocoBoxes, from_coco, read_coco, save_coco, to_coco
@@ -21,6 +22,7 @@ __all__ = [
     "box_iogt",
     "box_iou",
     "build",
+    "crops",
     "describe",
     "from_coco",
     "hits",

@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thoraxlib.arguments import height_and_width, one_of
 from thoraxlib.localization.boxes import Boxes
-from thoraxlib.maps import Components, find_components, normalize, upsample
-
-__all__ = ["BoxRule"]
+from thoraxlib.localization.components import Components, find_components
+from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.utils.arguments import height_and_width, one_of
 
 _PIXELS = 2**20  # of the maps that are cut at once: bounds memory, and is faster than all at once
 

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes", "area", "check_boxes", "check_inside", "from_xywh", "within"]
-
 _ROUNDING = 0.5  # pixels by which a box may leave its image
 
 

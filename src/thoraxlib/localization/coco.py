@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from thoraxlib.arrays import table
-from thoraxlib.files import read_json, replacing, write_json
 from thoraxlib.localization.boxes import Boxes, from_xywh, within
-
-__all__ = ["CocoBoxes", "every_annotation", "from_coco", "join_coco", "read_coco", "save_coco", "to_coco"]
+from thoraxlib.utils.arrays import table
+from thoraxlib.utils.files import read_json, replacing, write_json
 
 
 class CocoBoxes(NamedTuple):
@@ -110,15 +108,15 @@ def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[s
     """Write one file of several that :func:`save_coco` wrote with the same labels, holding one at a time."""
 
     def rows(key: str) -> Iterator[str]:
-        films = boxes = 0
+        images = boxes = 0
         for part in parts:
             content = read_json(part)
             for row in content[key]:
-                moved = {"id": row["id"] + films} if key == "images" else {}
+                moved = {"id": row["id"] + images} if key == "images" else {}
                 if key == "annotations":
-                    moved = {"id": row["id"] + boxes, "image_id": row["image_id"] + films}
+                    moved = {"id": row["id"] + boxes, "image_id": row["image_id"] + images}
                 yield json.dumps({**row, **moved})
-            films, boxes = films + len(content["images"]), boxes + len(content["annotations"])
+            images, boxes = images + len(content["images"]), boxes + len(content["annotations"])
 
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
         labels = read_json(parts[0])["categories"]

@@ -10,8 +10,6 @@ from torch import Tensor
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.boxes import Boxes, area
 
-__all__ = ["in_originals", "to_original"]
-
 
 def to_original(boxes: Boxes, spec: InputSpec, sizes: Sequence[tuple[int, int]]) -> Boxes:
     """Boxes in pixels of a model's input, in pixels of the images that it was made of.

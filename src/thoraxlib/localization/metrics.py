@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thoraxlib.arguments import one_of
 from thoraxlib.localization.boxes import Boxes, area, check_boxes, check_inside
-
-__all__ = ["acc_afp", "box_iobb", "box_iogt", "box_iou", "hits", "paired_iou", "pointing_game"]
+from thoraxlib.utils.arguments import one_of
 
 
 def _shared(a: Tensor, b: Tensor) -> Tensor:

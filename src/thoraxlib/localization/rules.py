@@ -9,9 +9,8 @@ from torch import Tensor
 
 from thoraxlib.localization import register
 from thoraxlib.localization.base import BoxRule
-from thoraxlib.maps import above_otsu, above_percentile, upsample
-
-__all__ = ["LevelBoxes", "MeanFactorBoxes", "OtsuBoxes", "PercentileBoxes", "ThresholdBoxes"]
+from thoraxlib.localization.masks import above_otsu, above_percentile
+from thoraxlib.localization.scaling import upsample
 
 
 @register("threshold")

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thoraxlib.arguments import one_of
 from thoraxlib.localization.boxes import Boxes, area
 from thoraxlib.localization.metrics import acc_afp, hits
 from thoraxlib.metrics.intervals import bootstrap_mean
-from thoraxlib.text_tables import Table
-
-__all__ = ["WANG_ROWS", "LocalizationTable", "localization_table"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.text_tables import Table
 
 #: Criteria and thresholds of ChestX-ray8's tables 4 and 7 (Wang et al. 2017).
 WANG_ROWS: tuple[tuple[str, float], ...] = (

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thoraxlib.arrays import Floats, array
-
-__all__ = ["both_classes", "check_names", "check_order", "checked", "scorable"]
+from thoraxlib.utils.arrays import Floats, array
 
 _PRECISE = 4  # bytes of a number, below which scores that differ are often written alike
 

@@ -12,18 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arrays import Floats
 from thoraxlib.metrics.checks import check_names, check_order, checked, scorable
-
-__all__ = [
-    "CHEXPERT_RADIOLOGISTS",
-    "Curve",
-    "macro_roc",
-    "micro_roc",
-    "precision_recall_curves",
-    "radiologists_under_curve",
-    "roc_curves",
-]
+from thoraxlib.utils.arrays import Floats
 
 
 def _points(negatives: int, positives: int, right: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
@@ -156,7 +146,7 @@ def radiologists_under_curve(
     Parameters
     ----------
     targets, scores : array_like
-        (N, K) of the films or studies that the readers read; see the module, and :func:`thoraxlib.metrics.aggregate`.
+        (N, K) of the images or studies that the readers read; see the module, and :func:`thoraxlib.metrics.aggregate`.
     labels : sequence of str
         The K labels.
     points : mapping of str to sequence of (float, float)

@@ -8,23 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.arguments import one_of
-from thoraxlib.arrays import Floats, array
 from thoraxlib.metrics.checks import checked
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.arrays import Floats, array
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = [
-    "WEIGHTED",
-    "Interval",
-    "bootstrap",
-    "bootstrap_difference",
-    "bootstrap_mean",
-    "percentiles",
-    "resampled_weights",
-    "row_means",
-]
 
 
 class Interval(NamedTuple):
@@ -62,7 +51,7 @@ def bootstrap(
     metric : {"auroc", "average_precision"}
         The score.
     n_bootstrap : int
-        How many times films, or patients, are drawn anew.
+        How many times images, or patients, are drawn anew.
     level : float
         Coverage, between 0 and 1.
     seed : int
@@ -98,7 +87,7 @@ def bootstrap_difference(
 ) -> Interval:
     """Percentile bootstrap of how much better `scores` are than `others`, both on the same resamples.
 
-    Narrower than what two intervals of :func:`bootstrap` suggest, as both are scores of the same films.
+    Narrower than what two intervals of :func:`bootstrap` suggest, as both are scores of the same images.
 
     Parameters
     ----------
@@ -135,7 +124,7 @@ def bootstrap_mean(
     Parameters
     ----------
     values : array_like
-        (N, K), of N films; NaN is left out.
+        (N, K), of N images; NaN is left out.
     n_bootstrap, level, seed, patient_ids
         See :func:`bootstrap`.
 

@@ -15,15 +15,13 @@ import torch
 from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arrays import Floats, array
-from thoraxlib.image_level import image_level
 from thoraxlib.metrics.checks import checked
+from thoraxlib.metrics.image_level import image_level
 from thoraxlib.metrics.intervals import row_means
 from thoraxlib.metrics.report import Report, evaluate
 from thoraxlib.metrics.scores import per_label
-from thoraxlib.text_tables import Table, decimals, span
-
-__all__ = ["RegionScores", "evaluate_regions"]
+from thoraxlib.utils.arrays import Floats, array
+from thoraxlib.utils.text_tables import Table, decimals, span
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +141,7 @@ def evaluate_regions(
         raise ValueError(f"present must be bool {tuple(y.shape[:2])}, got {there.dtype} {tuple(there.shape)}")
     if patient_ids is not None and len(patient_ids) != len(y):
         raise ValueError(f"patient_ids has {len(patient_ids)} entries, targets have {len(y)} images")
-    # a film's labels are what it shows, whatever the detector found
+    # an image's labels are what it shows, whatever the detector found
     of_images = torch.where(there.any(dim=1, keepdim=True), image_level(y), torch.nan)
     y, s = torch.where(there[..., None], y, torch.nan), torch.where(there[..., None], s, 0.0)
     scored = partial(evaluate, labels=findings, n_bootstrap=n_bootstrap, level=level, seed=seed)

@@ -13,9 +13,7 @@ from numpy.typing import ArrayLike
 from thoraxlib.metrics.checks import check_names, check_order, checked
 from thoraxlib.metrics.intervals import WEIGHTED, bootstrap
 from thoraxlib.metrics.scores import auroc, per_label
-from thoraxlib.text_tables import Table, aligned, decimals, span
-
-__all__ = ["Report", "Row", "evaluate"]
+from thoraxlib.utils.text_tables import Table, aligned, decimals, span
 
 
 class Row(NamedTuple):

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.arrays import Floats
 from thoraxlib.metrics.checks import both_classes, check_names, check_order, checked, scorable
-
-__all__ = ["auroc", "average_precision", "per_label"]
+from thoraxlib.utils.arrays import Floats
 
 
 def auroc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None = None) -> Floats:

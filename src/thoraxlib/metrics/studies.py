@@ -1,4 +1,4 @@
-"""From films to studies or patients."""
+"""From images to studies or patients."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.arrays import Floats, array
+from thoraxlib.utils.arrays import Floats, array
 
-__all__ = ["JF_RULES", "aggregate"]
-
-#: How jfhealthcare/Chexpert joins the films of a study, for the labels of "chexpert5".
+#: How jfhealthcare/Chexpert joins the images of a study, for the labels of "chexpert5".
 JF_RULES = ("min", "max", "mean", "mean", "mean")
 
 
 def aggregate(values: ArrayLike, groups: Sequence[str], how: str | Sequence[str] = "mean") -> tuple[Floats, list[str]]:
-    """Values of films joined to values of studies or patients.
+    """Values of images joined to values of studies or patients.
 
     Parameters
     ----------
     values : array_like
         (N, K): scores, or labels (of which the maximum is usual). NaN where unknown, left out.
     groups : sequence of str
-        N: which study, or patient, a film belongs to.
+        N: which study, or patient, an image belongs to.
     how : {"mean", "max", "min"} or sequence of them
         One rule, or one for each label, such as :data:`JF_RULES`.
 

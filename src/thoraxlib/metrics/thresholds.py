@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.arguments import one_of
-from thoraxlib.arrays import Floats, array
 from thoraxlib.metrics.checks import checked
-
-__all__ = ["Averages", "best_thresholds", "confusion", "multilabel_report"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.arrays import Floats, array
 
 
 def best_thresholds(targets: ArrayLike, scores: ArrayLike, criterion: str = "f1") -> Floats:

@@ -1,4 +1,4 @@
-"""AG-CNN: a network for the film, another for what the first one looks at, and a layer over both."""
+"""AG-CNN: a network for the image, another for what the first one looks at, and a layer over both."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thoraxlib import cropping, heads
+from thoraxlib import heads
 from thoraxlib.backbones import Backbone
-from thoraxlib.cropping import Crop, CropRule
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.input_spec import CENTRE_CROP, InputSpec
+from thoraxlib.localization import crops
+from thoraxlib.localization.crops import Crop, CropRule
 from thoraxlib.models import register
 from thoraxlib.models.base import ChestModel, Classifier
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard
 from thoraxlib.registry import Spec
-
-__all__ = ["AGCNN", "AGCNNFeatures", "AGCNNOutput", "ag_cnn"]
 
 
 class AGCNNFeatures(NamedTuple):
@@ -135,8 +134,8 @@ class AGCNN(ChestModel):
     def logit_maps(self, features: AGCNNFeatures, *, bias: bool = True, stage: int = -1) -> Tensor:
         """What each place of a branch's map adds to the fusion's logits, (N, K, h, w); `bias`: and the constant part.
 
-        Of the local branch (`stage` -1) in the crop's frame, from which :func:`thoraxlib.cropping.paste` leads to the
-        image's.
+        Of the local branch (`stage` -1) in the crop's frame, from which :func:`thoraxlib.localization.crops.paste`
+        leads to the image's.
 
         Raises
         ------
@@ -151,7 +150,7 @@ class AGCNN(ChestModel):
         return maps + constant[:, None, None] if bias and constant is not None else maps
 
     def window(self, features: AGCNNFeatures, stage: int) -> Tensor | None:
-        """Edges (N, 4) of what a map is of, in the image's pixels, for :func:`thoraxlib.cropping.paste`; None: all."""
+        """Edges (N, 4) of the part that a map covers, for :func:`thoraxlib.localization.crops.paste`; None: all."""
         return None if stage in (0, -2) else features.attention.window
 
     def _fused(self, features: AGCNNFeatures) -> Tensor:
@@ -196,9 +195,9 @@ def ag_cnn(
     head : str or mapping
         Of each branch, from :mod:`thoraxlib.heads`; the fusion's is linear.
     pool : str, mapping or module
-        Of all three, from :mod:`thoraxlib.pooling`.
+        Of all three, from :mod:`thoraxlib.layers.pooling`.
     crop : str, mapping or CropRule
-        From :mod:`thoraxlib.cropping`; ``{"name": "fixed", "tau": 0.5, "statistic": "l1"}``.
+        From :mod:`thoraxlib.localization.crops`; ``{"name": "fixed", "tau": 0.5, "statistic": "l1"}``.
     detach_branches : bool
         No gradient of the fusion's logits reaches the branches.
     in_chans, pretrained, input_spec
@@ -227,5 +226,5 @@ def ag_cnn(
         local_backbone = whole.backbone
     elif local_backbone is None:
         local_backbone = deepcopy(backbone)  # a ready one gets weights of its own
-    rule = cropping.registry.resolve(crop)
+    rule = crops.registry.resolve(crop)
     return AGCNN(whole, branch(backbone=local_backbone), rule, detach_branches=detach_branches)

@@ -14,14 +14,12 @@ from thoraxlib.detection import Regions
 from thoraxlib.graphs.adjacency import Builder
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.heads.regions import RegionHead
-from thoraxlib.image_level import image_level
+from thoraxlib.metrics.image_level import image_level
 from thoraxlib.models import register
 from thoraxlib.models.base import ChestModel
 from thoraxlib.models.registry import ModelCard
-from thoraxlib.modes import eval_view
 from thoraxlib.registry import OptionError, Spec
-
-__all__ = ["AnaXNet", "AnaXNetOutput", "anaxnet"]
+from thoraxlib.utils.modes import eval_view
 
 
 class AnaXNetOutput(NamedTuple):
@@ -197,7 +195,7 @@ def anaxnet(
         paper's baseline without graph.
     adjacency : str, mapping or Graph, optional
         From :mod:`thoraxlib.graphs.adjacency`, for a head with a graph; with `counts`, the paper's "jaccard"; without,
-        the head's default, which is counted on the phantom.
+        the head's default, which is counted on the synthetic data set.
     counts : str, mapping or RegionCounts, optional
         Of the training labels: ``thoraxlib.graphs.RegionCounts.of(store.region_targets, ...)``.
     in_features : int, optional

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from thoraxlib import backbones, heads
 from thoraxlib import labels as label_sets
+from thoraxlib.checkpoints.saving import BY_NAME, Persistent
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.modes import eval_view
-from thoraxlib.persistence import BY_NAME, Persistent
-
-__all__ = ["ChestModel", "Classifier", "ClassifierOutput", "check_images"]
+from thoraxlib.utils.modes import eval_view
 
 
 class ChestModel(Persistent):
@@ -68,7 +66,7 @@ class ChestModel(Persistent):
         return eval_view(self)(x).sigmoid()
 
     def described(self) -> dict[str, Any]:
-        """Describe how to build it again, with its labels and input; see :class:`thoraxlib.persistence.Persistent`.
+        """Describe how to build it again; see :class:`thoraxlib.checkpoints.saving.Persistent`.
 
         Raises
         ------

@@ -11,6 +11,4 @@ from __future__ import annotations
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.variant import variant
 
-__all__ = ["chexnet"]
-
 chexnet = variant("chexnet", __doc__, classifier, backbone="densenet121")

@@ -7,19 +7,17 @@ from typing import Any, Literal
 
 from torch import nn
 
-from thoraxlib import backbones, blocks, graphs, heads, segmentation
-from thoraxlib import fusion as fusions
+from thoraxlib import backbones, graphs, heads, layers, segmentation
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.graphs.adjacency import Builder
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.layers import fusion as fusions
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.fusion import FusionClassifier
 from thoraxlib.models.registry import ModelCard
 from thoraxlib.registry import OptionError, Spec
-
-__all__ = ["classifier"]
+from thoraxlib.utils.arguments import one_of
 
 
 @register("classifier", card=ModelCard.read("classifier", input_spec=InputSpec()))
@@ -54,20 +52,20 @@ def classifier(
     labels : str or sequence of str
         A label set's name, or the labels.
     backbone, head, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.pooling`. The pooling is the
-        head's; one that has none, or is made already, takes the default alone.
+        Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.layers.pooling`. The pooling
+        is the head's; one that has none, or is made already, takes the default alone.
     neck : str, mapping or module, optional
-        From :mod:`thoraxlib.blocks`, between backbone and head; a ready one's ``out_channels`` count where it has them.
+        From :mod:`thoraxlib.layers`, between backbone and head; a ready one's ``out_channels`` count where it has them.
     attention : str, mapping or module, optional
-        From :mod:`thoraxlib.blocks`.
+        From :mod:`thoraxlib.layers`.
     attention_mode : {"once", "cumulative"}
         "once": between neck and head. "cumulative": in the head, once more before each label, as some published
         weights need it; the head is then "classwise" (:class:`thoraxlib.heads.classwise.ClasswiseHead`).
     stage : int
         Which of the backbone's maps, without `fusion`.
     fusion : str, mapping or Fusion, optional
-        From :mod:`thoraxlib.fusion`: the head sees what it makes of all maps, and of organ masks; the model is then a
-        :class:`thoraxlib.models.fusion.FusionClassifier`.
+        From :mod:`thoraxlib.layers.fusion`: the head sees what it makes of all maps, and of organ masks; the model is
+        then a :class:`thoraxlib.models.fusion.FusionClassifier`.
     segmenter : str, mapping or module, optional
         From :mod:`thoraxlib.segmentation`, for a fusion that needs masks; without, they are given with the images,
         ``model(x, masks)``. It is built with random weights: load or train them first.
@@ -98,17 +96,17 @@ def classifier(
     own |= {"adjacency": adjacency, "counts": counts, "embeddings": embeddings}
     own["convolution"] = convolution
     head = _with(head, {key: value for key, value in own.items() if value is not None})
-    trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
+    network = backbones.for_input(backbone, spec, pretrained=pretrained)
     supplied: dict[str, Any] = {"num_labels": len(names), "labels": names, "pool": pool}
     if fusion is not None:
         if neck is not None or attention is not None:
             raise ValueError("neck and attention stand before a head of one map; with fusion= leave them out")
         height, width = spec.size
-        sizes = [(-(-height // stride), -(-width // stride)) for stride in trunk.strides]
-        fuse = fusions.registry.resolve(fusion, channels=trunk.channels, sizes=sizes, round_masks=mask == "hard")
+        sizes = [(-(-height // stride), -(-width // stride)) for stride in network.strides]
+        fuse = fusions.registry.resolve(fusion, channels=network.channels, sizes=sizes, round_masks=mask == "hard")
         channels: Any = fuse.channels if len(fuse.channels) > 1 else fuse.channels[0]
         return FusionClassifier(
-            trunk,
+            network,
             fuse,
             _head(head, in_channels=channels, sizes=fuse.sizes(sizes), **supplied),
             labels=names,
@@ -119,15 +117,15 @@ def classifier(
         )
     if segmenter is not None:
         raise ValueError("segmenter= makes masks for a fusion: add fusion='seg_pyramid' or fusion='seg_input'")
-    if not -len(trunk.channels) <= stage < len(trunk.channels):
-        raise ValueError(f"stage={stage}: the backbone has {len(trunk.channels)} maps")
+    if not -len(network.channels) <= stage < len(network.channels):
+        raise ValueError(f"stage={stage}: the backbone has {len(network.channels)} maps")
     if attention is not None and attention_mode == "cumulative":
         name, options = heads.registry.split_spec(head)
         head = {"name": "classwise" if name == "linear" else name, **options, "attention": attention}
         attention = None
-    between, channels = _neck(neck, attention, trunk.channels[stage])
+    between, channels = _neck(neck, attention, network.channels[stage])
     top = _head(head, in_channels=channels, **supplied)
-    return Classifier(trunk, top, labels=names, input_spec=spec, neck=between, stage=stage)
+    return Classifier(network, top, labels=names, input_spec=spec, neck=between, stage=stage)
 
 
 def _neck(
@@ -135,11 +133,11 @@ def _neck(
 ) -> tuple[nn.Module | None, int]:
     """What stands between a map and the head, and how many channels come out of it."""
     if neck is not None:
-        neck = blocks.registry.resolve(neck, in_channels=channels)
+        neck = layers.registry.resolve(neck, in_channels=channels)
         channels = getattr(neck, "out_channels", channels)
     if attention is None:
         return neck, channels
-    block = blocks.registry.resolve(attention, in_channels=channels)
+    block = layers.registry.resolve(attention, in_channels=channels)
     return block if neck is None else nn.Sequential(neck, block), channels
 
 

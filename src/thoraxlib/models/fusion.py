@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib import backbones, heads
-from thoraxlib.arguments import one_of
-from thoraxlib.fusion import Fusion
 from thoraxlib.input_spec import InputSpec
+from thoraxlib.layers.fusion import Fusion
 from thoraxlib.models.base import Classifier, check_images
 from thoraxlib.segmentation.base import RULES, foreground
-
-__all__ = ["FusionClassifier", "FusionFeatures", "FusionOutput"]
+from thoraxlib.utils.arguments import one_of
 
 
 class FusionFeatures(NamedTuple):

@@ -10,8 +10,6 @@ from thoraxlib.models.classifier import classifier
 from thoraxlib.models.pcam import JF_INPUT
 from thoraxlib.models.variant import variant
 
-__all__ = ["jf_top1"]
-
 _INPUT = InputSpec().updated(JF_INPUT)
 
 jf_top1 = variant(

@@ -17,13 +17,11 @@ from typing_extensions import TypeVar
 
 from thoraxlib import detection, models, segmentation
 from thoraxlib import labels as label_sets
-from thoraxlib.bounded import Bounded
-from thoraxlib.files import read_json
+from thoraxlib.checkpoints.saving import CONFIG, WEIGHTS, Persistent, read_header
 from thoraxlib.models.base import ChestModel
-from thoraxlib.persistence import CONFIG, WEIGHTS, Persistent, read_header
+from thoraxlib.models.bounded import Bounded
 from thoraxlib.registry import OptionError, Registry, UnknownNameError, without_pretrained
-
-__all__ = ["load_pretrained"]
+from thoraxlib.utils.files import read_json
 
 P = TypeVar("P", bound=Persistent, default=ChestModel)
 

@@ -13,8 +13,6 @@ from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.variant import variant
 
-__all__ = ["JF_INPUT", "pcam"]
-
 #: jfhealthcare/Chexpert: equalised, blurred, longer side 512, padded at right and bottom by 128, (x - 128) / 64.
 JF_INPUT: Mapping[str, Any] = {
     "size": [512, 512],

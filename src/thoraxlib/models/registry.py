@@ -10,12 +10,10 @@ from importlib import resources
 from typing import Any, cast
 
 from thoraxlib import labels as label_sets
-from thoraxlib.files import parse_json
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.base import ChestModel
 from thoraxlib.registry import Card, F, Registry, UnknownNameError, as_json
-
-__all__ = ["ModelCard", "ModelRegistry", "Preset"]
+from thoraxlib.utils.files import parse_json
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from thoraxlib import backbones
-from thoraxlib.arguments import one_of
 from thoraxlib.checkpoints import load_checkpoint
 from thoraxlib.heads.linear import LinearHead
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import Classifier, ModelCard, register
 from thoraxlib.segmentation.torchxrayvision import not_had, torchxrayvision
-
-__all__ = ["OperatingPointHead", "xrv_densenet121", "xrv_resnet50"]
+from thoraxlib.utils.arguments import one_of
 
 _CARD = ModelCard.read("torchxrayvision")
 
@@ -136,11 +134,11 @@ def _classifier(
     spec = spec.updated(input_spec)
     if spec.channels != 1:
         raise ValueError(f"input_spec: torchxrayvision's models take 1 channel, got channels={spec.channels}")
-    trunk = backbones.build(backbone, in_chans=1)
+    network = backbones.build(backbone, in_chans=1)
     thresholds = torch.tensor([facts["op_threshs"][k] for k in rows])
-    width = trunk.channels[-1]
+    width = network.channels[-1]
     head = OperatingPointHead(width, thresholds) if calibrated else LinearHead(width, len(labels))
-    model = Classifier(trunk, head, labels=labels, input_spec=spec)
+    model = Classifier(network, head, labels=labels, input_spec=spec)
     if pretrained:
         state = _weights(prefix + weights, rows)
         load_checkpoint(model, {**state, "head.thresholds": thresholds} if calibrated else state, layout="torchvision")

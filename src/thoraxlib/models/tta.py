@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from thoraxlib.arguments import one_of
-from thoraxlib.modes import eval_view
-
-__all__ = ["TenCrop"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.modes import eval_view
 
 
 class TenCrop(nn.Module):

@@ -1,4 +1,4 @@
-"""The Unified DCNN of ChestX-ray8: trunk, transition layer, global pooling, prediction layer."""
+"""The Unified DCNN of ChestX-ray8: backbone, transition layer, global pooling, prediction layer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from thoraxlib.models.classifier import classifier
 from thoraxlib.models.registry import ModelCard
 from thoraxlib.registry import Spec
 
-__all__ = ["unified_dcnn"]
-
-
 _INPUT = InputSpec(size=(512, 512))
 
 
@@ -33,16 +30,16 @@ def unified_dcnn(
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
 ) -> Classifier:
-    """The Unified DCNN: trunk -> transition -> pooling -> prediction layer.
+    """The Unified DCNN: network -> transition -> pooling -> prediction layer.
 
     Wang et al. 2017, arXiv 1705.02315, section 3.2.
 
     Parameters
     ----------
     backbone : str, mapping or module
-        The paper's trunks are "alexnet", "googlenet", "vgg16" and "resnet50".
+        The paper's backbones are "alexnet", "googlenet", "vgg16" and "resnet50".
     transition : str, mapping or module
-        A kind of :class:`thoraxlib.blocks.transition.Transition` ("conv1x1", "conv3x3", "none"), its options as a
+        A kind of :class:`thoraxlib.layers.transition.Transition` ("conv1x1", "conv3x3", "none"), its options as a
         mapping (``{"kind": "conv1x1", "out_channels": 1024, "size": 16}``); or any other block, by its ``name`` in the
         mapping or as a module.
     pool : str, mapping or module
@@ -56,26 +53,26 @@ def unified_dcnn(
     Raises
     ------
     ValueError
-        ``last_pool=False`` and a trunk that does not end in a max pool.
+        ``last_pool=False`` and a network that does not end in a max pool.
     """
     spec = _INPUT.with_channels(in_chans).updated(input_spec)
-    trunk = backbones.for_input(backbone, spec, pretrained=pretrained)
-    stage = -1 if last_pool else _before_last_pool(trunk)
+    network = backbones.for_input(backbone, spec, pretrained=pretrained)
+    stage = -1 if last_pool else _before_last_pool(network)
     if not isinstance(transition, nn.Module):
         options = {"kind": transition} if isinstance(transition, str) else transition
         transition = {"name": "transition", **options}
-    return classifier(labels=labels, backbone=trunk, pool=pool, neck=transition, stage=stage, input_spec=spec)
+    return classifier(labels=labels, backbone=network, pool=pool, neck=transition, stage=stage, input_spec=spec)
 
 
-def _before_last_pool(trunk: backbones.Backbone) -> int:
-    """Index of the map before the last max pool, for trunks that end in one."""
+def _before_last_pool(backbone: backbones.Backbone) -> int:
+    """Index of the map before the last max pool, for backbones that end in one."""
     if (
-        len(trunk.channels) < 2
-        or trunk.channels[-1] != trunk.channels[-2]
-        or trunk.strides[-1] != 2 * trunk.strides[-2]
+        len(backbone.channels) < 2
+        or backbone.channels[-1] != backbone.channels[-2]
+        or backbone.strides[-1] != 2 * backbone.strides[-2]
     ):
         raise ValueError(
-            "last_pool=False needs a trunk that ends in a max pool (alexnet, vgg...), "
-            f"got one with channels {trunk.channels} and strides {trunk.strides}"
+            "last_pool=False needs a backbone that ends in a max pool (alexnet, vgg...), "
+            f"got one with channels {backbone.channels} and strides {backbone.strides}"
         )
     return -2

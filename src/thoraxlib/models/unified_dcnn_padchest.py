@@ -1,6 +1,6 @@
 """ResNet-50, DenseNet-121 or VGG-16, average pooling and one linear layer, for the 22 labels of PadChest + Open-i.
 
-23,553,110 parameters with ResNet-50; trained from ImageNet weights, see :func:`thoraxlib.training.seed_stage`. The
+23,553,110 parameters with ResNet-50; trained from ImageNet weights, see :func:`thoraxlib.training.jaydurant_stage`. The
 default input is 250 x 250 pixels.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.variant import variant
-
-__all__ = ["unified_dcnn_padchest"]
 
 _INPUT = InputSpec(size=(250, 250))
 

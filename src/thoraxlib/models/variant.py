@@ -12,8 +12,6 @@ from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.registry import ModelCard
 
-__all__ = ["variant"]
-
 P = ParamSpec("P")
 M = TypeVar("M", bound=Classifier)
 

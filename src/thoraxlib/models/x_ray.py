@@ -8,8 +8,6 @@ from __future__ import annotations
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.variant import variant
 
-__all__ = ["x_ray"]
-
 x_ray = variant(
     "x_ray",
     __doc__,

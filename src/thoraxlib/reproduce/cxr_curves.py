@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib import metrics
-from thoraxlib.arrays import Floats
 from thoraxlib.metrics.curves import Curve, count_readers
-
-__all__ = ["macro_roc", "radiologists_under_curve"]
+from thoraxlib.utils.arrays import Floats
 
 
 def macro_roc(targets: ArrayLike, scores: ArrayLike) -> Curve:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thoraxlib.cropping import register
-from thoraxlib.cropping.components import Component
-from thoraxlib.cropping.resample import Taps, at_once, down, taps
-from thoraxlib.cropping.rules import OtsuCrop
+from thoraxlib.localization.crops import register
+from thoraxlib.localization.crops.components import Component
+from thoraxlib.localization.crops.resample import Taps, at_once, down, taps
+from thoraxlib.localization.crops.rules import OtsuCrop
 from thoraxlib.reproduce.fixed_point import upsample_uint8
-
-__all__ = ["Ien001CleanCrop", "Ien001Crop", "tile_crop"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 

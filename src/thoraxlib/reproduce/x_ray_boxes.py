@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thoraxlib.localization import register
+from thoraxlib.localization.components import Components, find_components
 from thoraxlib.localization.rules import MeanFactorBoxes
-from thoraxlib.maps import Components, find_components, normalize, upsample
-
-__all__ = ["XRayBoxes"]
+from thoraxlib.localization.scaling import normalize, upsample
 
 
 @register("x_ray_mean_factor")

@@ -10,8 +10,6 @@ from thoraxlib.cams.gradcam import GradCAM
 from thoraxlib.cams.gradcam_plusplus import GradCAMPlusPlus
 from thoraxlib.cams.split import Split
 
-__all__ = ["XRayCAM", "XRayGradCAM", "XRayGradCAMPlusPlus", "XRayLogitMap"]
-
 
 @register("x_ray_cam")
 class XRayCAM(CAM):

@@ -8,11 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thoraxlib.arguments import few, one_of
+from thoraxlib.checkpoints.saving import Persistent
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.persistence import Persistent
-
-__all__ = ["ORGANS", "RULES", "Segmenter", "check_classes", "foreground"]
+from thoraxlib.utils.arguments import few, one_of
 
 #: Classes of a segmenter unless others are named; the first is what belongs to no organ.
 ORGANS = ("background", "lungs", "heart")

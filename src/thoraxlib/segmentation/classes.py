@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["ORGAN_PARTS", "organ_masks"]
-
 #: Which masks of a data set make up an organ, unless others are named; any other class is the mask of its own name.
 ORGAN_PARTS: Mapping[str, Sequence[str]] = {"lungs": ("lungs", "lung", "right lung", "left lung")}
 

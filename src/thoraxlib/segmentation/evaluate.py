@@ -13,24 +13,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thoraxlib.arrays import array
-from thoraxlib.files import replacing
 from thoraxlib.metrics.intervals import Interval, bootstrap_mean
-from thoraxlib.modes import device_of, eval_view
 from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
 from thoraxlib.segmentation.metrics import dice_score, iou_score
-from thoraxlib.text_tables import Table
+from thoraxlib.utils.arrays import array
+from thoraxlib.utils.files import replacing
+from thoraxlib.utils.modes import device_of, eval_view
+from thoraxlib.utils.text_tables import Table
 
 if TYPE_CHECKING:
     from thoraxlib.datasets.samples import Samples
 
-__all__ = ["MaskReport", "evaluate", "predict_masks"]
-
 
 @dataclass(frozen=True)
 class MaskReport(Table):
-    """Dice and IoU of every organ on every film; ``print`` it.
+    """Dice and IoU of every organ on every image; ``print`` it.
 
     Attributes
     ----------
@@ -39,7 +37,7 @@ class MaskReport(Table):
     dice, iou : Tensor
         float32 (N, organs); NaN where an organ is in neither mask.
     ids : list of str
-        The films.
+        The images.
     """
 
     organs: tuple[str, ...]
@@ -49,11 +47,11 @@ class MaskReport(Table):
     _name = "masks"
 
     def mean_dice(self) -> float:
-        """Mean over organs of their mean over films."""
+        """Mean over organs of their mean over images."""
         return float(self.dice.nanmean(dim=0).nanmean())
 
     def interval(self, *, n_bootstrap: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
-        """Percentile intervals of each organ's mean Dice, and of their mean, over resampled films.
+        """Percentile intervals of each organ's mean Dice, and of their mean, over resampled images.
 
         Parameters and errors: see :func:`thoraxlib.metrics.bootstrap`.
         """
@@ -62,7 +60,7 @@ class MaskReport(Table):
     def _cells(self) -> list[list[str]]:
         iou = self.iou.nanmean(dim=0)
         columns = [
-            [f"{len(self.ids)} films", *self.organs, "mean"],
+            [f"{len(self.ids)} images", *self.organs, "mean"],
             ["Dice (95 %)", *self.interval().beside(self.dice.nanmean(dim=0))],
             ["IoU", *(f"{value:.3f}" for value in (*iou.tolist(), float(iou.nanmean())))],
         ]
@@ -76,7 +74,7 @@ def evaluate(
     parts: Mapping[str, Sequence[str]] = ORGAN_PARTS,
     batch_size: int = 16,
 ) -> MaskReport:
-    """Dice and IoU of a segmenter's hard masks on films with true ones, at the segmenter's input size.
+    """Dice and IoU of a segmenter's hard masks on images with true ones, at the segmenter's input size.
 
     Parameters
     ----------
@@ -87,12 +85,12 @@ def evaluate(
     parts : mapping of str to sequence of str
         See :func:`thoraxlib.segmentation.organ_masks`.
     batch_size : int
-        Films at a time.
+        Images at a time.
 
     Raises
     ------
     ValueError
-        Films without masks, or a class for which there is none.
+        Images without masks, or a class for which there is none.
     """
     dice, iou, ids = [], [], []
     segmenter = eval_view(segmenter)
@@ -116,7 +114,7 @@ def predict_masks(
     batch_size: int = 16,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write the segmenter's masks as ``<folder>/<id>.png``, in each film's own size.
+    """Write the segmenter's masks as ``<folder>/<id>.png``, in each image's own size.
 
     Grey values are the class numbers. :class:`thoraxlib.datasets.WithOrganMasks` reads them, so that a classifier can
     be trained without running the segmenter in every step.
@@ -130,7 +128,7 @@ def predict_masks(
     folder : path
         Made if needed.
     batch_size : int
-        Films at a time.
+        Images at a time.
     overwrite : bool
         Write all, after the segmenter has changed; otherwise files that exist are kept, as after an interruption.
 
@@ -156,7 +154,7 @@ def predict_masks(
         found = _hard(segmenter, batch["image"]).cpu()
         for mask, name, size in zip(found, batch["id"], batch["size"], strict=True):
             with replacing(mask_path(folder, name)) as scratch:
-                Image.fromarray(_on_film(mask, segmenter.input_spec, size).numpy().astype(np.uint8)).save(scratch)
+                Image.fromarray(_on_image(mask, segmenter.input_spec, size).numpy().astype(np.uint8)).save(scratch)
     return paths
 
 
@@ -175,8 +173,8 @@ def _hard(segmenter: Segmenter, x: Tensor) -> Tensor:
     return found
 
 
-def _on_film(mask: Tensor, spec: Any, size: tuple[int, int]) -> Tensor:
-    """Class numbers (h, w) at the model's size in the film's frame; background where the model saw nothing."""
+def _on_image(mask: Tensor, spec: Any, size: tuple[int, int]) -> Tensor:
+    """Class numbers (h, w) at the model's size in the image's frame; background where the model saw nothing."""
     from thoraxlib.images import placement
 
     place = placement(spec, *size)

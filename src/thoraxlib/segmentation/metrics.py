@@ -1,16 +1,14 @@
-"""Scores of organ masks: Dice and IoU of each organ in each film."""
+"""Scores of organ masks: Dice and IoU of each organ in each image."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["dice_score", "iou_score"]
-
 
 def dice_score(predicted: Tensor, truth: Tensor) -> Tensor:
     """Dice, ``2 |A and B| / (|A| + |B|)``, of each mask: float32 (..., M).
 
-    For the mean of an organ over films, take ``nanmean(dim=0)``.
+    For the mean of an organ over images, take ``nanmean(dim=0)``.
 
     Parameters
     ----------

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from thoraxlib.segmentation.base import ORGANS, Segmenter
 
-__all__ = ["TorchvisionSegmenter", "TorchvisionSource"]
-
 _NAMES = (
     *("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101"),
     *("fcn_resnet50", "fcn_resnet101", "lraspp_mobilenet_v3_large"),
@@ -30,7 +28,7 @@ class TorchvisionSegmenter(Segmenter):
     in_chans : int
         Must be 3.
     pretrained : bool
-        ImageNet weights for its trunk (downloaded by torchvision).
+        ImageNet weights for its backbone (downloaded by torchvision).
 
     Raises
     ------
@@ -55,7 +53,7 @@ class TorchvisionSegmenter(Segmenter):
             )
         except OSError as error:
             raise RuntimeError(
-                f"segmentation: weights of {torchvision_name}'s trunk could not be downloaded ({error}); build with "
+                f"segmentation: weights of {torchvision_name}'s backbone could not be downloaded ({error}); build with "
                 "pretrained=False to do without"
             ) from error
 

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thoraxlib.arguments import one_of
 from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD
 from thoraxlib.registry import Card
 from thoraxlib.segmentation import ORGANS, Segmenter, register
 from thoraxlib.segmentation.classes import ORGAN_PARTS
-
-__all__ = ["STRUCTURES", "PSPNet"]
+from thoraxlib.utils.arguments import one_of
 
 #: What the 14 maps of torchxrayvision's PSPNet are, by its own names in lower case.
 STRUCTURES = (

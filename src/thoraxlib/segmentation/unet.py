@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thoraxlib.arguments import one_of
 from thoraxlib.segmentation import register
 from thoraxlib.segmentation.base import ORGANS, Segmenter
-
-__all__ = ["UNet"]
+from thoraxlib.utils.arguments import one_of
 
 
 class _DoubleConv(nn.Module):
@@ -47,8 +45,8 @@ class UNet(Segmenter):
     """UNet (Ronneberger et al. 2015, arXiv 1505.04597): (N, C, H, W) -> (N, M, H, W), any H and W.
 
     With the default width and no norm, the network of SegFusionVANGCN (31.0 million parameters): convolutions keep the
-    size, skips are put behind the enlarged map. It costs forty times as much as a VAN-B0. On the phantom at 64
-    pixels, ``width=12`` with norms reaches a mean Dice of 0.965.
+    size, skips are put behind the enlarged map. It costs forty times as much as a VAN-B0. On the synthetic data set at
+    64 pixels, ``width=12`` with norms reaches a mean Dice of 0.965.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Training and prediction: the loop is Lightning's; here is what is special to films with many, partly unknown labels.
+"""Training and prediction: the loop is Lightning's; here is what is special to images with many, partly unknown labels.
 
 Needs the extra: ``pip install "thoraxlib[train]"``.
 """
@@ -12,7 +12,7 @@ from thoraxlib.training.ag_cnn import ag_cnn_stages
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.detection import ANAXNET_DETECTOR, DetectionTask
 from thoraxlib.training.fit import FitResult, fit
-from thoraxlib.training.padchest import seed_stage
+from thoraxlib.training.jaydurant import jaydurant_stage
 from thoraxlib.training.predict import Predictions, predict
 from thoraxlib.training.processes import first_process, is_first_process
 from thoraxlib.training.regions import RegionTask
@@ -36,6 +36,6 @@ __all__ = [
     "fit",
     "fit_stages",
     "is_first_process",
+    "jaydurant_stage",
     "predict",
-    "seed_stage",
 ]

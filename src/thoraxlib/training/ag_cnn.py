@@ -10,11 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from thoraxlib.arguments import one_of
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.stages import Stage
-
-__all__ = ["ORDERS", "ag_cnn_stages"]
+from thoraxlib.utils.arguments import one_of
 
 #: Of table II of the paper, and that of the published codes.
 ORDERS = ("G_L_F", "G_L_F*", "G_LF", "GL_F", "GLF", "joint")

@@ -15,8 +15,6 @@ from torch.utils.data.distributed import DistributedSampler
 from thoraxlib.datasets import ChestDataset
 from thoraxlib.datasets.samples import Samples, Transform
 
-__all__ = ["DataModule"]
-
 
 class _Order(DistributedSampler[Any]):
     """Yields (epoch, index), so that workers know the epoch; one replica sees every index once."""

@@ -18,8 +18,6 @@ from thoraxlib.training.task import Task
 if TYPE_CHECKING:
     from thoraxlib.training.data import DataModule
 
-__all__ = ["ANAXNET_DETECTOR", "DetectionTask"]
-
 #: How AnaXNet's detector was trained, for :func:`thoraxlib.training.fit`: SGD and a warm-up, 50,000 batches of 16 from
 #: COCO's weights, with ``trainable_layers=3`` and ``freeze_norm=True`` (its mirroring, which swaps left and right but
 #: not their names, is left out). About five passes over Chest ImaGenome; far too slow a start without its weights.
@@ -33,9 +31,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class DetectionTask(Task):
-    """Trains a detector on films with boxes of their regions.
+    """Trains a detector on images with boxes of their regions.
 
-    The data module is built with ``regions=True``, and without transforms that mirror films unless they swap the
+    The data module is built with ``regions=True``, and without transforms that mirror images unless they swap the
     regions of both sides. Boxes around turned boxes are too large: ``{"name": "light", "degrees": 0.0}`` does not turn.
 
     Logs ``train/loss``, and over the validation part ``val/iou`` (mean over regions of the mean IoU of the best box and
@@ -137,7 +135,7 @@ class DetectionTask(Task):
         self.keep(batch, iou, found.scores)
 
     def on_validation_epoch_end(self) -> None:
-        """Mean over the films, then over the regions."""
+        """Mean over the images, then over the regions."""
         kept = self.kept()
         if kept is None:
             return

@@ -17,11 +17,8 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import TypeVar
 
-from thoraxlib.arguments import one_of
+from thoraxlib.checkpoints.saving import can_be_saved, save_pretrained
 from thoraxlib.detection import RegionDetector
-from thoraxlib.files import discard_scratch
-from thoraxlib.modes import uncompiled
-from thoraxlib.persistence import can_be_saved, save_pretrained
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
@@ -34,8 +31,9 @@ from thoraxlib.training.schedules import Schedule, of_whole_run
 from thoraxlib.training.segmentation import SegmentationTask
 from thoraxlib.training.settings import begin, identity
 from thoraxlib.training.task import MultiLabelTask, Task, as_named
-
-__all__ = ["FitResult", "fit"]
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.files import discard_scratch
+from thoraxlib.utils.modes import uncompiled
 
 M = TypeVar("M", bound=nn.Module, default=nn.Module)
 

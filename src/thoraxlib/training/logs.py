@@ -12,9 +12,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from thoraxlib.files import replacing
-
-__all__ = ["EpochTable", "quiet"]
+from thoraxlib.utils.files import replacing
 
 _NOISE = (
     ".*does not have many workers.*",

@@ -12,10 +12,9 @@ from thoraxlib.datasets.samples import Samples, Transform
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.modes import device_of, eval_view
 from thoraxlib.training.task import model_inputs
-
-__all__ = ["Predictions", "predict"]
+from thoraxlib.utils.modes import device_of, eval_view
+from thoraxlib.utils.precision import autocast
 
 
 class Predictions(NamedTuple):
@@ -49,7 +48,7 @@ def predict(
     batch_size: int = 32,
     num_workers: int = 0,
     device: str | torch.device | None = None,
-    autocast: torch.dtype | None = None,
+    precision: str = "32-true",
     progress: bool = True,
 ) -> Predictions:
     """Run a model over a data set, without gradients, in eval mode.
@@ -59,7 +58,7 @@ def predict(
     model : nn.Module
         Returns logits. Its mode and device are not changed.
     dataset : ChestDataset
-        The films.
+        The images.
     transform : callable, optional
         From sample to sample; by default the preprocessing of the model's ``input_spec``, unless the data set has a
         transform of its own.
@@ -67,8 +66,8 @@ def predict(
         Images in a batch; processes that read them.
     device : str or torch.device, optional
         By default the GPU where there is one, else where the model is.
-    autocast : torch.dtype, optional
-        Compute in bfloat16 or float16.
+    precision : {"32-true", "16-mixed", "bf16-mixed"}
+        Precision of the forward pass, as :func:`thoraxlib.training.fit` takes it.
     progress : bool
         Show a bar.
 
@@ -96,7 +95,7 @@ def predict(
     loader = samples.batches(batch_size, num_workers=num_workers)
     parts, known = list[Tensor](), list[Tensor]()
     network = eval_view(model, place)
-    with torch.inference_mode(), torch.autocast(place.type, autocast, enabled=autocast is not None):
+    with torch.inference_mode(), autocast(place, precision):
         for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
             inputs = (part.to(place, non_blocking=True) for part in model_inputs(batch))
             parts.append(network(*inputs).float().cpu())

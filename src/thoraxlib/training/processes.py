@@ -13,9 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
-from thoraxlib.files import alone
-
-__all__ = ["first_process", "is_first_process", "only_run"]
+from thoraxlib.utils.files import alone
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thoraxlib.arrays import Floats
 from thoraxlib.detection.reading import check_regions
 from thoraxlib.training.task import MultiLabelTask, check_labels, model_inputs
+from thoraxlib.utils.arrays import Floats
 
 if TYPE_CHECKING:
     from thoraxlib.datasets import ChestDataset
     from thoraxlib.training.data import DataModule
-
-__all__ = ["RegionTask"]
 
 
 class RegionTask(MultiLabelTask):
@@ -53,8 +51,8 @@ class RegionTask(MultiLabelTask):
         """
         if "region_labels" not in batch:
             raise ValueError(
-                "the samples have no region_labels: of films, DataModule(..., regions=True) reads them, where the data "
-                "set has them"
+                "the samples have no region_labels: of images, DataModule(..., regions=True) reads them, where the "
+                "data set has them"
             )
         output = self.model.forward_all(*model_inputs(batch))  # type: ignore[operator]
         logits, labels = output.logits, batch["region_labels"]

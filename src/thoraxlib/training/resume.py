@@ -12,9 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from thoraxlib.files import check_stored, replacing
-
-__all__ = ["BatchSeed", "Patience", "WholeFiles", "distinct", "of_run"]
+from thoraxlib.utils.files import check_stored, replacing
 
 
 def _trusted(path: Path) -> Any:

@@ -16,8 +16,6 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
-__all__ = ["NAMES", "Schedule", "of_whole_run", "schedule"]
-
 Schedule = str | Mapping[str, Any] | Callable[[Optimizer], Any] | None
 NAMES = ("onecycle", "cosine", "plateau", "multistep", "exponential", "warmup")
 

@@ -15,14 +15,12 @@ from thoraxlib.training.task import Task
 if TYPE_CHECKING:
     from thoraxlib.training.data import DataModule
 
-__all__ = ["SegmentationTask"]
-
 
 class SegmentationTask(Task):
-    """Trains a segmenter of films (N, C, H, W) -> logits (N, M, H, W) on organ masks.
+    """Trains a segmenter of images (N, C, H, W) -> logits (N, M, H, W) on organ masks.
 
     The data module is built with ``masks=True``. Logs ``train/loss``, ``val/loss``, ``val/dice`` (mean over organs of
-    the mean Dice over films) and ``val/dice_<organ>``.
+    the mean Dice over images) and ``val/dice_<organ>``.
 
     Parameters
     ----------
@@ -71,14 +69,14 @@ class SegmentationTask(Task):
         return self(batch["image"]), masks.float()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Keep every film's Dice until the epoch's end."""
+        """Keep every image's Dice until the epoch's end."""
         logits, masks = self.outputs(batch)
         found = nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).movedim(-1, 1)
         loss = self.loss(logits.float(), masks).expand(len(logits))
         self.keep(batch, dice_score(found[:, 1:], masks[:, 1:]), loss)
 
     def on_validation_epoch_end(self) -> None:
-        """Mean over the films."""
+        """Mean over the images."""
         kept = self.kept()
         if kept is None:
             return

@@ -14,13 +14,11 @@ from torch import nn
 
 from thoraxlib.datasets import ChestDataset
 from thoraxlib.detection import RegionDetector
-from thoraxlib.files import goes_on, read_json, write_json
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.processes import is_first_process
 from thoraxlib.training.resume import of_run
-
-__all__ = ["begin", "identity"]
+from thoraxlib.utils.files import goes_on, read_json, write_json
 
 
 def identity(model: nn.Module, data: DataModule) -> dict[str, Any]:
@@ -28,7 +26,7 @@ def identity(model: nn.Module, data: DataModule) -> dict[str, Any]:
     return {
         "model": _model(model),
         "labels": list(data.labels),
-        "images": {name: _films(part) for name, part in data.parts.items()},
+        "images": {name: _images(part) for name, part in data.parts.items()},
         "batch_size": data.batch_size,
         "data_seed": data.seed,
     }
@@ -95,8 +93,8 @@ def _model(model: nn.Module) -> Any:
     return getattr(model, "config", type(model).__qualname__)
 
 
-def _films(part: ChestDataset) -> list[Any]:
-    """Which films a part has; of a feature store also whose features."""
+def _images(part: ChestDataset) -> list[Any]:
+    """Which images a part has; of a feature store also whose features."""
     known = [len(part), _digest(part.ids)]
     return [*known, part.fingerprint] if hasattr(part, "fingerprint") else known
 

@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thoraxlib.files import goes_on, read_json
-from thoraxlib.modes import uncompiled
-from thoraxlib.persistence import can_be_saved, save_pretrained, weights_digest
+from thoraxlib.checkpoints.saving import can_be_saved, save_pretrained, weights_digest
 from thoraxlib.registry import Spec
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, M, fit
 from thoraxlib.training.processes import is_first_process, only_run
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.task import MultiLabelTask, model_inputs
-
-__all__ = ["Stage", "fit_stages"]
+from thoraxlib.utils.files import goes_on, read_json
+from thoraxlib.utils.modes import uncompiled
 
 
 @dataclass(frozen=True, kw_only=True)

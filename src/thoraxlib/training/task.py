@@ -15,17 +15,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from thoraxlib import losses
-from thoraxlib.arrays import Floats
 from thoraxlib.metrics.checks import checked
 from thoraxlib.metrics.scores import per_label
 from thoraxlib.registry import Spec
 from thoraxlib.training.schedules import Schedule, of_whole_run, schedule
+from thoraxlib.utils.arrays import Floats
 
 if TYPE_CHECKING:
     from thoraxlib.datasets import ChestDataset
     from thoraxlib.training.data import DataModule
-
-__all__ = ["MultiLabelTask", "Task", "as_named", "better", "model_inputs"]
 
 # A look at the loss makes the host wait for the device, so that away from the CPU it is taken after so many batches.
 LOOK = {"cpu": 1}
@@ -332,7 +330,7 @@ def _check_scored(targets: Tensor, monitor: str) -> None:
 
 
 class MultiLabelTask(Task):
-    """Trains a model of films (N, C, H, W) -> logits (N, K) on labels 1, 0 and NaN.
+    """Trains a model of images (N, C, H, W) -> logits (N, K) on labels 1, 0 and NaN.
 
     Logs ``train/loss`` and, over the whole validation part at once, ``val/loss``, ``val/auroc`` and
     ``val/average_precision`` (means over the labels that have both classes; NaN if none has).

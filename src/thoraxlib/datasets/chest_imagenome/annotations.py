@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONFLICTS", "UNMENTIONED", "Annotations", "Collector", "select_boxes", "select_labels"]
-
 #: What a region's label is when its sentences disagree; "last" is what the authors' converter does.
 CONFLICTS = ("last", "any", "first", "majority")
 #: What a finding is that no sentence mentions of a region.

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from thoraxlib.datasets.chest_imagenome.annotations import Annotations
 from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles, parse
-from thoraxlib.files import parse_json, replacing
-
-__all__ = ["cache_path", "parsed"]
+from thoraxlib.utils.files import parse_json, replacing
 
 _VERSION = "1"  # of the tables: raise it when what is read of a scene graph changes
 _NAME = "thoraxlib_scene_graphs.safetensors"

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.chest_imagenome.annotations import (
     CONFLICTS,
     UNMENTIONED,
@@ -26,19 +25,18 @@ from thoraxlib.datasets.chest_imagenome.gold import read_gold
 from thoraxlib.datasets.chest_imagenome.parts import LISTS, SPLITS, images_of
 from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles
 from thoraxlib.datasets.files import check_root, existing, image_size, index_named, progress_bar
-from thoraxlib.datasets.mimic_cxr import film_file, find_table
-from thoraxlib.datasets.regions import RegionFilms, find_names
+from thoraxlib.datasets.mimic_cxr import find_table, image_file
+from thoraxlib.datasets.regions import RegionDataset, find_names
 from thoraxlib.datasets.tables import Table
 from thoraxlib.images.copies import ImageFile
-
-__all__ = ["ChestImaGenome", "Relation"]
+from thoraxlib.utils.arguments import one_of
 
 _REGIONS, _FINDINGS = label_sets.build("regions36"), label_sets.build("imagenome9")
 _FRONTAL = ("PA", "AP")
 
 
 class Relation(NamedTuple):
-    """What a report says of a region in comparison with an earlier film.
+    """What a report says of a region in comparison with an earlier image.
 
     Attributes
     ----------
@@ -47,7 +45,7 @@ class Relation(NamedTuple):
     names : tuple of str
         Such as "worsened" or "no change".
     earlier : str
-        The id of the other film.
+        The id of the other image.
     phrase : str
         The sentence.
     """
@@ -58,11 +56,11 @@ class Relation(NamedTuple):
     phrase: str
 
 
-class ChestImaGenome(RegionFilms):
-    """Chest ImaGenome: boxes of anatomical regions in 243,000 frontal films of MIMIC-CXR, with the findings of each.
+class ChestImaGenome(RegionDataset):
+    """Chest ImaGenome: boxes of anatomical regions in 243,000 frontal images of MIMIC-CXR, with the findings of each.
 
     The scene graphs are read once, in a few minutes, and kept in one file (see `cache`); from then on options are a
-    matter of seconds. The films come from MIMIC-CXR-JPG.
+    matter of seconds. The images come from MIMIC-CXR-JPG.
 
     Parameters
     ----------
@@ -108,8 +106,9 @@ class ChestImaGenome(RegionFilms):
         See :class:`~thoraxlib.datasets.ChestDataset`; an id is the ``dicom_id``. Targets of an image are the maximum
         over its regions.
     region_names, region_targets, region_present, region_boxes, sizes, file_names, report
-        See :class:`~thoraxlib.datasets.regions.RegionFilms`. Boxes are cut off at the image's border. A region without
-        a box, or whose box has no area or lies outside, is absent and its labels are NaN, whatever the report says.
+        See :class:`~thoraxlib.datasets.regions.RegionDataset`. Boxes are cut off at the image's border. A region
+        without a box, or whose box has no area or lies outside, is absent and its labels are NaN, whatever the report
+        says.
     study_ids, views : list of str
         For each image.
 
@@ -221,7 +220,7 @@ class ChestImaGenome(RegionFilms):
         return self._files.graph(self.ids[index])
 
     def relations(self, index: int) -> list[Relation]:
-        """How the regions of an image compare with earlier films, as the report has it.
+        """How the regions of an image compare with earlier images, as the report has it.
 
         Raises
         ------
@@ -247,18 +246,18 @@ def _asked(names: Sequence[str], found: tuple[str, ...], always: Sequence[str], 
 def _find_images(
     images: Path, annotations: Annotations, rows: NDArray[np.intp]
 ) -> tuple[list[str], dict[str, ImageFile]]:
-    """What the films are called, and the files there are, both without extension.
+    """What the pictures are called, and the files there are, both without extension.
 
-    In MIMIC-CXR's tree a name is the place in it, in any other folder the film's id.
+    In MIMIC-CXR's tree a name is the place in it, in any other folder the image's id.
     """
-    films, patients, studies = (
+    pictures, patients, studies = (
         [column[row] for row in rows.tolist()]
         for column in (annotations.ids, annotations.patients, annotations.studies)
     )
-    names = films
+    names = pictures
     if (images / "files").is_dir():
-        about = zip(patients, studies, films, strict=True)
-        names = [film_file(patient, study, film, f"annotations of {film}") for patient, study, film in about]
+        about = zip(patients, studies, pictures, strict=True)
+        names = [image_file(patient, study, image, f"annotations of {image}") for patient, study, image in about]
     files = index_named(images, names)
     return names, {os.path.splitext(name)[0]: path for name, path in files.items()}
 
@@ -270,11 +269,11 @@ def _sizes(images: Path, ids: list[str], paths: list[ImageFile], progress: bool)
     except FileNotFoundError:
         return [image_size(path) for path in progress_bar(paths, "image sizes", shown=progress)]
     columns = zip(table.column("dicom_id"), table.column("Rows"), table.column("Columns"), strict=True)
-    sizes = {film: (rows, width) for film, rows, width in columns}
-    lacking = [film for film in ids if film not in sizes]
+    sizes = {image: (rows, width) for image, rows, width in columns}
+    lacking = [image for image in ids if image not in sizes]
     if lacking:
-        raise ValueError(f"{table.path} lacks {len(lacking)} of {len(ids)} films, the first is {lacking[0]}")
+        raise ValueError(f"{table.path} lacks {len(lacking)} of {len(ids)} images, the first is {lacking[0]}")
     try:
-        return [(int(sizes[film][0]), int(sizes[film][1])) for film in ids]
+        return [(int(sizes[image][0]), int(sizes[image][1])) for image in ids]
     except ValueError as error:
         raise ValueError(f"{table.path}: Rows and Columns must be numbers: {error}") from error

@@ -9,8 +9,6 @@ from thoraxlib.datasets.chest_imagenome.annotations import Annotations, Collecto
 from thoraxlib.datasets.mimic_cxr import patients_and_studies
 from thoraxlib.datasets.tables import Table, check_joined, is_blank
 
-__all__ = ["read_gold"]
-
 _BOXES = "gold_dataset/gold_bbox_coordinate_annotations_1000images.csv"
 _ATTRIBUTES = "gold_dataset/gold_object_attribute_with_coordinates.txt"
 _RECORDS = ("utils/cxr-record-list_view.csv", "silver_dataset/splits/images_to_avoid.csv")
@@ -65,7 +63,7 @@ def _boxes(table: Table) -> dict[str, list[tuple[str, list[float]]]]:
             box = [math.nan if is_blank(column[row]) else float(column[row]) for column in corners]
         except ValueError as error:
             raise ValueError(f"{table.where(row)}: {error}") from error
-        found.setdefault(_film(image), []).append((region.lower(), box))
+        found.setdefault(_image(image), []).append((region.lower(), box))
     return found
 
 
@@ -75,7 +73,7 @@ def _mentions(table: Table) -> dict[str, list[tuple[str, str, bool]]]:
     relations = table.column("relation") if "relation" in table.columns else ["1"] * len(table.rows)
     found: dict[str, list[tuple[str, str, bool]]] = {}
     for row, (image, region, finding, context) in enumerate(zip(*names, strict=True)):
-        mentions = found.setdefault(_film(image), [])
+        mentions = found.setdefault(_image(image), [])
         if context not in ("yes", "no"):
             raise ValueError(f"{table.where(row)}: context must be yes or no, got {context!r}")
         if relations[row] not in ("0", "0.0"):
@@ -85,15 +83,15 @@ def _mentions(table: Table) -> dict[str, list[tuple[str, str, bool]]]:
 
 def _records(table: Table, images: dict[str, list[tuple[str, list[float]]]]) -> dict[str, tuple[str, str, str]]:
     """Patient, study and view of each image."""
-    films = [_film(name) for name in table.column("dicom_id")]
-    table.check_unique(films)
-    rows = zip(films, *patients_and_studies(table), table.column("ViewPosition"), strict=True)
-    about = {film: (patient, study, view) for film, patient, study, view in rows if film in images}
+    pictures = [_image(name) for name in table.column("dicom_id")]
+    table.check_unique(pictures)
+    rows = zip(pictures, *patients_and_studies(table), table.column("ViewPosition"), strict=True)
+    about = {picture: (patient, study, view) for picture, patient, study, view in rows if picture in images}
     lacking = [image for image in images if image not in about]
     if lacking:
         raise ValueError(f"{table.path} lacks {len(lacking)} of {len(images)} gold images, the first is {lacking[0]}")
     return about
 
 
-def _film(image: str) -> str:
+def _image(image: str) -> str:
     return image.removesuffix(".dcm")

@@ -13,8 +13,6 @@ from thoraxlib.datasets.chest_imagenome.annotations import Annotations
 from thoraxlib.datasets.mimic_cxr import in_split
 from thoraxlib.datasets.tables import Table
 
-__all__ = ["LISTS", "SPLITS", "images_of"]
-
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validate": "valid", "test": "test", "all": "all"}
 LISTS = ("imagenome", "mimic")
 

@@ -14,9 +14,7 @@ from typing import Any
 
 from thoraxlib.datasets.chest_imagenome.annotations import Annotations, Collector
 from thoraxlib.datasets.files import progress_bar
-from thoraxlib.files import parse_json, read_regular, unzipping
-
-__all__ = ["SceneGraphFiles", "parse"]
+from thoraxlib.utils.files import parse_json, read_regular, unzipping
 
 _END = "_SceneGraph.json"
 _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")

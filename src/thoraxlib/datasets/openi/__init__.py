@@ -1,4 +1,4 @@
-"""The Indiana University collection (Open-i): reports, the CheXpert labeller's table of them, films."""
+"""The Indiana University collection (Open-i): reports, the CheXpert labeller's table of them, images."""
 
 from thoraxlib.datasets.openi.dataset import OpenI
 from thoraxlib.datasets.openi.labeler import MAPPINGS, OBSERVATIONS, LabelerTable

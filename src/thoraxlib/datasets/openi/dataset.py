@@ -1,4 +1,4 @@
-"""Open-i: the Indiana University collection of chest films and reports."""
+"""Open-i: the Indiana University collection of chest images and reports."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ import numpy as np
 import torch
 
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.files import SUFFIXES, check_root, existing, index_images
-from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.files import check_root, existing, index_images
+from thoraxlib.datasets.images import ImageDataset
 from thoraxlib.datasets.openi.labeler import LabelerTable
 from thoraxlib.datasets.openi.reports import Report, read_reports
 from thoraxlib.datasets.tables import Table, check_joined
 from thoraxlib.images.copies import ImageFile
+from thoraxlib.images.reading import SUFFIXES
 
-__all__ = ["OpenI"]
-
-_FILM = re.compile(r"(?:CXR)?(\d+)_(?:\d+_)?(IM-.+)")
+_IMAGE = re.compile(r"(?:CXR)?(\d+)_(?:\d+_)?(IM-.+)")
 
 
-class OpenI(Films):
-    """Open-i: 7,470 films and 3,955 reports of the Indiana University hospitals.
+class OpenI(ImageDataset):
+    """Open-i: 7,470 images and 3,955 reports of the Indiana University hospitals.
 
-    Looks in `root` for reports (``ecgen-radiology/1.xml`` ...) and for films (PNG, or DICOM with the extra ``dicom``),
-    at any depth, and for a table of projections. A film goes by the id in its report (``CXR1_1_IM-0001-3001``), by its
-    DICOM's name (``1_IM-0001-3001.dcm``), or by the name that the PNGs of the two-table form have
+    Looks in `root` for reports (``ecgen-radiology/1.xml`` ...) and for images (PNG, or DICOM with the extra ``dicom``),
+    at any depth, and for a table of projections. An image goes by the id in its report (``CXR1_1_IM-0001-3001``), by
+    its DICOM's name (``1_IM-0001-3001.dcm``), or by the name that the PNGs of the two-table form have
     (``1_IM-0001-3001.dcm.png``); of several files the first in alphabetical order that is no DICOM is taken.
 
     Parameters
     ----------
     root : path
-        The folder of reports and films.
+        The folder of reports and images.
     labels : str or sequence of str
         "padchest_openi22", "chexpert14", or names in any data set's spelling. A label that the labeller cannot tell is
         NaN: with "padchest_openi22" and the default mapping aortic elongation, copd signs, emphysema, heart
@@ -44,14 +43,14 @@ class OpenI(Films):
         catheters, nsg tubes and electrical devices.
     labeler_csv : path, optional
         What the CheXpert labeller made of the reports; see :class:`~thoraxlib.datasets.openi.LabelerTable` and
-        :func:`~thoraxlib.datasets.openi.export_reports`. Its ids are those of reports or of films. Without it all
+        :func:`~thoraxlib.datasets.openi.export_reports`. Its ids are those of reports or of images. Without it all
         labels are NaN.
     labeler_ids : path, optional
         For a table without ids: the file that ``export_reports`` wrote beside the reports.
     mapping, uncertain, blank
         See :meth:`LabelerTable.targets <thoraxlib.datasets.openi.LabelerTable.targets>`.
     views : str or sequence of str, optional
-        Keep only "Frontal" or "Lateral" films, by the table of projections.
+        Keep only "Frontal" or "Lateral" images, by the table of projections.
     projections : path, optional
         That table: ``uid``, ``filename``, ``projection``; by default ``*projections*.csv`` in `root`, if there is one.
     seed : int
@@ -64,12 +63,12 @@ class OpenI(Films):
     Attributes
     ----------
     labels, targets, patient_ids, ids
-        See :class:`~thoraxlib.datasets.ChestDataset`; an id is that of the film in its report. The collection does not
+        See :class:`~thoraxlib.datasets.ChestDataset`; an id is that of the image in its report. The collection does not
         tell patients: each report counts as one.
     study_ids : list of str
         For each image, its report.
     reports : dict of str to Report
-        By id: sections, MeSH terms and films of each.
+        By id: sections, MeSH terms and images of each.
     views : list of str
         For each image, its projection, "" where it is not known.
 
@@ -78,15 +77,15 @@ class OpenI(Films):
     FileNotFoundError, NotADirectoryError
         No such folder, table, reports or images.
     ValueError
-        A broken report or table, an unknown option, views without a table of projections, a film in two reports or
+        A broken report or table, an unknown option, views without a table of projections, an image in two reports or
         twice in the table of projections, no label that the labeller can tell, no report of its table, `labeler_ids`
         without `labeler_csv`, or nothing left.
 
     Warns
     -----
     UserWarning
-        Films without a row in the labeller's table, whose labels are NaN, or, with `views`, without one in the table of
-        projections, which are left out; or no label of any film is known.
+        Images without a row in the labeller's table, whose labels are NaN, or, with `views`, without one in the table
+        of projections, which are left out; or no label of any image is known.
 
     References
     ----------
@@ -116,15 +115,15 @@ class OpenI(Films):
         if labeler_ids is not None and labeler_csv is None:
             raise ValueError(f"labeler_ids={os.fspath(labeler_ids)!r} is of no use without labeler_csv")
         self.reports: dict[str, Report] = read_reports(self.root)
-        films = _films_of(self.reports)
-        shown, wanted = _shown(self.root, projections, views, films)
+        images = _images_of(self.reports)
+        shown, wanted = _shown(self.root, projections, views, images)
         if wanted is not None:
-            films = {image: name for image, name in films.items() if _film(image) in wanted}
-        names, files = list(films), _files(self.root, films)
+            images = {image: name for image, name in images.items() if _image(image) in wanted}
+        names, files = list(images), _files(self.root, images)
         self.ids: list[str] = [names[row] for row in existing(names, files, missing, self.root, views=views)]
-        self.study_ids: list[str] = [films[image] for image in self.ids]
+        self.study_ids: list[str] = [images[image] for image in self.ids]
         self.patient_ids: list[str] = list(self.study_ids)
-        self.views: list[str] = [shown.get(_film(image), "") for image in self.ids]
+        self.views: list[str] = [shown.get(_image(image), "") for image in self.ids]
         targets = np.full((len(self.ids), len(self.labels)), np.nan, np.float32)
         if labeler_csv is not None:
             mined = LabelerTable(labeler_csv, labeler_ids)
@@ -138,29 +137,29 @@ class OpenI(Films):
             self.warn_unknown(f"{os.fspath(labeler_csv)} tells none of {list(self.labels)} for {blank=}, {uncertain=}")
 
     def _rows(self, ids: list[str], path: str | os.PathLike[str]) -> list[int]:
-        """For each film the row of its own id, or else of its report's; -1 where there is none."""
-        row_of = {_film(name): row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
+        """For each image the row of its own id, or else of its report's; -1 where there is none."""
+        row_of = {_image(name): row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
         pairs = zip(self.ids, self.study_ids, strict=True)
-        keys = ((film, _film(film), report, report.removeprefix("CXR")) for film, report in pairs)
+        keys = ((image, _image(image), report, report.removeprefix("CXR")) for image, report in pairs)
         rows = [next((row_of[key] for key in each if key in row_of), -1) for each in keys]
-        check_joined(self.ids, [row >= 0 for row in rows], ids, path, "films", keys="films or reports")
+        check_joined(self.ids, [row >= 0 for row in rows], ids, path, "images", keys="images or reports")
         return rows
 
 
-def _films_of(reports: Mapping[str, Report]) -> dict[str, str]:
-    """The report of each film."""
-    films: dict[str, str] = {}
+def _images_of(reports: Mapping[str, Report]) -> dict[str, str]:
+    """The report of each image."""
+    images: dict[str, str] = {}
     for name, report in reports.items():
         for image in report.images:
-            if films.setdefault(image, name) != name:
-                raise ValueError(f"the film {image} is in the reports {films[image]} and {name}")
-    return films
+            if images.setdefault(image, name) != name:
+                raise ValueError(f"the image {image} is in the reports {images[image]} and {name}")
+    return images
 
 
 def _shown(
     root: Path, path: str | os.PathLike[str] | None, views: str | Sequence[str] | None, images: Iterable[str]
 ) -> tuple[dict[str, str], set[str] | None]:
-    """The projection of each film, and the films of the wanted ones; None where all are."""
+    """The projection of each picture, and the pictures of the wanted ones; None where all are."""
     found = [Path(path)] if path is not None else sorted(root.glob("*projections*.csv"))
     if not found:
         if views is not None:
@@ -169,30 +168,31 @@ def _shown(
     table = Table(found[-1])
     names = table.column("filename")
     table.check_unique([_stem(name) for name in names])
-    films = [_film(name) for name in names]
-    shown = dict(zip(films, table.column("projection"), strict=True))
+    pictures = [_image(name) for name in names]
+    shown = dict(zip(pictures, table.column("projection"), strict=True))
     if views is None:
         return shown, None
     of_views = table.having("projection", views, argument="views")
     asked = list(images)
     lost = "their view is unknown and they are left out"
-    check_joined(asked, [_film(image) in shown for image in asked], names, table.path, "films", lost=lost)
-    return shown, {film for film, good in zip(films, of_views, strict=True) if good}
+    check_joined(asked, [_image(image) in shown for image in asked], names, table.path, "images", lost=lost)
+    return shown, {picture for picture, good in zip(pictures, of_views, strict=True) if good}
 
 
-def _files(root: Path, films: Iterable[str]) -> dict[str, ImageFile]:
-    """The file of each film: by its own id, or else by the other names for it."""
+def _files(root: Path, images: Iterable[str]) -> dict[str, ImageFile]:
+    """The file of each image: by its own id, or else by the other names for it."""
     index = index_images(root, None)
     exact: dict[str, ImageFile] = {}
     loose: dict[str, ImageFile] = {}
     for name in sorted(index, key=lambda name: (name.lower().endswith((".dcm", ".dicom")), name)):
         exact.setdefault(_stem(name), index[name])
-        loose.setdefault(_film(name), index[name])
-    shared = Counter(map(_film, films))  # two ids that differ only in what other names leave out
+        loose.setdefault(_image(name), index[name])
+    shared = Counter(map(_image, images))  # two ids that differ only in what other names leave out
     candidates = {
-        film: exact.get(film) or (loose.get(_film(film)) if shared[_film(film)] == 1 else None) for film in films
+        image: exact.get(image) or (loose.get(_image(image)) if shared[_image(image)] == 1 else None)
+        for image in images
     }
-    return {film: path for film, path in candidates.items() if path is not None}
+    return {image: path for image, path in candidates.items() if path is not None}
 
 
 def _stem(name: str) -> str:
@@ -202,7 +202,7 @@ def _stem(name: str) -> str:
     return name
 
 
-def _film(name: str) -> str:
-    """What all names of a film have in common: ``1_IM-0001-3001``; another name as it is, without its ending."""
-    match = _FILM.fullmatch(_stem(name))
+def _image(name: str) -> str:
+    """What all names of an image have in common: ``1_IM-0001-3001``; another name as it is, without its ending."""
+    match = _IMAGE.fullmatch(_stem(name))
     return f"{match[1]}_{match[2]}" if match else _stem(name)

@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.tables import Table
 from thoraxlib.datasets.uncertain import mined_targets
-
-__all__ = ["MAPPINGS", "OBSERVATIONS", "LabelerTable"]
+from thoraxlib.utils.arguments import one_of
 
 _CHEXPERT = label_sets.build("chexpert14")
 #: In the labeller's own order, in which Lung Lesion stands before Lung Opacity.
@@ -35,7 +33,7 @@ _OTHER = ("Enlarged Cardiomediastinum", "Lung Opacity", "Pleural Other")
 #: Labels of "padchest_openi22" -> the observations that say something of them.
 MAPPINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "default": {**_SAME, "infiltrates": ("Consolidation",), "other findings": (*_OTHER, "Fracture")},
-    "seed": {
+    "jaydurant": {
         **_SAME,
         "other findings": (*_OTHER, "Consolidation"),
         "thoracic cage deformation": ("Fracture",),
@@ -47,7 +45,7 @@ _ID_COLUMNS = ("id", "ImageId", "ImageID", "uid")
 
 
 class LabelerTable:
-    """Labels that the CheXpert labeller found, a row for each report or film.
+    """Labels that the CheXpert labeller found, a row for each report or image.
 
     Parameters
     ----------
@@ -102,7 +100,7 @@ class LabelerTable:
             The K labels: of "padchest_openi22", or the labeller's observations, in any data set's spelling. Where
             several observations tell of a label, it is positive if any of them is, and unknown if none is and any is
             unknown.
-        mapping : {"default", "seed"}
+        mapping : {"default", "jaydurant"}
             What the observations say of "padchest_openi22". "default": as PadChest's tree has it, consolidation is a
             kind of infiltrates, and a fracture is an other finding; devices, which may be any, only tell where there is
             none. "seed": as jaydurant/ChestX-ray_classification_and_localization meant it.

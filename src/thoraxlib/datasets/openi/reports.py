@@ -12,9 +12,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from thoraxlib.datasets.files import check_root
-from thoraxlib.files import read_regular, replacing
-
-__all__ = ["Report", "export_reports", "ids_beside", "read_report", "read_reports"]
+from thoraxlib.utils.files import read_regular, replacing
 
 
 class Report(NamedTuple):
@@ -27,11 +25,11 @@ class Report(NamedTuple):
     sections : dict of str to str
         By heading: COMPARISON, INDICATION, FINDINGS, IMPRESSION. "XXXX" stands for words that were taken out.
     mesh : tuple of str
-        The terms that indexers gave, such as ``Cardiomegaly/mild``; ``normal`` for films without findings.
+        The terms that indexers gave, such as ``Cardiomegaly/mild``; ``normal`` for images without findings.
     automatic : tuple of str
         Terms that a program gave.
     images : tuple of str
-        Ids of the films, such as ``CXR1_1_IM-0001-3001``.
+        Ids of the images, such as ``CXR1_1_IM-0001-3001``.
     """
 
     id: str

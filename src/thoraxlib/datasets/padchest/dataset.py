@@ -18,24 +18,22 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.files import check_root, existing, find_file, index_images
-from thoraxlib.datasets.films import Films
+from thoraxlib.datasets.images import ImageDataset
 from thoraxlib.datasets.padchest.scaling import SCALES, Greys, read_scaled
 from thoraxlib.datasets.padchest.targets import listed_targets
 from thoraxlib.datasets.padchest.terms import TermTree
 from thoraxlib.datasets.tables import Table
-from thoraxlib.images.copies import CopiedFilm
-
-__all__ = ["PadChest"]
+from thoraxlib.images.copies import CopiedImage
+from thoraxlib.utils.arguments import one_of
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels*.csv"
 _VIEWS = {"Frontal": ("PA", "AP", "AP_horizontal"), "Lateral": ("L",)}
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
-class PadChest(Films):
-    """PadChest: 160,868 films of some 67,000 patients, with terms of a tree of findings from their reports.
+class PadChest(ImageDataset):
+    """PadChest: 160,868 images of some 67,000 patients, with terms of a tree of findings from their reports.
 
     Looks in `root` for ``PADCHEST_chest_x_ray_images_labels*.csv`` (or ``.csv.gz``), and for images at any depth: the
     release's folders 0 to 54, or all in one.
@@ -48,25 +46,25 @@ class PadChest(Films):
         "padchest_openi22", or names: terms of the tree or of the table, "normal" and "other findings", in any data
         set's spelling. A label that PadChest does not know is NaN.
     rule : {"ancestors", "last_root"}
-        How terms become labels. "ancestors": a film with a term has all that the term is a kind of. "last_root":
+        How terms become labels. "ancestors": an image with a term has all that the term is a kind of. "last_root":
         exactly as jaydurant/ChestX-ray_classification_and_localization, which loses some of them; for comparisons. See
         :func:`~thoraxlib.datasets.padchest.listed_targets`.
     normal : {"alone", "listed"}
-        Whether a film with findings can be "normal" as well, if its list says so; with "ancestors".
+        Whether an image with findings can be "normal" as well, if its list says so; with "ancestors".
     unlabelled : {"drop", "ignore"}
-        What to do with films that have no labels at all (which does not mean normal): leave them out, or make all their
-        labels NaN; with "ancestors".
+        What to do with images that have no labels at all (which does not mean normal): leave them out, or make all
+        their labels NaN; with "ancestors".
     views : str or sequence of str, optional
         Keep only "Frontal" (PA, AP, AP_horizontal), "Lateral" (L), or what else the column ``Projection`` says. By
-        default all films are kept.
+        default all images are kept.
     methods : str or sequence of str, optional
-        Keep only films whose labels come from these, by the column ``MethodLabel``: "Physician", "RNN_model".
+        Keep only images whose labels come from these, by the column ``MethodLabel``: "Physician", "RNN_model".
     pediatric : bool, optional
-        Keep only the films of children, or only the others (whose column ``Pediatric`` says "No").
+        Keep only the images of children, or only the others (whose column ``Pediatric`` says "No").
     scale : {"window", "percentiles", "minmax", "bits_stored", "65535"}, optional
         How 16-bit pixels are brought to [0, 1]: by the table's window, where it has one and the pixels are within the
         stored bits, else between their 0.5 and 99.5 percentiles; always between these percentiles; between the smallest
-        and the largest; by the table's ``BitsStored_DICOM``; by the full range. By default "window". The films of a
+        and the largest; by the table's ``BitsStored_DICOM``; by the full range. By default "window". The images of a
         training copy have the greys of its preparation, whatever is asked for here.
     tree : path, optional
         Another tree of terms than the one that the library has, laid out as ``tree_term_CUI_counts_160K.csv``.
@@ -96,14 +94,14 @@ class PadChest(Films):
     Warns
     -----
     UserWarning
-        A `scale` is given, but films come from a training copy; no label of any image is known; images that
+        A `scale` is given, but images come from a training copy; no label of any image is known; images that
         ``missing="skip"`` left out.
 
     Notes
     -----
-    Films of one study share their labels: the report is of the study. "exclude" and "suboptimal study" among a film's
-    labels leave it out (with "ancestors"). Whether the PNGs of MONOCHROME1 films are inverted is not known to us; they
-    are read as they are. The list of damaged images is torchxrayvision's.
+    Images of one study share their labels: the report is of the study. "exclude" and "suboptimal study" among an
+    image's labels leave it out (with "ancestors"). Whether the PNGs of MONOCHROME1 images are inverted is not known to
+    us; they are read as they are. The list of damaged images is torchxrayvision's.
 
     References
     ----------
@@ -163,9 +161,9 @@ class PadChest(Films):
         self._paths = [files[name] for name in self.ids]
         self._greys = _greys(table, rows, self.scale)
         self.warn_unknown(f"in {table.path} the column Labels says nothing of these images")
-        if scale is not None and any(isinstance(image, CopiedFilm) for image in self._paths):
+        if scale is not None and any(isinstance(image, CopiedImage) for image in self._paths):
             warnings.warn(
-                f"scale={scale!r} has no effect on the films of a training copy, which have the greys of its making",
+                f"scale={scale!r} has no effect on the images of a training copy, which have the greys of its making",
                 stacklevel=2,
             )
 

@@ -12,8 +12,6 @@ from torchvision import tv_tensors
 from thoraxlib.images import read
 from thoraxlib.images.windows import Window
 
-__all__ = ["SCALES", "Greys", "read_scaled"]
-
 SCALES = ("window", "percentiles", "minmax", "bits_stored", "65535")
 
 

@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.arguments import one_of
 from thoraxlib.datasets.padchest.terms import TermTree
 from thoraxlib.datasets.tables import is_blank
-
-__all__ = ["ListedTargets", "listed_targets", "parse_labels"]
+from thoraxlib.utils.arguments import one_of
 
 RULES = ("ancestors", "last_root")
 NORMAL, OTHER, UNCHANGED = "normal", "other findings", "unchanged"
-DROPPED = frozenset({"exclude", "suboptimal study"})  # films that are of no use
+DROPPED = frozenset({"exclude", "suboptimal study"})  # images that are of no use
 
 _SELECTED = frozenset(label_sets.build("padchest_openi22")) - {OTHER}
 _LONGEST = 10_000  # characters of a list, far above any: what parses it takes more than linear time
@@ -37,7 +35,7 @@ class ListedTargets(NamedTuple):
     unlabelled : ndarray
         bool (N,): the list is lacking or empty.
     unusable : ndarray
-        bool (N,): the list says that the film is to be left out.
+        bool (N,): the list says that the image is to be left out.
     """
 
     targets: NDArray[np.float32]
@@ -104,8 +102,8 @@ def listed_targets(
         the root above the last of its lines in the tree, and "other findings" takes all fields from which nothing is
         left, the empty, unusable and unchanged ones among them; a lacking field becomes "normal".
     normal : {"alone", "listed"}
-        "alone": a film with a finding is not normal, whatever its list says; "listed": what the list says counts. With
-        "last_root" it always does.
+        "alone": an image with a finding is not normal, whatever its list says; "listed": what the list says counts.
+        With "last_root" it always does.
     tree : TermTree, optional
         By default :meth:`TermTree.shipped`.
 

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 
-from thoraxlib.files import read_regular
-
-__all__ = ["TermTree"]
+from thoraxlib.utils.files import read_regular
 
 _LINE = re.compile(r"(?P<prefix>[│├└─\s]*)(?P<name>[^\[\\]*)")
 _STEP = 4  # characters of the prefix for a level

@@ -1,0 +1,62 @@
+"""The command ``thoraxlib``, also ``python -m thoraxlib``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command: 0, 1 where some images failed, or 2 after an error that ended the call."""
+    parser = argparse.ArgumentParser(prog="thoraxlib")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    _add_prepare(verbs.add_parser("prepare", help="convert and resize an archive", description=_PREPARE))
+    options = vars(parser.parse_args(argv))
+    run = options.pop("run")
+    del options["verb"]
+    try:
+        status: int = run(**options)
+    except (OSError, MemoryError, ValueError, ImportError, RuntimeError) as error:
+        print("error:", "; ".join((str(error), *getattr(error, "__notes__", ()))), file=sys.stderr)
+        return 2
+    return status
+
+
+_PREPARE = (
+    "Convert and resize folders, zip archives or buckets of DICOM, PNG and JPEG images to a training copy. The same "
+    "call resumes after an interruption."
+)
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="+", help="folders or zip archives, local or gs://, s3://")
+    parser.add_argument("output", help="a local folder")
+    parser.add_argument("--size", type=int, nargs="+", default=[256], help="side, or height and width (256)")
+    parser.add_argument("--resize", default="pad", help="pad (keeps the aspect ratio, default), pad_end, crop, stretch")
+    parser.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
+    parser.add_argument(
+        "--window", type=window_of, help="bits, percentiles, minmax, CENTRE,WIDTH, or a number for DICOM"
+    )
+    parser.add_argument("--pattern", help="of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
+    parser.add_argument("--num-workers", type=int, help="processes; by default one for each CPU")
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(*, size: Sequence[int], resize: str, **options: object) -> int:
+    from thoraxlib.archives import prepare
+    from thoraxlib.input_spec import InputSpec
+
+    if len(size) > 2:
+        raise ValueError(f"--size takes a side, or height and width, got {len(size)} numbers")
+    copy = prepare(**options, spec=InputSpec(size=(size[0], size[-1]), resize=resize))  # type: ignore[arg-type]
+    print(copy)
+    return 1 if copy.failures else 0
+
+
+def window_of(text: str) -> object:
+    """Grey window given as text; see :func:`thoraxlib.images.read`."""
+    if "," in text:
+        centre, width = text.split(",")
+        return float(centre), float(width)
+    return int(text) if text.isdecimal() else text

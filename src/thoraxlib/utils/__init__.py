@@ -1,0 +1,1 @@
+"""Shared utilities: files, arguments, arrays, modes of modules, tables as text, worker processes."""
