@@ -1,6 +1,7 @@
-"""What works with what: found by trying, and written down in ``docs/guides/compatibility.md``.
+"""Try which components work together, and each ability of the documented models.
 
-``test_everything.py`` tries the same and compares. After a change that is meant, from the root of the repository::
+``test_everything.py`` compares the abilities with the models' cards, and the rest with the tables of
+``docs/guides/compatibility.md``. After a new head, pooling, CAM or family of backbones::
 
     python -m tests.compatibility --write
 """
@@ -14,7 +15,6 @@ import fnmatch
 import functools
 import io
 import re
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -107,7 +107,8 @@ def small(name: str, preset: str | None = None, **options: Any) -> nn.Module:
     """A documented model from small parts, as if it was trained: no norm and no scale is without effect."""
     torch.manual_seed(0)
     parts = small_parts(name, preset, but=())
-    given: dict[str, Any] = {"in_features": 8} if name == "anaxnet" else {"labels": _LABELS}
+    accepted = thoraxlib.describe(name).options
+    given: dict[str, Any] = {"in_features": 8} if "in_features" in accepted else {"labels": _LABELS}
     if "backbone" in parts:
         given["input_spec"] = {"size": side_for(parts["backbone"])}
     model = thoraxlib.build(name, preset=preset, **{**parts, **given, **options})
@@ -134,12 +135,12 @@ def used(model: nn.Module, *inputs: Tensor) -> nn.Module:
 
 
 def example(model: Any, batch: int = 3) -> tuple[Tensor, ...]:
-    """What `model` is called with."""
+    """Inputs of `model`; images have bright and dark regions."""
     torch.manual_seed(1)
-    if not hasattr(model, "input_spec"):  # features of regions, some of which are absent
-        shape = (batch, len(model.region_names))
-        return torch.randn(*shape, model.in_features), torch.rand(shape) < 0.8
-    return (images(batch, model.input_spec.channels, model.input_spec.size),)
+    inputs: tuple[Tensor, ...] = model.example_inputs(batch)
+    if inputs[0].ndim == 4:
+        return (images(batch, *inputs[0].shape[1:2], inputs[0].shape[2:]),)
+    return inputs
 
 
 def images(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
@@ -169,15 +170,15 @@ def assert_as_exact(fast: nn.Module, model: nn.Module, inputs: tuple[Tensor, ...
         assert_near(same(*wide), truth, 1e-10)
 
 
-# -- properties of the documented models ------------------------------------------------------------------------------
+# -- abilities of the documented models -------------------------------------------------------------------------------
 
-Property = Callable[[str], str]
-PROPERTIES: dict[str, Property] = {}
+Check = Callable[[str], str]
+CHECKS: dict[str, Check] = {}
 
 
-def _property(heading: str) -> Callable[[Property], Property]:
-    def register(check: Property) -> Property:
-        PROPERTIES[heading] = check
+def _ability(heading: str) -> Callable[[Check], Check]:
+    def register(check: Check) -> Check:
+        CHECKS[heading] = check
         return check
 
     return register
@@ -208,7 +209,7 @@ def known(name: str) -> _Known:
     return _Known(name)
 
 
-@_property("save, load")
+@_ability("save, load")
 def _saved(name: str) -> str:
     """Bit for bit, with labels, input and config."""
     it, model = known(name), known(name).model
@@ -227,7 +228,7 @@ def _saved(name: str) -> str:
     return YES
 
 
-@_property("an image alone")
+@_ability("an image alone")
 def _alone(name: str) -> str:
     """A batch of one; logits that do not depend on what else is in the batch."""
     it = known(name)
@@ -242,7 +243,7 @@ def _alone(name: str) -> str:
     return f"yes, but not as preset {', '.join(others)}" if others else YES
 
 
-@_property("bfloat16")
+@_ability("bfloat16")
 def _autocast(name: str) -> str:
     """Autocast, as near as what rounding the weights alone does lets expect."""
     it = known(name)
@@ -256,7 +257,7 @@ def _autocast(name: str) -> str:
     return YES
 
 
-@_property("channels_last")
+@_ability("channels_last")
 def _channels_last(name: str) -> str:
     """Model and images in that layout."""
     it = known(name)
@@ -268,12 +269,12 @@ def _channels_last(name: str) -> str:
     return YES
 
 
-@_property("optimize_for_inference")
+@_ability("optimize_for_inference")
 def _optimized(name: str) -> str:
     """Logits as exact; the model stays as it was, and the copy has no gradient and no hook."""
     it, model = known(name), known(name).model
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    fast = thoraxlib.optimize_for_inference(model, None if hasattr(model, "input_spec") else it.inputs)
+    fast = thoraxlib.optimize_for_inference(model, it.inputs)
     assert_as_exact(fast, model, it.inputs)
     after = model.state_dict()
     assert list(after) == list(before)
@@ -284,7 +285,7 @@ def _optimized(name: str) -> str:
     return YES
 
 
-@_property("torch.compile")
+@_ability("torch.compile")
 def _compiled(name: str) -> str:
     """In one graph."""
     it = known(name)
@@ -294,7 +295,7 @@ def _compiled(name: str) -> str:
     return YES
 
 
-@_property("torch.export")
+@_ability("torch.export")
 def _exported(name: str) -> str:
     """For a batch of any size."""
     it = known(name)
@@ -310,7 +311,7 @@ def _exported(name: str) -> str:
     return YES
 
 
-@_property("ONNX Runtime")
+@_ability("ONNX Runtime")
 def _onnx(name: str) -> str:
     """The same logits from the exported program, for a batch of any size."""
     import onnxruntime
@@ -327,13 +328,14 @@ def _onnx(name: str) -> str:
     return YES
 
 
-@_property("heat maps")
+@_ability("heat maps")
 def _heat_maps(name: str) -> str:
     """By every method of :mod:`thoraxlib.cams`."""
     it = known(name)
     if it.inputs[0].ndim != 4:
         return "no images"
-    return _all_but(METHODS, {method for method in METHODS if not _explains(it.model, method, it.alone())})
+    missing = {method for method in METHODS if not _explains(it.model, method, it.alone())}
+    return _all_but(METHODS, missing) if missing else YES
 
 
 # what goes wrong, by words of its message
@@ -341,10 +343,10 @@ _REASONS = {"thoraxlib.largest_component": "ONNX has no connected components"}
 
 
 def finding(name: str, heading: str) -> str:
-    """What holds of the documented model `name`: "yes", or why not."""
+    """Try an ability of the documented model `name`: "yes", or what holds instead."""
     with _quiet():
         try:
-            return PROPERTIES[heading](name)
+            return CHECKS[heading](name)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             known_words = (words for part, words in _REASONS.items() if part in text or part in str(error.__cause__))
@@ -517,54 +519,58 @@ def described(family: str) -> dict[str, str]:
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 _TEXT = """\
-# What works with what
+# Which components work together
 
-Found by trying: `tests/test_everything.py` tries every part of the registries anew and compares with this page. After a
-change that is meant, this writes it anew, from the root of the repository and with the extra `test`:
-
-```bash
-python -m tests.compatibility --write
-```
+A test (`tests/test_everything.py`) tries every component of the registries and compares the results with this page.
 
 ## Documented models
 
-Each with its own kind of backbone, fewer and narrower layers of it, on images of 64 pixels (`densevan`: 8), on a CPU.
-"An image alone": a batch of one gives the logits that the image has among others. `torch.compile` is in one graph,
-`torch.export` and ONNX for batches of any size, bfloat16 by autocast. `anaxnet` is that of features of regions.
-Logits after `optimize_for_inference` are as near to those of float64 as the model's: within 1e-5 of the largest, or
-three times the model's own error.
+Each model is tried with small components of its own kind, on images of 64 pixels (`densevan`: 8), on a CPU.
+`anaxnet` gets the features of regions.
 
-{models}
+- **An image alone**: a batch of one image gives the same logits as a larger batch with that image.
+- **bfloat16**: by autocast.
+- **optimize_for_inference**: the error against float64 stays within 1e-5 of the largest logit, or three times the
+  model's own error.
+- **torch.compile**: in one graph.
+- **torch.export**, **ONNX Runtime**: for batches of any size.
+- **heat maps**: by every method of `thoraxlib.cams`.
 
-ONNX (extra `onnx`) from the exported program:
+```{{abilities}}
+```
+
+ONNX (extra `onnx`) is written from the exported program:
 
 ```python
 program = torch.export.export(model, (x,), dynamic_shapes=({{0: torch.export.Dim.DYNAMIC}},))
 torch.onnx.export(program, dynamo=True).save("model.onnx")
 ```
 
-torch's exporter goes with the onnxscript of its time. torch 2.6, the oldest supported, fails with today's, and exports
-with `onnx==1.17.0 onnxscript==0.3.0 onnx-ir==0.1.3 protobuf==5.29.6` all but models with organ masks, as it knows no
-antialiased resize.
+Each version of torch needs the onnxscript of its time. torch 2.6, the oldest supported version, fails with the newest
+one. With `onnx==1.17.0 onnxscript==0.3.0 onnx-ir==0.1.3 protobuf==5.29.6` it exports all models but those with organ
+masks, because it has no antialiased resize.
+
+The abilities are declared in the models' cards (`thoraxlib.describe(name).abilities`). The tables below are written by
+`python -m tests.compatibility --write`, from the root of the repository and with the extra `test`.
 
 ## Heads and poolings
 
-"one map": not under a fusion that gives several; "several maps": under such a fusion alone. What is refused is an
-error when the model is built, which names the part and what to use instead.
+"one map": not with a fusion that gives several maps; "several maps": only with such a fusion. Other combinations raise
+an error when the model is built. It names the component and the alternative.
 
 {pools}
 
 ## Heads and heat maps
 
-With every pooling that the head takes; "no" and "not with" are heads without per-location logits, where the error
-names the gradient-based methods.
+"yes": with every pooling that the head takes. "no" and "not with": the head has no logits for each location, and the
+error names the gradient-based methods.
 
 {cams}
 
 ## Families of backbones
 
-One member of each, of timm's a choice. All take every fusion ({fusions}),
-and under each every head with every pooling, as the table above says; a gradient reaches all of their weights.
+One backbone of each family, and a choice of timm's. All work with every fusion ({fusions}),
+and with every head and pooling as in the tables above. A gradient reaches all of their weights.
 
 {families}
 """
@@ -573,7 +579,6 @@ and under each every head with every pooling, as the table above says; a gradien
 class Page(NamedTuple):
     """The tables of the page: of each row's name, its cells by their headings."""
 
-    models: Table
     pools: Table
     cams: Table
     families: Table
@@ -596,12 +601,8 @@ class Page(NamedTuple):
     @classmethod
     def find(cls) -> Page:
         """The page as it should be."""
-        models = {}
-        for name in thoraxlib.models.registry.registered():
-            models[name] = {heading: finding(name, heading) for heading in PROPERTIES}
-            print(name, models[name], file=sys.stderr, flush=True)
         with _quiet():
-            return cls(models, heads_and_pools(), heads_and_cams(), {name: described(name) for name in families()})
+            return cls(heads_and_pools(), heads_and_cams(), {name: described(name) for name in families()})
 
 
 def _cells(rows: list[list[str]]) -> Table:
@@ -615,7 +616,7 @@ def _markdown(corner: str, table: Table) -> str:
     return markdown([[_CORNERS[corner], *headings], *rows]).replace("---:", "---").strip()
 
 
-_CORNERS = {"models": "model", "pools": "head", "cams": "head", "families": "backbone"}
+_CORNERS = {"pools": "head", "cams": "head", "families": "backbone"}
 
 
 if __name__ == "__main__":

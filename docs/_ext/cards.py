@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 
 import thoraxlib
 from thoraxlib import checkpoints
-from thoraxlib.models.registry import ModelCard
+from thoraxlib.models.registry import ABILITIES, ModelCard
 
 PARITY = Path(__file__).parents[2] / "tests" / "parity"
 
@@ -167,6 +167,15 @@ def _files(name: str) -> str:
     return ", ".join(found) or "none"
 
 
+class Abilities(Rendered):
+    """Table of what each documented model can do, as its card declares it."""
+
+    def lines(self) -> list[str]:
+        names = thoraxlib.models.registry.registered()
+        rows = [[f"``{name}``", *map(plain, _card(name).abilities.values())] for name in names]
+        return table(["Model", *ABILITIES], rows)
+
+
 class Checkpoints(Rendered):
     """Every layout: its source, whether files are published, what loads them."""
 
@@ -194,6 +203,6 @@ class Checkpoints(Rendered):
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for directive in (Presets, Notes, Published, Parity, Models, Checkpoints):
+    for directive in (Presets, Notes, Published, Parity, Models, Abilities, Checkpoints):
         app.add_directive(directive.__name__.lower(), directive)
     return {"parallel_read_safe": True, "version": "1"}

@@ -1,8 +1,10 @@
-"""The documented models: each a short composition of the rooms.
+"""The documented models: each a short composition of components.
 
 Every factory records its options in ``model.config``, called by itself or by ``build(name, preset=None, **options)``:
 :func:`thoraxlib.save_pretrained` writes that.
 """
+
+import pkgutil
 
 from thoraxlib.models.base import ChestModel, Classifier, ClassifierOutput
 from thoraxlib.models.registry import ModelCard, ModelRegistry, Preset
@@ -21,19 +23,6 @@ __all__ = [
     "registry",
 ]
 
-_PARTS = (
-    "classifier",
-    "chexnet",
-    "unified_dcnn",
-    "unified_dcnn_padchest",
-    "pcam",
-    "jf_top1",
-    "x_ray",
-    "segfusion",
-    "ag_cnn",
-    "anaxnet",
-    "torchxrayvision",
-)
-
-registry = ModelRegistry("models", modules=[f"thoraxlib.models.{name}" for name in _PARTS])
+# every file is searched for documented models: a new one needs no other line
+registry = ModelRegistry("models", modules=[f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

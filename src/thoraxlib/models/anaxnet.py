@@ -89,6 +89,13 @@ class AnaXNet(ChestModel):
         if detector is not None and not train_detector:
             detector.requires_grad_(False).eval()
 
+    def example_inputs(self, batch: int = 1) -> tuple[Tensor, ...]:
+        """Return images with a detector; else features of regions (batch, R, D), and which of them are present."""
+        if self.detector is not None:
+            return super().example_inputs(batch)
+        shape = (batch, len(self.region_names))
+        return torch.randn(*shape, self.in_features), torch.rand(shape) < 0.8
+
     def train(self, mode: bool = True) -> AnaXNet:
         """Training or eval mode; a frozen detector stays in eval mode."""
         super().train(mode)

@@ -60,6 +60,10 @@ class ChestModel(Persistent):
         """Compute everything of images, as a named tuple."""
         raise NotImplementedError
 
+    def example_inputs(self, batch: int = 1) -> tuple[Tensor, ...]:
+        """Return inputs of the right shapes and values, for export and tests: here images (batch, C, H, W) of noise."""
+        return (torch.rand(batch, self.input_spec.channels, *self.input_spec.size),)
+
     @torch.inference_mode()
     def predict_proba(self, x: Tensor) -> Tensor:
         """Probabilities (N, K) in [0, 1]: the sigmoid of the logits in eval mode, without gradients."""

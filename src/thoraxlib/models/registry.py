@@ -13,7 +13,21 @@ from thoraxlib import labels as label_sets
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.base import ChestModel
 from thoraxlib.registry import Card, F, Registry, UnknownNameError, as_json
+from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.files import parse_json
+
+#: What a test tries on every documented model, from small components.
+ABILITIES = (
+    "save, load",
+    "an image alone",
+    "bfloat16",
+    "channels_last",
+    "optimize_for_inference",
+    "torch.compile",
+    "torch.export",
+    "ONNX Runtime",
+    "heat maps",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,8 @@ class ModelCard(Card):
         Parity record -> what agrees and how closely.
     notes : tuple of str
         Where the default departs from the paper or code, and why.
+    limits : Mapping[str, str]
+        Those of :data:`ABILITIES` that the model does not have, or has in part -> what holds instead.
     """
 
     paper: str = ""
@@ -61,19 +77,32 @@ class ModelCard(Card):
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     parity: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    limits: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name: str, *, input_spec: InputSpec | None = None) -> ModelCard:
         """Read the card of a documented model, ``cards/<name>.json``.
 
         A published table is a mapping of labels to values, or ``{"labels": <label set>, "auroc": [...]}``.
+
+        Raises
+        ------
+        ValueError
+            A limit of an unknown ability.
         """
         file = resources.files("thoraxlib.models").joinpath("cards").joinpath(f"{name}.json")
         known = parse_json(file.read_bytes(), file)
         tables = {title: _by_label(table) for title, table in known.pop("published", {}).items()}
         presets = {key: Preset(**preset) for key, preset in known.pop("presets", {}).items()}
         known.update({key: tuple(known.get(key, ())) for key in ("label_sets", "notes")})
+        for ability in known.get("limits", ()):
+            one_of(f"{file}: limits", ability, ABILITIES)
         return cls(**known, presets=presets, published=tables, input_spec=input_spec)
+
+    @property
+    def abilities(self) -> dict[str, str]:
+        """Each of :data:`ABILITIES` with "yes", or with what holds instead."""
+        return {ability: self.limits.get(ability, "yes") for ability in ABILITIES}
 
     def __str__(self) -> str:
         lines = [super().__str__(), f"  paper: {self.paper}"]
@@ -86,6 +115,7 @@ class ModelCard(Card):
             lines.append(f"  published AUROC, {title}: mean {sum(table.values()) / len(table):.4f}")
         lines += [f"  parity with {record}: {status}" for record, status in self.parity.items()]
         lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  {ability}: {limit}" for ability, limit in self.limits.items()]
         return "\n".join(lines)
 
 
