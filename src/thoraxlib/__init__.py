@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from thoraxlib import segmentation as segmentation
     from thoraxlib import training as training
     from thoraxlib import utils as utils
+    from thoraxlib import weights as weights
     from thoraxlib.archives import prepare as prepare
     from thoraxlib.archives import score_archive as score_archive
     from thoraxlib.checkpoints import load_checkpoint as load_checkpoint

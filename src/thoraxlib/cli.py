@@ -12,12 +12,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="thoraxlib")
     verbs = parser.add_subparsers(dest="verb", required=True)
     _add_prepare(verbs.add_parser("prepare", help="convert and resize an archive", description=_PREPARE))
+    _add_weights(verbs.add_parser("weights", help="published weights: list, show, fetch"))
     options = vars(parser.parse_args(argv))
     run = options.pop("run")
     del options["verb"]
     try:
         status: int = run(**options)
-    except (OSError, MemoryError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, MemoryError, ValueError, ImportError, RuntimeError, LookupError) as error:
         print("error:", "; ".join((str(error), *getattr(error, "__notes__", ()))), file=sys.stderr)
         return 2
     return status
@@ -52,6 +53,27 @@ def _prepare(*, size: Sequence[int], resize: str, **options: object) -> int:
     copy = prepare(**options, spec=InputSpec(size=(size[0], size[-1]), resize=resize))  # type: ignore[arg-type]
     print(copy)
     return 1 if copy.failures else 0
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="action", required=True)
+    listing = verbs.add_parser("list", help="names and summaries")
+    listing.add_argument("pattern", nargs="?", default="*", help="of names, such as 'chexnet*' (all)")
+    for action, does in (("show", "print the card"), ("fetch", "download and verify the file, and print its path")):
+        verbs.add_parser(action, help=does).add_argument("name")
+    parser.set_defaults(run=_weights)
+
+
+def _weights(*, action: str, pattern: str = "*", name: str = "") -> int:
+    from thoraxlib import weights
+
+    if action == "list":
+        for each in weights.names(pattern):
+            card = weights.describe(each)
+            print(f"{each:32}{card.kind:11}{card.summary}")
+    else:
+        print(weights.describe(name) if action == "show" else weights.fetch(name))
+    return 0
 
 
 def window_of(text: str) -> object:

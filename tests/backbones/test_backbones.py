@@ -8,6 +8,7 @@ from torch import nn
 
 from thoraxlib import backbones
 from thoraxlib.registry import OptionError
+from thoraxlib.weights import download
 
 # One small member of each family that the documented models or the issue name: (name, input size, options).
 FAMILIES = [
@@ -209,19 +210,30 @@ def test_van_weights_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path
     path = tmp_path / "van_tiny_754.pth.tar"
     head = {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
     torch.save({"state_dict": {**published.state_dict(), **head}}, path)
-    asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *where: asked.append(where) or str(path))
+    asked: list[tuple[str, str, str]] = []
+
+    def given(repository: str, file: str, *, revision: str) -> str:
+        asked.append((repository, file, revision))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", given)
+    with pytest.raises(RuntimeError, match=r"van-b0-imagenet: .* has the SHA-256 .*, the published file has 058bda07"):
+        backbones.build("van_b0", pretrained=True)
+    assert not path.exists()  # another file than the published one does not stay in the cache
+    torch.save({"state_dict": {**published.state_dict(), **head}}, path)
+    monkeypatch.setattr(download, "verify", lambda *_: None)
     loaded = backbones.build("van_b0", pretrained=True)
-    assert asked == [("Visual-Attention-Network/VAN-Tiny-original", "van_tiny_754.pth.tar")]
+    pinned = "b13047f70a3aa1706d32ea50230f631777fb4b50"
+    assert asked[-1] == ("Visual-Attention-Network/VAN-Tiny-original", "van_tiny_754.pth.tar", pinned)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), published.parameters(), strict=True))
     grey = backbones.build("van_b0", pretrained=True, in_chans=1)
     torch.testing.assert_close(
         grey.patch_embed1.proj.weight, published.patch_embed1.proj.weight.sum(dim=1, keepdim=True)
     )
-    with pytest.raises(ValueError, match="van_b4: no published weights; van_b0, van_b1, van_b2, van_b3 have them"):
+    with pytest.raises(ValueError, match="van_b4: no published weights; .*van-b3-imagenet"):
         backbones.build("van_b4", pretrained=True)
 
-    def offline(*where: str) -> str:
+    def offline(*where: str, revision: str) -> str:
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from thoraxlib import weights
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
 from thoraxlib.checkpoints import read
@@ -22,12 +23,6 @@ _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # widths, depths
     "van_b4": ((64, 128, 320, 512), (3, 6, 40, 3)),
     "van_b5": ((96, 192, 480, 768), (3, 3, 24, 3)),
     "van_b6": ((96, 192, 384, 768), (6, 6, 90, 6)),
-}
-_HUB = {
-    "van_b0": ("Visual-Attention-Network/VAN-Tiny-original", "van_tiny_754.pth.tar"),
-    "van_b1": ("Visual-Attention-Network/VAN-Small-original", "van_small_811.pth.tar"),
-    "van_b2": ("Visual-Attention-Network/VAN-Base-original", "van_base_828.pth.tar"),
-    "van_b3": ("Visual-Attention-Network/VAN-Large-original", "van_large_839.pth.tar"),
 }
 
 
@@ -111,11 +106,11 @@ class VAN(InTurn):
 
 def _published(name: str, backbone: VAN) -> None:
     """Load ImageNet weights from the Hugging Face hub into `backbone`."""
-    from huggingface_hub import hf_hub_download
     from timm.models import adapt_input_conv
 
-    if name not in _HUB:
-        raise ValueError(f"{name}: no published weights; {', '.join(_HUB)} have them")
+    published = f"{name.replace('_', '-')}-imagenet"
+    if published not in weights.names():
+        raise ValueError(f"{name}: no published weights; weights of the catalogue: {weights.names('van-*')}")
     if (backbone.channels, backbone.depths) != _SIZES[name]:
         widths, depths = _SIZES[name]
         raise ValueError(
@@ -123,7 +118,7 @@ def _published(name: str, backbone: VAN) -> None:
             f"{backbone.depths}"
         )
     try:
-        path = hf_hub_download(*_HUB[name])
+        path = weights.fetch(published)
     except Exception as error:
         raise RuntimeError(
             f"backbones: pretrained weights of {name} could not be downloaded ({type(error).__name__}: {error}); "

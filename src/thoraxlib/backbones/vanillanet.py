@@ -213,8 +213,8 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
     ) -> VanillaNet:
         if pretrained:
             raise ValueError(
-                f"{name}: its weights are not downloaded; build with pretrained=False, and give a file to "
-                "thoraxlib.load_checkpoint(model, file, backbone_only=True)"
+                f"{name}: pretrained=True is not supported; build with pretrained=False, and give a file, such as "
+                "thoraxlib.weights.fetch('vanillanet-5-imagenet'), to load_checkpoint(..., backbone_only=True)"
             )
         return VanillaNet(widths, strides, pool_sizes=pool_sizes, in_chans=in_chans, activation_slope=activation_slope)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from thoraxlib import labels as label_sets
 from thoraxlib.checkpoints.saving import CONFIG, WEIGHTS, Persistent, read_header
 from thoraxlib.models.base import ChestModel
 from thoraxlib.models.bounded import Bounded
+from thoraxlib.models.published import published
 from thoraxlib.registry import OptionError, Registry, UnknownNameError, without_pretrained
 from thoraxlib.utils.files import read_json
 
@@ -43,13 +45,14 @@ def load_pretrained(
     cache_dir: str | Path | None = None,
     force_download: bool = False,
     local_files_only: bool = False,
+    allow_pickle: bool = False,
 ) -> P:
-    """Load a model that :func:`save_pretrained` wrote, from a folder or from the Hub.
+    """Load a model that :func:`save_pretrained` wrote, from a folder or from the Hub, or published weights by name.
 
     Parameters
     ----------
     source : path or str
-        A folder, or a Hub repository ``"owner/name"``.
+        A folder, a Hub repository ``"owner/name"``, or a name of the catalogue (:func:`thoraxlib.weights.names`).
     kind : type
         Class of what is loaded: a :class:`thoraxlib.models.ChestModel`, or
         :class:`thoraxlib.segmentation.Segmenter`, or :class:`thoraxlib.detection.RegionDetector`.
@@ -57,6 +60,8 @@ def load_pretrained(
         Device on which the file's weights are read.
     revision, token, cache_dir, force_download, local_files_only
         See :func:`huggingface_hub.hf_hub_download`.
+    allow_pickle : bool
+        Load published weights that are a whole pickled module, which runs the code that it names.
 
     Returns
     -------
@@ -72,9 +77,16 @@ def load_pretrained(
     TypeError
         Another kind of model is saved there.
     UnknownNameError
-        A name that the model was saved with is not known here, as that of a plug-in that is not installed.
+        A name that the model was saved with is not known here, as that of a plug-in that is not installed; or a name
+        that is neither a folder nor in the catalogue.
     """
     config, weights = Path(source, CONFIG), Path(source, WEIGHTS)
+    is_name = isinstance(source, str) and re.fullmatch(r"[a-z0-9][\w.+-]*", source) is not None
+    if is_name and not Path(source).exists():
+        model = published(str(source), allow_pickle=allow_pickle)
+        if not isinstance(model, kind):
+            raise TypeError(f"{source} is a {type(model).__name__}, no {kind.__name__}")
+        return model
     if Path(source).is_dir():
         if not config.exists() and not weights.exists():
             why = f"no readable {CONFIG}; is this a folder that save_pretrained wrote?"

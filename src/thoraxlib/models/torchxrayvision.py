@@ -140,17 +140,37 @@ def _classifier(
     head = OperatingPointHead(width, thresholds) if calibrated else LinearHead(width, len(labels))
     model = Classifier(network, head, labels=labels, input_spec=spec)
     if pretrained:
-        state = _weights(prefix + weights, rows)
-        load_checkpoint(model, {**state, "head.thresholds": thresholds} if calibrated else state, layout="torchvision")
+        load_state(model, _downloaded(prefix + weights), rows)
     return model
 
 
-def _weights(name: str, rows: Sequence[int]) -> dict[str, Tensor]:
-    """The state dict that torchxrayvision loads under `name`, with these rows of its last layer."""
+def load_state(model: Classifier, state: Mapping[str, Tensor], rows: Sequence[int] | None = None) -> None:
+    """Load torchxrayvision's state dict into `model`.
+
+    Parameters
+    ----------
+    model : Classifier
+        One of this module's, of the same weights.
+    state : mapping
+        With a row for each of torchxrayvision's 18 labels.
+    rows : sequence of int, optional
+        Rows of the model's labels; by default found by name.
+    """
+    if rows is None:
+        known = torchxrayvision().datasets.default_pathologies
+        rows = [known.index(label) for label in model.labels]
+    own = {key.removeprefix("model."): value for key, value in state.items() if key != "op_threshs"}
+    own = {key: value[rows] if key.startswith(("classifier.", "fc.")) else value for key, value in own.items()}
+    if isinstance(model.head, OperatingPointHead):
+        own["head.thresholds"] = model.head.thresholds
+    load_checkpoint(model, own, layout="torchvision")
+
+
+def _downloaded(name: str) -> Mapping[str, Tensor]:
+    """Return the state dict that torchxrayvision downloads under `name`."""
     try:
         net = torchxrayvision().models.get_model(name)
     except Exception as error:
         raise not_had(name, error) from error
-    state = getattr(net, "model", net).state_dict()  # the ResNet is inside
-    last = ("classifier.", "fc.")
-    return {key: value[rows] if key.startswith(last) else value for key, value in state.items() if key != "op_threshs"}
+    state: Mapping[str, Tensor] = getattr(net, "model", net).state_dict()  # the ResNet is inside
+    return state
