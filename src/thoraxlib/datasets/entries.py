@@ -5,6 +5,7 @@ from thoraxlib.datasets.chest_imagenome import ChestImaGenome
 from thoraxlib.datasets.chexpert import CheXpert
 from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.image_mask import ImageMask
+from thoraxlib.datasets.medmnist import ChestMNIST, PneumoniaMNIST
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
 from thoraxlib.datasets.openi import OpenI
@@ -16,6 +17,8 @@ register("chest_imagenome")(ChestImaGenome)
 register("chexpert")(CheXpert)
 register("concat")(Concat)
 register("image_mask")(ImageMask)
+register("chestmnist")(ChestMNIST)
+register("pneumoniamnist")(PneumoniaMNIST)
 register("mimic_cxr")(MIMICCXR)
 register("nih14")(NIH14)
 register("openi")(OpenI)

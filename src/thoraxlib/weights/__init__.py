@@ -6,7 +6,8 @@ and :func:`thoraxlib.load_pretrained` makes the model that holds it.
 
 from __future__ import annotations
 
+from thoraxlib.utils.download import DigestError
 from thoraxlib.weights.cards import WeightsCard, describe, names
-from thoraxlib.weights.download import DigestError, fetch
+from thoraxlib.weights.download import fetch
 
 __all__ = ["DigestError", "WeightsCard", "describe", "fetch", "names"]
