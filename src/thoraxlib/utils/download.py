@@ -145,7 +145,7 @@ def bars(shown: bool) -> Iterator[None]:
 
 @contextmanager
 def writing(folder: Path, url: str, hint: str = "") -> Iterator[None]:
-    """Name the folder in errors that say that it cannot be written."""
+    """Raise PermissionError, which names the folder and the remedy, for errors that say that it cannot be written."""
     try:
         yield
     except OSError as error:
