@@ -31,6 +31,7 @@ extensions = [
     "cards",
     "flow",
     "mathml",
+    "weights",
 ]
 templates_path: list[str] = []
 exclude_patterns = ["_build", "_benchmarks", "_components", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
