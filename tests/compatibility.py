@@ -536,7 +536,8 @@ Each model is tried with small components of its own kind, on images of 64 pixel
 - **torch.export**, **ONNX Runtime**: for batches of any size.
 - **heat maps**: by every method of `thoraxlib.cams`.
 
-```{{abilities}}
+```{{eval-rst}}
+.. abilities::
 ```
 
 ONNX (extra `onnx`) is written from the exported program:
