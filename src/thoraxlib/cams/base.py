@@ -45,6 +45,8 @@ class ClassActivationMap(abc.ABC):
     """
 
     def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:
+        if target is None:
+            target = getattr(model, "cam_target", None)
         if isinstance(target, str):
             model = split(model, target) if isinstance(model, nn.Module) else split(model.model, target)
         elif getattr(model, "several_maps", False):

@@ -90,7 +90,8 @@ def load_checkpoint(
         warnings.warn(f"weights averaged over the training are not loaded: key={copy!r} takes them", stacklevel=2)
     source = registry.build(name)
     _check_names(name, model, source.names)
-    translated = source.translate(found)
+    convert = getattr(model, "checkpoint_filter", None)
+    translated = source.translate(found if convert is None else convert(found))
     places = _places(model, translated)
     own = model.state_dict()
     if backbone_only:
@@ -142,10 +143,11 @@ def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str
     """Own state-dict key -> key of the translated checkpoint."""
     own = model.state_dict()
     places = {key: key for key in own if key in translated}
-    for part in ("backbone", "head"):
-        module: Any = getattr(model, part, None)
+    for part in ("", "backbone", "head"):
+        module: Any = getattr(model, part, None) if part else model
         if hasattr(module, "checkpoint_keys"):
-            places |= {f"{part}.{key}": theirs for key, theirs in module.checkpoint_keys(translated).items()}
+            start = f"{part}." if part else ""
+            places |= {start + key: theirs for key, theirs in module.checkpoint_keys(translated).items()}
     last = next((name for name in _LAST if f"{name}.weight" in own), None)
     for leaf in ("weight", "bias"):
         if last is not None and f"{LOGITS}.{leaf}" in translated:

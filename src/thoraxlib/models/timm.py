@@ -1,0 +1,173 @@
+"""A whole timm classifier: its own backbone, norms, pooling and linear layer."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import timm
+from torch import Tensor
+
+from thoraxlib import labels as label_sets
+from thoraxlib.checkpoints.layout import LOGITS
+from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from thoraxlib.models import ModelCard, register
+from thoraxlib.models.base import ChestModel, check_images
+from thoraxlib.registry import OptionError
+
+
+class TimmOutput(NamedTuple):
+    """Everything a :class:`TimmModel` computes."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class TimmModel(ChestModel):
+    """A whole classifier of timm: images (N, C, H, W) -> logits (N, K).
+
+    Its features are what timm's ``forward_features`` returns: a map (N, C, h, w), of some families (N, h, w, C), or
+    tokens (N, T, C). :mod:`thoraxlib.cams` takes them all.
+
+    Parameters
+    ----------
+    net : nn.Module
+        A model of timm with K outputs.
+    labels : str or sequence of str
+        A label set, or K names.
+    input_spec : InputSpec
+        Description of the images.
+
+    Attributes
+    ----------
+    cam_target : str or None
+        Layer that heat maps explain by default; None for the features.
+    """
+
+    def __init__(self, net: Any, *, labels: str | Sequence[str], input_spec: InputSpec) -> None:
+        super().__init__()
+        self.net = net
+        self.labels = label_sets.resolve(labels)
+        self.input_spec = input_spec
+        self.num_prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
+        self.output_fmt = str(getattr(net, "output_fmt", ""))
+        # a head that reads the class token alone has no gradient for the patches' tokens behind the last block
+        self.cam_target: str | None = None
+        if getattr(net, "global_pool", "") == "token" and hasattr(net, "blocks"):
+            before = 1 if hasattr(net, "cls_attn_blocks") else 2
+            self.cam_target = f"net.blocks.{len(net.blocks) - before}"
+
+    @property
+    def patch_embed(self) -> Any:
+        """The layer that makes tokens of patches; None for convolutional networks."""
+        return getattr(self.net, "patch_embed", None)
+
+    def get_classifier(self) -> Any:
+        """Return the linear layer, as timm's models do."""
+        return self.net.get_classifier()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the features of images (N, C, H, W), after timm's last norm if it comes before the pooling."""
+        check_images(x, channels=self.input_spec.channels, stride=1, net=self.net)
+        features: Tensor = self.net.forward_features(x)
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Return the logits (N, K) of features."""
+        logits: Tensor = self.net.forward_head(features)
+        return logits
+
+    def forward_all(self, x: Tensor) -> TimmOutput:
+        """Return logits and features."""
+        features = self.forward_features(x)
+        return TimmOutput(self.forward_head(features), features)
+
+    def checkpoint_filter(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bring a file's entries to timm's current names and to this model's size, as timm does.
+
+        Position embeddings of another size are resampled, and names of the authors' own codes are translated.
+        """
+        convert = getattr(sys.modules[type(self.net).__module__], "checkpoint_filter_fn", None)
+        return dict(state if convert is None else convert(dict(state), self.net))
+
+    def checkpoint_keys(self, keys: Collection[str]) -> dict[str, str]:
+        """Return the file's name of each own entry."""
+        last = self.net.pretrained_cfg.get("classifier", "")
+        last = last if isinstance(last, str) else last[0]
+        found = {}
+        for own in self.state_dict():
+            name = own.removeprefix("net.")
+            logits = name.replace(f"{last}.", f"{LOGITS}.", 1) if name.startswith(f"{last}.") else name
+            theirs = logits if logits in keys else name
+            if theirs in keys:
+                found[own] = theirs
+        return found
+
+
+@register("timm", card=ModelCard.read("timm"))
+def timm_model(
+    *,
+    backbone: str = "resnet50",
+    labels: str | Sequence[str] = "nih14",
+    in_chans: int = 3,
+    pretrained: bool = False,
+    input_spec: Mapping[str, Any] | InputSpec | None = None,
+    **options: Any,
+) -> TimmModel:
+    """Whole classifier of timm, of any family, with timm's own norms, pooling and linear layer.
+
+    It holds a checkpoint that was fine-tuned with timm, with equal logits. The model "classifier" puts the library's
+    heads on a timm backbone instead.
+
+    Parameters
+    ----------
+    backbone : str
+        Name of a model of timm, with or without the tag of its weights.
+    labels : str or sequence of str
+        A label set, or names.
+    in_chans : int
+        Channels of the images.
+    pretrained : bool
+        Load timm's weights; the linear layer stays new.
+    input_spec : mapping or InputSpec, optional
+        Changes to timm's input: size, mean and standard deviation of the weights.
+    **options
+        Further options of ``timm.create_model``, e.g. ``drop_path_rate``, ``global_pool``, ``img_size``.
+
+    Raises
+    ------
+    ValueError
+        timm has no such model.
+    OptionError
+        The model does not accept one of the options.
+    RuntimeError
+        Pretrained weights cannot be loaded.
+    """
+    names = label_sets.resolve(labels)
+    if "checkpoint_path" in options:  # timm may unpickle it
+        raise OptionError("models: checkpoint_path is not accepted; thoraxlib.load_checkpoint loads files")
+    config = timm.models.get_pretrained_cfg(backbone, allow_unregistered=True)
+    if not timm.is_model(backbone) or config is None:
+        close = ", ".join(map(repr, difflib.get_close_matches(backbone, timm.list_models(), n=5)))
+        raise ValueError(f"backbone={backbone!r}: timm has no such model; it has {close or 'others'}")
+    side = config.input_size[1:]
+    spec = InputSpec(size=side, channels=3, mean=config.mean or IMAGENET_MEAN, std=config.std or IMAGENET_STD)
+    spec = spec.with_channels(in_chans).updated(input_spec)
+    if config.fixed_input_size and spec.size != tuple(side):
+        options.setdefault("img_size", spec.size)
+    try:
+        net = timm.create_model(backbone, pretrained=pretrained, num_classes=len(names), in_chans=in_chans, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise OptionError(f"models: timm model {backbone!r}: {error}") from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise RuntimeError(
+            f"models: pretrained weights of timm model {backbone!r} could not be loaded ({type(error).__name__}: "
+            f"{error}); build with pretrained=False to do without"
+        ) from error
+    return TimmModel(net, labels=names, input_spec=spec)
