@@ -57,7 +57,7 @@ PREFIXES = (
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("source", ["thoraxlib", "timm"])
+@pytest.mark.parametrize("source", ["thoraxlib", "plain"])
 @pytest.mark.parametrize("named", [False, True])
 def test_prefixes_around_a_network(prefix: str, source: str, named: bool) -> None:
     theirs = build() if source == "thoraxlib" else timm_net()
@@ -90,7 +90,7 @@ def test_a_backbone_alone(source: str, named: bool) -> None:
     state, layout = {
         "whole": (prefixed("backbone.", backbone), "thoraxlib"),
         "backbone": (backbone, "thoraxlib"),
-        "timm": ({key: value for key, value in timm_net().state_dict().items() if not key.startswith("fc.")}, "timm"),
+        "timm": ({key: value for key, value in timm_net().state_dict().items() if not key.startswith("fc.")}, "plain"),
         "compiled": (prefixed("model._orig_mod.backbone.", backbone), "thoraxlib"),
     }[source]
     model = build()

@@ -141,7 +141,7 @@ def _classifier(
     model = Classifier(network, head, labels=labels, input_spec=spec)
     if pretrained:
         state = _weights(prefix + weights, rows)
-        load_checkpoint(model, {**state, "head.thresholds": thresholds} if calibrated else state, layout="torchvision")
+        load_checkpoint(model, {**state, "head.thresholds": thresholds} if calibrated else state, layout="plain")
     return model
 
 
