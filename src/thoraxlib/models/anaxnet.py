@@ -14,7 +14,7 @@ from thoraxlib.detection import Regions
 from thoraxlib.graphs.adjacency import Builder
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.heads.regions import RegionHead
-from thoraxlib.metrics.image_level import image_level
+from thoraxlib.metrics.studies import image_level
 from thoraxlib.models import register
 from thoraxlib.models.base import ChestModel
 from thoraxlib.models.registry import ModelCard

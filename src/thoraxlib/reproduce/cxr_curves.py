@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib import metrics
-from thoraxlib.metrics.curves import Curve, count_readers
+from thoraxlib.metrics.curves import Curve
 from thoraxlib.utils.arrays import Floats
 
 
@@ -42,4 +42,4 @@ def radiologists_under_curve(
     def reached(curve: Curve, rate: Floats) -> Floats:
         return curve.y[np.searchsorted(curve.x, rate, side="left") - 1]
 
-    return count_readers(targets, scores, labels, points, reached)
+    return metrics.radiologists_under_curve(targets, scores, labels, points, reached)
