@@ -177,7 +177,7 @@ def test_unknown_layout_and_wrong_layout(densenet: nn.Module) -> None:
         thoraxlib.load_checkpoint(model, dict(densenet.state_dict()), layout="chexnet_arnowen")
 
 
-def test_aliases_that_disagree_are_told() -> None:
+def test_different_aliases_give_a_warning() -> None:
     from torchvision import models
 
     net = models.resnet50(num_classes=22)

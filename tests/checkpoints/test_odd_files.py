@@ -121,7 +121,7 @@ def test_a_van_without_its_head() -> None:
 
 
 @pytest.mark.parametrize("copy", ["state_dict_ema", "model_ema", "ema_state_dict"])
-def test_an_averaged_copy_is_told_and_can_be_chosen(copy: str, tmp_path: Path) -> None:
+def test_an_averaged_copy_gives_a_warning_and_can_be_chosen(copy: str, tmp_path: Path) -> None:
     last, averaged = (dict(build().state_dict()) for _ in range(2))
     model = build()
     torch.save({"state_dict": last, copy: averaged, "epoch": 3}, tmp_path / "both.pth")

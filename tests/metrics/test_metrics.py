@@ -31,7 +31,7 @@ def random_case(seed: int, n: int = 60, k: int = 3, ties: bool = False) -> tuple
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), ties=st.booleans(), name=st.sampled_from(sorted(METRICS)))
-def test_scores_are_scikit_learns_on_the_known_part(seed: int, ties: bool, name: str) -> None:
+def test_scores_are_scikit_learns_on_known_targets(seed: int, ties: bool, name: str) -> None:
     targets, scores = random_case(seed, ties=ties)
     unknown = np.random.default_rng(seed).random(targets.shape) < 0.3
     unknown[:2] = False
@@ -247,7 +247,7 @@ def sure(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_an_order_that_the_type_has_lost_is_told(dtype: torch.dtype) -> None:
+def test_types_that_lose_the_order_give_a_warning(dtype: torch.dtype) -> None:
     targets, scores = sure(dtype)
     for score in (
         lambda t, s: metrics.auroc(t, s),

@@ -618,7 +618,7 @@ def test_images_of_their_regions() -> None:
 
 
 class Plain(nn.Module):
-    """A detector of somebody's own, which says nothing of its input."""
+    """A detector without an input specification."""
 
     def forward(self, x: Tensor) -> Any:
         raise NotImplementedError

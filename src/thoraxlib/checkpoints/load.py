@@ -80,17 +80,17 @@ def load_checkpoint(
         state = state_dict_of(checkpoint, key)
     else:
         state = read(checkpoint, key=key, allow_pickle=allow_pickle)
-    name, found, headless = _recognised(model, state, layout)
+    name, network, headless = _recognised(model, state, layout)
     if headless and not backbone_only:
         raise CheckpointError(
             f"the checkpoint has the backbone's weights (layout {name!r}) and no head: backbone_only=True loads them "
             "and leaves the model's head unchanged. Nothing was loaded."
         )
-    for copy in {entry.partition(".")[0] for entry in state if len(found) < len(state)} & {*AVERAGED}:
+    for copy in {entry.partition(".")[0] for entry in state if len(network) < len(state)} & {*AVERAGED}:
         warnings.warn(f"weights averaged over the training are not loaded: key={copy!r} loads them", stacklevel=2)
     source = registry.build(name)
     _check_names(name, model, source.names)
-    translated = source.translate(found)
+    translated = source.translate(network)
     sources = _sources(model, translated)
     own = model.state_dict()
     if backbone_only:

@@ -139,13 +139,11 @@ def bootstrap_mean(
         See :func:`bootstrap`.
     """
     table = array(values)
-    known, parts = ~np.isnan(table), []
-    for weights in resampled_weights(
-        len(table), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids
-    ):
-        with np.errstate(invalid="ignore"):
-            parts.append(weights @ np.where(known, table, 0.0) / (weights @ known))
-    return percentiles(np.concatenate(parts), level)
+    known, table = ~np.isnan(table), np.nan_to_num(table, nan=0.0)
+    draws = resampled_weights(len(table), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids)
+    with np.errstate(invalid="ignore"):
+        means = [weights @ table / (weights @ known) for weights in draws]
+    return percentiles(np.concatenate(means), level)
 
 
 def _resampled(
@@ -153,11 +151,9 @@ def _resampled(
 ) -> Floats:
     """Score of each of B resamples, (B, K); the same seed and patients give the same resamples."""
     one_of("metric", metric, WEIGHTED)
-    values = []
-    for weights in resampled_weights(len(y), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids):
-        columns = [WEIGHTED[metric](y[:, k], s[:, k], weights) for k in range(y.shape[1])]
-        values.append(np.stack(columns, axis=1))
-    return np.concatenate(values)
+    score, labels = WEIGHTED[metric], range(y.shape[1])
+    draws = resampled_weights(len(y), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids)
+    return np.concatenate([np.stack([score(y[:, k], s[:, k], weights) for k in labels], axis=1) for weights in draws])
 
 
 def resampled_weights(
