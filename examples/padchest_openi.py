@@ -234,13 +234,21 @@ def fit(
 def averages(options: argparse.Namespace, found: training.Predictions, val: training.Predictions) -> None:
     """Print and keep precision, recall and F1 at 0.5, and at the thresholds that are best on the validation images."""
     best = np.nan_to_num(metrics.best_thresholds(val.targets, val.probabilities), nan=0.5)
-    kept = {}
+    kept: dict[str, Any] = {}
+    targets, probabilities = found.targets.numpy(), found.probabilities.numpy()
+    known = ~np.isnan(targets)
+    positive = known & (targets == 1)
     for title, thresholds in (("0.5", 0.5), ("best on val", best)):
-        report = metrics.multilabel_report(found.targets, found.probabilities, thresholds)
-        kept[title] = {name: scores._asdict() for name, scores in report.items()}
+        called = known & (probabilities >= thresholds)
+        kept[title] = {}
         print(f"\nthresholds: {title:<12}{'precision':>10}{'recall':>10}{'F1':>10}")
-        for name, scores in report.items():
-            print(f"{name:<24}" + "".join(f"{score:>10.4f}" for score in scores))
+        for name, axis in (("micro", None), ("macro", 0), ("samples", 1)):  # unknown labels do not count
+            some = np.atleast_1d(known.any(axis=axis))
+            tp, p, n = (np.atleast_1d(a.sum(axis=axis))[some] for a in (called & positive, called, positive))
+            ratios = {"precision": (tp, p), "recall": (tp, n), "f1": (2 * tp, p + n)}
+            scores = {key: float(np.mean(over / np.maximum(under, 1))) for key, (over, under) in ratios.items()}
+            kept[title][name] = scores
+            print(f"{name:<24}" + "".join(f"{score:>10.4f}" for score in scores.values()))
     with replacing(options.output / "averages.json") as scratch:
         scratch.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 

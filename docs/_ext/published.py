@@ -27,7 +27,6 @@ FILES: dict[str, Source] = {
     "cxr_dense_and_van": Source("", ("dense_and_van",)),
     "cxr_densevan": Source("", ("densevan",)),
     "cxr_vanillanet": Source("", ("vanillanet",)),
-    "timm": Source("ImageNet weights of its models", (), "any timm backbone"),
-    "torchvision": Source("ImageNet weights of its models", (), "the same backbones"),
+    "plain": Source("ImageNet weights of timm and torchvision", (), "any backbone of timm or torchvision"),
     "thoraxlib": Source("", (), "every model that was built alike"),
 }

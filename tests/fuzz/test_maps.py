@@ -174,7 +174,6 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "bootstrap": lambda y, s: metrics.bootstrap(y, s, n_bootstrap=5).low,
     "best_thresholds": metrics.best_thresholds,
     "confusion": lambda y, s: np.stack(list(metrics.confusion(y, s).values())),
-    "multilabel_report": lambda y, s: np.array(list(metrics.multilabel_report(y, s).values())),
     "micro_roc": lambda y, s: np.array(metrics.micro_roc(y, s).area),
     "macro_roc": lambda y, s: np.array(metrics.macro_roc(y, s).area),
     "aggregate": lambda y, s: metrics.aggregate(y, ["a", "b", "a", "c", "c"][: len(y)])[0],
@@ -247,6 +246,5 @@ def test_mask_scores(predicted: Tensor, truth: Tensor) -> None:
 
 
 def test_thresholds_of_another_number_than_labels() -> None:
-    for score in (metrics.confusion, metrics.multilabel_report):
-        with pytest.raises(ValueError, match="thresholds must be one number or 2"):
-            score([[1, 0], [0, 1]], [[0.1, 0.2], [0.3, 0.4]], [0.5, 0.5, 0.5])
+    with pytest.raises(ValueError, match="thresholds must be one number or 2"):
+        metrics.confusion([[1, 0], [0, 1]], [[0.1, 0.2], [0.3, 0.4]], [0.5, 0.5, 0.5])

@@ -191,7 +191,7 @@ def test_a_trained_segmenter_learns_from_the_labels(name: str, x: Tensor) -> Non
         ({"head": "vit_per_stage", "fusion": "seg_input"}, "two maps or more, got 512"),
     ],
 )
-def test_parts_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+def test_components_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(**{"segmenter": UNET, **options})
 

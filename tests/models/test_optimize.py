@@ -144,7 +144,7 @@ class Odd(nn.Module):
         return torch.cat([self.norms[4](plain), self.norms[5](returned)]), returned
 
 
-def test_what_else_is_seen_is_not_folded() -> None:
+def test_outputs_with_other_uses_are_not_folded() -> None:
     model, x = _used(Odd()), torch.randn(2, 3, 8, 8)
     fast = thoraxlib.optimize_for_inference(model, (x,))
     assert [index for index, norm in enumerate(fast.norms) if isinstance(norm, nn.Identity)] == [4]

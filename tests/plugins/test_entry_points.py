@@ -130,7 +130,7 @@ def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Ins
     state = {key.removeprefix("backbone.net."): value for key, value in model.state_dict().items()}
     state = {key.replace("head.fc", "fc"): value for key, value in state.items()}
     with pytest.warns(UserWarning, match="'aaa_first'.*broken-layouts.*boom"):
-        assert checkpoints.load_checkpoint(model, state) == "timm"
+        assert checkpoints.load_checkpoint(model, state) == "plain"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.regions import find_names
-from thoraxlib.metrics.image_level import image_level
+from thoraxlib.metrics.studies import image_level
 from thoraxlib.utils.arrays import table
 from thoraxlib.utils.files import read_json
 

@@ -16,7 +16,7 @@ from thoraxlib import labels as label_sets
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.files import progress_bar
 from thoraxlib.datasets.images import ImageDataset
-from thoraxlib.metrics.image_level import image_level
+from thoraxlib.metrics.studies import image_level
 
 _FEW = 10  # images: fewer say nothing of whether all are resized copies
 

@@ -11,7 +11,7 @@ from thoraxlib.explanation.look import Seen
 from thoraxlib.localization import Boxes
 from thoraxlib.localization.boxes import area
 from thoraxlib.localization.metrics import box_iogt
-from thoraxlib.metrics.image_level import image_level
+from thoraxlib.metrics.studies import image_level
 from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.modes import eval_view
 

@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from thoraxlib import losses
-from thoraxlib.metrics.checks import checked
-from thoraxlib.metrics.scores import per_label
+from thoraxlib.metrics.scores import checked, per_label
 from thoraxlib.registry import Spec
 from thoraxlib.training.schedules import Schedule, of_whole_run, schedule
 from thoraxlib.utils.arrays import Floats
