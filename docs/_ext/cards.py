@@ -118,8 +118,8 @@ class Agreement(Rendered):
         return [
             *table(["Record", "Compared", "Whole model, weights by ``load_checkpoint``"], rows, [28, 32, 40]),
             "",
-            f"The error is at most {_tolerance():g} of the largest value of each output, if the table gives no other"
-            " bound. The default test suite makes all comparisons (``tests/parity``), with weights and images from formulas.",
+            f"The error is at most {_tolerance():g} of the largest value of each output, unless stated otherwise."
+            " The default test suite makes all comparisons (``tests/parity``), with weights and images from formulas.",
         ]
 
 

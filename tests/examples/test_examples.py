@@ -23,7 +23,19 @@ from thoraxlib.images import transform_for
 pytest.importorskip("lightning")
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TINY = ["--no-progress", "--device", "cpu", "--images", "48", "--epochs", "1", "--batch-size", "8", "--weights", "none"]
+TINY = [
+    "--no-progress",
+    "--device",
+    "cpu",
+    "--num-images",
+    "48",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--weights",
+    "none",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -262,7 +274,7 @@ def test_ag_cnn_s_ablations(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module("ag_cnn").main
-    flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--images", "24"]
+    flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--num-images", "24"]
     main([*flags, "--taus", "0.3", "0.8", "--statistics", "l1"])
     printed, folder = capsys.readouterr().out, tmp_path / "outputs" / "ag_cnn"
     assert re.search(r"^l1 > 0.3 +[\d.]+ +[\d.]+ +[\d.]+\nl1 > 0.8 ", printed, flags=re.MULTILINE)
@@ -370,15 +382,15 @@ def test_leaderboard_on_synthetic_images(
     leaderboard = importlib.import_module("leaderboard")
     monkeypatch.setitem(leaderboard.SMALL_DETECTOR, "score_threshold", 0.0)  # after one epoch nothing is sure
     models = ["segfusion_vangcn", "ag_cnn", "anaxnet"]
-    flags = [*TINY, "--images", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
-    way = leaderboard.way
+    flags = [*TINY, "--num-images", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
+    trainer_of = leaderboard.trainer_of
 
     def broken(name: str) -> object:
         if name == "ag_cnn":
             raise RuntimeError("out of | memory")
-        return way(name)
+        return trainer_of(name)
 
-    monkeypatch.setattr(leaderboard, "way", broken)
+    monkeypatch.setattr(leaderboard, "trainer_of", broken)
     assert leaderboard.main(flags) == 1
     folder = tmp_path / "outputs" / "leaderboard"
     rows = {row["model"]: row for row in json.loads((folder / "leaderboard.json").read_text())["rows"]}
@@ -404,14 +416,14 @@ def test_leaderboard_on_synthetic_images(
 
     # again: what is finished is not trained again, what failed is
     trained = []
-    monkeypatch.setattr(leaderboard, "way", lambda name: trained.append(name) or way(name))
+    monkeypatch.setattr(leaderboard, "trainer_of", lambda name: trained.append(name) or trainer_of(name))
     assert leaderboard.main(flags) == 0
     assert trained == ["ag_cnn"]
     after = {row["model"]: row for row in json.loads((folder / "leaderboard.json").read_text())["rows"]}
     assert all(after[name] == rows[name] for name in ("segfusion_vangcn", "anaxnet"))
     assert after["ag_cnn"]["note"] == "global 1 + local 1 + fusion 1 epochs"
-    with pytest.raises(ValueError, match="another protocol .images: 24 before, 23 now"):
-        leaderboard.main([*flags, "--images", "23"])
+    with pytest.raises(ValueError, match="another protocol .num_images: 24 before, 23 now"):
+        leaderboard.main([*flags, "--num-images", "23"])
     with pytest.raises(SystemExit):
         leaderboard.main([*flags, "nothing"])
     assert "--models: nothing are not among" in capsys.readouterr().err
@@ -421,7 +433,7 @@ def test_leaderboard_on_synthetic_images(
 def test_leaderboard_over_seeds_and_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     leaderboard = importlib.import_module("leaderboard")
-    flags = [*TINY, "--images", "24", "--size", "32", "--labels", "Effusion", "--models", "van"]
+    flags = [*TINY, "--num-images", "24", "--size", "32", "--labels", "Effusion", "--models", "van"]
     assert leaderboard.main([*flags, "--seeds", "2"]) == 0
     folder = tmp_path / "outputs" / "leaderboard"
     (row,) = json.loads((folder / "leaderboard.json").read_text())["rows"]
@@ -456,14 +468,14 @@ def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.Mo
     boards = []
     monkeypatch.setattr(leaderboard, "row", lambda board, name: boards.append(board) or {"model": name})
     monkeypatch.setattr(leaderboard, "publish", lambda board, rows: None)
-    assert leaderboard.main([*TINY, "--images", "8", "--labels", "Mass", "Edema"]) == 0
+    assert leaderboard.main([*TINY, "--num-images", "8", "--labels", "Mass", "Edema"]) == 0
     assert len(boards) == len(thoraxlib.models.registry.registered())
     image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     for name in thoraxlib.models.registry.registered():
         regional, staged = name == "anaxnet", name == "ag_cnn"
         masked = bool(thoraxlib.describe(name).options.get("segmenter"))
         asked = {regional: "regional", staged: "staged", masked: "masked"}.get(True, "plain")
-        assert leaderboard.way(name) is getattr(leaderboard, asked), name
+        assert leaderboard.trainer_of(name) is getattr(leaderboard, asked), name
         model = leaderboard.build(boards[0], name).eval()
         assert tuple(model.labels) == ("Mass", "Edema"), name
         assert sum(p.numel() for p in model.parameters()) < 12e6, name
@@ -478,7 +490,7 @@ AVERAGES = r"^micro +[\d.]+ +[\d.]+ +[\d.]+$"
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--size", "48", "--images", "96", "--find-lr", "20"],
+        ["--size", "48", "--num-images", "96", "--find-lr", "20"],
         ["--size", "48", "--recipe", "jaydurant", "--backbone", "resnet50"],
         ["--size", "48", "--model", "chexnet", "--labels", "Mass", "Effusion", "--augmentation", "light"],
     ],
