@@ -1,4 +1,4 @@
-"""The examples in a tiny setting: they run, and write what they say."""
+"""Run the examples with small settings, and check what they print and write."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for path in EXAMPLES.glob("*.py"):
         sys.modules.pop(path.stem, None)
     yield
-    torch.set_flush_denormal(False)  # the examples set it for their process
+    torch.set_flush_denormal(False)  # the examples set it for the whole process
 
 
 def check_output(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_segfusion_on_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def nih_folder(root: Path) -> Path:
-    """The layout of the release, with two images for each of 24 patients."""
+    """Write files in the layout of the NIH release, with two images for each of 24 patients."""
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = ["Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"]
@@ -177,7 +177,7 @@ def nih_folder(root: Path) -> Path:
     return root
 
 
-def test_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nih_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = nih_folder(tmp_path / "nih")
     flags = [
@@ -195,8 +195,21 @@ def test_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     importlib.import_module("chexnet").main([*TINY, *flags, "--output", "here"])
     check_output(tmp_path / "here")
-    # again, from the weights that are there: nothing is left to train
+    # the same call again finds nothing left to train
     importlib.import_module("chexnet").main([*TINY, *flags, "--output", "here"])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py") if "parser" in path.read_text()))
+def test_help_shows_the_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "recipe":
+        return
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(name).main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    flags = ["--batch-size", "--num-workers", "--precision", "--output"]
+    for flag in flags if name == "score_archive" else [*flags, "--epochs", "--lr"]:
+        assert f" {flag} " in printed
+    assert re.search(r"--batch-size BATCH_SIZE [^(]*\(default: \d+\)", printed)
 
 
 def test_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,7 +220,7 @@ def test_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         importlib.import_module("chexnet").main([*TINY, "--data", "nih14", "--root", str(tmp_path / "nowhere")])
 
 
-def test_without_imagenet_weights_it_says_so_and_goes_on(
+def test_missing_imagenet_weights_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import thoraxlib
@@ -226,8 +239,8 @@ def test_without_imagenet_weights_it_says_so_and_goes_on(
     assert "Going on from scratch" in capsys.readouterr().err
 
 
-def test_on_a_folder_laid_out_as_chexpert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The authors' recipe, but for size, network and epochs."""
+def test_chexpert_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the authors' recipe, with a smaller input, one epoch and no ImageNet weights."""
     monkeypatch.chdir(tmp_path)
     root, rng = tmp_path / "CheXpert-v1.0-small", np.random.default_rng(0)
     columns = ["Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"]
@@ -264,14 +277,12 @@ def test_ag_cnn_on_synthetic_images(
     model = thoraxlib.load_pretrained(folder / "model")
     assert model.labels == thoraxlib.labels.build("nih15")
     assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
-    # again: nothing is left to train
+    # the same call again finds nothing left to train
     main([*TINY, "--size", "32"])
     assert printed.splitlines()[3:] == capsys.readouterr().out.splitlines()[3:]
 
 
-def test_ag_cnn_s_ablations(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ag_cnn_ablations(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module("ag_cnn").main
     flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--num-images", "24"]
@@ -287,7 +298,7 @@ def test_ag_cnn_s_ablations(
         assert (tmp_path / order / "model" / "model.safetensors").exists()
 
 
-def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ag_cnn_nih_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = nih_folder(tmp_path / "nih")
     flags = ["--data", "nih14", "--root", str(root), "--size", "64", "--backbone", "resnet10t"]
@@ -296,7 +307,7 @@ def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.
 
 
 def imagenome_folder(root: Path) -> None:
-    """A release of synthetic_images in the layout of Chest ImaGenome, with images as MIMIC-CXR-JPG has them."""
+    """Write synthetic images in the layout of Chest ImaGenome, with image files as in MIMIC-CXR-JPG."""
     silver = root / "silver_dataset"
     for folder in (silver / "scene_graph", silver / "splits", root / "images"):
         folder.mkdir(parents=True)
@@ -306,7 +317,7 @@ def imagenome_folder(root: Path) -> None:
     for n, part in zip(range(36), [*["train"] * 16, *["valid"] * 8, *["test"] * 12], strict=True):
         sample, name = images[n], f"{n:08x}-00000000-11111111-22222222-33333333"
         boxes = dict(zip(images.region_names, sample["regions"].tolist(), strict=True))
-        said = {
+        sentences_of = {
             region: [[f"anatomicalfinding|yes|{images.labels[k]}" for k in (row == 1).nonzero().flatten().tolist()]]
             for region, row in zip(images.region_names, sample["region_labels"], strict=True)
         }
@@ -321,7 +332,7 @@ def imagenome_folder(root: Path) -> None:
             ],
             "attributes": [
                 {"object_id": f"{name}_{region}", "bbox_name": region, "attributes": sentences}
-                for region, sentences in said.items()
+                for region, sentences in sentences_of.items()
             ],
             "relationships": [],
         }
@@ -337,7 +348,7 @@ ANAXNET = ["--size", "64", "--detector-epochs", "1", "--boxes", "given", "--head
 ANAXNET += ["--minimum", "1"]
 
 
-@pytest.mark.filterwarnings("ignore")  # a handful of images says little
+@pytest.mark.filterwarnings("ignore")  # few images
 def test_anaxnet_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,13 +367,13 @@ def test_anaxnet_on_synthetic_images(
     head = thoraxlib.load_pretrained(folder / "graph_jaccard" / "model")
     assert torch.equal(head.head.operator.matrix, model.head.operator.matrix)
     assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
-    # again: nothing is left to train
+    # the same call again finds nothing left to train
     main(flags)
     assert capsys.readouterr().out.splitlines()[-30:] == printed.splitlines()[-30:]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anaxnet_chest_imagenome_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     imagenome_folder(tmp_path / "release")
     flags = ["--data", "chest_imagenome", "--root", "release", "--images", "release/images"]
@@ -374,13 +385,13 @@ def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeyp
     assert model.labels == ("atelectasis", "consolidation")
 
 
-@pytest.mark.filterwarnings("ignore")  # a handful of images says little
+@pytest.mark.filterwarnings("ignore")  # few images
 def test_leaderboard_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     leaderboard = importlib.import_module("leaderboard")
-    monkeypatch.setitem(leaderboard.SMALL_DETECTOR, "score_threshold", 0.0)  # after one epoch nothing is sure
+    monkeypatch.setitem(leaderboard.SMALL_DETECTOR, "score_threshold", 0.0)  # after one epoch all scores are low
     models = ["segfusion_vangcn", "ag_cnn", "anaxnet"]
     flags = [*TINY, "--num-images", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
     trainer_of = leaderboard.trainer_of
@@ -405,7 +416,7 @@ def test_leaderboard_on_synthetic_images(
         assert row["images_per_second"] > 0
     assert rows["segfusion_vangcn"]["published"] == pytest.approx(0.915)
     assert rows["segfusion_vangcn"]["table"] in thoraxlib.describe("segfusion_vangcn").published
-    assert "published" not in rows["anaxnet"]  # whose card has no table
+    assert "published" not in rows["anaxnet"]  # its card has no table
     assert rows["anaxnet"]["note"].startswith("detector 1 + head 1 epochs")
     text = (folder / "leaderboard.md").read_text()
     assert "| failed: RuntimeError: out of / memory |" in text
@@ -414,7 +425,7 @@ def test_leaderboard_on_synthetic_images(
     assert np.asarray(Image.open(folder / "leaderboard.png")).std() > 10
     assert thoraxlib.load_pretrained(folder / "anaxnet" / "seed0" / "model").labels == ("Mass", "Effusion", "Nodule")
 
-    # again: what is finished is not trained again, what failed is
+    # the same call again trains only the model that failed
     trained = []
     monkeypatch.setattr(leaderboard, "trainer_of", lambda name: trained.append(name) or trainer_of(name))
     assert leaderboard.main(flags) == 0
@@ -449,7 +460,7 @@ def test_leaderboard_over_seeds_and_without_training(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_leaderboard_says_what_real_images_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaderboard_names_what_real_images_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data", "nih14", "--root", str(nih_folder(tmp_path / "nih")), "--labels", "Effusion", "Mass"]
     flags += ["--size", "64", "--backbone", "small", "--models", "anaxnet", "segfusion_van", "x_ray"]
@@ -461,8 +472,8 @@ def test_leaderboard_says_what_real_images_lack(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.filterwarnings("ignore")  # an untrained UNet's masks are empty
-def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built small, each takes the protocol's images, and has logits and heat maps of all labels."""
+def test_leaderboard_builds_and_trains_every_documented_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each small model takes the images of the protocol, and has logits and heat maps of all labels."""
     leaderboard = importlib.import_module("leaderboard")
     monkeypatch.setattr(leaderboard.Board, "begin", lambda board: None)
     boards = []
@@ -474,8 +485,8 @@ def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.Mo
     for name in thoraxlib.models.registry.registered():
         regional, staged = name == "anaxnet", name == "ag_cnn"
         masked = bool(thoraxlib.describe(name).options.get("segmenter"))
-        asked = {regional: "regional", staged: "staged", masked: "masked"}.get(True, "plain")
-        assert leaderboard.trainer_of(name) is getattr(leaderboard, asked), name
+        expected = {regional: "regional", staged: "staged", masked: "masked"}.get(True, "plain")
+        assert leaderboard.trainer_of(name) is getattr(leaderboard, expected), name
         model = leaderboard.build(boards[0], name).eval()
         assert tuple(model.labels) == ("Mass", "Edema"), name
         assert sum(p.numel() for p in model.parameters()) < 12e6, name
@@ -509,14 +520,14 @@ def test_padchest_openi_on_synthetic_images(
     assert np.asarray(Image.open(folder / "panel.png")).std() > 10
     model = thoraxlib.load_pretrained(folder / "model")
     assert model.labels == (("Mass", "Effusion") if "--labels" in flags else thoraxlib.labels.build("padchest_openi22"))
-    # again, on the split that is there: nothing is left to train
+    # the same call again uses the same split and finds nothing left to train
     split = (folder / "split.csv").read_text()
     main([*TINY, *flags])
     assert (folder / "split.csv").read_text() == split
     assert printed.splitlines()[-8:] == capsys.readouterr().out.splitlines()[-8:]
 
 
-def test_a_range_test_goes_on_where_losses_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_range_test_goes_on_after_losses_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from thoraxlib import training
 
     padchest_openi = importlib.import_module("padchest_openi")
@@ -528,11 +539,11 @@ def test_a_range_test_goes_on_where_losses_are_not_finite(tmp_path: Path, monkey
     options = {"loss": "weighted_bce", "lr": 1e-3, "device": "cpu", "precision": "32-true", "find_lr": 24}
     objective = padchest_openi.Sweep.objective
 
-    def lost(task: Any, batch: dict[str, Any]) -> torch.Tensor:
+    def unstable(task: Any, batch: dict[str, Any]) -> torch.Tensor:
         loss: torch.Tensor = objective(task, batch)
         return loss * math.nan if task.trainer.global_step >= 16 else loss
 
-    monkeypatch.setattr(padchest_openi.Sweep, "objective", lost)
+    monkeypatch.setattr(padchest_openi.Sweep, "objective", unstable)
     found = padchest_openi.range_test(model, argparse.Namespace(**options, output=tmp_path, progress=False), images)
     assert len(found["lr"]) == len(found["loss"]) == 24
     assert [math.isnan(loss) for loss in found["loss"]] == [False] * 16 + [True] * 8
