@@ -75,7 +75,10 @@ def page(subpackage: str, registries: list[str], prose: str) -> str:
 
 
 def _reference(package: str, documented: set[int]) -> list[str]:
-    """Directives for the public names of a package and of its modules; adds the ids of the objects to `documented`."""
+    """Return directives for the public names of a package, and of its modules if it has a registry.
+
+    Objects whose ids are in `documented` are left out; the ids of the others are added.
+    """
     module = _module(package)
     inside = [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []))]
     lines = []
@@ -84,6 +87,8 @@ def _reference(package: str, documented: set[int]) -> list[str]:
         if name not in inside and id(value) not in documented and (inspect.isclass(value) or inspect.isfunction(value)):
             lines += [f".. {'autoclass' if inspect.isclass(value) else 'autofunction'}:: thoraxlib.{package}.{name}"]
             documented.add(id(value))
+    if _registry(package) is None:
+        return lines
     for name in (f"{package}.{inner}" for inner in inside):
         inner = _module(name)
         heading = [f".. rubric:: ``thoraxlib.{name}``", f".. automodule:: thoraxlib.{name}"]

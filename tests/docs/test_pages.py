@@ -68,7 +68,7 @@ PYTHON: dict[str, dict[str, str]] = {
         "epochs=4": "epochs=1",
     },
     "guides/registry.md": {'build("chexnet", pool': 'build("chexnet", backbone="resnet10t", pool'},
-    "guides/own-parts.md": {},
+    "guides/own-backbone.md": {},
     "guides/checkpoints.md": {},
     "guides/explain.md": {},
     "guides/training-copies.md": {},
