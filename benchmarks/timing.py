@@ -59,8 +59,7 @@ class Row:
 
 
 HEADER = (
-    "| thoraxlib | reference | time: thoraxlib / reference | spread | target: at most "
-    "| memory, MiB: thoraxlib / reference | conditions |\n"
+    "| thoraxlib | reference | time ratio | spread | target: at most | memory, MiB | conditions |\n"
     "|---|---|---|---|---|---|---|"
 )
 

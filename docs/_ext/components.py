@@ -102,7 +102,7 @@ def _reference(package: str, documented: set[int]) -> list[str]:
             if not each.startswith("_") and getattr(value, "__module__", None) == inner.__name__
         }
         skipped = [each for each, value in own.items() if each in FUNCTIONS or id(value) in documented]
-        if len(skipped) < len(own):
+        if len(skipped) < len(own) or _registry(name) is not None:
             lines += [*heading, *([f"   :exclude-members: {', '.join(skipped)}"] if skipped else [])]
             documented |= {id(value) for value in own.values()}
     return lines
