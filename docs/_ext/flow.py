@@ -144,7 +144,7 @@ def _path(a: Cell, b: Cell) -> str:
 
 def _box(cell: Cell, root: str) -> str:
     x, y = cell.middle
-    title = [("title", line) for line in textwrap.wrap(cell.title, 15)]
+    title = [("title", line) for line in textwrap.wrap(cell.title, 14)]
     texts = title + ([("detail", cell.detail)] if cell.detail else [])
     first = y - LINE * (len(texts) - 1) / 2
     words = "".join(

@@ -67,11 +67,11 @@ def test_published_scores_are_side_by_side() -> None:
 def test_flow_diagram() -> None:
     from flow import Cell, _draw
 
-    cells = {"a": Cell(0, 0, "Image", None, "3 x 8 x 8"), "b": Cell(0, 1, "Backbone & more", "backbones")}
+    cells = {"a": Cell(0, 0, "Image", None, "3 x 8 x 8"), "b": Cell(0, 1, "Neck & head", "backbones")}
     svg = _draw(cells, [("a", "b")], "alt", "../")
     assert svg.count('class="arrow"') == 1
     assert 'href="../components/backbones.html"' in svg
-    assert "Backbone &amp; more" in svg
+    assert "Neck &amp; head" in svg
     assert "3 x 8 x 8" in svg
 
 
