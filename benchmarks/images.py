@@ -16,6 +16,7 @@ import thoraxlib
 from benchmarks.timing import Row, compare, optional
 from thoraxlib import datasets, images
 from thoraxlib.datasets.images import ImageDataset
+from thoraxlib.images.copies import CopiedImage, ImageFile, TrainingCopy
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.training import DataModule
 
@@ -40,20 +41,20 @@ def write_images(folder: Path, smooth: bool) -> list[Path]:
     return paths
 
 
-class Folder(ImageDataset):
+class Unlabelled(ImageDataset):
     """Images without labels."""
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, files: list[ImageFile]) -> None:
         self.labels, self.transform = (), None
-        self.ids, self.patient_ids = names, names
-        self.targets = torch.zeros(len(names), 0)
-        self._paths = [folder / name for name in names]
+        self.ids = self.patient_ids = [str(file) for file in files]
+        self.targets = torch.zeros(len(files), 0)
+        self._paths = files
 
 
-def epoch(folder: Path, names: list[str]) -> Callable[[], torch.Tensor]:
+def epoch(files: list[ImageFile]) -> Callable[[], torch.Tensor]:
     """Return a function that reads an epoch in batches, each image four times, and returns the last batch."""
-    dataset = Folder(folder, 4 * names)
-    data = DataModule(dataset, dataset, batch_size=len(names), eval_transform=images.transform_for(SPEC))
+    dataset = Unlabelled(4 * files)
+    data = DataModule(dataset, dataset, batch_size=len(files), eval_transform=images.transform_for(SPEC))
     loader = data.val_dataloader()
     return lambda: deque(loader, maxlen=1)[0]["image"]
 
@@ -92,7 +93,6 @@ def run(device: torch.device) -> Iterator[Row]:
 
 def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     paths = write_images(folder / "images", smooth)
-    names = [path.name for path in paths]
     megabytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
     conditions = f"{IMAGES} PNG of {SIDE} px, {megabytes:.2f} MB each, to {SPEC.size[0]} px"
     kind = "smooth images" if smooth else "images"
@@ -106,7 +106,8 @@ def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
 
     spec = InputSpec(size=SPEC.size, resize="stretch")
     thoraxlib.prepare(folder / "images", folder / "copy", spec=spec, num_workers=0, progress=False)
-    from_copy, from_files = epoch(folder / "copy", names), epoch(folder / "images", names)
+    copy = TrainingCopy(folder / "copy")
+    from_copy, from_files = epoch([CopiedImage(copy, path.name) for path in paths]), epoch([*paths])
     check(from_copy(), from_files(), 1.01)
     row = f"{kind}: epoch from a training copy"
     reason = "reading the files is fast as well; a quarter of the time is writing the floats of the batch"
