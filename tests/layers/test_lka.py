@@ -6,8 +6,7 @@ from formulas import assert_matches, image, load_record, state_dict
 from torch import nn
 
 from thoraxlib import layers
-from thoraxlib.layers.depthwise import DepthwiseConv2d
-from thoraxlib.layers.lka import split_kernel
+from thoraxlib.layers.lka import DepthwiseConv2d, split_kernel
 
 NAMES = ["lka", "lka_multiscale", "lka_dilated", "lka_attention", "van_block"]
 

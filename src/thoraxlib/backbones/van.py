@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
 from thoraxlib.checkpoints import read
-from thoraxlib.layers.pointwise import channels_together
 from thoraxlib.layers.van import VANStage
 from thoraxlib.registry import Spec
 
@@ -37,7 +36,6 @@ class InTurn(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
         maps = []
-        x = channels_together(x)
         for name, part in self.named_children():
             x = part(x)
             if name.startswith("norm"):
