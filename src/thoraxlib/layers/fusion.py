@@ -141,11 +141,15 @@ class _Stage(nn.Module):
             self.bias = nn.Parameter(torch.zeros(size) if start == "one" else torch.rand(size))
         self.norm = _NORMS[norm](channels)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Map (N, C, h, w) and mask (N, 1, h, w) -> (N, C, h, w)."""
+    def masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Compute (w m + b) M."""
         if self.weight is not None and self.bias is not None:
             x = _fitted(self.weight, x) * x + _fitted(self.bias, x)
-        out: Tensor = self.norm(x * mask)
+        return x * mask
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map (N, C, h, w) and mask (N, 1, h, w) -> (N, C, h, w)."""
+        out: Tensor = self.norm(self.masked(x, mask))
         return out
 
 
