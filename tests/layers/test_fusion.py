@@ -29,7 +29,7 @@ def pyramid(n: int = 2, sizes: Any = SIZES, **options: Any) -> list[Tensor]:
 
 
 def some_masks(n: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
-    """A disc for each image, in different places."""
+    """A disc for each image, at different positions."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size[0]), torch.linspace(-1, 1, size[1]), indexing="ij")
     return torch.stack([((x - 0.3 * k) ** 2 + y**2 < 0.4).float() for k in range(n)])[:, None]
 
