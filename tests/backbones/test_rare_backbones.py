@@ -132,6 +132,8 @@ def test_errors() -> None:
         backbones.build("vanillanet_5", pretrained=True)
     with pytest.raises(ValueError, match="dense_van: no weights are published"):
         backbones.build("dense_van", pretrained=True)
+    with pytest.raises(ValueError, match=r"widths=\(8, 16\), depths=.* must have four numbers each"):
+        backbones.build("van_b0", widths=(8, 16))
     with pytest.raises(ValueError, match=r"van_b0: the published weights have widths \(32, 64, 160, 256\) and"):
         backbones.build("van_b0", widths=(32, 64, 128, 256), pretrained=True)
     with pytest.raises(ValueError, match=r"depths \(3, 3, 5, 2\), got \(32, 64, 160, 256\) and \(1, 1, 1, 1\)"):

@@ -143,7 +143,7 @@ def test_everything_is_matched_by_name(x: Tensor) -> None:
     head, other = built(**options), built(labels=turned, **options)
     for ours, theirs in zip(head.convolutions, other.convolutions, strict=True):
         theirs.load_state_dict(ours.state_dict())
-    # PPMI vectors are told up to a rotation
+    # PPMI vectors are unique up to a rotation
     at = [3, 0, 2, 1]
     other.embedding.vectors.copy_(head.embedding()[at])
     torch.testing.assert_close(other(x), head(x)[:, at])

@@ -75,14 +75,14 @@ def test_positions_matter_only_through_their_embedding() -> None:
     )
 
 
-def test_position_code() -> None:
-    code = sine_positions(3, 5, 8)
-    assert code.shape == (1, 8, 3, 5)
+def test_position_embedding() -> None:
+    embedding = sine_positions(3, 5, 8)
+    assert embedding.shape == (1, 8, 3, 5)
     for channel, (row, column) in [(0, (1, 4)), (3, (2, 0)), (4, (0, 2)), (7, (1, 3))]:
-        place, size = (row + 1, 3) if channel < 4 else (column + 1, 5)
-        angle = place / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * (channel % 4 // 2) / 4)
+        position, size = (row + 1, 3) if channel < 4 else (column + 1, 5)
+        angle = position / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * (channel % 4 // 2) / 4)
         expected = math.cos(angle) if channel % 2 else math.sin(angle)
-        assert code[0, channel, row, column] == pytest.approx(expected, abs=1e-6)
+        assert embedding[0, channel, row, column] == pytest.approx(expected, abs=1e-6)
     assert sine_positions(2, 2, 4, like=torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
     with pytest.raises(ValueError, match="channels must be a multiple of 4, got 6"):
         sine_positions(2, 2, 6)

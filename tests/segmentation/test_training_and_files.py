@@ -216,8 +216,8 @@ def test_a_classifier_trains_on_masks_from_files(tmp_path: Path) -> None:
     )
     runs = []
     unet.register_forward_hook(lambda *args: runs.append(1))
-    seen: list[Tensor] = []
-    model.fusion.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    masks_used: list[Tensor] = []
+    model.fusion.register_forward_pre_hook(lambda module, args: masks_used.append(args[1]))
     parts = {}
     for name, seed in (("train", 0), ("val", 1)):
         images = synthetic(16, seed, labels=("Mass", "Effusion"), balance=1.0)
@@ -239,7 +239,7 @@ def test_a_classifier_trains_on_masks_from_files(tmp_path: Path) -> None:
     training.fit(model, data, output=tmp_path / "run", epochs=1, monitor="val/loss", accelerator="cpu", progress=False)
     found = training.predict(model, parts["val"], progress=False)
     assert not runs
-    assert all(masks[:, :, :, :24].max() == 0 and masks[:, :, 8:-8, 40:-8].min() == 1 for masks in seen)
+    assert all(masks[:, :, :, :24].max() == 0 and masks[:, :, 8:-8, 40:-8].min() == 1 for masks in masks_used)
     assert found.logits.shape == (16, 2)
     saved = thoraxlib.load_pretrained(tmp_path / "run" / "model")
     x = torch.rand(1, 3, 64, 64)

@@ -54,8 +54,6 @@ class VAN(_Chain):
         "van_b0" to "van_b6".
     widths, depths : sequence of int, optional
         Channels and blocks of each stage; by default those of `name`.
-    mlp_ratios : sequence of float
-        Of each stage's blocks.
     in_chans : int
         Channels of the image; timm's rule adapts a pretrained first layer.
     pretrained : bool
@@ -71,10 +69,12 @@ class VAN(_Chain):
     Raises
     ------
     ValueError
-        Widths, depths and ratios of different lengths; `pretrained`, and no published weights of these sizes.
+        `widths` or `depths` that are not four; `pretrained`, and no published weights of these sizes.
     RuntimeError
         The weights could not be downloaded.
     """
+
+    strides = (4, 8, 16, 32)
 
     def __init__(
         self,
@@ -82,7 +82,6 @@ class VAN(_Chain):
         *,
         widths: Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
-        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
         in_chans: int = 3,
         pretrained: bool = False,
         gate: Spec | nn.Module = "lka",
@@ -91,12 +90,11 @@ class VAN(_Chain):
     ) -> None:
         super().__init__()
         widths, depths = tuple(widths or _SIZES[name][0]), tuple(depths or _SIZES[name][1])
-        if not len(widths) == len(depths) == len(mlp_ratios):
-            raise ValueError(f"widths={widths}, depths={depths}, mlp_ratios={mlp_ratios}: must have the same length")
+        if not len(widths) == len(depths) == 4:
+            raise ValueError(f"widths={widths}, depths={depths}: must have four numbers each, one for each stage")
         self.channels, self.in_chans = widths, in_chans
-        self.strides = tuple(4 * 2**stage for stage in range(len(widths)))
         total, done = sum(depths), 0
-        for index, (width, depth, ratio) in enumerate(zip(widths, depths, mlp_ratios, strict=True)):
+        for index, (width, depth, ratio) in enumerate(zip(widths, depths, (8, 8, 4, 4), strict=True)):
             stage = VANStage(
                 widths[index - 1] if index else in_chans,
                 out_channels=width,

@@ -68,7 +68,7 @@ class VanillaNet(Backbone):
     widths : sequence of int
         Channels of the stem and of each stage.
     strides : sequence of int
-        Of each stage's pooling.
+        Stride of each stage's pooling; 1 for none.
     pool_sizes : sequence of int, optional
         Fixed sizes of the maps after each pooling with a stride above 1, finest first; by default, the sizes follow
         from the image.

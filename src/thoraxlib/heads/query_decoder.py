@@ -23,7 +23,7 @@ def sine_positions(height: int, width: int, channels: int, *, like: Tensor | Non
     Parameters
     ----------
     height, width : int
-        Of the map.
+        Size of the map.
     channels : int
         A multiple of 4.
     like : Tensor, optional
@@ -80,13 +80,13 @@ class QueryDecoderHead(Head):
     num_labels : int
         K.
     pool : str, mapping or nn.Module
-        Of the linear layer; from :mod:`thoraxlib.layers.pooling`.
+        Pooling before the linear layer; from :mod:`thoraxlib.layers.pooling`.
     channels : int
         D, a multiple of 4 and of `attention_heads`.
     encoder_layers, decoder_layers : int
         Number of layers.
     attention_heads : int
-        Of each layer.
+        Attention heads of each layer.
     hidden : int
         Units of the feed-forward layers.
     dropout : float

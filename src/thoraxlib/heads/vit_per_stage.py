@@ -22,7 +22,7 @@ class ViTPerStage(Head):
     Parameters
     ----------
     in_channels : sequence of int
-        Of the maps; there is one transformer for each but the last.
+        Channels of the maps; there is one transformer for each map but the last.
     num_labels : int
         K.
     sizes : sequence of (int, int)
@@ -34,7 +34,7 @@ class ViTPerStage(Head):
         Side of a patch (one token), in locations of the map; smaller for maps smaller than that by `sizes`. A remainder
         at the right and bottom is cut off; a map smaller than a patch is padded with zeros.
     width, depth, num_heads : int
-        Of each transformer.
+        Width, depth and attention heads of each transformer.
 
     Raises
     ------

@@ -21,7 +21,7 @@ class Fusion(nn.Module):
     Attributes
     ----------
     channels : tuple of int
-        Of the output maps.
+        Channels of the output maps.
     uses_masks : bool
         True if organ masks are needed: (N, 1, H, W) in [0, 1], at the image's size.
     """
@@ -67,7 +67,7 @@ class Pyramid(Fusion):
     Parameters
     ----------
     channels : sequence of int
-        Of the backbone's maps.
+        Channels of the backbone's maps.
     repeat_last : bool
         Return the last map twice.
 
@@ -98,7 +98,7 @@ class SegInput(Fusion):
     Parameters
     ----------
     channels : sequence of int
-        Of the backbone's maps.
+        Channels of the backbone's maps.
     """
 
     uses_masks = True
@@ -169,7 +169,7 @@ class SegPyramid(Fusion):
     Parameters
     ----------
     channels : sequence of int
-        Of the backbone's maps.
+        Channels of the backbone's maps.
     sizes : sequence of (int, int)
         (h, w) of the maps at the model's input size: the shapes of w and b with ``affine="position"``.
     affine : {"none", "position"}

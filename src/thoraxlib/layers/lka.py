@@ -124,7 +124,7 @@ class LKA(nn.Module):
     kernel_size : int
         Size of the kernel that the two depthwise ones replace; see :func:`split_kernel`.
     dilation : int
-        Of the second depthwise kernel.
+        Dilation of the second depthwise kernel.
 
     Raises
     ------
@@ -160,7 +160,7 @@ class MultiScaleLKA(nn.Module):
     kernels : sequence of (int, int)
         Size of the kernel and of the dilated kernel, for each branch.
     dilation : int
-        Of the dilated kernels.
+        Dilation of the dilated kernels.
     used : sequence of int, optional
         The branch whose output enters the last convolution at each position; default: every branch once. The original
         has (0, 1, 2, 2, 2): the parameters of its last two branches are not used.
@@ -209,7 +209,7 @@ class DilatedLKA(nn.Module):
     in_channels : int
         C.
     dilations : sequence of int
-        Of the 3x3 kernels.
+        Dilations of the 3x3 kernels.
     """
 
     def __init__(self, in_channels: int, *, dilations: Sequence[int] = (1, 3, 5, 7, 9)) -> None:

@@ -176,13 +176,13 @@ class VANStage(nn.Sequential):
     depth : int
         Number of blocks.
     kernel_size, stride : int
-        Of the first convolution; the kernel is odd.
+        Kernel (odd) and stride of the first convolution.
     mlp_ratio, gate, dropout
         Options of the blocks; see :class:`VANBlock`.
     drop_path : float or sequence of float
         Fraction of the samples that skip a block's branch, in training: one rate for all blocks, or one for each.
     eps : float
-        Of the layer norm.
+        Added to the variance in the layer norm.
 
     Raises
     ------
