@@ -38,7 +38,7 @@ _VTNET = {
     r"^transformer\.decoder\.norm\.": "head.norm.",
     r"^transformer\.": "head.",
     r"\.layers\.": ".",
-    r"\.(self|multihead)_attn\.": ".attention.",
+    r"\.multihead_attn\.": ".self_attn.",
     # norm1 would be that of the attention among the queries, which its decoder lacks
     r"(decoder\.\d+)\.norm2\.": r"\1.norm1.",
     r"(decoder\.\d+)\.norm3\.": r"\1.norm2.",

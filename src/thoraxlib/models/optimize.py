@@ -16,10 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from thoraxlib.layers.depthwise import DepthwiseConv2d
-from thoraxlib.layers.pointwise import PointwiseConv2d
+from thoraxlib.layers.lka import DepthwiseConv2d
 
-_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)  # not subclasses, which may use their weight otherwise
+_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d)  # not subclasses that do more with their weight
 
 
 @torch.no_grad()

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from thoraxlib.segmentation.base import Segmenter
-from thoraxlib.segmentation.classes import ORGAN_PARTS, organ_masks
-from thoraxlib.segmentation.metrics import dice_score
+from thoraxlib.segmentation.masks import ORGAN_PARTS, dice_score, organ_masks
 from thoraxlib.training.task import Task
 
 if TYPE_CHECKING:
