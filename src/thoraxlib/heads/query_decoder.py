@@ -64,6 +64,14 @@ class AttentionLayer(nn.TransformerEncoderLayer):
         return out
 
 
+class LabelwiseLinear(nn.Linear):
+    """Row of weights for each label's own vector, (N, K, D) -> (N, K)."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Compute the logits (N, K)."""
+        return (vectors * self.weight).sum(dim=2) + self.bias
+
+
 @register("query_decoder")
 class QueryDecoderHead(Head):
     """``u linear(features) + v decoder(features) + c``, with u, v and c for each label: (N, C, h, w) -> (N, K).
@@ -127,7 +135,7 @@ class QueryDecoderHead(Head):
         )
         self.norm = nn.LayerNorm(channels)
         self.queries = nn.Parameter(torch.randn(num_labels, channels))
-        self.labelwise = nn.Linear(channels, num_labels)  # row k is applied to the vector of label k
+        self.labelwise = LabelwiseLinear(channels, num_labels)
         self.linear_share = nn.Parameter(torch.full((num_labels,), 0.5))
         self.decoder_share = nn.Parameter(torch.full((num_labels,), 0.5))
         self.constant = nn.Parameter(torch.zeros(num_labels))
@@ -137,7 +145,7 @@ class QueryDecoderHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute the logits (N, K)."""
-        decoded = (self.decode(features) * self.labelwise.weight).sum(dim=2) + self.labelwise.bias
+        decoded = self.labelwise(self.decode(features))
         logits: Tensor = self.linear_share * self.linear(features) + self.decoder_share * decoded + self.constant
         return logits
 
