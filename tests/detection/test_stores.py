@@ -249,17 +249,10 @@ def test_whose_store_it_is(tmp_path: Path) -> None:
     net = detector()
     extract(net, Images(), tmp_path)
     open_store = detection.FeatureStore
-    assert len(open_store(tmp_path, detector=net, region_names=REGIONS, labels=Images.labels, feature_dim=16)) == LENGTH
-    with pytest.raises(ValueError, match="was extracted by another detector"):
-        open_store(tmp_path, detector=detector(seed=1))
-    with pytest.raises(ValueError, match="is of the regions .'right lung', 'left lung', 'heart'., not of .'left lung'"):
-        open_store(tmp_path, region_names=("left lung", "right lung", "heart"))
-    with pytest.raises(ValueError, match="is of the regions"):
-        open_store(tmp_path, detector=detector(regions=("a", "b", "c")))
-    with pytest.raises(ValueError, match="is of the labels"):
-        open_store(tmp_path, labels=("Mass",))
-    with pytest.raises(ValueError, match="has 16 features a region, not 1024"):
-        open_store(tmp_path, feature_dim=1024)
+    assert len(open_store(tmp_path, detector=net)) == LENGTH
+    for other in (detector(seed=1), detector(regions=("a", "b", "c"))):
+        with pytest.raises(ValueError, match="was extracted by another detector"):
+            open_store(tmp_path, detector=other)
     with pytest.raises(FileNotFoundError, match="holds no feature store: there is no index.json"):
         open_store(tmp_path / "none")
 
@@ -301,7 +294,7 @@ def test_features_that_do_not_fit(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"boxes": "true"}, "boxes='true': allowed are 'detected', 'given'"),
-        ({"batch_size": 0}, "batch_size=0, num_workers=0: at least 1"),
+        ({"batch_size": 0}, "batch_size=0: at least 1"),
         ({"shard_size": 0}, "shard_size=0: at least 1"),
     ],
 )
