@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> float:
     flags = recipe.parser("AG-CNN: a second look at what the first one attends to.", ("synthetic", "nih14"))
     flags.add_argument("--backbone", help="any of thoraxlib.backbones, for both branches")
     flags.add_argument("--pool", default="max", help="max, avg, lse, ...")
-    flags.add_argument("--order", default="G_L_F", choices=training.ag_cnn.ORDERS, help="what is trained together")
+    flags.add_argument("--order", default="G_L_F", choices=training.recipes.ORDERS, help="what is trained together")
     flags.add_argument("--taus", type=float, nargs="+", default=[0.7], help="share of the highest heat")
     flags.add_argument("--statistics", nargs="+", default=["max_abs"], help="max_abs, l1, l2, sum")
     flags.add_argument("--weights", choices=("imagenet", "none"))

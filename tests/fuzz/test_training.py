@@ -59,11 +59,11 @@ def test_a_run_is_refused_at_once_or_ends(
                 progress=False,
             )
         except (ValueError, RuntimeError) as error:
-            result, told = None, str(error)
+            result, message = None, str(error)
     if result is not None:
         assert np.isfinite(result.score)
         return
-    assert any(word in told for word in ("monitor", "train", "val"))
+    assert any(word in message for word in ("monitor", "train", "val"))
     assert parts[0].read == parts[1].read == 0
     assert not (tmp_path / "run").exists()
 
@@ -90,5 +90,5 @@ def test_a_score_counts_from_its_threshold_on(data: st.DataObject) -> None:
         np.testing.assert_equal(found["sensitivity"][k], expected)
         if not np.isnan(limits[k]):
             hits, positives = hits + sum(ones), positives + len(ones)
-    told = (~np.isnan(targets) & ~np.isnan(limits)).any()
-    np.testing.assert_allclose(report["micro"].recall, hits / max(positives, 1) if told else NAN)
+    known = (~np.isnan(targets) & ~np.isnan(limits)).any()
+    np.testing.assert_allclose(report["micro"].recall, hits / max(positives, 1) if known else NAN)
