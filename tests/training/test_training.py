@@ -341,8 +341,6 @@ def test_errors_of_the_data_module() -> None:
         training.DataModule(Images(4), Images(4, seed=1), batch_size=0)
     with pytest.warns(UserWarning, match="4 patients of train are also in val"):
         training.DataModule(Images(4), Images(4))
-    with pytest.raises(ValueError, match="without a test part"):
-        training.DataModule(Images(4), Images(4, seed=1)).test_dataloader()
 
 
 def test_errors_of_a_run(tmp_path: Path) -> None:

@@ -32,15 +32,15 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
 
     Parameters
     ----------
-    train, val, test : ChestDataset
-        Data sets with the same ``labels``; `test` is optional.
+    train, val : ChestDataset
+        Training and validation part, with the same ``labels``.
     batch_size : int
         Images in a batch, on each device.
     num_workers : int
         Processes that read images.
     cache : bool
-        Keep the decoded images of `train` and `val`, before transforms, in memory: they must have one size and type.
-        Where the system forks, workers share this memory.
+        Keep the decoded images, before transforms, in memory: they must have one size and type. Where the system forks,
+        workers share this memory.
     train_transform, eval_transform : callable, optional
         From sample to sample, such as :func:`thoraxlib.images.transform_for` gives.
     seed : int
@@ -51,20 +51,19 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
     Raises
     ------
     ValueError
-        A part has no images, or other labels than `train`; targets are outside [0, 1], or not one for each image and
+        A part has no images; the parts have different labels; targets are outside [0, 1], or not one for each image and
         label; numbers are out of range.
 
     Warns
     -----
     UserWarning
-        A patient is both in `train` and in `val` or `test`.
+        A patient is both in `train` and in `val`.
     """
 
     def __init__(
         self,
         train: ChestDataset,
         val: ChestDataset,
-        test: ChestDataset | None = None,
         *,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -78,8 +77,8 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed")
-        parts = {"train": train, "val": val} | ({"test": test} if test is not None else {})
-        for name, part in parts.items():
+        self.parts = {"train": train, "val": val}
+        for name, part in self.parts.items():
             if not len(part):
                 raise ValueError(f"{name} holds no image")
             if tuple(part.labels) != tuple(train.labels):
@@ -92,17 +91,16 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
                 outside = values[(values < 0) | (values > 1)]
                 if len(outside):
                     raise ValueError(f"{name} has the {kind[:-1]} {float(outside[0])}: from 0 to 1, or NaN for unknown")
-            shared = set(train.patient_ids) & set(part.patient_ids) if part is not train else set()
-            if shared:
-                warnings.warn(
-                    f"{len(shared)} patients of train are also in {name}, e.g. {min(shared)}: its scores are too good",
-                    UserWarning,
-                    stacklevel=2,
-                )
-        self.parts: dict[str, ChestDataset] = parts
+        shared = set(train.patient_ids) & set(val.patient_ids)
+        if shared and val is not train:
+            warnings.warn(
+                f"{len(shared)} patients of train are also in val, e.g. {min(shared)}: its scores are too good",
+                UserWarning,
+                stacklevel=2,
+            )
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
         self.masks, self.regions = masks, regions
-        self.transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
+        self.transforms = {"train": train_transform, "val": eval_transform}
         self._samples: dict[str, Samples] = {}
 
     @property
@@ -120,7 +118,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
             self._samples[part] = Samples(
                 self.parts[part],
                 self.transforms[part],
-                cache=self.cache and part != "test",
+                cache=self.cache,
                 seed=self.seed,
                 masks=self.masks,
                 regions=self.regions,
@@ -153,15 +151,3 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation images, in the data set's order."""
         return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test images, in the data set's order.
-
-        Raises
-        ------
-        ValueError
-            The data module has no test part.
-        """
-        if "test" not in self.parts:
-            raise ValueError("this data module was made without a test part")
-        return self._loader("test")

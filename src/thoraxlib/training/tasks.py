@@ -19,7 +19,7 @@ from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.segmentation.classes import organ_masks
 from thoraxlib.segmentation.metrics import dice_score
 from thoraxlib.training.task import Task, model_inputs
-from thoraxlib.utils.modes import device_of, eval_view
+from thoraxlib.utils.modes import device_of
 
 if TYPE_CHECKING:
     from thoraxlib.datasets import ChestDataset
@@ -74,7 +74,7 @@ class MultiLabelTask(Task):
             Labels that are unknown in every image of a part; smoothed labels in the validation part.
         """
         for name, part in data.parts.items():
-            targets = self.targets(part) if name != "test" else None
+            targets = self.targets(part)
             if targets is None:
                 continue
             _check_known(name, targets, data.labels)
@@ -83,12 +83,15 @@ class MultiLabelTask(Task):
             else:
                 _check_scored(targets, self.monitor)
             rows = targets[targets.isnan().flatten(1).any(dim=1)][:8].to(device_of(self.loss))
+            mode = self.loss.training
             with torch.no_grad():
-                if len(rows) and bool(eval_view(self.loss)(torch.zeros_like(rows), rows).isnan().any()):
-                    raise ValueError(
-                        f"loss={self.loss_spec!r} is NaN where a label is unknown, and {name} has such labels (NaN): "
-                        "the losses of thoraxlib.losses leave them out"
-                    )
+                value = self.loss.eval()(torch.zeros_like(rows), rows) if len(rows) else rows
+            self.loss.train(mode)
+            if bool(value.isnan().any()):
+                raise ValueError(
+                    f"loss={self.loss_spec!r} is NaN where a label is unknown, and {name} has such labels (NaN): the "
+                    "losses of thoraxlib.losses leave them out"
+                )
 
     def targets(self, part: ChestDataset) -> Tensor | None:
         """Return the labels of a part (N, ..., K), if they are known before its images are read."""
@@ -121,7 +124,7 @@ class MultiLabelTask(Task):
         self.keep(batch, logits.float(), labels)
 
     def score(self, index: Tensor, *values: Tensor) -> dict[str, float]:
-        """Compute the loss and the ranking scores: means over labels, of regions' labels of means over regions.
+        """Compute the loss and the ranking scores: means over labels, and before that over regions, if there are any.
 
         Raises
         ------
@@ -247,7 +250,7 @@ class SegmentationTask(Task):
         """
         if not data.masks:
             raise ValueError("the samples have no masks: build the data module with masks=True")
-        names = [tuple(getattr(data.parts[part], "mask_names", ())) for part in ("train", "val")]
+        names = [tuple(getattr(part, "mask_names", ())) for part in data.parts.values()]
         if not names[0] or names[0] != names[1]:
             raise ValueError(f"mask_names of train are {names[0]}, of val {names[1]}: the same are needed")
 
