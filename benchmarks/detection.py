@@ -11,7 +11,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from benchmarks.timing import Row, compare
 from thoraxlib import detection
-from thoraxlib.detection.select import best_boxes
+from thoraxlib.detection.faster_rcnn import best_boxes
 
 PACKAGES = ("torchvision", "timm")
 BATCH, SIDE, PROPOSALS = 4, 256, 200

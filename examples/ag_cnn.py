@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--backbone", help="any of thoraxlib.backbones, for both branches")
     flags.add_argument("--pool", default="max", help="pooling: max, avg, lse, ...")
     flags.add_argument(
-        "--order", default="G_L_F", choices=training.ag_cnn.ORDERS, help="order of training; _ separates stages"
+        "--order", default="G_L_F", choices=training.recipes.ORDERS, help="order of training; _ separates stages"
     )
     flags.add_argument(
         "--taus", type=float, nargs="+", default=[0.7], help="thresholds, as a share of the maximum of the heat map"

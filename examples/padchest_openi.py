@@ -40,7 +40,7 @@ from torch import nn
 from thoraxlib import datasets, metrics, training
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.openi import MAPPINGS
-from thoraxlib.training.logs import quiet
+from thoraxlib.training.resume import quiet
 from thoraxlib.utils.files import replacing
 
 CORRECTED: dict[str, Any] = {"augmentation": "light", "loss": "weighted_bce", "trained": "all", "monitor": "val/auroc"}

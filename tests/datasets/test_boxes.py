@@ -223,6 +223,6 @@ def test_boxes_that_a_detector_is_given(tmp_path: Path) -> None:
             return {**sample, "regions": boxes, "present": self.present}
 
     (read,) = batches(detector, Images([True, False]))
-    assert read.present.tolist() == [[True, False]]
+    assert read["present"].tolist() == [[True, False]]
     with pytest.raises(ValueError, match="image x: boxes of regions that are present must be finite"):
         list(batches(detector, Images([True, True])))

@@ -59,11 +59,11 @@ def test_a_run_is_refused_at_once_or_ends(
                 progress=False,
             )
         except (ValueError, RuntimeError) as error:
-            result, told = None, str(error)
+            result, message = None, str(error)
     if result is not None:
         assert np.isfinite(result.score)
         return
-    assert any(word in told for word in ("monitor", "train", "val"))
+    assert any(word in message for word in ("monitor", "train", "val"))
     assert parts[0].read == parts[1].read == 0
     assert not (tmp_path / "run").exists()
 
