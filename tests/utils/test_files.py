@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from thoraxlib.utils.files import alone, discard_scratch, is_environment_error, replacing, whole
+from thoraxlib.utils import files
+from thoraxlib.utils.files import discard_scratch, is_environment_error, locked, replacing
 
 LEFT = ".table.0123456789abcdef.part.csv"
 
@@ -50,7 +51,7 @@ def test_modes_are_those_of_new_files_whoever_writes(
             scratch.write_text("a,b")
         assert mode(path) == of_file
     assert mode(path.parent) == of_folder
-    with alone(path.parent):
+    with locked(path.parent):
         assert mode(path.parent / ".lock") == of_file
 
 
@@ -115,7 +116,7 @@ def test_what_was_left_a_day_ago_is_removed_by_the_next_writer(tmp_path: Path) -
     with replacing(tmp_path / "table.csv") as scratch:
         scratch.write_text("a")
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", LEFT, theirs.name}
-    whole._discard_abandoned.cache_clear()
+    files._discard_abandoned.cache_clear()
 
 
 # -- the lock -----------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def test_a_lock_that_is_not_ours_is_neither_followed_nor_changed(kind: str, wait
     else:
         lock.symlink_to(victim)
     before = lock.lstat()
-    with pytest.raises(ValueError, match=r"folder/\.lock was not written by thoraxlib"), alone(folder, wait=wait):
+    with pytest.raises(ValueError, match=r"folder/\.lock was not written by thoraxlib"), locked(folder, wait=wait):
         pytest.fail("held")
     assert lock.lstat() == before
     assert not victim.exists() if kind == "dangling link" else victim.read_text() == "as it was"
@@ -146,12 +147,12 @@ def test_a_lock_that_is_not_ours_is_neither_followed_nor_changed(kind: str, wait
 
 def test_a_lock_is_given_back_and_kept_empty(tmp_path: Path) -> None:
     for _ in range(2):
-        with alone(tmp_path), pytest.raises(ValueError, match="another process is writing to"), alone(tmp_path):
+        with locked(tmp_path), pytest.raises(ValueError, match="another process is writing to"), locked(tmp_path):
             pytest.fail("held twice")
     assert (tmp_path / ".lock").stat().st_size == 0
-    with pytest.raises(KeyError), alone(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
-    with alone(tmp_path, wait=True):
+    with locked(tmp_path, wait=True):
         pass
 
 

@@ -15,15 +15,15 @@ from torch import nn
 
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import as_json, without_pretrained
-from thoraxlib.utils.files import alone, discard_scratch, parse_json, read_json, replacing, write_json
+from thoraxlib.utils.files import discard_scratch, locked, parse_json, read_json, replacing, write_json
 from thoraxlib.utils.modes import uncompiled
 
 #: The two files of a saved model.
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: Advice for a ready part that no registry knows.
 BY_NAME = (
-    "Register the part in its room (for instance @thoraxlib.backbones.register(...)) and pass it by name, so that the "
-    "saved model can be built again"
+    "Register the part in its subpackage (for instance @thoraxlib.backbones.register(...)) and pass it by name, so "
+    "that the saved model can be built again"
 )
 _CARD = "README.md"
 _CARRIED = "thoraxlib"  # the key of the config in the weights' metadata
@@ -60,13 +60,13 @@ class Persistent(
 
     Attributes
     ----------
-    room : str
+    subpackage : str
         Registry of the parts.
     input_spec : InputSpec
         Description of the input.
     """
 
-    room: ClassVar[str]
+    subpackage: ClassVar[str]
     input_spec: InputSpec
 
     def described(self) -> dict[str, Any]:
@@ -88,7 +88,12 @@ class Persistent(
         except TypeError as error:
             raise TypeError(f"cannot save {part['name']!r}, which has {error}: {BY_NAME}") from error
         name = options.pop("name")
-        return {"room": self.room, "name": name, "options": options, "input_spec": self.input_spec.to_json()}
+        return {
+            "subpackage": self.subpackage,
+            "name": name,
+            "options": options,
+            "input_spec": self.input_spec.to_json(),
+        }
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **hub: Any) -> str | None:  # type: ignore[override]
         """See the mixin, whose arguments `hub` are, and :func:`save_pretrained`, with its errors."""
@@ -144,7 +149,7 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     model.described()
     folder = Path(folder)
     _check_own(folder)
-    with alone(folder, wait=True):
+    with locked(folder, wait=True):
         for name in (WEIGHTS, CONFIG, _CARD):
             discard_scratch(folder, Path(name).stem)
         if not os.path.lexists(folder / _CARD):

@@ -70,7 +70,7 @@ class RegionDetector(Persistent):
         No name or one twice; a threshold out of range.
     """
 
-    room: ClassVar[str] = "detection"
+    subpackage: ClassVar[str] = "detection"
 
     def __init__(
         self, regions: str | Sequence[str], input_spec: InputSpec, feature_dim: int, score_threshold: float = 0.7

@@ -16,7 +16,7 @@ from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import DetectorBatch, batches, in_image
 from thoraxlib.detection.store import INDEX, FeatureStore, Shard, read_index, shard_path
 from thoraxlib.utils.arguments import one_of
-from thoraxlib.utils.files import alone, discard_scratch, goes_on, write_json
+from thoraxlib.utils.files import check_resumable, discard_scratch, locked, write_json
 from thoraxlib.utils.modes import device_of, eval_view
 from thoraxlib.utils.precision import autocast
 
@@ -114,7 +114,7 @@ def extract(
         "shard_size": shard_size,
         "precision": precision,
     }
-    with alone(folder):
+    with locked(folder):
         _begin(folder, index)
         left = sum(len(parts[number]) for number in missing)
         device = device_of(detector)
@@ -134,7 +134,7 @@ def extract(
 def _begin(folder: Path, index: dict[str, Any]) -> None:
     """Write the index, or see that it is that of the store in the folder; remove what a killed process left."""
     if (folder / INDEX).exists():
-        goes_on(folder, read_index(folder), index, "a feature store", _WHY)
+        check_resumable(folder, read_index(folder), index, "a feature store", _WHY)
         discard_scratch(folder)
         return
     if any(path.stem.isdecimal() for path in folder.glob("*.safetensors")):

@@ -133,7 +133,7 @@ def _described(path: Path, weights: Path) -> Any:
 
 def _deciding(config: Any) -> str:
     """As text, the parts of a config that say what is built; the Hub and others may add theirs."""
-    used = ("room", "name", "options", "labels", "input_spec")
+    used = ("subpackage", "name", "options", "labels", "input_spec")
     return json.dumps({key: config.get(key) for key in used} if isinstance(config, dict) else config, sort_keys=True)
 
 
@@ -188,7 +188,7 @@ def _rebuilt(config: Mapping[str, Any]) -> Any:
     """Build the model or part that a config describes, with new weights."""
     if not isinstance(config.get("name"), str) or not isinstance(config.get("options"), Mapping):
         raise OptionError(f"a config needs 'name' (str) and 'options' (mapping), got {dict(config)!r}")
-    registry = _PARTS.get(config.get("room"), models.registry)
+    registry = _PARTS.get(config.get("subpackage"), models.registry)
     return registry.build(config["name"], **without_pretrained(config["options"]))
 
 

@@ -140,7 +140,7 @@ class ModelRegistry(Registry[ChestModel]):
         Raises
         ------
         UnknownNameError, OptionError, ImportError
-            As in every room; also for an unknown preset.
+            As in every subpackage; also for an unknown preset.
         TypeError
             What a plug-in builds is no :class:`thoraxlib.models.ChestModel`.
         """

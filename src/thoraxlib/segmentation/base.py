@@ -31,7 +31,7 @@ class Segmenter(Persistent):
         For which input it was made: pixels in [0, 1], 224 x 224 unless set otherwise.
     """
 
-    room: ClassVar[str] = "segmentation"
+    subpackage: ClassVar[str] = "segmentation"
     classes: tuple[str, ...]
     in_chans: int
     input_spec: InputSpec

@@ -18,7 +18,7 @@ from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.processes import is_first_process
 from thoraxlib.training.resume import of_run
-from thoraxlib.utils.files import goes_on, read_json, write_json
+from thoraxlib.utils.files import check_resumable, read_json, write_json
 
 
 def identity(model: nn.Module, data: DataModule) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def begin(output: Path, settings: Mapping[str, Any], last: Path, best: Path, *, 
         done = int(of_run(last)["epoch"])
         epochs, more = before.get("epochs"), plain["epochs"]
         why = "the schedule depends on it" if done < more else f"{done + 1} are done"
-        goes_on(
+        check_resumable(
             output,
             {**before, "epochs": more} if growing and done < more else before,
             plain,
