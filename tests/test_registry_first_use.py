@@ -19,18 +19,18 @@ Write = Callable[..., Registry[str]]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write modules ``toy_<name>`` and give a registry, ``toy_room.registry``, that loads them."""
+    """Write modules ``toy_<name>`` and give a registry, ``toy_registry.registry``, that loads them."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def writer(**bodies: str) -> Registry[str]:
         names = [f"toy_{name}" for name in bodies]
-        room = f"from thoraxlib.registry import Registry\nregistry = Registry('toys', modules={names})\n"
-        (tmp_path / "toy_room.py").write_text(room)
+        subpackage = f"from thoraxlib.registry import Registry\nregistry = Registry('toys', modules={names})\n"
+        (tmp_path / "toy_registry.py").write_text(subpackage)
         for name, body in bodies.items():
-            head = "import time\nfrom toy_room import registry\nregister = registry.register\n"
+            head = "import time\nfrom toy_registry import registry\nregister = registry.register\n"
             (tmp_path / f"toy_{name}.py").write_text(head + textwrap.dedent(body))
         importlib.invalidate_caches()
-        return importlib.import_module("toy_room").registry  # type: ignore[no-any-return]
+        return importlib.import_module("toy_registry").registry  # type: ignore[no-any-return]
 
     yield writer
     for name in [name for name in sys.modules if name.startswith("toy_")]:
@@ -42,9 +42,9 @@ SLOW = "time.sleep(0.05)\nregister('{0}')(lambda: '{0}')\ntime.sleep(0.05)\n"
 
 def test_several_threads(write: Write) -> None:
     toys = write(ball=SLOW.format("ball"), car=SLOW.format("car"))
-    verbs = [lambda: toys.build("car"), lambda: "car" in toys, lambda: toys.describe("car").name, lambda: toys.names()]
+    calls = [lambda: toys.build("car"), lambda: "car" in toys, lambda: toys.describe("car").name, lambda: toys.names()]
     expected = ["car", True, "car", ["ball", "car"]]
-    assert together(lambda k: verbs[k % 4](), 8) == expected * 2
+    assert together(lambda k: calls[k % 4](), 8) == expected * 2
 
 
 @pytest.mark.parametrize("error", ["KeyboardInterrupt", "ImportError", "MemoryError", "SystemExit"])
@@ -137,7 +137,7 @@ def test_one_name_from_several_threads() -> None:
 
 
 def test_first_use_of_the_library_in_a_new_process() -> None:
-    """Every room at once, from 8 threads, is what one thread finds."""
+    """Every subpackage at once, from 8 threads, is what one thread finds."""
     code = """
         import threading, thoraxlib
         small = {"backbone": "resnet10t", "input_spec": {"size": 64}}

@@ -16,7 +16,7 @@ import thoraxlib
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = {"_build", "gallery", "components"}
-ROOMS = (
+SUBPACKAGES = (
     *("backbones", "cams", "checkpoints", "datasets", "detection", "graphs.adjacency", "heads", "heads.regions"),
     *("images.augmentations", "labels", "layers", "layers.fusion", "layers.pooling", "localization"),
     *("localization.crops", "losses", "models", "segmentation"),
@@ -37,8 +37,8 @@ def _name(path: Path) -> str:
 @pytest.fixture(autouse=True)
 def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page registers is gone after it."""
-    for room in ROOMS:
-        registry = importlib.import_module(f"thoraxlib.{room}").registry
+    for subpackage in SUBPACKAGES:
+        registry = importlib.import_module(f"thoraxlib.{subpackage}").registry
         registry.names()
         monkeypatch.setattr(registry, "_factories", dict(registry._factories))
         monkeypatch.setattr(registry, "_cards", dict(registry._cards))

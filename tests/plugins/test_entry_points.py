@@ -1,4 +1,4 @@
-"""Entry points of every room, and those that go wrong: each spoils its own name and nothing else."""
+"""Entry points of every subpackage, and those that go wrong: each spoils its own name and nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def every_registry() -> list[Registry[Any]]:
         for value in vars(importlib.import_module(info.name)).values():
             if isinstance(value, Registry):
                 found[id(value)] = value
-    return sorted(found.values(), key=lambda registry: registry.room)
+    return sorted(found.values(), key=lambda registry: registry.subpackage)
 
 
 REGISTRIES = every_registry()
@@ -48,8 +48,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         module = f"plugin_for_test_{next(NUMBERS)}"
         (tmp_path / f"{module}.py").write_text(code)
         lines = []
-        for room, names in points.items():
-            lines += [f"[thoraxlib.{room.replace('__', '.')}]"]
+        for subpackage, names in points.items():
+            lines += [f"[thoraxlib.{subpackage.replace('__', '.')}]"]
             lines += [f"{name} = {value.format(module=module)}" for name, value in names.items()]
         folder = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
@@ -75,12 +75,12 @@ class make(thoraxlib.models.ChestModel):
 """
 
 
-@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.room)
-def test_every_room_has_its_group(registry: Registry[Any], install: Install) -> None:
-    room = importlib.import_module(f"thoraxlib.{registry.room}")
-    assert room.registry is registry
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.subpackage)
+def test_every_subpackage_has_its_group(registry: Registry[Any], install: Install) -> None:
+    subpackage = importlib.import_module(f"thoraxlib.{registry.subpackage}")
+    assert subpackage.registry is registry
     before = registry.names()
-    module = install("some-parts", MAKE, **{registry.room.replace(".", "__"): {"plugged": "{module}:make"}})
+    module = install("some-parts", MAKE, **{registry.subpackage.replace(".", "__"): {"plugged": "{module}:make"}})
     assert set(registry.names()) == {*before, "plugged"}
     assert module not in sys.modules
     assert registry.describe("plugged").summary == "Made by a plug-in."
@@ -90,7 +90,7 @@ def test_every_room_has_its_group(registry: Registry[Any], install: Install) -> 
 
 def test_the_guide_names_every_group() -> None:
     groups = re.findall(r"^\| `thoraxlib\.([a-z_.]+)` \|", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert sorted(groups) == [registry.room for registry in REGISTRIES]
+    assert sorted(groups) == [registry.subpackage for registry in REGISTRIES]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_broken_plugin(code: str, value: str, message: str, install: Install) 
     install("broken-parts", code, layers__pooling={"broken": value})
     install("good-parts", MAKE, layers__pooling={"good": "{module}:make"})
     assert {"avg", "broken", "good"} <= set(pooling.names())
-    for verb in (pooling.build, pooling.describe):
+    for call in (pooling.build, pooling.describe):
         with pytest.raises(ImportError, match=rf"(?s)layers\.pooling.*'broken'.*from broken-parts.*{message}"):
-            verb("broken")
+            call("broken")
     with pytest.raises(ImportError, match="broken-parts"):
         thoraxlib.build("chexnet", backbone="resnet10t", pool="broken")
     with pytest.raises(UnknownNameError, match="did you mean 'broken'"):
@@ -134,7 +134,7 @@ def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Ins
 
 
 @pytest.mark.parametrize(
-    ("room", "name", "build"),
+    ("subpackage", "name", "build"),
     [
         ("models", "chexnet", lambda: thoraxlib.build("chexnet", backbone="van_b0")),
         ("backbones", "resnet10t", lambda: backbones.build("resnet10t")),  # timm's
@@ -147,14 +147,14 @@ def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Ins
     ],
 )
 def test_a_name_of_the_library_stays_the_library_s(
-    room: str, name: str, build: Callable[[], Any], install: Install
+    subpackage: str, name: str, build: Callable[[], Any], install: Install
 ) -> None:
-    module = install("bold-parts", MAKE, **{room: {name: "{module}:make", "other": "{module}:make"}})
+    module = install("bold-parts", MAKE, **{subpackage: {name: "{module}:make", "other": "{module}:make"}})
     with pytest.warns(UserWarning, match=rf"'{name}' is taken.*plug-in {module}:make is not used"):
         part = build()
     assert type(part).__module__.startswith("thoraxlib.")
     assert module not in sys.modules
-    registry = importlib.import_module(f"thoraxlib.{room.replace('__', '.')}").registry
+    registry = importlib.import_module(f"thoraxlib.{subpackage.replace('__', '.')}").registry
     assert registry.names().count(name) == 1
     assert registry.describe(name).origin.startswith("thoraxlib.")
     assert registry.build("other", a=1).options == {"a": 1}
@@ -164,9 +164,9 @@ def test_a_name_that_two_packages_have(install: Install) -> None:
     install("one-parts", MAKE, layers__pooling={"both": "{module}:make", "one": "{module}:make"})
     install("two-parts", MAKE, layers__pooling={"both": "{module}:make", "two": "{module}:make"})
     assert pooling.names().count("both") == 1
-    for verb in (pooling.build, pooling.describe):
+    for call in (pooling.build, pooling.describe):
         with pytest.raises(ImportError, match=r"'both' \(.*-parts and .*-parts\).*several packages; uninstall"):
-            verb("both")
+            call("both")
     assert pooling.build("one", a=1).options == {"a": 1}
     assert pooling.build("two", a=2).options == {"a": 2}
 

@@ -33,12 +33,12 @@ def imported():
     return [name for name in sys.modules if name.startswith("thoraxlib_example")]
 
 
-for name, room in PARTS.items():
-    assert name in room.names(), (name, room)
+for name, subpackage in PARTS.items():
+    assert name in subpackage.names(), (name, subpackage)
 assert imported() == [], "names are found without importing the package"
 
-for name, room in PARTS.items():
-    card = room.describe(name)
+for name, subpackage in PARTS.items():
+    card = subpackage.describe(name)
     assert card.origin.startswith("thoraxlib_example."), card.origin
     assert card.summary
 assert "preset 'dense'" in str(thoraxlib.describe("shallow_graph"))
