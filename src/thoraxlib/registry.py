@@ -49,10 +49,11 @@ class UnknownNameError(KeyError):
         hint = f"did you mean {_quote(close)}?" if close else f"known: {_quote(known[:20])}"
         if not close and len(known) > 20:
             hint += f" and {len(known) - 20} more"
-        super().__init__(f"{subpackage}: unknown name {name!r}; {hint}")
+        self.message = f"{subpackage}: unknown name {name!r}; {hint}"
+        super().__init__(self.message)
 
     def __str__(self) -> str:  # KeyError would show the repr, with escaped quotes
-        return str(self.args[0])
+        return self.message
 
 
 class DuplicateNameError(ValueError):

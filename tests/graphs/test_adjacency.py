@@ -235,8 +235,8 @@ def test_region_graph() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: built("jaccard")(counts_of(0)), TypeError, "wants RegionCounts, got LabelCounts"),
-        (lambda: built("conditional")(region_counts_of(0)), TypeError, "wants LabelCounts, got RegionCounts"),
+        (lambda: built("jaccard")(counts_of(0)), TypeError, "needs RegionCounts, got LabelCounts"),
+        (lambda: built("conditional")(region_counts_of(0)), TypeError, "needs LabelCounts, got RegionCounts"),
         (lambda: built("jaccard", threshold=1), ValueError, "threshold=1: from 0 to below 1"),
         (lambda: built("jaccard", average="micro"), ValueError, "average='micro'"),
         (lambda: built("conditional", absent="drop"), ValueError, "absent='drop'"),

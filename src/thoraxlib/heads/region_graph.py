@@ -47,7 +47,7 @@ class RegionGraphHead(RegionHead):
     adjacency : str, mapping or Graph
         From :mod:`thoraxlib.graphs.adjacency`; the default needs no data, and knows none: "jaccard" with counts of the
         training labels is the paper's.
-    counts : str, mapping or RegionCounts, optional
+    counts : RegionCounts or mapping, optional
         What the adjacency is counted from.
     hidden : int
         Columns of W1.
@@ -92,7 +92,7 @@ class RegionGraphHead(RegionHead):
         labels: str | Sequence[str] | None = None,
         regions: str | Sequence[str] = "regions18",
         adjacency: Spec | graphs.Graph | Builder = "synthetic",
-        counts: Spec | graphs.RegionCounts | None = None,
+        counts: Mapping[str, Any] | graphs.RegionCounts | None = None,
         hidden: int = 2048,
         slope: float = 0.2,
         convolution: Spec = "dense",
