@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from thoraxlib import labels as label_sets
-from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.arguments import few, one_of
 from thoraxlib.utils.files import read_json, read_regular, replacing, write_json
 
 NORMALIZATIONS = ("sym_transposed", "sym", "row", "none")
@@ -39,7 +39,12 @@ class Named:
             A name that does not exist.
         """
         wanted, first = label_sets.resolve(names), fields(self)[0].name
-        at = torch.tensor(label_sets.positions(getattr(self, first), wanted, self._lost), device="cpu")
+        known = getattr(self, first)
+        found = label_sets.align(known, wanted)
+        lost = [repr(name) for name, index in zip(wanted, found, strict=True) if index is None]
+        if lost:
+            raise ValueError(self._lost.format(lost=few(lost), known=few(known)))
+        at = torch.tensor(found, device="cpu")
         tables = {name: table[..., at, :][..., at] for name, table in self._fields() if isinstance(table, Tensor)}
         return replace(self, **{first: wanted}, **tables)
 
