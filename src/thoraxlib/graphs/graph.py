@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from thoraxlib import labels as label_sets
 from thoraxlib.utils.arguments import few, one_of
-from thoraxlib.utils.files import read_json, read_regular, replacing, write_json
+from thoraxlib.utils.files import read_json, read_regular, write_json, write_text
 
 NORMALIZATIONS = ("sym_transposed", "sym", "row", "none")
 
@@ -197,8 +197,7 @@ class Graph(Named):
             super().save(path)
             return
         lines = [self.nodes, *(map(str, row) for row in self.weights.tolist())]
-        with replacing(path) as scratch:
-            scratch.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+        write_text(path, "".join("\t".join(line) + "\n" for line in lines))
 
     @classmethod
     def _read(cls, path: Path) -> Any:

@@ -297,6 +297,12 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all; its folder is made if needed."""
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
     """Write a JSON file, whole or not at all; its folder is made if needed.
 
@@ -314,9 +320,7 @@ def write_json(path: str | os.PathLike[str], content: Any, *, indent: int | None
     TypeError, ValueError
         `content` has values that JSON cannot hold.
     """
-    text = json.dumps(content, indent=indent) + "\n"
-    with replacing(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
 # -- jobs in a folder ---------------------------------------------------------------------------------
