@@ -65,7 +65,7 @@ def test_names_are_in_natural_order() -> None:
     assert registry.names() == ["1x", "a1", "b2", "b10"]
 
 
-def test_unknown_name_offers_close_ones(toys: Registry[str]) -> None:
+def test_unknown_name_suggests_close_ones(toys: Registry[str]) -> None:
     with pytest.raises(UnknownNameError, match="unknown name 'bal'; did you mean 'ball'") as caught:
         toys.build("bal")
     assert isinstance(caught.value, KeyError)
@@ -76,7 +76,7 @@ def test_unknown_name_offers_close_ones(toys: Registry[str]) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, ("ball",)])
-def test_a_name_that_is_no_string(toys: Registry[str], name: Any) -> None:
+def test_a_name_that_is_not_a_string(toys: Registry[str], name: Any) -> None:
     with pytest.raises(UnknownNameError, match="unknown name"):
         toys.build(name)
 

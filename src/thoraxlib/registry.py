@@ -329,10 +329,9 @@ class Registry(Generic[T]):
         return takes_any or option in accepted
 
     def resolve(self, spec: Spec | T, **defaults: Any) -> T:
-        """Build a component from its spec: a name, or ``{"name": ..., **options}``; return a ready component as it is.
+        """Build a component from its spec, a name or ``{"name": ..., **options}``; return a ready component unchanged.
 
-        Of the caller's `defaults`, those that the factory does not accept are left out; unknown options in the spec
-        itself are an error.
+        The caller's `defaults` are passed if the factory accepts them; unknown options in the spec are an error.
         """
         if not isinstance(spec, (str, Mapping)):
             return spec

@@ -24,7 +24,7 @@ def random_graph(seed: int, k: int = 5) -> Graph:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 5))
-def test_normalisations_are_their_formulas(seed: int, k: int) -> None:
+def test_normalisation_formulas(seed: int, k: int) -> None:
     graph = random_graph(seed, k)
     a = graph.weights.double().numpy()
     sums = a.sum(axis=1)
@@ -107,12 +107,12 @@ def test_another_extension_and_no_file(tmp_path: Path) -> None:
         ([], [], "non-empty"),
     ],
 )
-def test_graphs_that_cannot_be(nodes: list[str], weights: Any, message: str) -> None:
+def test_invalid_graphs(nodes: list[str], weights: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Graph(tuple(nodes), torch.tensor(weights))
 
 
-def test_a_graph_is_a_copy_of_what_it_was_made_of() -> None:
+def test_a_graph_copies_its_weights() -> None:
     weights = torch.nn.Parameter(torch.eye(2))
     graph = Graph(("a", "b"), weights)
     weights.data.zero_()
@@ -121,7 +121,7 @@ def test_a_graph_is_a_copy_of_what_it_was_made_of() -> None:
     assert Graph(("a", "b"), [[1, 0], [0, 1]]).weights.dtype == torch.float32  # type: ignore[arg-type]
 
 
-def test_select_by_meaning() -> None:
+def test_select_by_canonical_name() -> None:
     graph = random_graph(3)
     part = graph.select(["Mass", "Pleural Effusion"])
     assert part.nodes == ("Mass", "Pleural Effusion")
@@ -130,12 +130,12 @@ def test_select_by_meaning() -> None:
         graph.select(["Mass", "Fracture"])
 
 
-def test_another_normalisation() -> None:
+def test_unknown_normalisation() -> None:
     with pytest.raises(ValueError, match="normalize='column': allowed are 'sym_transposed', 'sym', 'row', 'none'"):
         random_graph(0).normalized("column")
 
 
-def test_what_a_model_records_is_the_graph() -> None:
+def test_registry_spec_rebuilds_the_graph() -> None:
     graph = random_graph(2)
     again = graphs.adjacency.registry.resolve(graph.registry_spec)(graph.nodes)
     assert again.nodes == graph.nodes

@@ -31,7 +31,7 @@ def same(a: RegionCounts, b: RegionCounts) -> bool:
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3]), st.booleans())
 @settings(deadline=None, max_examples=25)
-def test_by_definition(seed: int, unknown: float, complete: bool) -> None:
+def test_counts_equal_their_definition(seed: int, unknown: float, complete: bool) -> None:
     targets = labels_of(seed, unknown=unknown)
     counts = RegionCounts.of(targets, REGIONS, FINDINGS, complete=complete)
     images = [image for image in targets.tolist() if not complete or all(any(v == v for v in row) for row in image)]
@@ -60,7 +60,7 @@ def test_chunks_types_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(whole, turned.select(REGIONS))
 
 
-def test_a_region_that_is_not_there() -> None:
+def test_missing_regions() -> None:
     targets = labels_of(2)
     targets[:10, 1] = torch.nan
     assert same(RegionCounts.of(targets, REGIONS, FINDINGS), RegionCounts.of(targets[10:], REGIONS, FINDINGS))
@@ -89,13 +89,13 @@ def test_shipped() -> None:
     assert graphs.adjacency.region_graph(counts.regions, "jaccard").edges()
 
 
-def test_the_shipped_counts_are_the_synthetic_data_set_s() -> None:
+def test_shipped_counts_are_those_of_the_synthetic_data_set() -> None:
     images = datasets.build("synthetic", size=64, length=1000, masks=False)
     targets = torch.stack([images[n]["region_labels"] for n in range(len(images))])  # type: ignore[arg-type]
     assert same(RegionCounts.of(targets, "regions18", "nih14"), shipped_regions())
 
 
-def test_the_graph_that_needs_no_data() -> None:
+def test_synthetic_graph() -> None:
     graph = graphs.adjacency.build("synthetic")(shipped_regions().regions)
     edges = {(source, target) for source, target, _ in graph.edges()}
     assert ("right lung", "right lower lung zone") in edges
@@ -114,12 +114,12 @@ def test_the_graph_that_needs_no_data() -> None:
         (torch.full((1, 3, 2), 2.0), r"targets must be 0, 1 or NaN, got 2.0 at \[0, 0, 0\]"),
     ],
 )
-def test_labels_that_cannot_be(targets: Any, message: str) -> None:
+def test_invalid_targets(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RegionCounts.of(targets, REGIONS, FINDINGS)
 
 
-def test_a_wrong_label_is_named_by_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("thoraxlib.graphs.counts._REGION_CHUNK", 3)
     for targets in (torch.zeros(9, 3, 2), labels_of(1, unknown=0.5)):
         targets[7, 2, 1] = -1
@@ -127,7 +127,7 @@ def test_a_wrong_label_is_named_by_its_image(monkeypatch: pytest.MonkeyPatch) ->
             RegionCounts.of(targets, REGIONS, FINDINGS)
 
 
-def test_counts_that_cannot_be() -> None:
+def test_invalid_counts() -> None:
     some = torch.ones(2, 3, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="0 <= both <= either <= usable"):
         RegionCounts(REGIONS, FINDINGS, some, some - 1, some)

@@ -1,4 +1,4 @@
-"""Entry points of every subpackage, and those that go wrong: each spoils its own name and nothing else."""
+"""Entry points of every subpackage; a broken one affects only its own name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REGISTRIES = every_registry()
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Put a package with a module and entry points where Python finds it; gives the module's name."""
+    """Install a package with a module and entry points; the function returns the module's name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def put(package: str, code: str, **points: dict[str, str]) -> str:
@@ -124,7 +124,7 @@ def test_a_broken_plugin(code: str, value: str, message: str, install: Install) 
     assert type(pooling.build("avg")).__module__.startswith("thoraxlib.")
 
 
-def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Install) -> None:
+def test_other_layouts_are_recognised_beside_a_broken_one(install: Install) -> None:
     install("broken-layouts", "raise RuntimeError('boom')", checkpoints={"aaa_first": "{module}:make"})
     model = thoraxlib.build("chexnet", backbone="resnet10t")
     state = {key.removeprefix("backbone.net."): value for key, value in model.state_dict().items()}
@@ -146,7 +146,7 @@ def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Ins
         ),
     ],
 )
-def test_a_name_of_the_library_stays_the_library_s(
+def test_a_plugin_cannot_take_a_name_of_the_library(
     subpackage: str, name: str, build: Callable[[], Any], install: Install
 ) -> None:
     module = install("bold-parts", MAKE, **{subpackage: {name: "{module}:make", "other": "{module}:make"}})
@@ -160,7 +160,7 @@ def test_a_name_of_the_library_stays_the_library_s(
     assert registry.build("other", a=1).options == {"a": 1}
 
 
-def test_a_name_that_two_packages_have(install: Install) -> None:
+def test_a_name_that_two_packages_declare(install: Install) -> None:
     install("one-parts", MAKE, layers__pooling={"both": "{module}:make", "one": "{module}:make"})
     install("two-parts", MAKE, layers__pooling={"both": "{module}:make", "two": "{module}:make"})
     assert pooling.names().count("both") == 1
@@ -172,7 +172,7 @@ def test_a_name_that_two_packages_have(install: Install) -> None:
 
 
 @pytest.mark.parametrize("value", ["3", "torch.nn.Linear(2, 2)"])
-def test_a_model_that_is_none(value: str, install: Install) -> None:
+def test_a_plugin_that_builds_no_model(value: str, install: Install) -> None:
     install("no-models", f"import torch\ndef odd():\n    return {value}\n", models={"odd": "{module}:odd"})
     with pytest.raises(TypeError, match=r"'odd' must build a thoraxlib\.models\.ChestModel, got (int|Linear)"):
         thoraxlib.build("odd")

@@ -44,7 +44,7 @@ class DenseConvolution(nn.Module):
 
 
 class GeometricConvolution(nn.Module):
-    """A layer of torch_geometric on the same graph.
+    """Graph convolution by a layer of torch_geometric.
 
     Parameters
     ----------
