@@ -237,6 +237,7 @@ def test_region_graph() -> None:
     [
         (lambda: built("jaccard")(counts_of(0)), TypeError, "needs RegionCounts, got LabelCounts"),
         (lambda: built("conditional")(region_counts_of(0)), TypeError, "needs LabelCounts, got RegionCounts"),
+        (lambda: region_graph(NAMES, "jaccard", "nih14"), TypeError, "counts='nih14': RegionCounts"),  # type: ignore[arg-type]
         (lambda: built("jaccard", threshold=1), ValueError, "threshold=1: from 0 to below 1"),
         (lambda: built("jaccard", average="micro"), ValueError, "average='micro'"),
         (lambda: built("conditional", absent="drop"), ValueError, "absent='drop'"),

@@ -253,12 +253,18 @@ def region_graph(
 
     Raises
     ------
+    TypeError
+        `counts` of another type.
     ValueError
         Regions that graph or counts lack; `counts` together with a ready graph.
     """
     if counts is not None and isinstance(adjacency, Graph):
         raise ValueError("counts go with a builder: the adjacency given is a graph already")
-    return _graph(regions, adjacency, RegionCounts.from_json(counts) if isinstance(counts, Mapping) else counts)
+    if isinstance(counts, Mapping):
+        counts = RegionCounts.from_json(counts)
+    if counts is not None and not isinstance(counts, RegionCounts):
+        raise TypeError(f"counts={counts!r}: RegionCounts or a mapping of their fields is needed")
+    return _graph(regions, adjacency, counts)
 
 
 def _graph(
