@@ -90,7 +90,7 @@ _SIDE = (
     "hilar structures",
     "costophrenic angle",
 )
-_LUNG8 = (
+_SIDE8 = (
     "lung",
     "upper lung zone",
     "mid lung zone",
@@ -101,8 +101,8 @@ _LUNG8 = (
     "hemidiaphragm",
 )
 _REGIONS18 = (
-    *(f"right {part}" for part in _SIDE),
-    *(f"left {part}" for part in _SIDE),
+    *(f"right {name}" for name in _SIDE),
+    *(f"left {name}" for name in _SIDE),
     "mediastinum",
     "upper mediastinum",
     "cardiac silhouette",
@@ -175,8 +175,8 @@ _add(
 _add(
     "regions29",
     (
-        *(f"right {part}" for part in _LUNG8),
-        *(f"left {part}" for part in _LUNG8),
+        *(f"right {name}" for name in _SIDE8),
+        *(f"left {name}" for name in _SIDE8),
         "trachea",
         "spine",
         "right clavicle",
