@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command: 0, 1 where some images failed, or 2 after an error that ended the call."""
+    """Run the command; return 0, 1 if some images failed, or 2 after an error that ended the call."""
     parser = argparse.ArgumentParser(prog="thoraxlib")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    _add_prepare(verbs.add_parser("prepare", help="convert and resize an archive", description=_PREPARE))
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_prepare(commands.add_parser("prepare", help="convert and resize an archive", description=_PREPARE))
     options = vars(parser.parse_args(argv))
     run = options.pop("run")
-    del options["verb"]
     try:
         status: int = run(**options)
     except (OSError, MemoryError, ValueError, ImportError, RuntimeError) as error:
@@ -55,7 +54,7 @@ def _prepare(*, size: Sequence[int], resize: str, **options: object) -> int:
 
 
 def window_of(text: str) -> object:
-    """Grey window given as text; see :func:`thoraxlib.images.read`."""
+    """Parse a grey window; see :func:`thoraxlib.images.read`."""
     if "," in text:
         centre, width = text.split(",")
         return float(centre), float(width)

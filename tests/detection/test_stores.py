@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from thoraxlib import datasets, detection
 from thoraxlib.detection.store import INDEX
 from thoraxlib.images import transform_for
-from thoraxlib.utils.files import alone
+from thoraxlib.utils.files import locked
 
 LENGTH, SHARD, BATCH = 11, 4, 3
 REGIONS = ("right lung", "left lung", "heart")
@@ -337,7 +337,7 @@ def test_files_of_others_and_links(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(ValueError, match="another process is writing"):
+    with locked(tmp_path), pytest.raises(ValueError, match="another process is writing"):
         extract(detector(), Images(), tmp_path)
 
 

@@ -27,7 +27,7 @@ def test_every_registry_has_its_page() -> None:
     assert {"backbones", "cams", "graphs", "heads", "images", "models", "layers"} <= set(found)
     assert found["heads"] == ["heads", "heads.regions"]
     assert found["images"] == ["images.augmentations"]
-    assert len(found["graphs"]) == 5
+    assert len(found["graphs"]) == 4
     assert "training" not in found
     page = components.page("layers", found["layers"], "# Layers\n\nWhat to do.\n")
     assert page.startswith("# Layers\n")

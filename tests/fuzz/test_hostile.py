@@ -30,7 +30,7 @@ from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles
 from thoraxlib.datasets.mimic_cxr import image_file
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.explanation import Explanation
-from thoraxlib.graphs.vector_files import read_vectors
+from thoraxlib.graphs.embeddings import read_vectors
 from thoraxlib.images import TrainingCopy
 from thoraxlib.registry import OptionError, UnknownNameError
 from thoraxlib.utils.files import below, read_json
@@ -108,7 +108,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "unet.pth",
         lambda path: thoraxlib.load_checkpoint(segmentation.build("unet", width=4), path),
     ),
-    "graph of npz": ("x.npz", graphs.Graph.load),
     "graph of json": ("x.json", graphs.Graph.load),
     "graph of csv": ("x.csv", graphs.Graph.load),
     "counts": ("x.json", graphs.LabelCounts.load),
@@ -269,17 +268,6 @@ def test_xml_that_is_deep_long_or_oddly_encoded(tmp_path: Path) -> None:
         path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><e><uId id="CXR1"/></e>'.encode())
         report = refused(lambda: read_report(path), "1.xml")
         assert report is None or report.id == "CXR1"
-
-
-def test_a_graph_of_more_weights_than_the_memory_holds(tmp_path: Path) -> None:
-    array = io.BytesIO()
-    np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (10**7, 10**7)})
-    for compression, message in ((zipfile.ZIP_STORED, "graph"), (zipfile.ZIP_DEFLATED, "graph")):
-        with zipfile.ZipFile(tmp_path / "graph.npz", "w", compression) as archive:
-            archive.writestr("weights.npy", array.getvalue())
-            archive.writestr("nodes.npy", array.getvalue() + bytes(2**20))
-        with pytest.raises(ValueError, match=rf"{message}.npz holds no graph"):
-            graphs.Graph.load(tmp_path / "graph.npz")
 
 
 # -- paths --------------------------------------------------------------------------------------------

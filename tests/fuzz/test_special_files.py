@@ -18,7 +18,7 @@ from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.datasets.padchest.terms import TermTree
 from thoraxlib.datasets.tables import Table
-from thoraxlib.graphs.vector_files import read_vectors
+from thoraxlib.graphs.embeddings import read_vectors
 from thoraxlib.images.dicom import read_dicom
 from thoraxlib.utils.files import check_stored, open_regular, read_json, read_regular
 
@@ -39,7 +39,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "report": ("x.xml", read_report),
     "graph": ("x.json", graphs.Graph.load),
     "graph table": ("x.csv", graphs.Graph.load),
-    "graph archive": ("x.npz", graphs.Graph.load),
     "vectors": ("x.vec", lambda path: read_vectors(path, ["Mass"])),
     "archive": ("x.pt", check_stored),
     "checkpoint": ("x.pth", checkpoints.read),

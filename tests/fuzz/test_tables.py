@@ -33,7 +33,7 @@ from thoraxlib.datasets.openi import LabelerTable
 from thoraxlib.datasets.padchest import TermTree, listed_targets, parse_labels
 from thoraxlib.datasets.tables import Table
 from thoraxlib.graphs import Graph
-from thoraxlib.graphs.vector_files import read_vectors
+from thoraxlib.graphs.embeddings import read_vectors
 
 CHEXPERT = label_sets.build("chexpert14")
 

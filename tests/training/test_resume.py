@@ -25,7 +25,7 @@ from samples import Images, Net, jitter, to_float
 
 from thoraxlib import training
 from thoraxlib.training import processes
-from thoraxlib.utils.files import alone
+from thoraxlib.utils.files import locked
 
 HERE = Path(__file__).parent
 SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9)
@@ -195,7 +195,7 @@ def test_a_lock_that_a_killed_run_leaves_for_some_seconds_is_waited_for(tmp_path
     held, free = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with alone(tmp_path):
+        with locked(tmp_path):
             held.set()
             free.wait(60)
 

@@ -12,7 +12,7 @@ from typing import Any
 from thoraxlib.archives import tables
 from thoraxlib.archives.tables import Row
 from thoraxlib.localization.coco import join_coco
-from thoraxlib.utils.files import alone, discard_scratch, goes_on, read_json, replacing, write_json
+from thoraxlib.utils.files import check_resumable, discard_scratch, locked, read_json, replacing, write_json
 
 MANIFEST, LISTING, SCORES, BOXES = "manifest.json", "listing.jsonl", "scores", "boxes"
 _WHY = {
@@ -81,7 +81,7 @@ class Output:
             images, digest = listing(scratch)
             run = {**run, "listing": digest, "images": images}
             self.parts = -(-images // run["part_size"])
-            with alone(self.folder, wait=True):
+            with locked(self.folder, wait=True):
                 manifest = self._manifest()
                 if manifest is None:
                     self._check_empty()
@@ -89,7 +89,7 @@ class Output:
                     self._remove(manifest)
                     manifest = None
                 else:
-                    goes_on(self.folder, manifest["run"], run, "scores", _WHY, remedy=_OVERWRITE)
+                    check_resumable(self.folder, manifest["run"], run, "scores", _WHY, remedy=_OVERWRITE)
                 self._check_foreign({} if manifest is None else manifest)
                 if manifest is None:
                     self._describe({"complete": False, "run": run, **about, "parts": {}})
@@ -116,7 +116,7 @@ class Output:
 
     def finish(self) -> int | None:
         """Join the boxes, and write how many images failed, once all parts are there: that number, and else None."""
-        with alone(self.folder, wait=True):
+        with locked(self.folder, wait=True):
             manifest = self._known()
             files = [self._file(SCORES, number) for number in range(self.parts)]
             if not all(_is_own(file) for file in files):
@@ -165,7 +165,7 @@ class Output:
 
     def _record(self, parts: Mapping[str, Mapping[str, str]]) -> None:
         """List parts that appear now."""
-        with alone(self.folder, wait=True):
+        with locked(self.folder, wait=True):
             manifest = self._known()
             self._describe({**manifest, "complete": False, "parts": {**manifest["parts"], **parts}})
 

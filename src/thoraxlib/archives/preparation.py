@@ -27,7 +27,7 @@ from thoraxlib.images.reading import check_greys, read
 from thoraxlib.images.resize import Resize, placement
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.utils.files import alone, discard_scratch, goes_on, is_environment_error, replacing, write_json
+from thoraxlib.utils.files import check_resumable, discard_scratch, is_environment_error, locked, replacing, write_json
 from thoraxlib.utils.workers import context, cpus, follow_parent
 
 FAILURES = "failures.csv"
@@ -123,7 +123,7 @@ def prepare(
     _check_own(folder)
     spec = InputSpec().updated(shape)
     work = partial(_prepared, spec=spec, bits=bits, window=window)
-    with alone(folder):
+    with locked(folder):
         _check_settings(folder, settings)
         with _Store(folder, spec.size) as store:
             todo = [image for image in images if not store.has(image)]
@@ -297,7 +297,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     begun = description(folder).get("settings")
     if not isinstance(begun, dict):
         raise ValueError(f"{folder / COPY} describes no training copy: take another output")
-    goes_on(folder, begun, settings, "a copy", remedy="take another output")
+    check_resumable(folder, begun, settings, "a copy", remedy="take another output")
 
 
 def _describe(folder: Path, settings: dict[str, Any], complete: bool) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import as_json, without_pretrained
-from thoraxlib.utils.files import alone, discard_scratch, parse_json, read_json, replacing, write_json
+from thoraxlib.utils.files import discard_scratch, locked, parse_json, read_json, replacing, write_json
 from thoraxlib.utils.modes import uncompiled
 
 #: The two files of a saved model.
@@ -149,7 +149,7 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     model.described()
     folder = Path(folder)
     _check_own(folder)
-    with alone(folder, wait=True):
+    with locked(folder, wait=True):
         for name in (WEIGHTS, CONFIG, _CARD):
             discard_scratch(folder, Path(name).stem)
         if not os.path.lexists(folder / _CARD):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.detection.reading import batches, to_image
 from thoraxlib.utils.arguments import one_of
-from thoraxlib.utils.files import alone, discard_scratch, goes_on, parse_json, read_json, replacing, write_json
+from thoraxlib.utils.files import check_resumable, discard_scratch, locked, parse_json, read_json, replacing, write_json
 from thoraxlib.utils.modes import device_of, eval_view
 from thoraxlib.utils.precision import autocast
 
@@ -299,7 +299,7 @@ def extract(
         "shard_size": shard_size,
         "precision": precision,
     }
-    with alone(folder):
+    with locked(folder):
         _begin(folder, index)
         network, shown = eval_view(detector), tqdm(loader, desc="extract", disable=not progress, leave=False)
         with torch.inference_mode(), autocast(device_of(detector), precision):
@@ -314,7 +314,7 @@ def extract(
 def _begin(folder: Path, index: dict[str, Any]) -> None:
     """Write the index, or compare it with that of the store in the folder; remove files of a killed process."""
     if (folder / INDEX).exists():
-        goes_on(folder, read_index(folder), index, "a feature store", _WHY)
+        check_resumable(folder, read_index(folder), index, "a feature store", _WHY)
         discard_scratch(folder)
         return
     if any(path.stem.isdecimal() for path in folder.glob("*.safetensors")):

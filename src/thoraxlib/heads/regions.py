@@ -115,7 +115,7 @@ class RegionGraphHead(RegionHead):
     adjacency : str, mapping or Graph
         From :mod:`thoraxlib.graphs.adjacency`. The default needs no data and is counted on synthetic images; the paper
         has "jaccard" with counts of the training labels.
-    counts : str, mapping or RegionCounts, optional
+    counts : RegionCounts or mapping, optional
         Counts from which the adjacency is built.
     hidden : int
         Columns of W1.
@@ -158,7 +158,7 @@ class RegionGraphHead(RegionHead):
         labels: str | Sequence[str] | None = None,
         regions: str | Sequence[str] = "regions18",
         adjacency: Spec | graphs.Graph | Builder = "synthetic",
-        counts: Spec | graphs.RegionCounts | None = None,
+        counts: Mapping[str, Any] | graphs.RegionCounts | None = None,
         hidden: int = 2048,
         convolution: Spec = "dense",
         normalize: str = "none",

@@ -180,7 +180,7 @@ def anaxnet(
     train_detector: bool = False,
     head: Spec | RegionHead = "region_graph",
     adjacency: Spec | graphs.Graph | Builder | None = None,
-    counts: Spec | graphs.RegionCounts | None = None,
+    counts: Mapping[str, Any] | graphs.RegionCounts | None = None,
     in_features: int | None = None,
 ) -> AnaXNet:
     """AnaXNet: region detector, region graph with attention, findings in each region.
@@ -204,7 +204,7 @@ def anaxnet(
     adjacency : str, mapping or Graph, optional
         From :mod:`thoraxlib.graphs.adjacency`, for a head with a graph; with `counts`, the paper's "jaccard"; without
         both, the head's default, which is counted on the synthetic data set.
-    counts : str, mapping or RegionCounts, optional
+    counts : RegionCounts or mapping, optional
         Counts of the training labels: ``thoraxlib.graphs.RegionCounts.of(store.region_targets, ...)``.
     in_features : int, optional
         D; by default the detector's, 1024 without one.

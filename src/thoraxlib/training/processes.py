@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
-from thoraxlib.utils.files import alone
+from thoraxlib.utils.files import locked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +40,7 @@ def only_run(folder: Path) -> Iterator[None]:
         until = time.monotonic() + _LINGERING
         while is_first_process():
             try:
-                held.enter_context(alone(folder))
+                held.enter_context(locked(folder))
                 break
             except ValueError:
                 if time.monotonic() > until:

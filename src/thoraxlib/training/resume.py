@@ -26,7 +26,7 @@ from thoraxlib.detection import RegionDetector
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.processes import is_first_process
-from thoraxlib.utils.files import check_stored, goes_on, read_json, replacing, write_json
+from thoraxlib.utils.files import check_resumable, check_stored, read_json, replacing, write_json
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -94,7 +94,7 @@ def begin(output: Path, settings: Mapping[str, Any], last: Path, best: Path, *, 
         done = int(of_run(last)["epoch"])
         epochs, more = before.get("epochs"), plain["epochs"]
         why = "the schedule depends on it" if done < more else f"{done + 1} are done"
-        goes_on(
+        check_resumable(
             output,
             {**before, "epochs": more} if growing and done < more else before,
             plain,

@@ -21,7 +21,7 @@ from thoraxlib.training.processes import is_first_process, only_run
 from thoraxlib.training.schedules import Schedule
 from thoraxlib.training.task import model_inputs
 from thoraxlib.training.tasks import MultiLabelTask
-from thoraxlib.utils.files import goes_on, read_json
+from thoraxlib.utils.files import check_resumable, read_json
 from thoraxlib.utils.modes import uncompiled
 
 
@@ -170,7 +170,7 @@ def _check_epochs(folder: Path, stage: Stage) -> None:
     begun = read_json(config) if config.exists() else {}
     if isinstance(begun, dict) and "epochs" in begun:
         remedy = "the next stage began with its weights: change output, or resume=False for a new run"
-        goes_on(folder, begun, {"epochs": stage.epochs}, "a stage", remedy=remedy)
+        check_resumable(folder, begun, {"epochs": stage.epochs}, "a stage", remedy=remedy)
 
 
 class _Staged(nn.Module):

@@ -8,9 +8,9 @@ from thoraxlib.cams.gradients import GradientMap
 
 
 class ElementwiseCAM(GradientMap):
-    """``sum_c relu(g[k, c] A[c])`` place by place: gradient times feature, of which only what speaks for the label.
+    """Sum of the positive products of gradient and feature at each location: ``sum_c relu(g[k, c] A[c])``.
 
-    HiRes-CAM without what speaks against the label, which there cancels the rest of a place.
+    HiRes-CAM sums the negative products too, which cancel positive ones at the same location.
 
     Parameters and errors: see :class:`thoraxlib.cams.gradients.GradientMap`.
     """
