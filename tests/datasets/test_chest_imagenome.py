@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 from thoraxlib import datasets
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.chest_imagenome import cache
+from thoraxlib.datasets.chest_imagenome import scene_graphs
 from thoraxlib.datasets.chest_imagenome.annotations import CONFLICTS, select_boxes, select_labels
 from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles, parse
 from thoraxlib.images import transform_for
@@ -575,10 +575,11 @@ def test_scene_graphs_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     read: list[int] = []
 
     def counted(files: SceneGraphFiles, *, progress: bool) -> Any:
-        read.append(len(files))
-        return parse(files, progress=progress)
+        found = parse(files, progress=progress)
+        read.append(len(found.ids))
+        return found
 
-    monkeypatch.setattr(cache, "parse", counted)
+    monkeypatch.setattr(scene_graphs, "parse", counted)
 
     def targets(**options: Any) -> torch.Tensor:
         return datasets.build(
@@ -712,8 +713,6 @@ def test_gold(tmp_path: Path) -> None:
     assert pictures.targets[1].isnan().all()
     first = datasets.build("chest_imagenome", **options, conflict="first")
     assert first.region_targets[0, 7, FINDINGS.index("pneumonia")] == 0
-    with pytest.raises(ValueError, match="gold annotations have no scene graphs"):
-        pictures.scene_graph(0)
 
     def broken(name: str, old: str, new: str, message: str) -> None:
         path = tmp_path / name
@@ -736,24 +735,6 @@ def test_gold(tmp_path: Path) -> None:
     broken(boxes, "right lung,10", "right lung,ten", r"1000images.csv:2: could not convert")
 
 
-# -- what else a scene graph says --------------------------------------------------------------------------------------
-
-
-def test_relations(tmp_path: Path) -> None:
-    relation = {
-        "relationship_names": ["comparison|yes|worsened", "comparison|no|improved"],
-        "bbox_name": "left lung",
-        "subject_id": f"{image(1)}_left lung",
-        "object_id": f"{image(0)}_left lung",
-        "phrase": "Worse.",
-    }
-    images = opened(tmp_path, [graph(0, ALL), graph(1, ALL, relationships=[relation])])
-    assert images.relations(0) == []
-    (found,) = images.relations(1)
-    assert found == ("left lung", ("worsened",), image(0), "Worse.")
-    assert images.scene_graph(1)["viewpoint"] == "PA"
-
-
 def test_made_up_samples(tmp_path: Path) -> None:
     folder = os.environ.get("THORAXLIB_DATA")
     if folder is None:
@@ -771,7 +752,6 @@ def test_made_up_samples(tmp_path: Path) -> None:
     zone, heart = REGIONS.index("left lower lung zone"), REGIONS.index("cardiac silhouette")
     assert images.region_targets[1].nan_to_num().nonzero().tolist() == [[zone, 0], [zone, 2], [heart, 3]]
     assert images.region_boxes[0, heart].tolist() == [945, 1528, 2036, 2510]
-    assert [each.names for each in images.relations(1)] == [("worsened",)]
     packed = tmp_path / "packed/silver_dataset"
     packed.mkdir(parents=True)
     shutil.make_archive(str(packed / "scene_graph"), "zip", samples[0].parent)

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from thoraxlib.datasets.chexpert import CheXpert
-from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
 from thoraxlib.datasets.padchest import parse_labels
-from thoraxlib.datasets.tables import Table, check_joined, is_blank
+from thoraxlib.datasets.tables import Table, check_joined, is_blank, read_list
 
 PLAIN = "a,b\n1,x\n2,y\n"
 
