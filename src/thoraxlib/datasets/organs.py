@@ -48,7 +48,7 @@ class WithOrganMasks(Subset):
 
     def __init__(self, dataset: ChestDataset, folder: StrPath) -> None:
         super().__init__(dataset, range(len(dataset)))
-        self.transform = getattr(dataset, "transform", None)
+        self.targets, self.transform = dataset.targets, getattr(dataset, "transform", None)
         root = check_root(folder, "folder")
         self._masks = [mask_path(root, name) for name in self.ids]
         existing = set(os.listdir(root))

@@ -109,10 +109,17 @@ def split_patients(
     {'train': [2, 3, 4], 'test': [0, 1]}
     """
     fractions = _check_fractions(fractions)
-    patients, owner = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
-    rank = np.random.default_rng(seed).permutation(len(patients))
-    ends = np.round(np.cumsum(list(fractions.values())) * len(patients)).astype(int)
+    owner, patients = _owners(patient_ids)
+    rank = np.random.default_rng(seed).permutation(patients)
+    ends = np.round(np.cumsum(list(fractions.values())) * patients).astype(int)
     return _parts(np.searchsorted(ends, rank, side="right"), owner, fractions)
+
+
+def _owners(patient_ids: Sequence[str]) -> tuple[NDArray[np.int64], int]:
+    """Return the number of each image's patient, in sorted order, and the number of patients."""
+    # no array of text: it would give every id the memory of the longest
+    number = {patient: index for index, patient in enumerate(sorted(set(map(str, patient_ids))))}
+    return np.array([number[str(patient)] for patient in patient_ids], dtype=np.int64), len(number)
 
 
 def _check_fractions(fractions: Mapping[str, float] | None) -> dict[str, float]:
@@ -127,7 +134,7 @@ def _parts(
     part: NDArray[np.integer[Any]], owner: NDArray[np.integer[Any]], fractions: Mapping[str, float]
 ) -> dict[str, list[int]]:
     """Return the images of each part, from the part of each patient and the patient of each image."""
-    parts = {name: np.flatnonzero(part[owner.reshape(-1)] == number).tolist() for number, name in enumerate(fractions)}
+    parts = {name: np.flatnonzero(part[owner] == number).tolist() for number, name in enumerate(fractions)}
     empty = [name for name, indices in parts.items() if not indices]
     if empty:
         raise ValueError(f"{len(part)} patients are too few for the parts {dict(fractions)}: {empty} would be empty")
@@ -231,9 +238,9 @@ def stratify_patients(
         raise ValueError(f"targets must be (N, K) with an image or more, got shape {tuple(targets.shape)}")
     if len(patient_ids) != len(targets):
         raise ValueError(f"there are {len(patient_ids)} patient ids, but {len(targets)} rows of targets")
-    patients, owner = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
-    counts = _counts((targets == 1).numpy(), owner.reshape(-1), order)
-    rank = np.random.default_rng(seed).permutation(len(patients))
+    owner, patients = _owners(patient_ids)
+    counts = _counts((targets == 1).numpy(), owner, order)
+    rank = np.random.default_rng(seed).permutation(patients)
     return _parts(_deal(counts, np.array(list(fractions.values())), rank), owner, fractions)
 
 
