@@ -207,9 +207,7 @@ def plainly(each: dict[str, Any], conflict: str) -> dict[tuple[str, str], float]
                 mentions[entry["bbox_name"], finding].append(relation == "yes")
     rule = {
         "last": lambda says: says[-1],
-        "first": lambda says: says[0],
         "any": any,
-        "majority": lambda says: says[-1] if 2 * sum(says) == len(says) else 2 * sum(says) > len(says),
     }[conflict]
     return {key: float(rule(says)) for key, says in mentions.items()}
 
@@ -537,7 +535,7 @@ def test_the_official_tree_and_missing_images(tmp_path: Path) -> None:
         ({"regions": ["left lunge"]}, ValueError, "regions: 'left lunge' not known .*did you mean 'left lung'"),
         ({"labels": ["pneumothorx"]}, ValueError, "labels: 'pneumothorx' not known .*did you mean 'pneumothorax'"),
         ({"labels": ["xyz"]}, ValueError, "'xyz' not known to the annotations; known: pneumonia, lung opacity"),
-        ({"conflict": "mean"}, ValueError, "conflict='mean': allowed are 'last', 'any', 'first', 'majority'"),
+        ({"conflict": "mean"}, ValueError, "conflict='mean': allowed are 'last', 'any'"),
         ({"unmentioned": "zero"}, ValueError, "unmentioned='zero': allowed are 'negative', 'missing'"),
         ({"split": "dev"}, ValueError, "split='dev': allowed are 'train'"),
         ({"lists": "mine"}, ValueError, "lists='mine': allowed are 'imagenome', 'mimic'"),
@@ -711,8 +709,6 @@ def test_gold(tmp_path: Path) -> None:
     assert positive == [[7, FINDINGS.index("pneumonia")], [17, FINDINGS.index("lung opacity")]]
     assert pictures.region_targets[1].isnan().all()  # the second study has comparisons only
     assert pictures.targets[1].isnan().all()
-    first = datasets.build("chest_imagenome", **options, conflict="first")
-    assert first.region_targets[0, 7, FINDINGS.index("pneumonia")] == 0
 
     def broken(name: str, old: str, new: str, message: str) -> None:
         path = tmp_path / name

@@ -194,7 +194,7 @@ def test_a_plain_coco_file(tmp_path: Path) -> None:
         (
             '[{"image_id": "x", "file_name": "x.png", "annotations": '
             '[{"category_id": 18, "bbox": [1, 1, 2, 2], "attributes": [0,0,0,0,0,0,0,0,0]}]}]',
-            "category_id from 18 to 18, of 18 regions",
+            "category_id that is not there, the first is 18",
         ),
     ],
 )

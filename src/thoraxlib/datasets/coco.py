@@ -15,7 +15,7 @@ from thoraxlib import labels as label_sets
 from thoraxlib.datasets.base import ChestDataset, Transform
 from thoraxlib.datasets.files import StrPath, image_size, index_named, plain, progress_bar
 from thoraxlib.datasets.regions import RegionDataset, dense_boxes, find_names, inverse, read_regions
-from thoraxlib.localization.boxes import Boxes, from_xywh
+from thoraxlib.localization.boxes import Boxes
 from thoraxlib.localization.coco import every_annotation
 from thoraxlib.localization.coco import to_coco as boxes_to_coco
 from thoraxlib.utils.arguments import repeated
@@ -100,9 +100,10 @@ class RegionCoco(RegionDataset):
             self.sizes = [image_size(image) for image in progress_bar(self._paths, "image sizes", shown=progress)]
         else:
             self.sizes = [listed.sizes[row] for row in rows]
-        image = inverse(rows.tolist(), len(listed.files))[listed.image]
-        region = inverse(region_rows, len(listed.regions))[listed.region]
-        boxes, source, flat, doubled = dense_boxes(listed.boxes, image, region, (len(rows), len(region_rows)))
+        image = inverse(rows.tolist(), len(listed.files))[listed.boxes.image.numpy()]
+        region = inverse(region_rows, len(listed.regions))[listed.boxes.label.numpy()]
+        xyxy, shape = listed.boxes.xyxy.numpy(), (len(rows), len(region_rows))
+        boxes, source, flat, doubled = dense_boxes(xyxy, image, region, shape)
         self.report = {"boxes without area": flat, "boxes of a region that has another": doubled}
         unknown = np.full((1, len(labelled)), np.nan, np.float32)
         self._set_regions(boxes, source >= 0, np.concatenate([listed.values[:, labelled], unknown])[source])
@@ -114,12 +115,10 @@ class _Listed(NamedTuple):
     files: list[str]
     ids: list[str]
     patients: list[str]
-    sizes: list[tuple[int, int]] | None
+    sizes: Sequence[tuple[int, int]] | None
     regions: tuple[str, ...]
     labels: tuple[str, ...]
-    image: NDArray[np.int64]  # (M,), position in `files`
-    region: NDArray[np.int64]  # (M,), position in `regions`
-    boxes: NDArray[np.float32]  # (M, 4), x1 y1 x2 y2
+    boxes: Boxes  # positions in `files` and `regions`
     values: NDArray[np.float32]  # (M, K)
 
 
@@ -127,8 +126,11 @@ def _read(path: Path, labels: str | Sequence[str] | None) -> _Listed:
     """Read a file of either format."""
     content = read_json(path)
     try:
-        listed = _records(content, path) if isinstance(content, list) else _coco(content, path, labels)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(content, list):
+            listed = _parse(_as_coco(content), path, labels)._replace(sizes=None)
+        else:
+            listed = _parse(content, path, labels)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: neither a COCO file nor records of AnaXNet's converter ({type(error).__name__}: {error})"
         ) from error
@@ -141,7 +143,7 @@ def _read(path: Path, labels: str | Sequence[str] | None) -> _Listed:
     return listed
 
 
-def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | None) -> _Listed:
+def _parse(content: dict[str, Any], path: Path, labels: str | Sequence[str] | None) -> _Listed:
     coco = every_annotation(content, str(path))
     annotations, images = content["annotations"], content["images"]
     values = [each.get("attributes", []) for each in annotations]
@@ -159,40 +161,21 @@ def _coco(content: dict[str, Any], path: Path, labels: str | Sequence[str] | Non
     files = [plain(name, path) for name in coco.ids]
     ids = [str(image.get("dicom_id", os.path.splitext(name)[0])) for image, name in zip(images, files, strict=True)]
     patients = [str(image.get("patient_id", own)) for image, own in zip(images, ids, strict=True)]
-    return _Listed(
-        files,
-        ids,
-        patients,
-        list(coco.sizes),
-        coco.labels,
-        names,
-        coco.boxes.image.numpy(),
-        coco.boxes.label.numpy(),
-        coco.boxes.xyxy.numpy(),
-        table(values, len(names), f"{path}: attributes").astype(np.float32),
-    )
+    attributes = table(values, len(names), f"{path}: attributes").astype(np.float32)
+    return _Listed(files, ids, patients, coco.sizes, coco.labels, names, coco.boxes, attributes)
 
 
-def _records(content: list[dict[str, Any]], path: Path) -> _Listed:
-    regions, labels = label_sets.build("regions18"), label_sets.build("imagenome9")
-    boxes = [(image, each) for image, record in enumerate(content) for each in record["annotations"]]
-    category = table([[each["category_id"]] for _, each in boxes], 1, f"{path}: category_id")[:, 0]
-    if not np.isin(category, range(len(regions))).all():
-        raise IndexError(f"category_id from {category.min():g} to {category.max():g}, of {len(regions)} regions")
-    xywh = torch.from_numpy(table([each["bbox"] for _, each in boxes], 4, f"{path}: bbox"))
-    ids = [str(record["image_id"]) for record in content]
-    return _Listed(
-        [plain(str(record["file_name"]), path) for record in content],
-        ids,
-        ids,
-        None,
-        regions,
-        labels,
-        np.array([image for image, _ in boxes], np.int64),
-        category.astype(np.int64),
-        from_xywh(xywh, path).numpy(),
-        table([each["attributes"] for _, each in boxes], len(labels), f"{path}: attributes").astype(np.float32),
-    )
+def _as_coco(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Convert records of AnaXNet's converter, which have no sizes, to a COCO file with images of 1 x 1 pixels."""
+    return {
+        "annotations": [{**each, "image_id": k} for k, record in enumerate(records) for each in record["annotations"]],
+        "images": [
+            {"id": k, "dicom_id": record["image_id"], "file_name": record["file_name"], "height": 1, "width": 1}
+            for k, record in enumerate(records)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(label_sets.build("regions18"))],
+        "info": {"attributes": label_sets.build("imagenome9")},
+    }
 
 
 def to_coco(

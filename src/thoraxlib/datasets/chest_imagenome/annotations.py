@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from thoraxlib.datasets.regions import dense_boxes, inverse
 
 #: Rules for the label of a region whose sentences disagree; "last" is the authors' converter's.
-CONFLICTS = ("last", "any", "first", "majority")
+CONFLICTS = ("last", "any")
 #: Labels of a finding that no sentence mentions for a region.
 UNMENTIONED = ("negative", "missing")
 
@@ -149,9 +149,8 @@ def select_labels(
         See :func:`select_boxes`.
     findings : sequence of int
         (K,): positions in ``annotations.findings``, negative for a finding that never occurs.
-    conflict : {"last", "any", "first", "majority"}
-        Label of a finding with several mentions: that of the last or first one, 1 if any affirms it, or the majority
-        (the last one in a tie).
+    conflict : {"last", "any"}
+        Label of a finding with several mentions: that of the last one, or 1 if any affirms it.
     unmentioned : {"negative", "missing"}
         Label of a finding without mention: 0 or NaN.
     """
@@ -165,16 +164,8 @@ def select_labels(
     labels = np.full(len(rows) * len(regions) * len(findings), 0 if unmentioned == "negative" else np.nan, np.float32)
     if len(cells):
         starts = np.flatnonzero(np.diff(cells, prepend=-1))
-        stops = np.append(starts[1:], len(cells))
-        affirmed = np.add.reduceat(yes, starts, dtype=np.int64)
-        last = yes[stops - 1]
-        twice, mentions = 2 * affirmed, stops - starts
-        labels[cells[starts]] = {
-            "last": last,
-            "first": yes[starts],
-            "any": affirmed > 0,
-            "majority": (twice > mentions) | ((twice == mentions) & last),
-        }[conflict]
+        last = yes[np.append(starts[1:], len(cells)) - 1]
+        labels[cells[starts]] = np.logical_or.reduceat(yes, starts) if conflict == "any" else last
     return labels.reshape(len(rows), len(regions), len(findings))
 
 

@@ -64,9 +64,9 @@ class ChestImaGenome(RegionDataset):
         "regions18", "regions29", "regions36", or names.
     labels : str or sequence of str
         "imagenome9", or names of findings that the annotations mention.
-    conflict : {"last", "any", "first", "majority"}
-        Label of a region whose sentences disagree: that of the last one, as in AnaXNet's converter; 1 if any affirms;
-        that of the first one; or the majority (the last one in a tie).
+    conflict : {"last", "any"}
+        Label of a region whose sentences disagree: that of the last one, as in AnaXNet's converter, or 1 if any
+        affirms.
     unmentioned : {"negative", "missing"}
         Label of a finding that no sentence mentions for a region: 0, as in AnaXNet's converter, or NaN.
     views : str or sequence of str, optional
