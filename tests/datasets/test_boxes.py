@@ -93,7 +93,9 @@ def test_boxes_of_images_that_the_table_lacks(tmp_path: Path) -> None:
         assert of_nih14(tmp_path, [GOOD, GOOD], name="b.png") == [[2, 3, 22, 13]]
     text = (tmp_path / "bbox.csv").read_text()
     (tmp_path / "bbox.csv").write_text(text.replace("a.png", "c.png"))
-    with pytest.raises(ValueError, match=r"labels.csv is of none of these images of bbox.csv; its ids are a.png"):
+    with pytest.raises(
+        ValueError, match=r"labels.csv has a row for none of these images of bbox.csv; its ids are a.png"
+    ):
         NIH14(root=tmp_path, split="all")
 
 

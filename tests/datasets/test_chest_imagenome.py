@@ -462,7 +462,9 @@ def test_patients_of_a_list_are_those_of_the_scene_graphs(tmp_path: Path, name: 
         path.write_text(text.replace("10000000", written))
         assert datasets.build("chest_imagenome", **options).ids == [image(k) for k in range(1, 6)]
     path.write_text(text.replace("10000000", "7"))
-    with pytest.raises(ValueError, match=rf"{name}.csv:2: {image(0)} is of patient 7 there, of 10000000 in its scene"):
+    with pytest.raises(
+        ValueError, match=rf"{name}.csv:2: {image(0)} belongs to patient 7 there, to 10000000 in its scene"
+    ):
         datasets.build("chest_imagenome", **options)
 
 
@@ -723,7 +725,7 @@ def test_gold(tmp_path: Path) -> None:
     broken(table, "\tno\t", "\tmaybe\t", r"coordinates.txt:2: context must be yes or no, got 'maybe'")
     broken(table, "label_name", "label", "has no column 'label_name'")
     broken("utils/cxr-record-list_view.csv", image(1), "x", rf"lacks 1 of 2 gold images, the first is {image(1)}")
-    broken(table, image(0), image(7), r"1000images.csv is of none of these images; its ids are")
+    broken(table, image(0), image(7), r"1000images.csv has a row for none of these images; its ids are")
     broken(
         "utils/cxr-record-list_view.csv", image(2), image(1), rf"view.csv:4: {image(1)} appears again, first in line 3"
     )

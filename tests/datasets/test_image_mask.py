@@ -136,7 +136,7 @@ def test_a_value_of_no_class(tmp_path: Path, value: int) -> None:
     pictures = ImageMask(root=root, classes=ORGANS)
     assert pictures[0]["masks"].shape == (2, 12, 16)
     with pytest.raises(
-        ValueError, match=rf"image1\.png: the values {value} are .*known: 0 background, 1 lungs, 2 heart"
+        ValueError, match=rf"image1\.png: the values {value} belong to no class; known: 0 background, 1 lungs, 2 heart"
     ):
         pictures[1]
 

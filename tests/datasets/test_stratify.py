@@ -127,7 +127,7 @@ def test_kept_in_a_file(tmp_path: Path) -> None:
         load_split(datasets.build("synthetic", size=32, length=300, labels="nih8", masks=False), path)
     text = path.read_text()
     path.write_text(text.replace("synthetic-0-p000000", "somebody", 1))
-    with pytest.raises(ValueError, match=r"split.csv:\d+: .* is of patient somebody there"):
+    with pytest.raises(ValueError, match=r"split.csv:\d+: .* belongs to patient somebody there"):
         load_split(images, path)
     rows = text.splitlines()
     patient = next(row.split(",")[1] for row in rows[1:] if text.count(f",{row.split(',')[1]},") > 1)

@@ -123,11 +123,11 @@ def _table(root: Path, names: tuple[str, ...]) -> Path | None:
     """Find the table with one of `names` in `root`, or else in the release's folder in it."""
     releases = [folder for folder in sorted(root.iterdir()) if folder.name.lower().startswith("chexpert")]
     for folders in ([root], releases):
-        found = [folder / name for folder in folders for name in names if (folder / name).is_file()]
-        if len({path.parent for path in found}) > 1:
-            raise ValueError(f"root holds several releases, give the folder of one: {', '.join(map(str, found))}")
-        if found:
-            return found[0]
+        tables = [folder / name for folder in folders for name in names if (folder / name).is_file()]
+        if len({path.parent for path in tables}) > 1:
+            raise ValueError(f"root holds several releases, give the folder of one: {', '.join(map(str, tables))}")
+        if tables:
+            return tables[0]
     return None
 
 
@@ -138,12 +138,12 @@ def _paths(table: Table) -> list[str]:
 
 def _check_held_out(root: Path, paths: list[str], names: tuple[str, ...], path: Path) -> None:
     """Raise ValueError if the table of another part, which must have other images, lists one of `paths`."""
-    here = set(paths)
+    own = set(paths)
     for others in _HELD_OUT[names]:
         other = _table(root, others)
         table = None if other is None else Table(other)
         if table is not None and "Path" in table.columns:
-            both = [name for name in _paths(table) if name in here]
+            both = [name for name in _paths(table) if name in own]
             if both:
                 raise ValueError(f"{len(both)} images of {path} are in {other} as well, the first is {both[0]}")
 
@@ -156,15 +156,15 @@ def _files(root: Path, tops: set[str]) -> dict[str, ImageFile]:
     batches = [name for name, part in part_of.items() if part in tops]
     releases = [name for name in folders if name.lower().startswith("chexpert") and name not in part_of]
     nested = [f"{name}/{top}" for name in releases for top in tops - {*folders}]
-    found: dict[str, ImageFile] = {}
+    images: dict[str, ImageFile] = {}
     for name, path in index_tree(where, [*tops, *nested, *batches]).items():
         top, _, rest = name.partition("/")
         if top in part_of and not rest.startswith(f"{part_of[top]}/"):
             rest = f"{part_of[top]}/{rest}"
         image = rest if top in part_of or top in releases else name
-        if found.setdefault(image, path) != path:
-            raise ValueError(f"{found[image]} and {path} are one image: give the folder of one release as root")
-    return found
+        if images.setdefault(image, path) != path:
+            raise ValueError(f"{images[image]} and {path} are one image: give the folder of one release as root")
+    return images
 
 
 def _below_release(name: str, table: Table, row: int) -> str:

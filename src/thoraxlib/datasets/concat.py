@@ -75,7 +75,12 @@ class Concat(Dataset[dict[str, Any]]):
         self.parts: list[ChestDataset] = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
         if not self.parts:
             raise ValueError("parts holds no data set")
-        self.labels: tuple[str, ...] = _all_labels(self.parts) if labels is None else label_sets.resolve(labels)
+        if labels is None:
+            spelling: dict[str, str] = {}
+            for label in (label for part in self.parts for label in part.labels):
+                spelling.setdefault(label_sets.canonical(label), label)
+            labels = tuple(spelling.values())
+        self.labels: tuple[str, ...] = label_sets.resolve(labels)
         self._columns = [_Columns.of(part.labels, self.labels, tree) for part in self.parts]
         pairs = list(zip(names, self.parts, strict=True))
         for (name, part), columns in zip(pairs, self._columns, strict=True):
@@ -123,14 +128,6 @@ class Concat(Dataset[dict[str, Any]]):
         new = {old: number for number, old in enumerate(columns) if old is not None}
         moved = torch.tensor([new.get(old, -1) for old in sample["box_labels"].tolist()], dtype=torch.long)
         return tv_tensors.wrap(sample["boxes"][moved >= 0], like=sample["boxes"]), moved[moved >= 0]
-
-
-def _all_labels(parts: Sequence[ChestDataset]) -> tuple[str, ...]:
-    first: dict[str, str] = {}
-    for part in parts:
-        for label in part.labels:
-            first.setdefault(label_sets.canonical(label), label)
-    return tuple(first.values())
 
 
 class _Columns(NamedTuple):

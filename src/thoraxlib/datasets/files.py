@@ -77,13 +77,13 @@ def index_images(root: Path, pattern: str | None = "images*") -> dict[str, Image
     folder, tops = opened(root), [""]
     if pattern is not None and isinstance(folder, Path):
         tops = [top.name for top in sorted(root.glob(pattern))]
-    found: dict[str, ImageFile] = {}
+    images: dict[str, ImageFile] = {}
     for name, image in _images_in(folder, tops):
-        found.setdefault(name.rpartition("/")[2], image)
-    if not found:
-        place = root if pattern is None else f"the folders {pattern} of {root}"
-        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {place}")
-    return found
+        images.setdefault(name.rpartition("/")[2], image)
+    if not images:
+        where = root if pattern is None else f"the folders {pattern} of {root}"
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {where}")
+    return images
 
 
 def index_tree(root: Path | TrainingCopy, tops: Iterable[str]) -> dict[str, ImageFile]:
@@ -100,10 +100,10 @@ def index_tree(root: Path | TrainingCopy, tops: Iterable[str]) -> dict[str, Imag
     """
     folder, path = (opened(root), root) if isinstance(root, Path) else (root, root.folder)
     tops = sorted(below(top, path) for top in tops)
-    found = dict(_images_in(folder, tops))
-    if not found:
+    images = dict(_images_in(folder, tops))
+    if not images:
         raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {few(tops, 5)} of {path}")
-    return found
+    return images
 
 
 def top_folders(root: Path | TrainingCopy) -> list[str]:
@@ -161,15 +161,15 @@ def _images_in(root: Path | TrainingCopy, tops: Iterable[str]) -> Iterator[tuple
                 yield str(parent / name), image
     for top in paths:
         for folder, folders, files in os.walk(root / top):
-            here = PurePosixPath(Path(folder).relative_to(root).as_posix())
+            prefix = PurePosixPath(Path(folder).relative_to(root).as_posix())
             if COPY in files:
                 folders.clear()
                 for name, image in _images_in(TrainingCopy(folder), [""]):
-                    yield str(here / name), image
+                    yield str(prefix / name), image
             else:
                 for name in files:
                     if name.lower().endswith(SUFFIXES):
-                        yield str(here / name), Path(folder, name)
+                        yield str(prefix / name), Path(folder, name)
 
 
 def existing(
@@ -203,21 +203,21 @@ def existing(
     usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _is_readable(files.get(n))
     is_usable = [usable(name) for name in names]
     kept = [position for position, good in enumerate(is_usable) if good]
-    lost = [name for name, good in zip(names, is_usable, strict=True) if not good]
-    if lost and missing == "error":
+    absent = [name for name, good in zip(names, is_usable, strict=True) if not good]
+    if absent and missing == "error":
         raise FileNotFoundError(
-            f"{len(lost)} of {len(names)} images are missing below {where}: {few(lost, 5)}; pass missing='skip' to go "
-            "on without them"
+            f"{len(absent)} of {len(names)} images are missing below {where}: {few(absent, 5)}; pass missing='skip' to "
+            "go on without them"
         )
-    if lost:
+    if absent:
         warnings.warn(
-            f"{len(lost)} of {len(names)} images below {where} are missing or cut off, or cannot be read, and are "
-            f"skipped: {few(lost, 5)}",
+            f"{len(absent)} of {len(names)} images below {where} are missing or cut off, or cannot be read, and are "
+            f"skipped: {few(absent, 5)}",
             stacklevel=4,
         )
     if not kept:
-        asked = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "missing": missing}.items())
-        raise ValueError(f"no image is left: {asked}, {where}")
+        options = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "missing": missing}.items())
+        raise ValueError(f"no image is left: {options}, {where}")
     return kept
 
 

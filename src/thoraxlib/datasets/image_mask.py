@@ -149,12 +149,12 @@ def _by_name(images: Path, masks: Path, suffix: str) -> list[tuple[Path, Path]]:
         raise ValueError(f"images and masks are both in {images}: suffix is needed to tell them apart")
     mask_of = {path.stem.removesuffix(suffix): path for path in _unique(masks) if path.stem.endswith(suffix)}
     image_of = {path.stem: path for path in _unique(images) if images != masks or not path.stem.endswith(suffix)}
-    lonely = {
+    unpaired = {
         "images without mask": sorted(image_of.keys() - mask_of.keys()),
         "masks without image": sorted(mask_of.keys() - image_of.keys()),
     }
-    if any(lonely.values()) or not image_of:
-        lists = [f"{len(names)} {what} ({few(names, 5)})" for what, names in lonely.items() if names]
+    if any(unpaired.values()) or not image_of:
+        lists = [f"{len(names)} {what} ({few(names, 5)})" for what, names in unpaired.items() if names]
         raise ValueError(
             f"{images} and {masks} do not pair by name with suffix={suffix!r}: {'; '.join(lists) or 'no image'}"
         )
@@ -175,7 +175,7 @@ def _one_hot(path: Path, classes: Mapping[str, int]) -> Tensor:
     odd = np.unique(values[~np.isin(values, [0, *classes.values()])])
     if len(odd):
         known = ", ".join(f"{value} {name}" for name, value in {"background": 0, **classes}.items())
-        raise ValueError(f"{path}: the values {', '.join(map(str, odd[:5]))} are those of no class; known: {known}")
+        raise ValueError(f"{path}: the values {', '.join(map(str, odd[:5]))} belong to no class; known: {known}")
     return torch.from_numpy(np.stack([values == value for value in classes.values()]).astype(np.uint8))
 
 

@@ -211,12 +211,13 @@ def _read_part(
         raise ValueError(
             f"{path} lists {len(unknown)} of {len(listed.names)} images that the table does not have: {few(unknown, 5)}"
         )
-    part, here = next((part for part in _APART if part in split), ""), set(listed.names)
+    part, own = next((part for part in _APART if part in split), ""), set(listed.names)
     for other in _APART.get(part, ()):
-        beside = find_list(split.replace(part, other), folders)
-        both = [] if beside is None else [name for name in read_list(beside, _FINDINGS[:14]).names if name in here]
+        other_list = find_list(split.replace(part, other), folders)
+        names_there = [] if other_list is None else read_list(other_list, _FINDINGS[:14]).names
+        both = [name for name in names_there if name in own]
         if both:
-            raise ValueError(f"{len(both)} images of {path} are in {beside} as well, the first is {both[0]}")
+            raise ValueError(f"{len(both)} images of {path} are in {other_list} as well, the first is {both[0]}")
     return np.array([row_of[name] for name in listed.names]), listed.targets
 
 

@@ -52,12 +52,12 @@ class WithOrganMasks(Subset):
         root = check_root(folder, "folder")
         self._masks = [mask_path(root, name) for name in self.ids]
         existing = set(os.listdir(root))
-        lost = [
+        lacking = [
             name for name, path in zip(self.ids, self._masks, strict=True) if os.path.basename(path) not in existing
         ]
-        if lost:
+        if lacking:
             raise FileNotFoundError(
-                f"{len(lost)} of {len(self.ids)} images have no mask in {root}: {few(lost, 5)}; write them with "
+                f"{len(lacking)} of {len(self.ids)} images have no mask in {root}: {few(lacking, 5)}; write them with "
                 "thoraxlib.segmentation.predict_masks"
             )
 

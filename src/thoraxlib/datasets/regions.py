@@ -142,16 +142,16 @@ def dense_boxes(
     shape : (int, int)
         n and R.
     """
-    asked = np.flatnonzero((image >= 0) & (region >= 0))
-    xyxy = boxes[asked]
+    kept = np.flatnonzero((image >= 0) & (region >= 0))
+    xyxy = boxes[kept]
     has_area = np.isfinite(xyxy).all(axis=1) & (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
-    asked = asked[has_area]
-    cells, first = np.unique(image[asked].astype(np.int64) * shape[1] + region[asked], return_index=True)
+    kept = kept[has_area]
+    cells, first = np.unique(image[kept].astype(np.int64) * shape[1] + region[kept], return_index=True)
     source = np.full(shape[0] * shape[1], -1)
-    source[cells] = asked[first]
+    source[cells] = kept[first]
     dense = np.zeros((len(source), 4), np.float32)
-    dense[cells] = boxes[asked[first]]
-    doubled = len(asked) - len(cells)
+    dense[cells] = boxes[kept[first]]
+    doubled = len(kept) - len(cells)
     return DenseBoxes(dense.reshape(*shape, 4), source.reshape(shape), int((~has_area).sum()), doubled)
 
 
@@ -178,13 +178,13 @@ def find_names(names: Sequence[str], known: Sequence[str], argument: str, source
     ValueError
         A name is unknown (the message has the closest ones), or two names mean the same.
     """
-    found = label_sets.align(known, names)
-    lost = [name for name, position in zip(names, found, strict=True) if position is None]
-    if lost:
-        close = difflib.get_close_matches(lost[0].lower(), known, n=3, cutoff=0.5)
+    matches = label_sets.align(known, names)
+    unknown = [name for name, position in zip(names, matches, strict=True) if position is None]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0].lower(), known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
-        raise ValueError(f"{argument}: {', '.join(map(repr, lost))} not known to {source}; {hint}")
-    positions = [position for position in found if position is not None]
+        raise ValueError(f"{argument}: {', '.join(map(repr, unknown))} not known to {source}; {hint}")
+    positions = [position for position in matches if position is not None]
     again = set(repeated(positions))
     twice = [name for name, position in zip(names, positions, strict=True) if position in again]
     if twice:

@@ -106,16 +106,16 @@ class Samples(Dataset[dict[str, Any]]):
         generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
         try:
             sample = self._read(index)
-            beside = {name: sample.pop(name) for name in self.original if name in sample}
+            untransformed = {name: sample.pop(name) for name in self.original if name in sample}
             if "size" in self.original:
-                beside["size"] = tuple(sample["image"].shape[-2:])
+                untransformed["size"] = tuple(sample["image"].shape[-2:])
             sample = self._transformed(sample)
         finally:
             generator.set_state(before)
         values = sample["features" if "features" in sample else "image"]
         if values.is_floating_point() and not bool(values.isfinite().all()):
             raise ValueError(f"{sample['id']}: NaN or infinite values")
-        return {**{name: sample[name] for name in self.kept if name in sample}, **beside, "index": index}
+        return {**{name: sample[name] for name in self.kept if name in sample}, **untransformed, "index": index}
 
     def batches(
         self, batch_size: int, *, indices: Sequence[int] | None = None, num_workers: int = 0

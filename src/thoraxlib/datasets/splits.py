@@ -255,22 +255,23 @@ def _counts(positive: NDArray[np.bool_], owner: NDArray[np.integer[Any]], order:
 
 def _deal(counts: NDArray[np.int32], shares: NDArray[np.float64], rank: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Return the part of each patient; `rank` orders equal patients."""
-    left = counts.sum(axis=0)
-    wanted = shares[:, None] * left
-    lacking = wanted.copy()
+    remaining = counts.sum(axis=0)
+    goals = shares[:, None] * remaining
+    lacking = goals.copy()
     part = np.full(len(counts), -1)
     while (part < 0).any():
         # the rarest remaining label or pair; at the end the last column, for images without any label
-        rarest = int(np.where(left > 0, left, left[-1] + 1)[:-1].argmin()) if left[:-1].any() else -1
+        rarity = np.where(remaining > 0, remaining, remaining[-1] + 1)[:-1]
+        rarest = int(rarity.argmin()) if remaining[:-1].any() else -1
         members = np.flatnonzero((part < 0) & (counts[:, rarest] > 0))
         for patient in members[np.lexsort((rank[members], -counts[members, rarest]))]:
             own = np.flatnonzero(counts[patient])
             added, lack = counts[patient, own], lacking[:, own]
             # decrease of each part's squared differences from its goals, relative to the goals
-            gain = ((lack**2 - (lack - added) ** 2) / wanted[:, own]).sum(axis=1)
+            gain = ((lack**2 - (lack - added) ** 2) / goals[:, own]).sum(axis=1)
             part[patient] = chosen = int(gain.round(9).argmax())
             lacking[chosen, own] -= added
-            left[own] -= added
+            remaining[own] -= added
     return part
 
 
@@ -316,15 +317,15 @@ def load_split(dataset: ChestDataset, path: StrPath) -> dict[str, Subset]:
             f"{path} is the split of another data set: {lacking} of {len(dataset)} images are not in it{first}"
         )
     part_of: dict[str, str] = {}
+    indices: dict[str, list[int]] = {}
     for row, (image, patient, part) in enumerate(zip(images, patients, parts, strict=True)):
-        if dataset.patient_ids[index_of[image]] != patient:
+        index = index_of[image]
+        if dataset.patient_ids[index] != patient:
             raise ValueError(
-                f"{table.where(row)}: {image} is of patient {patient} there, of {dataset.patient_ids[index_of[image]]} "
-                "in this data set"
+                f"{table.where(row)}: {image} belongs to patient {patient} there, to {dataset.patient_ids[index]} in "
+                "this data set"
             )
         if part_of.setdefault(patient, part) != part:
             raise ValueError(f"{table.where(row)}: patient {patient} is in {part!r} and in {part_of[patient]!r}")
-    indices: dict[str, list[int]] = {name: [] for name in parts}
-    for name, image in zip(parts, images, strict=True):
-        indices[name].append(index_of[image])
+        indices.setdefault(part, []).append(index)
     return {name: Subset(dataset, sorted(rows)) for name, rows in indices.items()}

@@ -204,15 +204,15 @@ def match_labels(labels: Sequence[str], known: Sequence[str], source: str) -> li
     ValueError
         No label is known.
     """
-    found = label_sets.align(known, labels)
-    if all(position is None for position in found):
+    positions = label_sets.align(known, labels)
+    if all(position is None for position in positions):
         raise ValueError(f"labels: none of {list(labels)} is known to {source}; known: {', '.join(known)}")
-    return found
+    return positions
 
 
 def check_joined(
     names: Sequence[str],
-    found: Sequence[bool],
+    joined: Sequence[bool],
     known: Sequence[str],
     source: object,
     what: str,
@@ -226,7 +226,7 @@ def check_joined(
     ----------
     names : sequence of str
         Names of images, studies or other things.
-    found : sequence of bool
+    joined : sequence of bool
         True for each name that has a row.
     known : sequence of str
         The table's own names, for the message.
@@ -239,10 +239,11 @@ def check_joined(
     lost : str
         What happens to the names without a row.
     """
-    lacking = [name for name, here in zip(names, found, strict=True) if not here]
+    lacking = [name for name, has_row in zip(names, joined, strict=True) if not has_row]
     if lacking and len(lacking) == len(names):
         raise ValueError(
-            f"{source} is of none of these {keys or what}; its ids are {few(known, 3)}, those looked up {few(names, 3)}"
+            f"{source} has a row for none of these {keys or what}; its ids are {few(known, 3)}, "
+            f"those looked up {few(names, 3)}"
         )
     if lacking:
         warnings.warn(

@@ -157,10 +157,10 @@ def select_labels(
     known = len(annotations.regions)
     image, region = _positions(annotations.mention_starts, rows, annotations.mention_region, regions, known)
     finding = inverse(findings, len(annotations.findings))[annotations.mention_finding]
-    asked = np.flatnonzero((image >= 0) & (region >= 0) & (finding >= 0))
-    cells = (image[asked].astype(np.int64) * len(regions) + region[asked]) * len(findings) + finding[asked]
+    kept = np.flatnonzero((image >= 0) & (region >= 0) & (finding >= 0))
+    cells = (image[kept].astype(np.int64) * len(regions) + region[kept]) * len(findings) + finding[kept]
     order = np.argsort(cells, kind="stable")  # stable: keeps the order of the sentences within a cell
-    cells, yes = cells[order], annotations.mention_yes[asked[order]]
+    cells, yes = cells[order], annotations.mention_yes[kept[order]]
     labels = np.full(len(rows) * len(regions) * len(findings), 0 if unmentioned == "negative" else np.nan, np.float32)
     if len(cells):
         starts = np.flatnonzero(np.diff(cells, prepend=-1))

@@ -200,8 +200,8 @@ def _in_part(
     else:
         tables = {name: _listed(root, name, patient_of) for name in (part, *_LATER[part])}
         row_of = {image: row for row, image in enumerate(annotations.ids)}
-        found = [row_of[image] for image in tables[part] if image in row_of]
-        rows, unknown = np.array(found, dtype=np.intp), len(tables[part]) - len(found)
+        listed = [row_of[image] for image in tables[part] if image in row_of]
+        rows, unknown = np.array(listed, dtype=np.intp), len(tables[part]) - len(listed)
         later = set[str]().union(*(tables[name].values() for name in _LATER[part]))
         avoided = later & set(tables[part].values())
         if avoided:
@@ -230,7 +230,8 @@ def _listed(root: Path, name: str, patient_of: Mapping[str, str]) -> dict[str, s
     for row, (image, patient) in enumerate(zip(images, patients, strict=True)):
         if patient_of.get(image, patient) != patient:
             raise ValueError(
-                f"{table.where(row)}: {image} is of patient {patient} there, of {patient_of[image]} in its scene graph"
+                f"{table.where(row)}: {image} belongs to patient {patient} there, to {patient_of[image]} in its scene "
+                "graph"
             )
     return dict(zip(images, patients, strict=True))
 

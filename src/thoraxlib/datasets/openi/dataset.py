@@ -123,7 +123,7 @@ class OpenI(ImageDataset):
             mined = LabelerTable(labeler_csv, labeler_ids)
             rows = mined.targets(self.labels, mapping=mapping, uncertain=uncertain, blank=blank, seed=seed)
             targets = np.concatenate([rows, targets[:1]])[self._rows(mined.ids, labeler_csv)]
-            cause = f"{os.fspath(labeler_csv)} tells none of {list(self.labels)} for {blank=}, {uncertain=}"
+            cause = f"{os.fspath(labeler_csv)} gives none of {list(self.labels)} for {blank=}, {uncertain=}"
         self._set_targets(targets, cause)
 
     def _rows(self, ids: list[str], path: StrPath) -> list[int]:
@@ -149,12 +149,12 @@ def _of_views(
     root: Path, path: StrPath | None, views: str | Sequence[str] | None, images: list[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Return the known projections, by the name that :func:`_image` gives, and the images of the wanted views."""
-    found = [Path(path)] if path is not None else sorted(root.glob("*projections*.csv"))
-    if not found:
+    tables = [Path(path)] if path is not None else sorted(root.glob("*projections*.csv"))
+    if not tables:
         if views is not None:
             raise ValueError(f"views={views!r} needs a table of projections: {root} has no *projections*.csv")
         return {}, images
-    table = Table(found[-1])
+    table = Table(tables[-1])
     names = table.column("filename")
     table.check_unique([_stem(name) for name in names])
     listed = [_image(name) for name in names]

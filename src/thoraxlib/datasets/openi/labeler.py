@@ -120,7 +120,7 @@ class LabelerTable:
         targets = np.full((len(values), len(labels)), np.nan, np.float32)
         wanted = [label_sets.canonical(label) for label in labels]
         if not {*known, *devices} & set(wanted):
-            raise ValueError(f"labels: the labeller tells of none of {list(labels)}; it knows {', '.join(sources)}")
+            raise ValueError(f"labels: the labeller knows none of {list(labels)}; it knows {', '.join(sources)}")
         for k, label in enumerate(wanted):
             if label in known:
                 targets[:, k] = _any(values[:, [OBSERVATIONS.index(name) for name in known[label]]])

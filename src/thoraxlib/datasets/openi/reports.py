@@ -102,15 +102,15 @@ def read_reports(root: str | os.PathLike[str]) -> dict[str, Report]:
         As :func:`read_report`; or two files have one id.
     """
     folder = check_root(root)
-    found: dict[str, tuple[Path, Report]] = {}
+    reports: dict[str, tuple[Path, Report]] = {}
     for path in sorted(folder.rglob("*.xml")):
         report = read_report(path)
-        if report.id in found:
-            raise ValueError(f"{path} has the id {report.id} of {found[report.id][0]}")
-        found[report.id] = path, report
-    if not found:
+        if report.id in reports:
+            raise ValueError(f"{path} has the id {report.id} of {reports[report.id][0]}")
+        reports[report.id] = path, report
+    if not reports:
         raise FileNotFoundError(f"no report (.xml) in {folder}")
-    return {name: found[name][1] for name in sorted(found, key=_number)}
+    return {name: reports[name][1] for name in sorted(reports, key=_number)}
 
 
 def _number(name: str) -> tuple[int, str]:

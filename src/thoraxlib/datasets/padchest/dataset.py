@@ -207,6 +207,6 @@ def _numbers(table: Table, rows: NDArray[np.intp], name: str) -> list[float | No
     if name not in table.columns:
         return [None] * len(rows)
     texts = table.column(name)
-    found = (_NUMBER.search(texts[row]) for row in rows)
-    numbers = (None if match is None else float(match[0]) for match in found)
+    matches = (_NUMBER.search(texts[row]) for row in rows)
+    numbers = (None if match is None else float(match[0]) for match in matches)
     return [None if number is None or not math.isfinite(number) else number for number in numbers]

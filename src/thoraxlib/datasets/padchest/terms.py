@@ -113,14 +113,14 @@ class TermTree:
 
     def with_ancestors(self, terms: Iterable[str]) -> set[str]:
         """Return `terms` and all their ancestors; a term that is not in the tree has none."""
-        found: set[str] = set()
+        result: set[str] = set()
         waiting = [_plain(term) for term in terms]
         while waiting:
             term = waiting.pop()
-            if term not in found:
-                found.add(term)
+            if term not in result:
+                result.add(term)
                 waiting.extend(self.parents.get(term, ()))
-        return found
+        return result
 
 
 def _plain(name: str) -> str:
@@ -227,11 +227,11 @@ def listed_targets(
             unusable = terms is not None and not _DROPPED.isdisjoint(terms)
             known = None if unusable or not terms else _with_ancestors(terms, tree, normal)
             rows[text] = _row(known, names), not terms, unusable
-    found = [rows[text] for text in texts]
+    ordered = [rows[text] for text in texts]
     return ListedTargets(
-        np.array([row for row, *_ in found], np.float32).reshape(len(found), len(labels)),
-        np.array([unlabelled for _, unlabelled, _ in found], bool),
-        np.array([unusable for *_, unusable in found], bool),
+        np.array([row for row, *_ in ordered], np.float32).reshape(len(ordered), len(labels)),
+        np.array([unlabelled for _, unlabelled, _ in ordered], bool),
+        np.array([unusable for *_, unusable in ordered], bool),
     )
 
 
@@ -241,12 +241,12 @@ def _names(labels: Sequence[str], tree: TermTree, lists: Iterable[list[str] | No
     known = [
         term for term in dict.fromkeys([*tree.terms, *listed, _NORMAL, _OTHER]) if term not in (*_DROPPED, _UNCHANGED)
     ]
-    found = label_sets.align(known, labels)
-    if all(place is None for place in found):
+    positions = label_sets.align(known, labels)
+    if all(position is None for position in positions):
         near = get_close_matches(label_sets.canonical(labels[0]), known)
         hint = f"; near {labels[0]!r}: {', '.join(near)}" if near else ""
         raise ValueError(f"labels: none of {list(labels)} is known to PadChest's tree or table{hint}")
-    return [None if place is None else known[place] for place in found]
+    return [None if position is None else known[position] for position in positions]
 
 
 def _with_ancestors(terms: list[str], tree: TermTree, normal: str) -> set[str] | None:

@@ -89,22 +89,22 @@ def region_findings(shown: list[tuple[str, list[Box]]], regions: NDArray[np.floa
     regions : NDArray
         float32 (18, 4): the regions' boxes; empty for a region that is not in the image.
     """
-    found = np.zeros((len(REGIONS), len(SIGNS)), np.float32)
+    findings = np.zeros((len(REGIONS), len(SIGNS)), np.float32)
     for name, boxes in shown:
         parts, k = _parts(name), list(SIGNS).index(name)
         if SIGNS[name].focal and not boxes:
-            found[parts, k] = np.nan
+            findings[parts, k] = np.nan
         elif SIGNS[name].focal:
             share, within = _overlaps(np.array(boxes, np.float32), regions[parts])
-            found[parts, k] = (share >= _SHARE).any(axis=0)
-            found[np.array(parts)[within.argmax(axis=1)[within.any(axis=1)]], k] = 1
+            findings[parts, k] = (share >= _SHARE).any(axis=0)
+            findings[np.array(parts)[within.argmax(axis=1)[within.any(axis=1)]], k] = 1
         else:
-            found[parts, k] = 1
+            findings[parts, k] = 1
     for lung in _LUNGS:  # the rows of its zones follow
-        found[lung] = np.maximum(found[lung], found[lung + 1 : lung + 7].max(axis=0))
+        findings[lung] = np.maximum(findings[lung], findings[lung + 1 : lung + 7].max(axis=0))
     sides = regions[:, 2:] - regions[:, :2]
-    found[(sides <= 0).any(axis=1)] = np.nan
-    return found
+    findings[(sides <= 0).any(axis=1)] = np.nan
+    return findings
 
 
 def _parts(name: str) -> list[int]:
