@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from thoraxlib.datasets.base import FOR_ALL, PER_IMAGE, ChestDataset
 from thoraxlib.datasets.files import StrPath
 from thoraxlib.datasets.tables import Table
-from thoraxlib.utils.arguments import one_of, positions, repeated
+from thoraxlib.utils.arguments import positions, repeated
 from thoraxlib.utils.files import replacing
 
 
@@ -172,13 +172,13 @@ def oversample(dataset: ChestDataset, labels: Sequence[str], times: int = 1) -> 
 
 
 def stratified_split(
-    dataset: ChestDataset, fractions: Mapping[str, float] | None = None, *, order: int = 2, seed: int = 0
+    dataset: ChestDataset, fractions: Mapping[str, float] | None = None, *, seed: int = 0
 ) -> dict[str, Subset]:
     """Divide a data set by patient, into parts with equal prevalence of all labels.
 
     This is iterative stratification (Sechidis et al., "On the stratification of multi-label data", ECML PKDD 2011) of
     whole patients with their numbers of positive images: the rarest remaining label is distributed first, beginning
-    with the patients with most images. With `order` 2, pairs of labels are distributed like labels (Szymanski and
+    with the patients with most images. Pairs of labels are also distributed like labels (Szymanski and
     Kajdanowicz, "A network perspective on stratification of multi-label data", PMLR 74, 2017). A patient goes to the
     part whose counts of all its labels and pairs come nearest to their goals. (The papers compare only the label that
     is being distributed; frequent labels then drift if patients have many.)
@@ -189,8 +189,6 @@ def stratified_split(
         The data set; its ``patient_ids`` and ``targets`` are used, and unknown labels count as not positive.
     fractions : mapping of str to float, optional
         Share of the images of each part, by name; they sum to 1. By default train 0.7, val 0.1, test 0.2.
-    order : {1, 2}
-        Stratify by labels only, or also by pairs of labels.
     seed : int
         Random seed for the order of equal patients. The same seed, patients and labels give the same split, in any
         order of the images.
@@ -203,19 +201,14 @@ def stratified_split(
     Raises
     ------
     ValueError
-        Fractions are not positive or do not sum to 1, `order` is unknown, or a part gets no patient.
+        Fractions are not positive or do not sum to 1, or a part gets no patient.
     """
-    parts = stratify_patients(dataset.patient_ids, dataset.targets, fractions, order=order, seed=seed)
+    parts = stratify_patients(dataset.patient_ids, dataset.targets, fractions, seed=seed)
     return {name: Subset(dataset, indices) for name, indices in parts.items()}
 
 
 def stratify_patients(
-    patient_ids: Sequence[str],
-    targets: Tensor,
-    fractions: Mapping[str, float] | None = None,
-    *,
-    order: int = 2,
-    seed: int = 0,
+    patient_ids: Sequence[str], targets: Tensor, fractions: Mapping[str, float] | None = None, *, seed: int = 0
 ) -> dict[str, list[int]]:
     """Return the indices of each part; see :func:`stratified_split`.
 
@@ -233,22 +226,20 @@ def stratify_patients(
     [1, 1]
     """
     fractions = _check_fractions(fractions)
-    one_of("order", order, (1, 2))
     if targets.ndim != 2 or len(targets) == 0:
         raise ValueError(f"targets must be (N, K) with an image or more, got shape {tuple(targets.shape)}")
     if len(patient_ids) != len(targets):
         raise ValueError(f"there are {len(patient_ids)} patient ids, but {len(targets)} rows of targets")
     owner, patients = _owners(patient_ids)
-    counts = _counts((targets == 1).numpy(), owner, order)
+    counts = _counts((targets == 1).numpy(), owner)
     rank = np.random.default_rng(seed).permutation(patients)
     return _parts(_deal(counts, np.array(list(fractions.values())), rank), owner, fractions)
 
 
-def _counts(positive: NDArray[np.bool_], owner: NDArray[np.integer[Any]], order: int) -> NDArray[np.int32]:
+def _counts(positive: NDArray[np.bool_], owner: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
     """Count the images of each patient (patients, columns): per label, per pair of labels that occurs, and in all."""
-    columns = [np.ones(len(owner), bool), *positive.T]
-    if order == 2:
-        columns += [one & other for one, other in combinations(positive.T, 2)]
+    pairs = [one & other for one, other in combinations(positive.T, 2)]
+    columns = [np.ones(len(owner), bool), *positive.T, *pairs]
     counted = [np.bincount(owner, column).astype(np.int32) for column in columns if column.any()]
     return np.stack([*counted[1:], counted[0]], axis=1)
 
