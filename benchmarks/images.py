@@ -15,7 +15,7 @@ from torchvision import transforms
 import thoraxlib
 from benchmarks.timing import Row, compare, optional
 from thoraxlib import datasets, images
-from thoraxlib.datasets.images import ImageDataset
+from thoraxlib.datasets.base import ImageDataset
 from thoraxlib.images.copies import CopiedImage, ImageFile, TrainingCopy
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.training import DataModule
