@@ -144,7 +144,7 @@ def test_files_of_anything(tmp_path: Path, name: str, content: bytes) -> None:
     if image is not None:
         check(image)
     refused(lambda: image_size(path), name)
-    refused(lambda: header(content), "compressed picture")
+    refused(lambda: header(content), "compressed image")
 
 
 @given(data=st.data())

@@ -1,4 +1,4 @@
-"""Stored grey values of a DICOM data set, whatever its transfer syntax, by the decoder that bears damage best."""
+"""Decode the pixels of a DICOM data set in any transfer syntax, with the decoder that handles damage best."""
 
 from __future__ import annotations
 
@@ -20,46 +20,42 @@ _COLOUR = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_R
 
 
 def stored_values(dataset: DataSet) -> NDArray[Any]:
-    """Decode the pixels of a data set: (rows, columns), of 8 or 16 bits, signed or not.
+    """Decode the pixels of a data set: (rows, columns), 8 or 16 bits, signed or unsigned.
 
     Raises
     ------
     ImportError
-        What decodes the transfer syntax is not installed.
+        The decoder of the transfer syntax is not installed.
     ValueError
-        The data set has no single grey frame, more pixels than Pillow's limit allows, or damaged ones.
+        The data set is not a single grey frame, has more pixels than Pillow's limit allows, or damaged ones.
     """
     rows, columns, allocated, used = _layout(dataset)
     signed = bool(dataset.integer("PixelRepresentation", 0))
-    decoder, found = _decoder(dataset), None
+    decoder = _decoder(dataset)
     content = dataset.value("PixelData")
     if decoder.is_encapsulated:
-        content, found = _compressed(content, rows, columns, allocated)
-        if found is None and dataset.syntax != _RLE:
-            raise ValueError("its compressed image is damaged: it has no header of JPEG")
+        image = _compressed(content, rows, columns, allocated, dataset.syntax)
+        if image is not None and _for_gdcm(decoder, image[1], allocated):
+            size = 8 if image[1].bits <= 8 else 16
+            if dataset.syntax == _JPEG_EXTENDED and image[1].bits not in (8, 12):
+                raise ValueError(f"JPEG Extended is of 8 or 12 bits, the compressed image says {image[1].bits}")
+            values = isolated.decode(image[0], dataset.syntax, rows, columns, size)
+            levels = np.frombuffer(values, f"<u{size // 8}").reshape(rows, columns)
+            shift = max(size - used, 0)  # unused high bits may hold an overlay
+            return np.asarray((levels << shift).view(f"<{'i' if signed else 'u'}{size // 8}") >> shift)
     else:
         size = rows * columns * allocated // 8
         if len(content) < size:
-            raise ValueError(
-                f"PixelData has {len(content)} bytes, {rows} x {columns} pixels need {size}: it is cut off"
-            )
+            raise ValueError(f"PixelData is cut off: {len(content)} bytes, {rows} x {columns} pixels need {size}")
         if len(content) >= 2 * size and len(content) > size + 1:
             raise ValueError(f"a single frame is wanted, PixelData has the bytes of {len(content) // size}")
         content = content[:size]
-    if found is not None and _for_gdcm(decoder, found, allocated):
-        size = 8 if found.bits <= 8 else 16
-        if dataset.syntax == _JPEG_EXTENDED and found.bits not in (8, 12):
-            raise ValueError(f"JPEG Extended is of 8 or 12 bits, the compressed image says {found.bits}")
-        values = isolated.decode(content, dataset.syntax, rows, columns, size)
-        levels = np.frombuffer(values, f"<u{size // 8}").reshape(rows, columns)
-        shift = max(size - used, 0)  # bits above those in use may hold an overlay
-        return np.asarray((levels << shift).view(f"<{'i' if signed else 'u'}{size // 8}") >> shift)
     plugins = [name for name in _PLUGINS if name in decoder.available_plugins]
     if decoder.is_encapsulated and not plugins:
         raise ImportError('decoding its pixels needs more: pip install "thoraxlib[dicom]"')
     try:
         decoded: NDArray[Any] = decoder.as_array(
-            dataset.value("PixelData") if decoder.is_encapsulated else content,
+            content,
             raw=True,
             decoding_plugin="".join(plugins[:1]),
             rows=rows,
@@ -75,17 +71,17 @@ def stored_values(dataset: DataSet) -> NDArray[Any]:
         )[0]
     except MemoryError:
         raise
-    except Exception:  # of many kinds
+    except Exception:  # decoders raise many kinds
         raise ValueError("its pixels cannot be decoded: they are damaged") from None
     return decoded
 
 
 def _layout(dataset: DataSet) -> tuple[int, int, int, int]:
-    """Rows, columns, allocated and used bits; refuses, before anything is decoded, what is not one grey image."""
+    """Return rows, columns, allocated and used bits; raise ValueError unless the header is of one grey image."""
     interpretation = "".join(dataset.texts("PhotometricInterpretation")[:1])
     if interpretation not in _GREY:
-        found = interpretation if interpretation in _COLOUR else "another text" if interpretation else "missing"
-        raise ValueError(f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, got {found}")
+        stated = interpretation if interpretation in _COLOUR else "another text" if interpretation else "missing"
+        raise ValueError(f"PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2, got {stated}")
     if "PixelData" not in dataset:
         raise ValueError("it has no PixelData")
     frames, samples = dataset.integer("NumberOfFrames", 1), dataset.integer("SamplesPerPixel", 1)
@@ -109,45 +105,48 @@ def _layout(dataset: DataSet) -> tuple[int, int, int, int]:
 
 
 def _decoder(dataset: DataSet) -> Any:
-    """The decoder of pydicom for the transfer syntax."""
+    """Return pydicom's decoder of the transfer syntax."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID, UID_dictionary
 
     name = UID_dictionary.get(dataset.syntax, ("",))[0]
     try:
-        if not name:
+        if not name:  # UID() would quote it in a warning
             raise NotImplementedError
         decoder = get_decoder(UID(dataset.syntax))
     except NotImplementedError:
         raise ValueError(f"the transfer syntax {name or 'of the file'} is not known to pydicom") from None
     if not decoder.is_available:
-        lacking = "; ".join(decoder.missing_dependencies)
-        raise ImportError(f'decoding {name} needs more: pip install "thoraxlib[dicom]" ({lacking})')
+        missing = "; ".join(decoder.missing_dependencies)
+        raise ImportError(f'decoding {name} needs more: pip install "thoraxlib[dicom]" ({missing})')
     return decoder
 
 
-def _compressed(content: bytes, rows: int, columns: int, allocated: int) -> tuple[bytes, Header | None]:
-    """The compressed image in an encapsulated value, and its header, refused where it is not what the file says."""
+def _compressed(content: bytes, rows: int, columns: int, allocated: int, syntax: str) -> tuple[bytes, Header] | None:
+    """Return the compressed image in an encapsulated value and its header; None for RLE, which has no header.
+
+    A compressed image that does not agree with the data set is a ValueError.
+    """
     from pydicom.encaps import get_frame
 
     try:
         image = get_frame(content, 0, number_of_frames=1)
     except Exception:
         raise ValueError("its compressed image is damaged: PixelData does not consist of fragments") from None
-    found = header(image)
-    if found is None:  # RLE: its decoder goes by the file's header
-        return image, None
-    if found[:2] != (rows, columns):
-        raise ValueError(
-            f"the header says {rows} x {columns} pixels, the compressed picture has {found[0]} x {found[1]}"
-        )
-    if found.bits > allocated or found.channels != 1:
-        raise ValueError(f"the compressed picture has {found.bits} bits and {found.channels} channels")
-    return image, found
+    head = header(image)
+    if head is None:
+        if syntax != _RLE:
+            raise ValueError("its compressed image is damaged: it has no header of JPEG")
+        return None
+    if head[:2] != (rows, columns):
+        raise ValueError(f"the header says {rows} x {columns} pixels, the compressed image has {head[0]} x {head[1]}")
+    if head.bits > allocated or head.channels != 1:
+        raise ValueError(f"the compressed image has {head.bits} bits and {head.channels} channels")
+    return image, head
 
 
-def _for_gdcm(decoder: Any, found: Header, allocated: int) -> bool:
-    """Whether GDCM decodes it: all that is not JPEG 2000, but for JPEG of 8 bits, which Pillow bears better."""
+def _for_gdcm(decoder: Any, head: Header, allocated: int) -> bool:
+    """Return True if GDCM decodes the image: all but JPEG 2000, and JPEG of 8 bits, for which Pillow is safer."""
     if decoder.UID not in isolated.SYNTAXES or "gdcm" not in decoder.available_plugins:
         return False
-    return allocated > 8 or found.bits > 8 or "pillow" not in decoder.available_plugins
+    return allocated > 8 or head.bits > 8 or "pillow" not in decoder.available_plugins

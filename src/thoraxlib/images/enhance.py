@@ -1,4 +1,4 @@
-"""Histogram equalisation and blur, on whole grey levels."""
+"""Histogram equalisation and blur of 8-bit images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from torch.nn import functional as F
 
 
 def equalize(image: Tensor) -> Tensor:
-    """Spread the grey levels evenly over 0 to 255, each image by itself: uint8 (..., H, W) to the same.
+    """Equalise the histogram of each image, uint8 (..., H, W), as OpenCV's ``equalizeHist`` with its float32 factor.
 
-    The lowest level that occurs becomes 0, a level v becomes ``round(255 (n(v) - n0) / (n - n0))``: n(v) the pixels up
-    to v, n0 those of the lowest level, n all. As OpenCV's ``equalizeHist``, with its float32 factor; an image of
-    one level stays as it is.
+    The lowest level that occurs becomes 0, and a level v becomes ``round(255 (n(v) - n0) / (n - n0))``: n(v) is the
+    number of pixels up to v, n0 that of the lowest level, and n that of all. An image of one level is unchanged.
     """
     flat = image.flatten(0, -3).flatten(1).long() if image.ndim > 2 else image.flatten().long()[None]
     counts = torch.zeros(len(flat), 256, dtype=torch.float64, device=image.device)
@@ -27,9 +26,9 @@ def equalize(image: Tensor) -> Tensor:
 
 
 def blur3(image: Tensor) -> Tensor:
-    """The kernel (1, 2, 1) / 4 in both directions, reflected at the border, rounded half up: uint8 (..., H, W).
+    """Blur images, uint8 (..., H, W), as OpenCV's ``GaussianBlur`` with 3 x 3 pixels and sigma 0.
 
-    As OpenCV's ``GaussianBlur`` with 3 x 3 pixels and sigma 0.
+    The kernel is (1, 2, 1) / 4 in both directions; the border is reflected, and the result is rounded half up.
     """
     kernel = torch.tensor([1.0, 2.0, 1.0], device=image.device)
     kernel = (kernel[:, None] * kernel)[None, None]

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from thoraxlib.images.elements import is_dicom
 from thoraxlib.images.pictures import Pixels, pixels_of, read_pixels
-from thoraxlib.images.windows import Window, check_window, shown, windowed
+from thoraxlib.images.windows import Window, check_window, displayed, windowed
 from thoraxlib.utils.arrays import Floats
 from thoraxlib.utils.files import open_regular
 
@@ -166,7 +166,7 @@ def _windowed(x: Tensor, how: Window) -> Tensor:
     def table(levels: Floats, counts: NDArray[np.int64]) -> Floats:
         return windowed(levels, counts, how)
 
-    return torch.from_numpy(shown(x.cpu().numpy(), table)).to(x.device)
+    return torch.from_numpy(displayed(x.cpu().numpy(), table)).to(x.device)
 
 
 def scaled(x: Tensor, bits: int | None = None) -> Tensor:
