@@ -68,13 +68,11 @@ class Geometry:
 
         if tuple(image.shape[-2:]) != (self.height, self.width):
             raise ValueError(f"image must be (..., {self.height}, {self.width}), got shape {tuple(image.shape)}")
-        limit = PILImage.MAX_IMAGE_PIXELS
-        if limit is not None and self._square[0] * self._square[1] > 2 * limit:
-            raise ValueError(
-                f"aspect={self.aspect:.3g}: {' x '.join(map(str, self._square))} square pixels are too many"
-            )
-        if self._square != (self.height, self.width):
-            image = functional.resize(image, list(self._square), antialias=True)
+        limit, (height, width) = PILImage.MAX_IMAGE_PIXELS, self._square
+        if limit is not None and height * width > 2 * limit:
+            raise ValueError(f"aspect={self.aspect:.3g}: {height} x {width} square pixels are too many")
+        if (height, width) != (self.height, self.width):
+            image = functional.resize(image, [height, width], antialias=True)
         transposed, mirrored, upside_down = self._turns
         image = image.mT if transposed else image
         axes = [axis for axis, turned in ((-1, mirrored), (-2, upside_down)) if turned]

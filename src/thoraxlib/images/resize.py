@@ -1,4 +1,4 @@
-"""The resize rules of an input spec, as one resize and one crop with exact numbers."""
+"""Resize rules of an input spec: each is one resize and one crop or padding, with exact numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from thoraxlib.input_spec import InputSpec
 
 
 class Placement(NamedTuple):
-    """How an image lies in a model's input: resized to (height, width), then cut out from (top, left).
+    """Position of an image in a model's input: it is resized to (height, width), then cropped from (top, left).
 
-    A point (x, y) of the image's pixel coordinates lies at ``x * width / W - left``, ``y * height / H - top`` of the
-    input. Negative `top` and `left` mean borders.
+    A point (x, y) in pixels of the image is at ``x * width / W - left``, ``y * height / H - top`` in the input.
+    Negative `top` and `left` are borders.
     """
 
     height: int
@@ -26,21 +26,21 @@ class Placement(NamedTuple):
     left: int
 
     def shared(self, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Rows and columns of what is both in the resized image and in an input of `size`: in the one, in the other.
+        """Return the overlap of the resized image and an input of `size`: (rows, columns) of both, as slices.
 
         >>> Placement(height=4, width=2, top=1, left=-1).shared((2, 4))
         ((slice(1, 3, None), slice(0, 2, None)), (slice(0, 2, None), slice(1, 3, None)))
         """
-        resized, seen = [], []
+        resized, of_input = [], []
         for length, start, side in ((self.height, self.top, size[0]), (self.width, self.left, size[1])):
             count = min(length, start + side) - max(start, 0)
             resized.append(slice(max(start, 0), max(start, 0) + count))
-            seen.append(slice(max(-start, 0), max(-start, 0) + count))
-        return (resized[0], resized[1]), (seen[0], seen[1])
+            of_input.append(slice(max(-start, 0), max(-start, 0) + count))
+        return (resized[0], resized[1]), (of_input[0], of_input[1])
 
 
 def placement(spec: InputSpec, height: int, width: int) -> Placement:
-    """Where an image of `height` x `width` pixels goes in the input that `spec` describes.
+    """Return the position of an image of `height` x `width` pixels in the input that `spec` describes.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def placement(spec: InputSpec, height: int, width: int) -> Placement:
         return Placement(h, w, 0, 0)
     if spec.resize == "crop":
         goal_h, goal_w = round(h / spec.crop_ratio), round(w / spec.crop_ratio)
-        by_height = goal_h * width >= goal_w * height  # the image is the wider one: its height decides
+        by_height = goal_h * width >= goal_w * height  # the image is wider than the input: its height decides
     else:
         goal_h, goal_w = h, w
         by_height = goal_h * width <= goal_w * height
@@ -71,9 +71,9 @@ def placement(spec: InputSpec, height: int, width: int) -> Placement:
 
 
 class Resize(v2.Transform):  # type: ignore[misc]
-    """Bring images with their boxes and masks to ``spec.size`` by ``spec.resize``: bilinear, antialiased.
+    """Resize images with their boxes and masks to ``spec.size`` by the rule ``spec.resize``: bilinear, antialiased.
 
-    Before that, images are equalised and blurred if the spec says so, in 8 bits.
+    If the spec says so, images are first converted to 8 bits and equalised or blurred.
 
     Parameters
     ----------
@@ -87,20 +87,20 @@ class Resize(v2.Transform):  # type: ignore[misc]
         self._whole = Placement(*spec.size, 0, 0)
 
     def forward(self, *inputs: Any) -> Any:
-        """Inputs brought to size; a sample or image that has it, as of a training copy, comes back at once."""
-        seen = inputs[0].get("image") if len(inputs) == 1 and isinstance(inputs[0], dict) else inputs[0]
-        done = isinstance(seen, torch.Tensor) and tuple(seen.shape[-2:]) == self.spec.size
+        """Resize the inputs; samples and images that have the size already, as in a training copy, are unchanged."""
+        image = inputs[0].get("image") if len(inputs) == 1 and isinstance(inputs[0], dict) else inputs[0]
+        done = isinstance(image, torch.Tensor) and tuple(image.shape[-2:]) == self.spec.size
         if done and not (self.spec.equalize or self.spec.blur) and placement(self.spec, *self.spec.size) == self._whole:
             return inputs[0] if len(inputs) == 1 else inputs
         return super().forward(*inputs)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The placement for the inputs' common size."""
+        """Return the placement for the inputs' common size."""
         height, width = v2.functional.get_size(flat_inputs[0])
         return {"place": placement(self.spec, height, width)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize and cut one input."""
+        """Resize and crop or pad one input."""
         place, size = params["place"], self.spec.size
         is_image = not isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask))
         if is_image and (self.spec.equalize or self.spec.blur):
@@ -124,7 +124,7 @@ class Resize(v2.Transform):  # type: ignore[misc]
         return tv_tensors.wrap(blur3(levels) if self.spec.blur else levels, like=image)
 
     def extra_repr(self) -> str:
-        """Size and rule."""
+        """Return size and rule as text."""
         return f"size={self.spec.size}, rule={self.spec.resize!r}, crop_ratio={self.spec.crop_ratio:.4g}"
 
 
@@ -133,10 +133,10 @@ def _resized(inpt: Any, height: int, width: int) -> Any:
 
 
 def _grey_bytes_resized(image: Any, height: int, width: int) -> Any:
-    """Bytes (..., H, W) as :func:`_resized` gives them, in torch 2.15 to the last bit, at a third of the time.
+    """Resize 8-bit grey images (..., H, W) as :func:`_resized` does, bit for bit in torch 2.15, in a third of the time.
 
-    PyTorch widens each grey byte to a pixel of four channels. Here, these are four strips of rows while the width
-    changes, and four neighbours of a row while the height does; rows and columns are padded to multiples of four.
+    PyTorch pads each grey byte to four channels. Here, the four channels are four strips of rows while the width
+    changes, and four neighbouring columns while the height changes; rows and columns are padded to multiples of four.
     """
     rows, columns = image.shape[-2:]
     strips = _padded(image.as_subclass(torch.Tensor), 0, -rows % 4).reshape(-1, 4, -(-rows // 4), columns)
