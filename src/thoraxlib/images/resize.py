@@ -52,12 +52,10 @@ def placement(spec: InputSpec, height: int, width: int) -> Placement:
     h, w = spec.size
     if spec.resize == "stretch":
         return Placement(h, w, 0, 0)
-    if spec.resize == "crop":
-        goal_h, goal_w = round(h / spec.crop_ratio), round(w / spec.crop_ratio)
-        by_height = goal_h * width >= goal_w * height  # the image is wider than the input: its height decides
-    else:
-        goal_h, goal_w = h, w
-        by_height = goal_h * width <= goal_w * height
+    crops = spec.resize == "crop"
+    goal_h, goal_w = (round(h / spec.crop_ratio), round(w / spec.crop_ratio)) if crops else (h, w)
+    # a crop fills the input with the relatively shorter side of the image, padding with the longer one
+    by_height = goal_h * width >= goal_w * height if crops else goal_h * width <= goal_w * height
     if spec.resize == "pad_end":  # rounded as jfhealthcare/Chexpert does
         if by_height:
             return Placement(goal_h, max(1, round(goal_h / (height / width))), 0, 0)

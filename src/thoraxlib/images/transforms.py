@@ -157,9 +157,7 @@ class _OnImage(nn.Module):
         if isinstance(sample, dict):
             return {**sample, "image": self.forward(sample["image"])}
         if not isinstance(sample, Tensor):
-            raise TypeError(
-                f"the image must be a tensor, got {type(sample).__qualname__}: read it with images.read first"
-            )
+            raise TypeError(f"the image must be a tensor, got {type(sample).__qualname__}; use images.read first")
         changed = self.change(sample.as_subclass(Tensor))
         return tv_tensors.Image(changed) if isinstance(sample, tv_tensors.Image) else changed
 
