@@ -43,9 +43,9 @@ class InputSpec:
     fill : float
         For ``pad`` and ``pad_end``: the border's value, for pixels scaled to [0, 1].
     equalize : bool
-        Equalise the grey levels before the resize (:func:`thoraxlib.images.enhance.equalize`).
+        Equalise the grey levels before the resize (:func:`thoraxlib.images.resize.equalize`).
     blur : {0, 3}
-        Blur by a 3 x 3 kernel before the resize (:func:`thoraxlib.images.enhance.blur3`); 0 does not.
+        Blur by a 3 x 3 kernel before the resize (:func:`thoraxlib.images.resize.blur3`); 0 does not.
 
     Raises
     ------

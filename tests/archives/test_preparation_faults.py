@@ -99,7 +99,7 @@ def test_no_descriptors_left(free: int, tree: Path, tmp_path: Path) -> None:
 
 _RUN = """
 import sys
-from thoraxlib import images
+import thoraxlib
 from thoraxlib.input_spec import InputSpec
 if __name__ == "__main__":
     try:

@@ -559,7 +559,7 @@ def test_pad_end_keeps_the_image_at_the_top_left(size: tuple[int, int]) -> None:
 
 
 def test_equalize_and_blur() -> None:
-    from thoraxlib.images.enhance import blur3, equalize
+    from thoraxlib.images.resize import blur3, equalize
 
     image = torch.tensor([[10, 10, 20], [30, 30, 30]], dtype=torch.uint8)
     assert equalize(image).tolist() == [[0, 0, 64], [255, 255, 255]]

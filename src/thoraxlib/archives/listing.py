@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -29,6 +28,7 @@ from thoraxlib.utils.files import address
 from thoraxlib.utils.workers import context, in_batches, read_batches
 
 _MEMBER = re.compile(r"(.+?\.zip)/(.+)", flags=re.IGNORECASE)
+_array = lru_cache(maxsize=1)(partial(np.load, mmap_mode="r"))
 
 
 class Listed(NamedTuple):
@@ -77,12 +77,6 @@ class Listed(NamedTuple):
         if self.pixels is None or self.row is None:
             return read(self.stored.open(), bits=bits, window=window)
         return tv_tensors.Image(torch.from_numpy(_array(self.pixels)[self.row].copy())[None])
-
-
-@lru_cache(maxsize=1)
-def _array(path: str) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return pixels
 
 
 def copy_spec(sources: Sequence[str]) -> InputSpec | None:

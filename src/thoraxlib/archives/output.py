@@ -79,17 +79,6 @@ def write_table(path: Path, labels: Sequence[str], rows: Sequence[Row]) -> None:
     parquet.write_table(pyarrow.table(arrays, names=[*_KEYS, *labels]), path)
 
 
-def failures(path: Path) -> int:
-    """Count the images of a table that have an error."""
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return sum(bool(row["error"]) for row in csv.DictReader(file))
-    from pyarrow import parquet
-
-    errors = parquet.read_table(path, columns=["error"]).column("error")
-    return len(errors) - int(errors.null_count)
-
-
 class Output:
     """Files of one scoring run.
 
@@ -120,8 +109,7 @@ class Output:
         run: Mapping[str, Any],
         about: Mapping[str, Any],
         listing: Callable[[Path], tuple[int, str]],
-        *,
-        overwrite: bool = False,
+        overwrite: bool,
     ) -> int:
         """Write the listing, and start or resume a run; return the number of images.
 
@@ -179,14 +167,14 @@ class Output:
             write_table(scratch[SCORES], labels, rows)
             if self.boxes:
                 scratch[BOXES].write_text(json.dumps(coco) + "\n", encoding="utf-8")
-            self._record({str(number): {kind: _digest(path) for kind, path in scratch.items()}})
+            failed = sum(row.error is not None for row in rows)
+            self._record({str(number): {"failed": failed} | {kind: _digest(path) for kind, path in scratch.items()}})
 
     def finish(self) -> int | None:
         """Once all parts are there, join the boxes and return the number of failed images; else return None."""
         with alone(self.folder, wait=True):
             manifest = self._known()
-            files = [self._file(SCORES, number) for number in range(self.parts)]
-            if not all(_is_own(file) for file in files):
+            if not all(_is_own(self._file(SCORES, number)) for number in range(self.parts)):
                 return None
             damaged = any(not self._is_whole(manifest, number) for number in range(self.parts))
             joined = not self.boxes or _is_as_written(self._joined, manifest.get("joined"))
@@ -202,7 +190,8 @@ class Output:
                     self._write_manifest(manifest | {"joined": None})  # from now on that file is not foreign
                     join_coco([self._file(BOXES, number) for number in range(self.parts)], self._joined)
                     manifest["joined"] = _digest(self._joined)
-                manifest |= {"complete": True, "failed": sum(map(failures, files))}
+                failed = sum(manifest["parts"][str(number)]["failed"] for number in range(self.parts))
+                manifest |= {"complete": True, "failed": failed}
                 self._write_manifest(manifest)
             return int(manifest["failed"])
 
@@ -214,9 +203,10 @@ class Output:
             content = read_json(path)
             run, parts = content["run"], content["parts"]
             numbers = [run["images"] + 0, run["part_size"] + 0, *map(int, parts)]
+            numbers += [parts[key]["failed"] + 0 for key in parts]
             if min(numbers) < 0 or run["part_size"] < 1 or run["format"] not in FORMATS:
                 raise ValueError("a number or format that no run has")
-            _ = run["boxes"], content["complete"], [parts[key].items() for key in parts]
+            _ = run["boxes"], content["complete"]
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise ValueError(f"{path} is damaged, or no manifest of scores ({error}): {_REMEDY}") from error
         return dict(content)
@@ -230,7 +220,7 @@ class Output:
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
         write_json(self.folder / MANIFEST, content, indent=1)
 
-    def _record(self, parts: Mapping[str, Mapping[str, str]]) -> None:
+    def _record(self, parts: Mapping[str, Mapping[str, str | int]]) -> None:
         """Add parts to the manifest."""
         with alone(self.folder, wait=True):
             manifest = self._known()

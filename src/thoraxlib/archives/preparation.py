@@ -263,7 +263,7 @@ def _cut_torn_line(manifest: BinaryIO) -> None:
 
 
 def _begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Begin a copy; raise ValueError if there is one with other settings, or foreign files have the names of its files."""
+    """Begin a copy; raise ValueError if one with other settings, or foreign files of a copy's names, are there."""
     if (folder / COPY).is_file():
         begun = description(folder).get("settings")
         if not isinstance(begun, dict):

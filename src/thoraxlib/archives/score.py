@@ -201,7 +201,7 @@ def score_archive(
     if "://" in os.fspath(output):
         raise ValueError(f"output={output}: a local folder is needed")
     out = Output(Path(output), format, boxes)
-    images = out.begin(run, about, lambda path: write_listing(images_of(sources, pattern), path), overwrite=overwrite)
+    images = out.begin(run, about, lambda path: write_listing(images_of(sources, pattern), path), overwrite)
     own = range(shard[0], out.parts, shard[1])
     missing = out.missing(own)
     options = {"batch_size": batch_size, "num_workers": num_workers, "bits": bits, "window": window}
@@ -230,7 +230,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 class _Scorer:
-    """Scorer of batches by an optimised copy of a model; with `limits`, it finds boxes by `how`, a method and a rule."""
+    """Scorer of batches by an optimised copy of a model; with `limits`, it finds boxes by `how`: method and rule."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from thoraxlib.images.reading import SUFFIXES
 from thoraxlib.utils.arguments import few, repeated
@@ -22,6 +22,10 @@ _STAMPS = ("mtime", "etag", "ETag", "md5Hash", "generation", "LastModified", "up
 _MAGIC = re.compile(r"[*?[]")
 _LARGEST = 2**30  # bytes of one file; images are far smaller
 _LARGEST_PACKED, _RATIO = 2**26, 100  # bytes up to which any compression ratio is accepted, and the ratio beyond
+
+
+#: Path or URL.
+Address: TypeAlias = str | os.PathLike[str]
 
 
 class Stored(NamedTuple):
@@ -65,11 +69,7 @@ class Stored(NamedTuple):
         return stream
 
 
-def listed(
-    sources: Sequence[str | os.PathLike[str]],
-    pattern: str | None = None,
-    without: str | os.PathLike[str] | None = None,
-) -> list[Stored]:
+def listed(sources: Sequence[Address], pattern: str | None = None, without: Address | None = None) -> list[Stored]:
     """List the image files of all sources, sorted by name.
 
     Parameters
@@ -100,9 +100,7 @@ def listed(
 
 
 def streamed(
-    sources: Sequence[str | os.PathLike[str]],
-    pattern: str | None = None,
-    without: str | os.PathLike[str] | None = None,
+    sources: Sequence[Address], pattern: str | None = None, without: Address | None = None
 ) -> Iterator[Stored]:
     """Yield the image files source by source, with the parameters and errors of :func:`listed`.
 
@@ -172,7 +170,7 @@ def _of_source(source: str, without: str | None) -> Iterator[Stored]:
         raise FileNotFoundError(f"no such folder or file, or nothing in it: {source}")
 
 
-def _real(path: str | os.PathLike[str]) -> str:
+def _real(path: Address) -> str:
     """Return a local path without links and with normalised case."""
     return os.path.normcase(os.path.realpath(path))
 

@@ -233,14 +233,11 @@ class Mirror(v2.RandomHorizontalFlip):  # type: ignore[misc]
         if not isinstance(sample, dict) or "regions" not in sample:
             return super().forward(sample)
         if self.region_names is None:
-            raise ValueError(
-                "mirroring would put 'right' regions on the left: give the augmentation the data set's names, "
-                "train={'name': ..., 'region_names': dataset.region_names}"
-            )
-        if len(sample["regions"]) != len(self.region_names):
-            raise ValueError(
-                f"the sample has {len(sample['regions'])} regions, region_names has {len(self.region_names)}"
-            )
+            remedy = "train={'name': ..., 'region_names': dataset.region_names}"
+            raise ValueError(f"mirroring would put 'right' regions on the left: the region names are needed, {remedy}")
+        rows, names = len(sample["regions"]), len(self.region_names)
+        if rows != names:
+            raise ValueError(f"the sample has {rows} regions, region_names has {names}")
         flipped = super().forward(sample)
         return sample if flipped is sample else self._exchanged(flipped)
 

@@ -156,12 +156,9 @@ def _is_final(stored: NDArray[Any], dataset: DataSet, how: Window | None) -> boo
     """Return True if the stored values are 8-bit greys that no transform or window changes."""
     if stored.dtype != np.uint8 or dataset.integer("BitsAllocated") != 8 or dataset.integer("BitsStored") != 8:
         return False
-    return how == "bits" or (
-        how is None
-        and not _views(dataset)
-        and not dataset.tables("ModalityLUTSequence")
-        and _rescale(dataset) == (1.0, 0.0)
-    )
+    if how is not None:
+        return how == "bits"
+    return not _views(dataset) and not dataset.tables("ModalityLUTSequence") and _rescale(dataset) == (1.0, 0.0)
 
 
 def _rescale(dataset: DataSet) -> tuple[float, float]:

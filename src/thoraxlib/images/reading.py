@@ -99,10 +99,8 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
         return _from_tensor(source, bits, window)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return _read_file(source, Path(str(getattr(source, "name", "the file"))), bits, window)
-    raise TypeError(
-        f"source must be a path, a binary file, a PIL image, a numpy array or a torch tensor, got "
-        f"{type(source).__module__}.{type(source).__qualname__}"
-    )
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    raise TypeError(f"source must be a path, a binary file, a PIL image, an array or a tensor, got {kind}")
 
 
 def check_greys(bits: int | None, window: Window | None) -> None:
@@ -186,8 +184,7 @@ def scaled(x: Tensor, bits: int | None = None) -> Tensor:
         if not x.isfinite().all():
             raise ValueError("pixels must be finite, got NaN or infinite ones")
         raise ValueError(
-            f"floating-point pixels must lie in [0, 1], got {low:.6g} ... {high:.6g}; "
-            "give 8-bit pixels as uint8, deeper ones as uint16"
+            f"floating-point pixels must lie in [0, 1], got {low:.6g} ... {high:.6g}; or use uint8, uint16"
         )
     return x
 

@@ -30,10 +30,8 @@ def check_window(value: object) -> None:
     else:
         good = value in ("bits", *_STRETCHES) or (isinstance(value, int) and value >= 0)
     if not good or isinstance(value, bool):
-        raise ValueError(
-            f"window must be 'bits', 'percentiles', 'minmax', a pair (centre, width) or, for DICOM, the number of a "
-            f"window of the file, got {value!r}"
-        )
+        allowed = "'bits', 'percentiles', 'minmax', (centre, width) or, for DICOM, the number of a window of the file"
+        raise ValueError(f"window must be {allowed}, got {value!r}")
 
 
 def _is_finite(value: float) -> bool:
