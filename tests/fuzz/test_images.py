@@ -28,7 +28,7 @@ from thoraxlib import datasets, images
 from thoraxlib.archives.sources import listed
 from thoraxlib.datasets.files import image_size
 from thoraxlib.images import TrainingCopy
-from thoraxlib.images.codestream import header
+from thoraxlib.images.pictures import header
 from thoraxlib.input_spec import InputSpec
 
 GREY = (np.arange(20 * 24) % 251).astype(np.uint8).reshape(20, 24)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +51,8 @@ def check_format(name: str, labels: Sequence[str]) -> None:
     twice = sorted({*labels} & {*_KEYS})
     if twice:
         raise ValueError(f"the labels {twice} have the names of other columns, {_KEYS}")
-    if name == "parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            needed = 'pip install "thoraxlib[archive]"; "csv" needs nothing'
-            raise ImportError(f'format="parquet" needs pyarrow: {needed}') from error
+    if name == "parquet" and find_spec("pyarrow") is None:
+        raise ImportError('format="parquet" needs pyarrow: pip install "thoraxlib[archive]"; "csv" does not')
 
 
 def write_table(path: Path, labels: Sequence[str], rows: Sequence[Row]) -> None:

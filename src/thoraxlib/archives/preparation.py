@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -124,7 +125,7 @@ def prepare(
     work = partial(_prepared, spec=spec, bits=bits, window=window)
     with alone(folder):
         _begin(folder, settings)
-        with _Store(folder, spec.size) as store:
+        with closing(_Store(folder, spec)) as store:
             todo = [image for image in images if not store.has(image)]
             if todo:
                 _describe(folder, settings, complete=False)
@@ -139,10 +140,9 @@ def prepare(
 
 
 class _Result(NamedTuple):
-    """A prepared image: original size, placement, pixels and their checksum; or an error."""
+    """A prepared image: original size, pixels and their checksum; or an error."""
 
     size: tuple[int, int] = (0, 0)
-    place: tuple[int, ...] = ()
     check: int = 0
     pixels: bytes = b""
     error: str | None = None
@@ -158,7 +158,7 @@ def _prepared(stored: Stored, spec: InputSpec, bits: int | None, window: Window 
     if small.is_floating_point():
         small = (small * 255).round().to(torch.uint8)
     size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy().tobytes()
-    return _Result(size, placement(spec, *size), zlib.crc32(pixels), pixels)
+    return _Result(size, zlib.crc32(pixels), pixels)
 
 
 class _Store:
@@ -168,22 +168,20 @@ class _Store:
     down; then the checksum shows it.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int]) -> None:
-        self.folder, self.shape = folder, shape
+    def __init__(self, folder: Path, spec: InputSpec) -> None:
+        self.folder, self.spec, self.shape = folder, spec, spec.size
         self._manifest = _for_update(folder / MANIFEST)
         self.entries = entries(folder / MANIFEST)
-        _cut_torn_line(self._manifest)
+        self._manifest.truncate(self._manifest.read().rfind(b"\n") + 1)  # without a line that was cut off
+        self._manifest.seek(0, os.SEEK_END)
         discard_scratch(folder)
         self._pixels = _for_update(folder / PIXELS)
-        self._start = len(_header(0, shape))
+        self._start = len(_header(0, self.shape))
         rows = [entry["row"] for entry in self.entries.values() if "row" in entry]
         self.rows = max(rows, default=-1) + 1
         self._good = {name for name, entry in self.entries.items() if "row" in entry and self._is_whole(entry)}
 
-    def __enter__(self) -> _Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._manifest.close()
         self._pixels.close()
 
@@ -208,7 +206,7 @@ class _Store:
             self._pixels.write(result.pixels)
             self._pixels.flush()
             self.rows = max(self.rows, row + 1)
-            entry |= {"height": result.size[0], "width": result.size[1], "place": result.place}
+            entry |= {"height": result.size[0], "width": result.size[1], "place": placement(self.spec, *result.size)}
             entry |= {"row": row, "check": result.check}
         else:
             entry["error"] = result.error
@@ -253,13 +251,6 @@ def _for_update(path: Path) -> BinaryIO:
         raise ValueError(f"{path} is a link, or no regular file, and is not part of a copy: remove it")
     flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     return open(path, "r+b", opener=lambda name, mode: os.open(name, mode | flags, 0o666))
-
-
-def _cut_torn_line(manifest: BinaryIO) -> None:
-    """Remove the last line if it is incomplete."""
-    content = manifest.read()
-    manifest.truncate(content.rfind(b"\n") + 1)
-    manifest.seek(0, os.SEEK_END)
 
 
 def _begin(folder: Path, settings: dict[str, Any]) -> None:

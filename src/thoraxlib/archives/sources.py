@@ -116,11 +116,13 @@ def streamed(
     none = True
     for source in sources:
         for image in _of_source(os.fspath(source), None if without is None else _real(without)):
-            if not _wanted(PurePosixPath(image.name), pattern):
+            path = PurePosixPath(image.name)
+            suits = fnmatchcase(path.name, pattern) if pattern else path.name.lower().endswith(SUFFIXES)
+            if not suits or path.name.startswith(".") or "__MACOSX" in path.parts:
                 continue
             below(image.name, image.url)
             none = False
-            yield image._replace(name=str(PurePosixPath(image.name)))  # x/./a.png is x/a.png
+            yield image._replace(name=str(path))  # x/./a.png is x/a.png
     if none:
         raise FileNotFoundError(f"no image ({pattern or ', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
 
@@ -132,12 +134,6 @@ def reason(error: Exception, image: Stored) -> str:
     if isinstance(error, ImportError) or is_environment_error(error):
         raise error
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def _wanted(name: PurePosixPath, pattern: str | None) -> bool:
-    if name.name.startswith(".") or "__MACOSX" in name.parts:
-        return False
-    return fnmatchcase(name.name, pattern) if pattern else name.name.lower().endswith(SUFFIXES)
 
 
 def _of_source(source: str, without: str | None) -> Iterator[Stored]:

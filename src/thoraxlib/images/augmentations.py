@@ -87,14 +87,12 @@ def jfhealthcare(
 
 @register("cxr_lka")
 def cxr_lka(
-    *,
-    input_spec: InputSpec,
-    degrees: float = 10.0,
-    translate: float = 0.05,
-    scale: tuple[float, float] = (0.95, 1.05),
-    before_resize: bool = False,
+    *, input_spec: InputSpec, degrees: float = 10.0, translate: float = 0.05, scale: tuple[float, float] = (0.95, 1.05)
 ) -> nn.Module:
     """Resize, then rotate, shift and zoom, with black outside of the image: QUST-SmartData/CXRClassification.
+
+    The original transforms the file's own pixels and resizes afterwards, which is slower and gives nearly the same
+    result: ``{"name": "jfhealthcare", "degrees": 10, "fill": 0}`` does that.
 
     Parameters
     ----------
@@ -106,11 +104,8 @@ def cxr_lka(
         Largest shift, as a fraction of the side.
     scale : (float, float)
         Range of the zoom factor.
-    before_resize : bool
-        Transform the file's own pixels and resize afterwards, as the original does: slower, and nearly the same result.
     """
-    affine, resize = _Affine(degrees, (translate, translate), tuple(scale), fill=0.0), Resize(input_spec)
-    return nn.Sequential(affine, resize) if before_resize else nn.Sequential(resize, affine)
+    return nn.Sequential(Resize(input_spec), _Affine(degrees, (translate, translate), tuple(scale), fill=0.0))
 
 
 @register("zoogzog")

@@ -70,9 +70,7 @@ def _decoded(gdcm: Any, compressed: bytes, syntax: str, rows: int, columns: int,
     image.SetDataElement(element)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
-    image.SetPixelFormat(
-        gdcm.PixelFormat(1, bits, bits, bits - 1, 0)
-    )  # fewer used bits than `bits` may end the process
+    image.SetPixelFormat(gdcm.PixelFormat(1, bits, bits, bits - 1, 0))  # fewer used bits may end the process
     values: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")
     return values
 

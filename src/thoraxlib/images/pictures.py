@@ -1,9 +1,10 @@
-"""Read image files with Pillow: selected formats, in full depth, with the orientation of EXIF or TIFF applied."""
+"""Read image files with Pillow (selected formats, in full depth, upright), and headers of JPEG without decoding."""
 
 from __future__ import annotations
 
 import errno
 import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,25 +14,21 @@ from numpy.typing import NDArray
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
 
-from thoraxlib.images.codestream import header
-
 #: Pillow's names of the accepted formats, all decoded within this process; JPEG includes the MPO of cameras.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 
 _ODD_TIFF = "TIFF with pixels of a kind that Pillow does not read"
-_KINDS = {
-    b"%!PS": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"%PDF": "PDF",
-    b"II*\0": _ODD_TIFF,
-    b"MM\0*": _ODD_TIFF,
-    b"\x89HDF": "HDF5",
-    b"SIMPLE": "FITS",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "packed by gzip",
-    b"<": "HTML or XML",
-    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
-    b"\x93NUMPY": "a NumPy array",
+_KINDS: dict[str, bytes | tuple[bytes, ...]] = {
+    "PostScript": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "PDF": b"%PDF",
+    _ODD_TIFF: (b"II*\0", b"MM\0*"),
+    "HDF5": b"\x89HDF",
+    "FITS": b"SIMPLE",
+    "a zip archive": b"PK\x03\x04",
+    "packed by gzip": b"\x1f\x8b",
+    "HTML or XML": b"<",
+    "a pointer of Git LFS, whose file was not fetched": b"version https://git-lfs",
+    "a NumPy array": b"\x93NUMPY",
 }
 _TURNS = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
@@ -45,6 +42,10 @@ _TURNS = {
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 262, 284, 322, 323  # of TIFF
 _SWAPPED = re.compile(r"B[FS]$")  # deep big-endian values, which libtiff returns in native order
 _DEEP = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers SOF, and SOF of JPEG-LS
+_SCAN = 0xDA
+_JPEG_END = b"\xff\xd9"
+_JP2, _J2K = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"  # some writers store JPEG 2000 as a JP2 file
 
 
 class Pixels(NamedTuple):
@@ -178,7 +179,7 @@ def _explained(error: Exception, file: BinaryIO | None, path: Path) -> Exception
     if isinstance(error, UnidentifiedImageError) and file is not None:
         file.seek(0)
         start, other = file.read(32), "empty, truncated or of another kind"
-        kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), other)
+        kind = next((kind for kind, starts in _KINDS.items() if start.startswith(starts)), other)
         return ValueError(f"{path} is no image that Pillow can read here ({', '.join(FORMATS)}): it is {kind}")
     if isinstance(error, PILImage.DecompressionBombError):
         return ValueError(f"{path} is too large ({error}); raise PIL.Image.MAX_IMAGE_PIXELS if it is meant")
@@ -268,3 +269,57 @@ def _bytes(file: BinaryIO, path: Path, byte: int) -> NDArray[np.uint8]:
     _load(image, path)
     values: NDArray[np.uint8] = np.array(upright(image))
     return values[..., 0] if args == "LA;16B" else values[..., :3]
+
+
+class Header(NamedTuple):
+    """Size of an image in pixels, bits of a value, and number of channels."""
+
+    height: int
+    width: int
+    bits: int
+    channels: int
+
+
+def header(image: bytes) -> Header | None:
+    """Return the header of an image in one of the JPEG formats; None for other data.
+
+    Raises
+    ------
+    ValueError
+        The header is damaged, or the image is cut off.
+
+    Examples
+    --------
+    >>> header(bytes.fromhex("ffd8 ffc3 000b 0c 0028 0019 01 011100 ffda 0008 ffd9"))
+    Header(height=40, width=25, bits=12, channels=1)
+    """
+    if image.startswith(_JP2):
+        image = image[max(image.find(_J2K), 0) :]
+    if image[:2] not in (b"\xff\xd8", b"\xff\x4f"):
+        return None
+    if _JPEG_END not in image[-64:]:  # some writers pad after it
+        raise ValueError("the compressed image is cut off: it has no end")
+    try:
+        return _of_jpeg(image) if image[1] == 0xD8 else _of_jpeg_2000(image)
+    except (struct.error, IndexError) as error:
+        raise ValueError("the compressed image has no whole header") from error
+
+
+def _of_jpeg(image: bytes) -> Header:
+    frame, position = None, 2
+    while image[position] == 0xFF:  # up to the pixels: a broken chain of segments may crash a decoder
+        marker, length = struct.unpack_from(">xBH", image, position)
+        if marker == _SCAN and frame is not None:
+            return frame
+        if marker in _FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", image, position + 4)
+            frame = Header(height, width, bits, channels)
+        position += 1 if marker == 0xFF else 2 + length  # a marker may have 0xFF before it
+    raise IndexError
+
+
+def _of_jpeg_2000(image: bytes) -> Header:
+    marker, right, bottom, left, top, channels, depth = struct.unpack_from(">2xH4x4I16xHB", image)
+    if marker != 0xFF51:
+        raise IndexError
+    return Header(bottom - top, right - left, (depth & 127) + 1, channels)

@@ -120,10 +120,6 @@ class Resize(v2.Transform):  # type: ignore[misc]
         levels = equalize(levels) if self.spec.equalize else levels
         return tv_tensors.wrap(blur3(levels) if self.spec.blur else levels, like=image)
 
-    def extra_repr(self) -> str:
-        """Return size and rule as text."""
-        return f"size={self.spec.size}, rule={self.spec.resize!r}, crop_ratio={self.spec.crop_ratio:.4g}"
-
 
 def _resized(inpt: Any, height: int, width: int) -> Any:
     return v2.functional.resize(inpt, [height, width], antialias=True)
