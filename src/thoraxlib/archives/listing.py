@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from thoraxlib.archives.sources import Stored, reason, streamed
+from thoraxlib.archives.sources import Stored, reason, stream
 from thoraxlib.images import transform_for
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, entries
 from thoraxlib.images.reading import read
@@ -109,7 +109,7 @@ def images_of(sources: Sequence[str], pattern: str | None = None) -> Iterator[Li
         elif source.lower().endswith(".csv"):
             yield from _of_table(source)
         else:
-            yield from map(Listed, streamed([source], pattern))
+            yield from map(Listed, stream([source], pattern))
 
 
 def _is_copy(source: str) -> bool:
@@ -162,16 +162,6 @@ def write_listing(images: Iterator[Listed], path: Path) -> tuple[int, str]:
     return count, digest.hexdigest()[:16]
 
 
-def parts(path: Path, size: int, wanted: Collection[int]) -> Iterator[tuple[int, list[Listed]]]:
-    """Read number and images of the `wanted` parts of a listing; each part has `size` images, the last one fewer."""
-    with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        for number in range(max(wanted, default=-1) + 1):
-            if number in wanted:
-                yield number, [Listed.of_line(line) for line in islice(file, size)]
-            else:
-                next(islice(file, size - 1, None), None)
-
-
 class Batch(NamedTuple):
     """Images of one part of the listing.
 
@@ -211,19 +201,26 @@ def batches(
     window: Window | None = None,
 ) -> DataLoader[Any]:
     """Read the images of the wanted parts in order, some batches ahead in worker processes; a batch is of one part."""
-    order = (
-        [(number, image) for image in images]
-        for number, part in parts(listing, part_size, wanted)
-        for images in in_batches(part, batch_size)
-    )
     return read_batches(
         partial(_read, transform=transform_for(spec), bits=bits, window=window),
-        order,
+        _keys(listing, part_size, wanted, batch_size),
         _batch,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=context(__name__) if num_workers else None,
     )
+
+
+def _keys(path: Path, part_size: int, wanted: Collection[int], batch_size: int) -> Iterator[list[tuple[int, Listed]]]:
+    """Read the wanted parts of a listing: lists of up to `batch_size` images of a part, each with its part's number."""
+    with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        for number in range(max(wanted, default=-1) + 1):
+            lines = islice(file, part_size)
+            if number in wanted:
+                for batch in in_batches(lines, batch_size):
+                    yield [(number, Listed.of_line(line)) for line in batch]
+            else:
+                next(islice(lines, part_size, None), None)
 
 
 def _read(

@@ -140,10 +140,9 @@ def prepare(
 
 
 class _Result(NamedTuple):
-    """A prepared image: original size, pixels and their checksum; or an error."""
+    """A prepared image: original size and pixels; or an error."""
 
     size: tuple[int, int] = (0, 0)
-    check: int = 0
     pixels: bytes = b""
     error: str | None = None
 
@@ -157,8 +156,7 @@ def _prepared(stored: Stored, spec: InputSpec, bits: int | None, window: Window 
         return _Result(error=reason(error, stored))
     if small.is_floating_point():
         small = (small * 255).round().to(torch.uint8)
-    size, pixels = (int(image.shape[-2]), int(image.shape[-1])), small[0].numpy().tobytes()
-    return _Result(size, zlib.crc32(pixels), pixels)
+    return _Result((int(image.shape[-2]), int(image.shape[-1])), small[0].numpy().tobytes())
 
 
 class _Store:
@@ -207,7 +205,7 @@ class _Store:
             self._pixels.flush()
             self.rows = max(self.rows, row + 1)
             entry |= {"height": result.size[0], "width": result.size[1], "place": placement(self.spec, *result.size)}
-            entry |= {"row": row, "check": result.check}
+            entry |= {"row": row, "check": zlib.crc32(result.pixels)}
         else:
             entry["error"] = result.error
         self._manifest.write(json.dumps(entry).encode() + b"\n")
@@ -281,18 +279,18 @@ def _check_apart(folder: Path, sources: Iterable[str | os.PathLike[str]]) -> Non
 
 
 def _in_order(
-    images: list[Stored], work: Callable[[Stored], _Result], num_workers: int
+    images: list[Stored], work: Callable[[Stored], _Result], workers: int
 ) -> Iterator[tuple[Stored, _Result]]:
     """Yield each image with its result, in the order of the list; processes work some images ahead."""
-    if not num_workers or not images:
+    if not workers or not images:
         yield from ((image, work(image)) for image in images)
         return
-    with ProcessPoolExecutor(min(num_workers, len(images)), context(__name__), _settle) as pool:
+    with ProcessPoolExecutor(min(workers, len(images)), context(__name__), _settle) as pool:
         waiting: deque[tuple[Stored, Future[_Result]]] = deque()
         try:
             for image in images:
                 waiting.append((image, pool.submit(work, image)))
-                if len(waiting) > 4 * num_workers:
+                if len(waiting) > 4 * workers:
                     yield waiting[0][0], waiting[0][1].result()
                     waiting.popleft()
             while waiting:

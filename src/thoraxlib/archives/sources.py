@@ -60,13 +60,13 @@ class Stored(NamedTuple):
         if self.member is not None:
             content = _inflated(_archive(self.url), self.member)
         else:
-            with _opened(self.url) as file:
-                content = file.read(_LARGEST + 1)
+            with _opened(self.url) as source:
+                content = source.read(_LARGEST + 1)
             if len(content) > _LARGEST:
                 raise ValueError(f"the file has more than {_LARGEST} bytes")
-        stream = io.BytesIO(content)
-        stream.name = self.name
-        return stream
+        file = io.BytesIO(content)
+        file.name = self.name
+        return file
 
 
 def listed(sources: Sequence[Address], pattern: str | None = None, without: Address | None = None) -> list[Stored]:
@@ -93,15 +93,13 @@ def listed(sources: Sequence[Address], pattern: str | None = None, without: Addr
         Two files have the same name, a name points out of its source, or an archive is damaged.
     """
     images: dict[str, Stored] = {}
-    for image in streamed(sources, pattern, without):
+    for image in stream(sources, pattern, without):
         if images.setdefault(image.name, image) is not image:
             raise ValueError(f"the sources have two files {image.name}: {images[image.name].url} and {image.url}")
     return [images[name] for name in sorted(images)]
 
 
-def streamed(
-    sources: Sequence[Address], pattern: str | None = None, without: Address | None = None
-) -> Iterator[Stored]:
+def stream(sources: Sequence[Address], pattern: str | None = None, without: Address | None = None) -> Iterator[Stored]:
     """Yield the image files source by source, with the parameters and errors of :func:`listed`.
 
     Memory holds the list of one folder below a source, of one archive, or of one bucket. The order is the same in each

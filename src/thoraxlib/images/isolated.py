@@ -79,8 +79,7 @@ def _running() -> subprocess.Popen[bytes]:
     if _process is not None and _process.poll() is None:
         return _process
     _stop()
-    paths = [path for path in sys.path if isinstance(path, str)]
-    command = [os.fsdecode(get_executable()), "-I", "-S", gdcm_process.__file__, *paths]
+    command = [os.fsdecode(get_executable()), "-I", "-S", gdcm_process.__file__, *map(str, sys.path)]
     with _starting:
         _process = subprocess.Popen(
             command,

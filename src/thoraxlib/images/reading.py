@@ -183,9 +183,8 @@ def scaled(x: Tensor, bits: int | None = None) -> Tensor:
     if not (low >= 0 and high <= 1):  # written so that NaN fails, too
         if not x.isfinite().all():
             raise ValueError("pixels must be finite, got NaN or infinite ones")
-        raise ValueError(
-            f"floating-point pixels must lie in [0, 1], got {low:.6g} ... {high:.6g}; or use uint8, uint16"
-        )
+        remedy = "give 8-bit pixels as uint8, deeper ones as uint16"
+        raise ValueError(f"floating-point pixels must lie in [0, 1], got {low:.6g} ... {high:.6g}; {remedy}")
     return x
 
 
