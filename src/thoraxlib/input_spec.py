@@ -44,9 +44,9 @@ class InputSpec:
     fill : float
         For ``pad`` and ``pad_end``: value of the border, for pixels scaled to [0, 1].
     equalize : bool
-        Equalise the grey levels before the resize (:func:`thoraxlib.images.enhance.equalize`).
+        Equalise the grey levels before the resize (:func:`thoraxlib.images.resize.equalize`).
     blur : {0, 3}
-        Side of the blur kernel before the resize (:func:`thoraxlib.images.enhance.blur3`); 0: no blur.
+        Side of the blur kernel before the resize (:func:`thoraxlib.images.resize.blur3`); 0: no blur.
 
     Raises
     ------

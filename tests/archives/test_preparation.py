@@ -239,7 +239,7 @@ def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
 def test_a_damaged_description_is_named(content: str, tree: Path, tmp_path: Path) -> None:
     prepare(tree, tmp_path / "copy")
     (tmp_path / "copy" / "copy.json").write_text(content)
-    message = r"copy\.json is damaged \(.*\): prepare the images anew, in another"
+    message = r"copy\.json is damaged \(.*\): prepare the images in a new folder"
     with pytest.raises(ValueError, match=message):
         TrainingCopy(tmp_path / "copy")
     with pytest.raises(ValueError, match=message):
