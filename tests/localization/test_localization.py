@@ -245,9 +245,9 @@ def test_bad_maps_and_truth_of_the_pointing_game() -> None:
     spoilt = maps.clone()
     spoilt[0, 1, 2, 2] = torch.nan
     for bad in (spoilt, maps[..., :0], maps[0]):
-        with pytest.raises(ValueError, match=r"\(N, K, h, w\), finite, with at least one place"):
+        with pytest.raises(ValueError, match=r"maps (must be \(N, K, h, w\), with at least one pixel|hold NaN)"):
             pointing_game(bad, boxes, labels, (90, 90))
-    with pytest.raises(ValueError, match="leaves the image of 40 x 90 pixels: image and truth"):
+    with pytest.raises(ValueError, match="leaves the image of 40 x 90 pixels: images and true boxes"):
         pointing_game(maps, boxes, labels, (90, 40))
     with pytest.raises(ValueError, match="1 images have maps, 2 have boxes"):
         pointing_game(maps, boxes * 2, labels * 2, (90, 90))
@@ -358,7 +358,7 @@ class TestEveryRule:
                 localization.build(name, **options)
         with pytest.raises(OptionError, match="no option 'min_aera'.*did you mean 'min_area'"):
             localization.build(name, min_aera=0.1)
-        with pytest.raises(ValueError, match=r"at least one place, got \(1, 1, 0, 4\)"):
+        with pytest.raises(ValueError, match=r"at least one pixel, got \(1, 1, 0, 4\)"):
             localization.build(name)(torch.zeros(1, 1, 0, 4), 8)
         bad = torch.zeros(2, 2, 4, 4)
         bad[1, 0, 2, 2] = float("nan")

@@ -13,7 +13,7 @@ from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split, split
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.registry import Registry
 
 __all__ = [

@@ -9,7 +9,7 @@ from thoraxlib.cams import register
 from thoraxlib.cams.base import ClassActivationMap
 from thoraxlib.cams.split import Split
 from thoraxlib.cams.stage import Stage
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import normalize, upsample
 
 
 class _MaskingMap(ClassActivationMap):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.localization.frames import in_originals
+from thoraxlib.localization.boxes import in_originals
 from thoraxlib.utils.workers import in_batches, read_batches
 
 

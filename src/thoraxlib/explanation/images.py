@@ -19,7 +19,7 @@ from thoraxlib.explanation.result import Explanation, Finding
 from thoraxlib.images import placement, read, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, to_original
-from thoraxlib.localization.scaling import upsample
+from thoraxlib.localization.maps import upsample
 from thoraxlib.registry import Spec
 from thoraxlib.utils.modes import device_of
 from thoraxlib.utils.workers import in_batches, read_batches

@@ -63,7 +63,7 @@ def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.I
         raise ValueError(f"heat must be (h, w), with at least one place, got {tuple(values.shape)}")
     if not (values.max() - values.min()).isfinite():
         raise ValueError("heat holds NaN or infinite values, or such that lie too far apart")
-    from thoraxlib.localization.scaling import normalize, upsample
+    from thoraxlib.localization.maps import normalize, upsample
 
     level = normalize(upsample(values[None, None], (picture.height, picture.width)))[0, 0].numpy()
     colour = _colours()[(level * 255).round().astype(np.intp)]

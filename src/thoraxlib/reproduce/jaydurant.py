@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import normalize, upsample
 
 
 def to_uint8(maps: Tensor, size: tuple[int, int] | int | None = None) -> Tensor:
     """Bring each map of (N, K, h, w) to uint8: min-max, times 255, cut off to whole numbers, and only then enlarged.
 
-    Coarser than enlarging first (:func:`thoraxlib.localization.scaling.upsample`,
-    :func:`thoraxlib.localization.scaling.normalize`); equal to the original within one grey level.
+    Coarser than enlarging first (:func:`thoraxlib.localization.maps.upsample`,
+    :func:`thoraxlib.localization.maps.normalize`); equal to the original within one grey level.
 
     Parameters
     ----------
