@@ -61,13 +61,6 @@ def one_by_one(mask: Tensor, connectivity: int) -> list[tuple[bool, list[int], n
     return expected
 
 
-def by(way: Callable[..., Tensor], mask: Tensor, connectivity: int) -> components.Component:
-    """The largest components, found in one of the two ways."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(components, "_by_runs", way)
-        return largest_component(mask, connectivity)
-
-
 @pytest.mark.parametrize("way", WAYS)
 @settings(max_examples=80, deadline=None)
 @given(
@@ -77,10 +70,14 @@ def by(way: Callable[..., Tensor], mask: Tensor, connectivity: int) -> component
     connectivity=st.sampled_from([4, 8]),
 )
 def test_largest_component_is_scipys(
-    way: Callable[..., Tensor], seed: int, shape: tuple[int, int, int], share: float, connectivity: int
+    way: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    seed: int,
+    shape: tuple[int, int, int],
+    share: float,
+    connectivity: int,
 ) -> None:
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share
-    found = by(way, mask, connectivity)
+    found = components.Component(*way(mask, connectivity))
     expected = one_by_one(mask, connectivity)
     assert found.valid.tolist() == [valid for valid, _, _ in expected]
     assert found.box.tolist() == [box for _, box, _ in expected]
@@ -107,7 +104,7 @@ def test_long_ways_round(connectivity: int) -> None:
     mask = torch.stack([spiral(63), spiral(63).flip(0), spiral(63).T, spiral(63).rot90(2)])
     assert 1000 < mask[0].sum() < 0.6 * 63**2
     for way in WAYS:
-        found = by(way, mask, connectivity)
+        found = components.Component(*way(mask, connectivity))
         for ours, (_, box, pixels), its in zip(found.mask, one_by_one(mask, connectivity), found.box, strict=True):
             assert its.tolist() == box
             np.testing.assert_array_equal(ours.numpy(), pixels)

@@ -87,11 +87,15 @@ def find_components(masks: NDArray[np.bool_], values: NDArray[Any], connectivity
 
     See :func:`find_runs` for the meaning of `connectivity`.
     """
-    runs, height = find_runs(masks, connectivity), masks.shape[1]
+    runs = find_runs(masks, connectivity)
     edges = runs.edges(masks.shape[2])
     edges = edges[edges < values.size]  # the last run may reach the end
     # even positions: sums over the runs; odd positions: sums between them
-    sums = np.add.reduceat(values.ravel(), edges, dtype=np.float64)[::2]
+    return join_runs(runs, masks.shape[1], np.add.reduceat(values.ravel(), edges, dtype=np.float64)[::2])
+
+
+def join_runs(runs: Runs, height: int, sums: NDArray[Any]) -> Components:
+    """Compute the components of runs in masks of `height` rows, with the totals of the runs' `sums` (R,)."""
     order = np.argsort(runs.component, kind="stable")
     begin = np.flatnonzero(np.diff(runs.component[order], prepend=-1))
     row, start, stop = runs.row[order], runs.start[order], runs.stop[order]

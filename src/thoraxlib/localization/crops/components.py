@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thoraxlib.localization.components import Runs, find_runs
+from thoraxlib.localization.components import Runs, find_runs, join_runs
 from thoraxlib.utils.arguments import one_of
 
 _NAME = "thoraxlib::largest_component"
@@ -55,51 +55,54 @@ def largest_component(mask: Tensor, connectivity: int = 8) -> Component:
     if mask.ndim != 3 or 0 in mask.shape[1:]:
         raise ValueError(f"mask must be (N, H, W), with at least one pixel, got {tuple(mask.shape)}")
     one_of("connectivity", connectivity, (4, 8))
-    pixels = torch.ops.thoraxlib.largest_component(mask, connectivity)
-    columns, rows = pixels.any(dim=1), pixels.any(dim=2)
-    (x1, x2), (y1, y2) = _extent(columns), _extent(rows)
-    return Component(pixels, torch.stack([x1, y1, x2, y2], dim=1), rows.any(dim=1))
+    return Component(*torch.ops.thoraxlib.largest_component(mask, connectivity))
+
+
+# An operator of its own, as torch.compile and torch.export can trace neither SciPy nor loops of unknown length. Not
+# defined by torch.library.custom_op, whose first call takes seconds.
+torch.library.define(_NAME, "(Tensor mask, int connectivity) -> (Tensor, Tensor, Tensor)")
+
+
+@torch.library.impl(_NAME, "CompositeExplicitAutograd")
+def _(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
+    return (_by_runs if mask.device.type == "cpu" else _by_labels)(mask, connectivity)
+
+
+@torch.library.register_fake(_NAME)
+def _(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
+    n = mask.shape[0]
+    return torch.empty_like(mask), mask.new_empty(n, 4, dtype=torch.int64), mask.new_empty(n)
+
+
+def _by_runs(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
+    n, h, w = mask.shape
+    runs = find_runs(mask.numpy(), connectivity)
+    found = join_runs(runs, h, runs.stop - runs.start)
+    order = np.lexsort((-found.area, found.plane))  # stable: of equal ones the first
+    largest = order[np.flatnonzero(np.diff(found.plane[order], prepend=-1))]
+    valid, box = np.zeros(n, bool), np.tile([0, 0, w, h], (n, 1))
+    valid[found.plane[largest]], box[found.plane[largest]] = True, found.xyxy[largest]
+    chosen = np.isin(runs.component, largest)
+    kept = Runs._make(column[chosen] for column in runs)
+    lengths = np.diff(kept.edges(w), prepend=0, append=n * h * w)  # of background and component in turn
+    pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(n, h, w)
+    return torch.from_numpy(pixels), torch.from_numpy(box), torch.from_numpy(valid)
+
+
+def _by_labels(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
+    n, h, w = mask.shape
+    labels = label_components(mask, connectivity)
+    flat = labels.flatten(1)
+    counts = flat.new_zeros(n, h * w + 1).scatter_add_(1, flat, torch.ones_like(flat))
+    pixels = labels == counts[:, :-1].argmax(dim=1)[:, None, None]
+    (x1, x2), (y1, y2) = _extent(pixels.any(dim=1)), _extent(pixels.any(dim=2))
+    return pixels, torch.stack([x1, y1, x2, y2], dim=1), mask.flatten(1).any(dim=1)
 
 
 def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
     """First index that is true in each row of (N, n), and one after the last; 0 and n if none is."""
     ones = line.byte()
     return ones.argmax(dim=1), line.shape[1] - ones.flip(1).argmax(dim=1)
-
-
-# An operator of its own, as torch.compile and torch.export can trace neither SciPy nor loops of unknown length. Not
-# defined by torch.library.custom_op, whose first call takes seconds.
-torch.library.define(_NAME, "(Tensor mask, int connectivity) -> Tensor")
-
-
-@torch.library.impl(_NAME, "CompositeExplicitAutograd")
-def _(mask: Tensor, connectivity: int) -> Tensor:
-    return (_by_runs if mask.device.type == "cpu" else _by_labels)(mask, connectivity)
-
-
-@torch.library.register_fake(_NAME)
-def _(mask: Tensor, connectivity: int) -> Tensor:
-    return torch.empty_like(mask)
-
-
-def _by_runs(mask: Tensor, connectivity: int) -> Tensor:
-    n, h, w = mask.shape
-    runs = find_runs(mask.numpy(), connectivity)
-    plane = runs.row[np.unique(runs.component, return_index=True)[1]] // h  # of each component
-    area = np.bincount(runs.component, runs.stop - runs.start)
-    order = np.lexsort((-area, plane))  # stable: of equal ones the first
-    largest = order[np.flatnonzero(np.diff(plane[order], prepend=-1))]
-    kept = Runs._make(column[np.isin(runs.component, largest)] for column in runs)
-    lengths = np.diff(kept.edges(w), prepend=0, append=n * h * w)  # of background and component in turn
-    return torch.from_numpy(np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(n, h, w))
-
-
-def _by_labels(mask: Tensor, connectivity: int) -> Tensor:
-    n, h, w = mask.shape
-    labels = label_components(mask, connectivity)
-    flat = labels.flatten(1)
-    counts = flat.new_zeros(n, h * w + 1).scatter_add_(1, flat, torch.ones_like(flat))
-    return labels == counts[:, :-1].argmax(dim=1)[:, None, None]
 
 
 def label_components(mask: Tensor, connectivity: int = 8) -> Tensor:
