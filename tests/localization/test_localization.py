@@ -540,7 +540,7 @@ def test_localize_and_tune() -> None:
             sample = super().__getitem__(index)
             return {**sample, "image": sample["image"][..., ::2, ::2]}
 
-    with pytest.raises(ValueError, match="has 48 x 48 pixels, its boxes are of 96 x 96: image and truth"):
+    with pytest.raises(ValueError, match="has 48 x 48 pixels, its boxes are of 96 x 96: images and true"):
         explanation.localize(model, Shrunk(images, range(len(images))))
     with pytest.raises(ValueError, match="no boxes"):
         explanation.localize(model, datasets.Subset(images, (~images.boxed).nonzero().flatten().tolist()))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thoraxlib.explanation import look_of, thresholds
+from thoraxlib.explanation import explainer_for, thresholds
 from thoraxlib.localization import Boxes
 from thoraxlib.models.optimize import optimize_for_inference
 from thoraxlib.registry import Spec
@@ -51,16 +51,16 @@ class Network:
         regional = hasattr(model, "region_names")
         nothing = "the model found no region in the image, or its" if regional else "the model's"
         self.why_nan = f"{nothing} output is NaN: is the precision too low?"
-        self.look = None if boxes is None and not regional else look_of(self.model, *(boxes or BoxSettings())[:2])
+        method, rule, _ = boxes or BoxSettings()
+        self.explainer = None if boxes is None and not regional else explainer_for(self.model, method, rule)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Boxes]:
         """Probabilities and boxes."""
         x = x.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         with autocast(self.device, self.precision):
-            if self.look is None:
+            if self.explainer is None:
                 with torch.inference_mode():
                     return self.model(x).float().sigmoid().cpu(), Boxes.from_lists([], [])
-            seen = self.look(x, self.limits)
-        found = seen.boxes
-        boxes = Boxes(found.xyxy.float(), seen.image[found.image], seen.label[found.image], found.score.float())
-        return seen.probabilities.float(), boxes
+            found = self.explainer(x, self.limits)
+        boxes = found.boxes
+        return found.probabilities.float(), boxes._replace(xyxy=boxes.xyxy.float(), score=boxes.score.float())
