@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import thoraxlib
 from thoraxlib import cams
-from thoraxlib.cams.gradients import one_place
+from thoraxlib.cams.gradcam import collapse
 from thoraxlib.registry import OptionError, UnknownNameError
 from thoraxlib.reproduce.jaydurant import to_uint8
 
@@ -118,7 +118,7 @@ def test_cam_averages_to_the_logit_and_gradcam_is_cam_over_the_area() -> None:
 
 
 def test_large_maps_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoraxlib.cams import gradients as gradcam
+    from thoraxlib.cams import gradcam
 
     model, x = small({"name": "lse", "r": 3.0}), torch.randn(2, 3, 64, 64)
     for name in ("gradcam", "gradcam++"):
@@ -142,7 +142,7 @@ def test_a_gradient_that_is_one_for_all_places_is_as_any_other(name: str) -> Non
         model = small(pool)
         cam = cams.build(name, model)
         features = model.forward_features(x).detach()
-        shapes += [tuple(one_place(gradients).shape[3:]) for gradients in cam._gradients(features, None)]
+        shapes += [tuple(collapse(gradients).shape[3:]) for gradients in cam._gradients(features, None)]
         found.append(cam(x))
     assert shapes == [(1, 1), (2, 3)]
     torch.testing.assert_close(*found)
@@ -277,7 +277,7 @@ def test_rectangular_token_grids() -> None:
 
 def test_features_that_are_no_map() -> None:
     pit = timm.create_model("pit_ti_224", num_classes=2).eval()
-    with pytest.raises(ValueError, match="one token.*no places.*PoolingVisionTransformer"):
+    with pytest.raises(ValueError, match="one token.*no locations.*PoolingVisionTransformer"):
         cams.build("gradcam", pit)(torch.randn(1, 3, 224, 224))
     with pytest.raises(TypeError, match="forward_features of CrossVit gives list.*target="):
         cams.build("gradcam", timm.create_model("crossvit_tiny_240", num_classes=2).eval())(torch.randn(1, 3, 240, 240))
@@ -325,7 +325,7 @@ def test_errors() -> None:
         def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
             raise NotImplementedError("Opaque has no per-location logits; use a gradient-based CAM")
 
-    with pytest.raises(TypeError, match="cam: Opaque.*gradient-based"):
+    with pytest.raises(TypeError, match="CAM: Opaque.*gradient-based"):
         cams.build("cam", Opaque())(torch.randn(1, 3, 4, 4))
     assert cams.build("gradcam", Opaque())(torch.randn(1, 3, 4, 4)).shape == (1, 3, 4, 4)
 

@@ -77,9 +77,7 @@ def localize(
     samples = Samples(dataset, transform_for(model.input_spec), original=("boxes", "box_labels", "size"))
     boxed = getattr(dataset, "boxed", torch.ones(len(dataset), dtype=torch.bool))
     detected: list[Boxes] = []
-    truth: list[Boxes] = []
-    ids: list[str] = []
-    sizes: list[tuple[int, int]] = []
+    known: dict[str, list[Any]] = {"boxes": [], "box_labels": [], "id": [], "size": []}
     for batch in samples.batches(batch_size, indices=boxed.nonzero().flatten().tolist()):
         if "boxes" not in batch:
             raise ValueError("the data set has no boxes")
@@ -92,14 +90,14 @@ def localize(
                     f"image {image} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: "
                     "images and true boxes must have the same frame"
                 )
-        true = Boxes.from_lists(batch["boxes"], batch["box_labels"])
-        for boxes, into in ((to_original(found, model.input_spec, batch["size"]), detected), (true, truth)):
-            into.append(boxes._replace(image=boxes.image + len(ids)))
-        ids += batch["id"]
-        sizes += batch["size"]
-    if not any(len(boxes.image) > 0 for boxes in truth):
+        found = to_original(found, model.input_spec, batch["size"])
+        detected.append(found._replace(image=found.image + len(known["id"])))
+        for key, values in known.items():
+            values += batch[key]
+    truth = Boxes.from_lists(known["boxes"], known["box_labels"])
+    if not len(truth.image):
         raise ValueError("the data set has no boxes")
-    return Localized(Boxes.concatenate(detected), Boxes.concatenate(truth), tuple(ids), tuple(sizes))
+    return Localized(Boxes.concatenate(detected), truth, tuple(known["id"]), tuple(known["size"]))
 
 
 def tune(

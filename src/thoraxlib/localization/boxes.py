@@ -42,6 +42,12 @@ def check_boxes(name: str, xyxy: Tensor) -> None:
         raise ValueError(f"{name} hold {xyxy[wrong][0].tolist()}: finite x1 <= x2 and y1 <= y2 are needed")
 
 
+def check_indices(name: str, indices: Tensor, count: int) -> None:
+    """Raise ValueError unless `indices` are from 0 to ``count - 1``."""
+    if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < count):
+        raise ValueError(f"{name} have indices from {indices.min()} to {indices.max()}, but there are {count}")
+
+
 def from_xywh(xywh: Tensor, source: object) -> Tensor:
     """Convert boxes (M, 4) of the file `source` from x, y, width, height to float32 x1, y1, x2, y2.
 
@@ -51,15 +57,12 @@ def from_xywh(xywh: Tensor, source: object) -> Tensor:
         A box that is not finite, or whose width or height is below 0.
     """
     xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
-    for wrong, why in (
-        (~xyxy.isfinite().all(dim=1), "is not finite"),
-        ((xywh[:, 2:] < 0).any(dim=1), "has a width or height below 0"),
-    ):
-        if wrong.any():
-            raise ValueError(
-                f"{source}: {int(wrong.sum())} of {len(xywh)} boxes are wrong: bbox {xywh[wrong][0].tolist()}, number "
-                f"{int(wrong.nonzero()[0]) + 1}, {why}"
-            )
+    wrong = ~xyxy.isfinite().all(dim=1) | (xywh[:, 2:] < 0).any(dim=1)
+    if wrong.any():
+        raise ValueError(
+            f"{source}: {int(wrong.sum())} of {len(xywh)} boxes are not finite or have a width or height below 0: bbox "
+            f"{xywh[wrong][0].tolist()}, number {int(wrong.nonzero()[0]) + 1}"
+        )
     return xyxy
 
 

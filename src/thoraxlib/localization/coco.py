@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from thoraxlib.localization.boxes import Boxes, from_xywh, within
+from thoraxlib.localization.boxes import Boxes, check_indices, from_xywh, within
 from thoraxlib.utils.arrays import table
 from thoraxlib.utils.files import read_json, replacing, write_json
 
@@ -59,9 +59,8 @@ def to_coco(
     """
     if len(ids) != len(sizes):
         raise ValueError(f"{len(ids)} ids, but {len(sizes)} sizes")
-    for name, column, allowed in (("image", boxes.image, len(ids)), ("label", boxes.label, len(labels))):
-        if len(column) and not (int(column.min()) >= 0 and int(column.max()) < allowed):
-            raise ValueError(f"boxes have {name} positions {int(column.min())} to {int(column.max())}, of {allowed}")
+    check_indices("images of the boxes", boxes.image, len(ids))
+    check_indices("labels of the boxes", boxes.label, len(labels))
     limit = torch.tensor([[w, h] for h, w in sizes], dtype=torch.float32).reshape(-1, 2)[boxes.image]
     low, high = boxes.xyxy[:, :2], boxes.xyxy[:, 2:]
     wrong = ((low < -0.5) | (high > limit + 0.5) | (high < low)).any(dim=1).nonzero().flatten().tolist()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.boxes import Boxes, area, check_boxes, check_inside
+from thoraxlib.localization.boxes import Boxes, area, check_boxes, check_indices, check_inside
 from thoraxlib.localization.maps import check_maps
 from thoraxlib.metrics.intervals import bootstrap_mean
 from thoraxlib.utils.arguments import one_of
@@ -57,13 +57,7 @@ def box_iogt(detected: Tensor, truth: Tensor) -> Tensor:
 
 
 def acc_afp(
-    detected: Boxes,
-    truth: Boxes,
-    num_labels: int,
-    *,
-    threshold: float,
-    criterion: str = "iobb",
-    denominator: int | None = None,
+    detected: Boxes, truth: Boxes, num_labels: int, *, threshold: float, criterion: str = "iobb"
 ) -> tuple[Tensor, Tensor]:
     """Accuracy and average false positives of each label as in ChestX-ray8 (Wang et al. 2017, section 4.2).
 
@@ -81,8 +75,6 @@ def acc_afp(
         Minimum overlap. The paper uses 0.1, 0.25, 0.5, 0.75, 0.9 for IoBB and 0.1 to 0.7 for IoU.
     criterion : {"iobb", "iou", "iogt"}
         Kind of overlap.
-    denominator : int, optional
-        Denominator of AFP, e.g. the number of images.
 
     Returns
     -------
@@ -95,12 +87,10 @@ def acc_afp(
         An argument outside its range; a label index of `num_labels` or more; a box that is not finite, or whose x2 < x1
         or y2 < y1.
     """
-    if denominator is not None and denominator < 1:
-        raise ValueError(f"denominator={denominator}: at least 1 is needed")
     hitting, hit = hits(detected, truth, num_labels, threshold=threshold, criterion=criterion)
     accuracy = _count(truth.label[hit], num_labels) / _count(truth.label, num_labels)  # 0 / 0 is NaN
     false = _count(detected.label[~hitting], num_labels)
-    return accuracy, false / max(len(truth.label) if denominator is None else denominator, 1)
+    return accuracy, false / max(len(truth.label), 1)
 
 
 def _count(labels: Tensor, num_labels: int) -> Tensor:
@@ -119,9 +109,7 @@ def hits(
         raise ValueError(f"threshold={threshold}: an overlap from 0 to 1 is needed")
     for name, boxes in (("detected", detected), ("truth", truth)):
         check_boxes(f"{name} boxes", boxes.xyxy)
-        if len(boxes.label) and not (int(boxes.label.min()) >= 0 and int(boxes.label.max()) < num_labels):
-            given = f"{boxes.label.min()} to {boxes.label.max()}"
-            raise ValueError(f"{name} has labels from {given}: allowed are 0 to {num_labels - 1}")
+        check_indices(f"labels of the {name} boxes", boxes.label, num_labels)
     # all pairs of a detected and a true box of the same image and label
     key, order = (truth.image * num_labels + truth.label).sort(stable=True)
     wanted = detected.image * num_labels + detected.label
@@ -201,7 +189,6 @@ def localization_table(
     *,
     rows: Sequence[tuple[str, float]] = WANG_ROWS,
     images: str = "all_annotated",
-    denominator: int | None = None,
     n_bootstrap: int = 0,
     level: float = 0.95,
     seed: int = 0,
@@ -221,8 +208,6 @@ def localization_table(
     images : {"all_annotated", "with_label"}
         Which detections count: those on every image with a true box, or for each label only those on images with a true
         box of that label. The paper does not say which it uses.
-    denominator : int, optional
-        Denominator of AFP; the paper's is the number of true boxes.
     n_bootstrap : int
         Number of resamples of the images for intervals of the accuracy (percentile bootstrap); 0 for none.
     level : float
@@ -246,7 +231,7 @@ def localization_table(
     else:
         counted = torch.isin(detected.image * k + detected.label, truth.image * k + truth.label)
     detected = detected.where(counted)
-    scores = [acc_afp(detected, truth, k, threshold=t, criterion=c, denominator=denominator) for c, t in rows]
+    scores = [acc_afp(detected, truth, k, threshold=t, criterion=c) for c, t in rows]
     accuracy, afp = (torch.stack(column) for column in zip(*scores, strict=True))
     low = high = torch.full_like(accuracy, torch.nan)
     if n_bootstrap and len(truth.label):  # images are resampled with all their true boxes
@@ -296,8 +281,7 @@ def pointing_game(
     check_maps(maps)
     if len(boxes) != len(maps):
         raise ValueError(f"{len(maps)} images have maps, {len(boxes)} have boxes")
-    if len(truth.label) and not (int(truth.label.min()) >= 0 and int(truth.label.max()) < maps.shape[1]):
-        raise ValueError(f"box_labels are {truth.label.min()} to {truth.label.max()}, of {maps.shape[1]} labels")
+    check_indices("box_labels", truth.label, maps.shape[1])
     check_inside(truth.xyxy, size)
     n, k, h, w = maps.shape
     flat = maps.detach().flatten(2).cpu()
