@@ -25,7 +25,7 @@ from small import QUICK, Tiny, archive, image, rows
 
 from thoraxlib import localization
 from thoraxlib.archives import Scored, network, reading, score_archive, tables
-from thoraxlib.explanation import Findings
+from thoraxlib.explanation.findings import Findings
 
 BOXES: dict[str, Any] = {**QUICK, "boxes": True, "threshold": 0.2}
 

@@ -482,7 +482,7 @@ class TestSplit:
         model, x = small(), torch.randn(1, 3, 64, 64)
         inner = cams.build("layercam", model, target="backbone.net.layer2")(x, labels=["c"])
         assert inner.shape == (1, 1, 8, 8)
-        last = cams.build("gradcam", cams.split(model, "neck"))(x)
+        last = cams.build("gradcam", cams.Split(model, "neck"))(x)
         torch.testing.assert_close(last, cams.build("gradcam", model)(x), rtol=1e-4, atol=1e-6)
 
     @pytest.mark.parametrize("training", [False, True])
@@ -523,7 +523,7 @@ class TestSplit:
         torch.manual_seed(0)
         x = torch.randn(1, 3, 64, 96)
         net = models.swin_t(num_classes=2).eval()  # (N, h, w, C), and no attribute says so
-        features = cams.split(net, "features.1").forward_features(x)
+        features = cams.Split(net, "features.1").forward_features(x)
         assert features.shape == (1, 16, 24, 96)
         if name == "eigencam":
             places = features.flatten(1, 2)[0]
@@ -539,9 +539,9 @@ class TestSplit:
         x, layer = torch.randn(1, 3, 64, 64), "encoder.layers.encoder_layer_0"
         with pytest.raises(ValueError, match="17 tokens form no grid.*num_prefix_tokens=1"):
             cams.build(name, vit, target=layer)(x)
-        assert cams.build(name, cams.split(vit, layer, num_prefix_tokens=1))(x).shape == (1, 2, 4, 4)
+        assert cams.build(name, cams.Split(vit, layer, num_prefix_tokens=1))(x).shape == (1, 2, 4, 4)
         with pytest.raises(ValueError, match="num_prefix_tokens=-1: at least 0"):
-            cams.split(vit, layer, num_prefix_tokens=-1)
+            cams.Split(vit, layer, num_prefix_tokens=-1)
 
     def test_a_layer_before_the_class_token(self) -> None:
         model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=2).eval()

@@ -427,7 +427,7 @@ def test_boxes_in_the_padding_are_dropped() -> None:
     back = localization.to_original(boxes, spec, [(200, 100)])
     assert back.xyxy.tolist() == [[0.0, 0.0, 50.0, 100.0]]
     assert back.label.tolist() == [1]
-    with pytest.raises(ValueError, match="belongs to image 0, and sizes has 0"):
+    with pytest.raises(ValueError, match="images of the boxes have indices from 0 to 0, but there are 0"):
         localization.to_original(boxes, spec, [])
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thoraxlib.explanation import explainer_for, thresholds
+from thoraxlib.explanation.findings import explainer_for
+from thoraxlib.explanation.images import thresholds
 from thoraxlib.localization import Boxes
 from thoraxlib.models.optimize import optimize_for_inference
 from thoraxlib.registry import Spec

@@ -20,7 +20,7 @@ from thoraxlib.archives.output import LISTING, Output
 from thoraxlib.archives.reading import Batch, batches
 from thoraxlib.archives.tables import Row
 from thoraxlib.checkpoints.saving import fingerprint
-from thoraxlib.explanation import check_model
+from thoraxlib.explanation.images import check_model
 from thoraxlib.images.reading import check_greys
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
-from thoraxlib.cams.split import Split, split
+from thoraxlib.cams.split import Split
 from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.registry import Registry
 
@@ -25,7 +25,6 @@ __all__ = [
     "normalize",
     "register",
     "registry",
-    "split",
     "upsample",
 ]
 
@@ -50,7 +49,7 @@ def build(name: str, model: nn.Module | Split, target: str | int | None = None, 
         With ``forward_features`` and ``forward_head``, like the library's and timm's models; or any network, if
         `target` names a layer.
     target : str or int, optional
-        Dotted name of the layer whose output is explained (:func:`split`), or the index of a map if the model has
+        Dotted name of the layer whose output is explained (:class:`Split`), or the index of a map if the model has
         several; default the map that the head gets, the last one of several.
     **options
         Options of the method; see :func:`describe`.

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.cams.split import Split, Stage, split
+from thoraxlib.cams.split import Split, Stage
 from thoraxlib.utils.arguments import positions
 from thoraxlib.utils.modes import eval_view
 
@@ -43,7 +43,7 @@ class ClassActivationMap(abc.ABC):
 
     def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:
         if isinstance(target, str):
-            model = split(model.model if isinstance(model, Split) else model, target)
+            model = Split(model.model if isinstance(model, Split) else model, target)
         elif getattr(model, "several_maps", False):
             model = Stage(model, -1 if target is None else target)  # type: ignore[assignment]
         elif target is not None:
@@ -81,15 +81,13 @@ class ClassActivationMap(abc.ABC):
             Images that the model refuses; an unknown label; a mask of another length; maps with NaN or infinite values;
             a model in training mode that cannot be copied.
         """
-        return self._run(x, labels, with_logits=False)[1]
+        return self.with_logits(x, labels)[1]
 
     def with_logits(self, x: Tensor, labels: Labels = None) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) of all labels and the heat maps of `labels`, from one pass of the backbone."""
-        logits, maps = self._run(x, labels, with_logits=True)
-        assert logits is not None
-        return logits, maps
+        """Compute the logits (N, K) of all labels and the heat maps of `labels`, from one pass of the backbone.
 
-    def _run(self, x: Tensor, labels: Labels, *, with_logits: bool) -> tuple[Tensor | None, Tensor]:
+        Parameters and errors: see :meth:`__call__`.
+        """
         indices = self._indices(labels)
         call = copy.copy(self)  # each call has its own state
         with torch.inference_mode(False):
@@ -97,7 +95,7 @@ class ClassActivationMap(abc.ABC):
             features, maps = call._features_and_maps(x, indices)
             if isinstance(call.model, Stage):
                 maps = call.model.in_image(maps, (x.shape[-2], x.shape[-1]))
-            logits = call.logits(features).detach().float() if with_logits else None
+            logits = call.logits(features).detach().float()
         if not maps.isfinite().all():
             raise ValueError(
                 f"{type(self).__name__} gives NaN or infinite values: is the model trained, and its input finite? Half "
@@ -178,7 +176,7 @@ class ClassActivationMap(abc.ABC):
         if grid is None:
             raise ValueError(
                 f"{count} tokens form no grid for images of {size} pixels; if class tokens come first, give their "
-                "number: cams.split(model, layer, num_prefix_tokens=1)"
+                "number: cams.Split(model, layer, num_prefix_tokens=1)"
             )
         skipped, rows, columns = grid
         return features[:, skipped:].transpose(1, 2).reshape(len(features), -1, rows, columns)

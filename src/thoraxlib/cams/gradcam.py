@@ -45,12 +45,7 @@ class GradientMap(ClassActivationMap):
     """
 
     def __init__(
-        self,
-        model: nn.Module | Split,
-        target: str | int | None = None,
-        *,
-        relu: bool = True,
-        score: str = "logit",
+        self, model: nn.Module | Split, target: str | int | None = None, *, relu: bool = True, score: str = "logit"
     ) -> None:
         super().__init__(model, target)
         one_of("score", score, ("logit", "probability"))
@@ -234,22 +229,20 @@ class GradCAMPlusPlus(GradCAM):
 
     def weights(self, gradients: Tensor, features: Tensor) -> Tensor:
         """See :meth:`GradCAM.weights`."""
-        return self._by_location(gradients, features).mean(dim=(3, 4)) * (features.shape[2] * features.shape[3])
-
-    def _by_location(self, gradients: Tensor, features: Tensor) -> Tensor:
-        """``alpha relu(g)`` of gradients (k, N, C, h, w), or (k, N, C, 1, 1)."""
         positive = gradients.relu()
+        total = features.sum(dim=(2, 3), keepdim=True).clamp(min=0)
         if self.denominator == "one":
             # scaled to 1 first: cubes of small gradients underflow
             scale = positive.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(positive.dtype).tiny)
-            return (positive / scale).pow(3) * scale
-        if self.denominator == "product":
+            terms = (positive / scale).pow(3) * scale
+        elif self.denominator == "product":
             square = gradients.square()
             cubes = torch.einsum("knchw,nchw->knc", square * gradients, features)[..., None, None]
             bottom = 2 * square + cubes
-            return square * positive / (torch.where(bottom == 0, 1, bottom) + self.eps)
-        total = features.sum(dim=(2, 3), keepdim=True).clamp(min=0)
-        if self.eps == 0:  # g^2 cancelled: faster, and small gradients do not underflow
-            return positive.div_(torch.addcmul(positive.new_tensor(2), total, positive))
-        square = positive.square()
-        return square * positive / (2 * square + total * square * positive + self.eps)
+            terms = square * positive / (torch.where(bottom == 0, 1, bottom) + self.eps)
+        elif self.eps == 0:  # g^2 cancelled: faster, and small gradients do not underflow
+            terms = positive.div_(torch.addcmul(positive.new_tensor(2), total, positive))
+        else:
+            square = positive.square()
+            terms = square * positive / (2 * square + total * square * positive + self.eps)
+        return terms.mean(dim=(3, 4)) * (features.shape[2] * features.shape[3])

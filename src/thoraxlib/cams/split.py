@@ -17,8 +17,13 @@ from thoraxlib.utils.modes import eval_view, shared_copy
 _COMPILED = "_orig_mod."  # in names of modules wrapped by torch.compile
 
 
-def split(model: nn.Module, layer: str, *, num_prefix_tokens: int | None = None) -> Split:
-    """Split a network behind one of its layers, for :func:`thoraxlib.cams.build`.
+class Split:
+    """A network split behind one of its layers, for :func:`thoraxlib.cams.build`.
+
+    ``forward_features`` returns the layer's output, ``forward_head`` the logits computed from it. The network runs
+    once, without gradients up to the layer and with gradients behind it. A forward hook reads or replaces the layer's
+    output. It is registered on a copy of the network in eval mode that shares its weights, made for each run. The
+    object stores the last run, so each call uses its own (:meth:`for_call`).
 
     Parameters
     ----------
@@ -40,21 +45,11 @@ def split(model: nn.Module, layer: str, *, num_prefix_tokens: int | None = None)
     --------
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> from thoraxlib import cams
-    >>> cams.build("gradcam", split(net, "1"))(torch.randn(1, 3, 8, 8)).shape
+    >>> cams.build("gradcam", Split(net, "1"))(torch.randn(1, 3, 8, 8)).shape
     torch.Size([1, 2, 6, 6])
     """
-    return Split(model, layer, num_prefix_tokens)
 
-
-class Split:
-    """A network as ``forward_features`` (up to a layer's output) and ``forward_head`` (from there to the logits).
-
-    The network runs once, without gradients up to the layer and with gradients behind it. A forward hook reads or
-    replaces the layer's output. It is registered on a copy of the network in eval mode that shares its weights, made
-    for each run. The object stores the last run, so each call uses its own (:meth:`for_call`). See :func:`split`.
-    """
-
-    def __init__(self, model: nn.Module, layer: str, num_prefix_tokens: int | None = None) -> None:
+    def __init__(self, model: nn.Module, layer: str, *, num_prefix_tokens: int | None = None) -> None:
         layer = layer.replace(_COMPILED, "")
         names = [name for path, _ in model.named_modules() if (name := f"{path}.".replace(_COMPILED, "")[:-1])]
         if layer not in names:

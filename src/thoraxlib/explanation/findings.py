@@ -58,11 +58,9 @@ class MapExplainer:
 
     def __init__(self, model: Any, method: Spec | None, rule: Spec | Any | None) -> None:
         if method is None:
-            pool = getattr(getattr(model, "head", None), "pool", None)
-            if pool is None or expansion(pool) != 1 or not hasattr(model, "logit_maps"):
-                method = "gradcam"
-            else:
-                method = "pcam" if per_label(pool) else "cam"
+            pool: Any = getattr(getattr(model, "head", None), "pool", None)
+            located = pool is not None and expansion(pool) == 1 and hasattr(model, "logit_maps")
+            method = "gradcam" if not located else "pcam" if per_label(pool) else "cam"
         self.method, options = cams.registry.split_spec(method)
         self.cam = cams.build(self.method, model, **options)
         if rule is None:

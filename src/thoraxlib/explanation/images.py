@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,15 +185,14 @@ class _Names:
     """Unique names of images, also on file systems that ignore case."""
 
     def __init__(self) -> None:
-        self.given: dict[str, int] = {}
+        self.given: set[str] = set()
+        self.repeats: Counter[str] = Counter()  # of each stem
 
     def of(self, source: Any, position: int) -> str:
-        stem = Path(source).stem if isinstance(source, (str, os.PathLike)) else f"image-{position + 1:04d}"
-        stem = re.sub(r"[^\w.\-]+", "_", stem) or f"image-{position + 1:04d}"
-        name, count = stem, self.given.get(stem.casefold(), 0) + 1
+        stem = Path(source).stem if isinstance(source, (str, os.PathLike)) else ""
+        name = stem = re.sub(r"[^\w.\-]+", "_", stem) or f"image-{position + 1:04d}"
         while name.casefold() in self.given:
-            count = max(count, 2)
-            name, count = f"{stem}-{count}", count + 1
-        self.given[stem.casefold()] = max(count - 1, 1)
-        self.given.setdefault(name.casefold(), 1)
+            self.repeats[stem.casefold()] += 1
+            name = f"{stem}-{self.repeats[stem.casefold()] + 1}"
+        self.given.add(name.casefold())
         return name

@@ -13,7 +13,6 @@ from thoraxlib.localization.metrics import (
     box_iobb,
     box_iogt,
     box_iou,
-    hits,
     localization_table,
     pointing_game,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "crops",
     "describe",
     "from_coco",
-    "hits",
     "localization_table",
     "names",
     "pointing_game",

@@ -177,8 +177,7 @@ def to_original(boxes: Boxes, spec: InputSpec, sizes: Sequence[tuple[int, int]])
     >>> to_original(boxes, InputSpec(size=224), [(1000, 2000)]).xyxy.tolist()
     [[0.0, 0.0, 1000.0, 1000.0]]
     """
-    if len(boxes.image) and int(boxes.image.max()) >= len(sizes):
-        raise ValueError(f"a box belongs to image {int(boxes.image.max())}, and sizes has {len(sizes)}")
+    check_indices("images of the boxes", boxes.image, len(sizes))
     if not sizes:
         return boxes
     xyxy = in_originals(boxes.xyxy, boxes.image, spec, sizes)

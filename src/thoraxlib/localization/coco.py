@@ -118,8 +118,7 @@ def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[s
             images, boxes = images + len(content["images"]), boxes + len(content["annotations"])
 
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
-        labels = read_json(parts[0])["categories"]
-        file.write(f'{{"categories": {json.dumps(labels)}')
+        file.write(f'{{"categories": {json.dumps(read_json(parts[0])["categories"])}')
         for key in ("images", "annotations"):
             file.write(f',\n"{key}": [')
             for number, row in enumerate(rows(key)):
