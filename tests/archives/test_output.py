@@ -25,7 +25,7 @@ from small import QUICK, Tiny, archive, image, rows
 
 from thoraxlib import localization
 from thoraxlib.archives import Scored, listing, output, score, score_archive
-from thoraxlib.explanation.look import Seen
+from thoraxlib.explanation.findings import Findings
 
 BOXES: dict[str, Any] = {**QUICK, "boxes": True, "threshold": 0.2}
 
@@ -341,12 +341,12 @@ class Regional(Tiny):
 def test_a_model_of_regions_that_says_nothing_is_said(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(x: Tensor, limits: Tensor) -> Any:
+    def explainer(x: Tensor, limits: Tensor) -> Any:
         nothing = localization.Boxes.from_lists([], [])
         none = torch.zeros(0, dtype=torch.long)
-        return Seen(torch.full((len(x), 2), torch.nan), none, none, torch.zeros(0, 4, 4), nothing)
+        return Findings(torch.full((len(x), 2), torch.nan), none, none, torch.zeros(0, 4, 4), nothing, none)
 
-    monkeypatch.setattr(score, "look_of", lambda *_: look)
+    monkeypatch.setattr(score, "explainer_for", lambda *_: explainer)
     scored = score_archive(Regional(), tree / "p1", tmp_path / "out", format="csv", **QUICK)
     assert scored.failed == scored.images == 7
     assert {row["error"] for row in rows(tmp_path / "out")} == {

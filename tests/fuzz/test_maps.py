@@ -22,7 +22,7 @@ from damage import FEW, refused
 from thoraxlib import localization, losses, metrics, plotting
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, crops
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.reproduce.jaydurant import to_uint8
 from thoraxlib.segmentation import metrics as mask_metrics
 

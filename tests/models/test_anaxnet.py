@@ -16,7 +16,7 @@ from thoraxlib import graphs, training
 from thoraxlib.checkpoints.load import CheckpointError
 from thoraxlib.datasets.samples import Samples
 from thoraxlib.detection import Regions
-from thoraxlib.explanation.by_regions import paint
+from thoraxlib.explanation.findings import paint
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.metrics import evaluate_regions, image_level
 from thoraxlib.models.anaxnet import AnaXNet

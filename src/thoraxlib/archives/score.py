@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from thoraxlib.archives.listing import Batch, batches, copy_spec, images_of, write_listing
 from thoraxlib.archives.output import LISTING, Output, Row, check_format
 from thoraxlib.checkpoints.saving import fingerprint
-from thoraxlib.explanation import check_model, look_of, thresholds
+from thoraxlib.explanation.findings import explainer_for
+from thoraxlib.explanation.images import check_model, thresholds
 from thoraxlib.images.reading import check_greys
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
@@ -247,7 +248,8 @@ class _Scorer:
         regional = hasattr(model, "region_names")
         nothing = "the model found no region in the image, or its" if regional else "the model's"
         self.why_nan = f"{nothing} output is NaN: is the precision too low?"
-        self.look = look_of(self.model, *how) if limits is not None else look_of(self.model) if regional else None
+        settings = () if limits is None else how
+        self.explainer = None if limits is None and not regional else explainer_for(self.model, *settings)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Boxes]:
         """Return probabilities float32 (N, K) of images (N, C, h, w), and boxes in their pixels."""
@@ -255,13 +257,12 @@ class _Scorer:
             return x, Boxes.from_lists([], [])
         x = x.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         with autocast(self.device, self.precision):
-            if self.look is None:
+            if self.explainer is None:
                 with torch.inference_mode():
                     return self.model(x).float().sigmoid().cpu(), Boxes.from_lists([], [])
-            seen = self.look(x, self.limits)
-        found = seen.boxes
-        boxes = Boxes(found.xyxy.float(), seen.image[found.image], seen.label[found.image], found.score.float())
-        return seen.probabilities.float(), boxes
+            found = self.explainer(x, self.limits)
+        boxes = found.boxes
+        return found.probabilities.float(), boxes._replace(xyxy=boxes.xyxy.float(), score=boxes.score.float())
 
     def part(self, batches: Iterable[Batch], bar: Any) -> tuple[list[Row], dict[str, Any]]:
         """Score the batches of one part; return its rows, and its boxes as the content of a COCO file."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from thoraxlib.detection.base import RegionDetector
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.localization.frames import in_originals
+from thoraxlib.localization.boxes import in_originals
 from thoraxlib.utils.workers import in_batches, read_batches
 
 

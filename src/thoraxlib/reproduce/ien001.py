@@ -32,7 +32,7 @@ class Ien001CleanCrop(OtsuCrop):
 
     Other Parameters
     ----------------
-    statistic, connectivity, size, on_empty
+    statistic, connectivity, size
         See :class:`CropRule`.
     """
 
@@ -66,7 +66,7 @@ class Ien001Crop(Ien001CleanCrop):
 
     Other Parameters
     ----------------
-    tau, statistic, connectivity, size, on_empty
+    tau, statistic, connectivity, size
         See :class:`Ien001CleanCrop`.
     """
 

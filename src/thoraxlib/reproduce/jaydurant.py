@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import normalize, upsample
 
 
 def to_uint8(maps: Tensor, size: tuple[int, int] | int | None = None) -> Tensor:
     """Convert each map of (N, K, h, w) to uint8: min-max, times 255, truncated, and only then enlarged.
 
-    The result is coarser than enlarging first (:func:`thoraxlib.localization.scaling.upsample`,
-    :func:`thoraxlib.localization.scaling.normalize`); it is equal to the original's within one grey level.
+    The result is coarser than enlarging first (:func:`thoraxlib.localization.maps.upsample`,
+    :func:`thoraxlib.localization.maps.normalize`); it is equal to the original's within one grey level.
 
     Parameters
     ----------

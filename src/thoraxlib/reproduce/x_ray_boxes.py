@@ -10,8 +10,8 @@ from torch import Tensor
 
 from thoraxlib.localization import register
 from thoraxlib.localization.components import Components, find_components
+from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.localization.rules import MeanFactorBoxes
-from thoraxlib.localization.scaling import normalize, upsample
 
 
 @register("x_ray_mean_factor")

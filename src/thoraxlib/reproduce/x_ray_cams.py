@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from thoraxlib.cams import register
 from thoraxlib.cams.cam import CAM
-from thoraxlib.cams.gradcam import GradCAM
-from thoraxlib.cams.gradcam_plusplus import GradCAMPlusPlus
+from thoraxlib.cams.gradcam import GradCAM, GradCAMPlusPlus
 from thoraxlib.cams.split import Split
 
 
@@ -17,8 +16,6 @@ class XRayCAM(CAM):
 
     Parameters and errors: see :class:`thoraxlib.cams.cam.CAM`.
     """
-
-    name = "x_ray_cam"
 
     def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
         """See :meth:`ClassActivationMap.maps`."""
@@ -32,7 +29,6 @@ class XRayLogitMap(CAM):
     Parameters and errors: see :class:`thoraxlib.cams.cam.CAM`.
     """
 
-    name = "x_ray_pcam"
     bias = True
 
 
@@ -45,7 +41,7 @@ class XRayGradCAM(GradCAM):
     Parameters
     ----------
     model, target
-        See :class:`thoraxlib.cams.gradients.GradientMap`.
+        See :class:`thoraxlib.cams.gradcam.GradientMap`.
     """
 
     def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:
@@ -63,7 +59,7 @@ class XRayGradCAMPlusPlus(GradCAMPlusPlus):
     Parameters
     ----------
     model, target
-        See :class:`thoraxlib.cams.gradients.GradientMap`.
+        See :class:`thoraxlib.cams.gradcam.GradientMap`.
     """
 
     def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from thoraxlib.cams.gradients import GradientMap
+from thoraxlib.cams.gradcam import GradientMap
 
 
 class ElementwiseCAM(GradientMap):
@@ -12,7 +12,7 @@ class ElementwiseCAM(GradientMap):
 
     HiRes-CAM sums the negative products too, which cancel positive ones at the same location.
 
-    Parameters and errors: see :class:`thoraxlib.cams.gradients.GradientMap`.
+    Parameters and errors: see :class:`thoraxlib.cams.gradcam.GradientMap`.
     """
 
     def combine(self, gradients: Tensor, features: Tensor) -> Tensor:
