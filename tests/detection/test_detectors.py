@@ -252,7 +252,9 @@ def test_an_unregistered_backbone_cannot_be_saved(tmp_path: Path) -> None:
     net = built("fasterrcnn_fpn", backbone=Backbone()).eval()
     assert net(images()).features.shape == (2, 3, 24)
     assert net.fingerprint()
-    with pytest.raises(TypeError, match="cannot save 'fasterrcnn_fpn', which has a ready Backbone.*Register the part"):
+    with pytest.raises(
+        TypeError, match="cannot save 'fasterrcnn_fpn', which has a ready Backbone.*Register the component"
+    ):
         thoraxlib.save_pretrained(net, tmp_path)
 
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import archives
 from damage import refused
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import thoraxlib
 from thoraxlib import backbones, checkpoints, datasets, detection, graphs, images, localization, segmentation
@@ -165,6 +166,8 @@ def test_a_config_names_no_file_to_unpickle_and_downloads_nothing(tmp_path: Path
         backbones.build("test_resnet", checkpoint_path=str(evil))
     thoraxlib.save_pretrained(thoraxlib.build("chexnet", backbone="test_resnet", labels=["Mass"]), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
+    weights = tmp_path / "model.safetensors"
+    save_file(load_file(weights), weights)  # without the config that they carry, which would be compared first
     for part in (
         {"name": "test_resnet", "checkpoint_path": str(evil)},
         {"name": "test_resnet", "checkpoint_path": str(evil), "pretrained": True},

@@ -24,7 +24,7 @@ from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, crops
 from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.reproduce.jaydurant import to_uint8
-from thoraxlib.segmentation import metrics as mask_metrics
+from thoraxlib.segmentation import masks as mask_metrics
 
 NUMBERS = st.sampled_from(
     (0.0, -0.0, 1.0, 0.5, -1.0, 1e-45, 1e-38, 1e30, 3e38, -3e38, float("nan"), float("inf"), float("-inf"), 1e-7, 255.0)
