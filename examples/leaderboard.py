@@ -57,6 +57,7 @@ from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, localization_table
 from thoraxlib.utils import text_tables
+from thoraxlib.utils.files import write_json, write_text
 
 SYNTHETIC: dict[str, Any] = {
     "size": 64,
@@ -186,7 +187,7 @@ class Board:
                     f"{self.output} holds a leaderboard of another protocol ({'; '.join(differing)}): change --output, "
                     "or --overwrite"
                 )
-        text_tables.write(self.output, {"protocol.json": json.dumps(now, indent=2) + "\n"})
+        write_json(self.output / "protocol.json", now, indent=2)
 
     @cached_property
     def images(self) -> dict[str, Any]:
@@ -506,7 +507,7 @@ def run(board: Board, name: str, seed: int) -> dict[str, Any]:
     if wanted and not model.config["options"].get("pretrained"):
         result["note"] = "; ".join(filter(None, [note, "from scratch: no ImageNet weights"]))
     result = {key: value for key, value in (result | cost(board, model)).items() if value == value}  # JSON has no NaN
-    text_tables.write(options.output, {"result.json": json.dumps(result, indent=2) + "\n"})
+    write_json(options.output / "result.json", result, indent=2)
     print(f"seed {seed}: AUROC {result.get('auroc', math.nan):.4f}, {result['seconds']:.0f} s", flush=True)
     return result
 
@@ -591,7 +592,8 @@ def publish(board: Board, rows: list[dict[str, Any]]) -> None:
         "leaderboard.csv": text.getvalue(),
         "leaderboard.json": json.dumps(whole, indent=2) + "\n",
     }
-    text_tables.write(board.output, files)
+    for name, text in files.items():
+        write_text(board.output / name, text)
     try:
         figure = plot(rows)
     except ImportError:

@@ -106,7 +106,7 @@ def test_an_example(tmp_path: Path) -> None:
     flags = [
         "--data",
         "synthetic",
-        "--images",
+        "--num-images",
         "24",
         "--size",
         "32",
