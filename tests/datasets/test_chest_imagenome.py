@@ -207,7 +207,9 @@ def plainly(each: dict[str, Any], conflict: str) -> dict[tuple[str, str], float]
                 mentions[entry["bbox_name"], finding].append(relation == "yes")
     rule = {
         "last": lambda says: says[-1],
+        "first": lambda says: says[0],
         "any": any,
+        "majority": lambda says: says[-1] if 2 * sum(says) == len(says) else 2 * sum(says) > len(says),
     }[conflict]
     return {key: float(rule(says)) for key, says in mentions.items()}
 
@@ -537,7 +539,7 @@ def test_the_official_tree_and_missing_images(tmp_path: Path) -> None:
         ({"regions": ["left lunge"]}, ValueError, "regions: 'left lunge' not known .*did you mean 'left lung'"),
         ({"labels": ["pneumothorx"]}, ValueError, "labels: 'pneumothorx' not known .*did you mean 'pneumothorax'"),
         ({"labels": ["xyz"]}, ValueError, "'xyz' not known to the annotations; known: pneumonia, lung opacity"),
-        ({"conflict": "mean"}, ValueError, "conflict='mean': allowed are 'last', 'any'"),
+        ({"conflict": "mean"}, ValueError, "conflict='mean': allowed are 'last', 'any', 'first', 'majority'"),
         ({"unmentioned": "zero"}, ValueError, "unmentioned='zero': allowed are 'negative', 'missing'"),
         ({"split": "dev"}, ValueError, "split='dev': allowed are 'train'"),
         ({"lists": "mine"}, ValueError, "lists='mine': allowed are 'imagenome', 'mimic'"),
@@ -711,6 +713,10 @@ def test_gold(tmp_path: Path) -> None:
     assert positive == [[7, FINDINGS.index("pneumonia")], [17, FINDINGS.index("lung opacity")]]
     assert pictures.region_targets[1].isnan().all()  # the second study has comparisons only
     assert pictures.targets[1].isnan().all()
+    first = datasets.build("chest_imagenome", **options, conflict="first")
+    assert first.region_targets[0, 7, FINDINGS.index("pneumonia")] == 0
+    with pytest.raises(ValueError, match="gold annotations have no scene graphs"):
+        pictures.scene_graph(0)
 
     def broken(name: str, old: str, new: str, message: str) -> None:
         path = tmp_path / name
@@ -750,9 +756,25 @@ def test_made_up_samples(tmp_path: Path) -> None:
     zone, heart = REGIONS.index("left lower lung zone"), REGIONS.index("cardiac silhouette")
     assert images.region_targets[1].nan_to_num().nonzero().tolist() == [[zone, 0], [zone, 2], [heart, 3]]
     assert images.region_boxes[0, heart].tolist() == [945, 1528, 2036, 2510]
+    assert [each.names for each in images.relations(1)] == [("worsened",)]
     packed = tmp_path / "packed/silver_dataset"
     packed.mkdir(parents=True)
     shutil.make_archive(str(packed / "scene_graph"), "zip", samples[0].parent)
     again = datasets.build("chest_imagenome", root=tmp_path / "packed", images=tmp_path, split="all")
     assert torch.equal(again.region_boxes, images.region_boxes)
     assert torch.equal(again.region_targets.nan_to_num(9), images.region_targets.nan_to_num(9))
+
+
+def test_relations(tmp_path: Path) -> None:
+    relation = {
+        "relationship_names": ["comparison|yes|worsened", "comparison|no|improved"],
+        "bbox_name": "left lung",
+        "subject_id": f"{image(1)}_left lung",
+        "object_id": f"{image(0)}_left lung",
+        "phrase": "Worse.",
+    }
+    images = opened(tmp_path, [graph(0, ALL), graph(1, ALL, relationships=[relation])])
+    assert images.relations(0) == []
+    (found,) = images.relations(1)
+    assert found == ("left lung", ("worsened",), image(0), "Worse.")
+    assert images.scene_graph(1)["viewpoint"] == "PA"

@@ -112,6 +112,7 @@ def test_patients_have_follow_up_images_of_one_anatomy() -> None:
 
 
 def test_views_and_labels() -> None:
+    assert set(SyntheticDataset(length=50, view="AP").views) == {"AP"}
     free = SyntheticDataset(length=4000)
     assert 0.3 < np.mean([view == "AP" for view in free.views]) < 0.5
     some = SyntheticDataset(length=200, labels=["No Finding", "Cardiomegaly", "Fracture"], balance=1.0)
@@ -251,6 +252,7 @@ def test_without_masks_and_with_transform() -> None:
         ({"length": 0}, "length=0"),
         ({"seed": -1}, "seed=-1"),
         ({"balance": 1.5}, "balance=1.5.*0.*1"),
+        ({"view": "LL"}, "view='LL'.*'PA'.*'AP'"),
     ],
 )
 def test_errors(options: dict[str, Any], message: str) -> None:

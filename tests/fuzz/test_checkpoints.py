@@ -343,6 +343,16 @@ def test_json_files(name: str, tmp_path: Path, data: st.DataObject) -> None:
         assert len(found.ids) == len(found.sizes)
 
 
+@given(data=st.data())
+@FEW
+def test_graph_archives(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "graph.npz"
+    graphs.Graph(("Mass", "Edema"), torch.eye(2)).save(path)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    found = refused(lambda: graphs.Graph.load(path), "graph.npz")
+    assert found is None or found.normalized().isfinite().all()
+
+
 def store(folder: Path) -> None:
     index = {"region_names": ["left lung", "trachea"], "labels": ["Mass"], "feature_dim": 3, "length": 3}
     (folder / "whole.json").write_text(json.dumps({**index, "shard_size": 2, "fingerprint": "x"}))

@@ -109,6 +109,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "unet.pth",
         lambda path: thoraxlib.load_checkpoint(segmentation.build("unet", width=4), path),
     ),
+    "graph of npz": ("x.npz", graphs.Graph.load),
     "graph of json": ("x.json", graphs.Graph.load),
     "graph of csv": ("x.csv", graphs.Graph.load),
     "counts": ("x.json", graphs.LabelCounts.load),
@@ -184,6 +185,17 @@ def test_a_config_names_no_file_to_unpickle_and_downloads_nothing(tmp_path: Path
     # a part of its own weights, or of a file, in a list of parts too
     plain = thoraxlib.registry.without_pretrained({"a": [{"pretrained": True, "path": "/dev/zero", "width": 3}]})
     assert plain == {"a": [{"path": None, "width": 3}]}
+
+
+def test_a_graph_of_more_weights_than_the_memory_holds(tmp_path: Path) -> None:
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (10**7, 10**7)})
+    for compression, message in ((zipfile.ZIP_STORED, "graph"), (zipfile.ZIP_DEFLATED, "graph")):
+        with zipfile.ZipFile(tmp_path / "graph.npz", "w", compression) as archive:
+            archive.writestr("weights.npy", array.getvalue())
+            archive.writestr("nodes.npy", array.getvalue() + bytes(2**20))
+        with pytest.raises(ValueError, match=rf"{message}.npz holds no graph"):
+            graphs.Graph.load(tmp_path / "graph.npz")
 
 
 def test_a_repository_is_downloaded_as_asked_whatever_its_config_says(

@@ -38,6 +38,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "report": ("x.xml", read_report),
     "graph": ("x.json", graphs.Graph.load),
     "graph table": ("x.csv", graphs.Graph.load),
+    "graph archive": ("x.npz", graphs.Graph.load),
     "vectors": ("x.vec", lambda path: read_vectors(path, ["Mass"])),
     "archive": ("x.pt", check_stored),
     "checkpoint": ("x.pth", checkpoints.read),

@@ -58,7 +58,7 @@ def test_edges_are_the_matrix(seed: int) -> None:
     assert all(f"{source} -> {target}" in str(graph) for source, target in named)
 
 
-@pytest.mark.parametrize("name", ["graph.json", "graph.csv", "new/folder/graph.json"])
+@pytest.mark.parametrize("name", ["graph.json", "graph.csv", "graph.npz", "new/folder/graph.npz"])
 def test_save_and_load(name: str, tmp_path: Path) -> None:
     graph = random_graph(1)
     graph.save(tmp_path / name)
@@ -76,6 +76,9 @@ def test_save_and_load(name: str, tmp_path: Path) -> None:
         ("a.json", "\xff"),
         ("a.json", '{"nodes": ["a", "b"], "weights": [[1], [1, 2]]}'),
         ("a.json", '{"nodes": ["a", "b"], "weights": [[1, -1], [1, 2]]}'),
+        ("a.npz", "no archive"),
+        ("a.npz", ""),
+        ("a.npz", "PK\x03\x04 cut off"),
         ("a.csv", ""),
         ("a.csv", "a\tb\n1.0\t0.0\n"),
         ("a.csv", "a\tb\n1.0\t0.0\n0.0\tone\n"),
@@ -89,7 +92,10 @@ def test_files_without_a_graph(name: str, content: str, tmp_path: Path) -> None:
 
 
 def test_another_extension_and_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.json or \.csv, got 'graph\.pkl'"):
+    np.savez(tmp_path / "a.npz", nodes=np.array(["a"]))
+    with pytest.raises(ValueError, match="holds no graph.*weights"):
+        Graph.load(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"must end in \.json, \.npz or \.csv, got 'graph\.pkl'"):
         random_graph(0).save(tmp_path / "graph.pkl")
     assert not (tmp_path / "graph.pkl").exists()
     with pytest.raises(FileNotFoundError):

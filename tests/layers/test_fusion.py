@@ -130,6 +130,21 @@ def test_norms() -> None:
         torch.testing.assert_close(ours.mean((2, 3)), torch.zeros(1, ours.shape[1]), atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_mask_mean_is_the_mean_over_the_mask() -> None:
+    maps, masks = pyramid(), some_masks()
+    for round_masks in (True, False):
+        fuse = built("seg_pyramid", norm="none", mask_mean=True, round_masks=round_masks)
+        for z, m, mask in zip(fuse(maps, masks), maps, fuse.stage_masks(maps, masks), strict=False):
+            weights = mask * mask  # the mask multiplies the map, and then its mean
+            torch.testing.assert_close(z.mean((2, 3)), (m * weights).sum((2, 3)) / mask.sum((2, 3)))
+    normed = built("seg_pyramid", mask_mean=True).train()
+    for z, mask in zip(normed(maps, masks), normed.stage_masks(maps, masks), strict=False):
+        assert (z[(mask == 0).expand_as(z)] == 0).all()  # what the norm adds outside does not count
+    empty = normed(maps, torch.zeros(2, 1, 64, 64))
+    assert all(torch.equal(z, torch.zeros_like(z)) for z in empty[:-1])
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 1000), st.booleans(), st.sampled_from([(64, 64), (50, 70), (17, 90)]))
 def test_stage_masks(seed: int, soft: bool, size: tuple[int, int]) -> None:

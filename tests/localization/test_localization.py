@@ -159,6 +159,9 @@ def test_acc_afp_counts_by_image_and_label() -> None:
     assert accuracy[2].isnan()
     assert false.tolist() == pytest.approx([0, 1 / 3, 1 / 3])
     assert acc_afp(detected, truth, 3, threshold=1.0)[0][0] == 0  # strictly above
+    assert acc_afp(detected, truth, 3, threshold=0.5, denominator=2)[1].tolist() == [0, 0.5, 0.5]
+    with pytest.raises(ValueError, match="denominator=0"):
+        acc_afp(detected, truth, 3, threshold=0.5, denominator=0)
     with pytest.raises(ValueError, match="criterion='giou'.*'iou', 'iobb'"):
         acc_afp(detected, truth, 3, threshold=0.5, criterion="giou")
     with pytest.raises(ValueError, match="labels of the detected boxes have indices from 0 to 2, but there are 2"):
@@ -210,9 +213,9 @@ def test_localization_table() -> None:
     assert by_row[("iou", 0.5)] == 0
     assert table.afp[0].tolist() == [0.5, 0, 0]
     assert table.boxes.tolist() == [1, 1, 0]
-    only = localization_table(detected, truth, ["Mass", "Nodule", "Hernia"], images="with_label")
+    only = localization_table(detected, truth, ["Mass", "Nodule", "Hernia"], images="with_label", denominator=4)
     assert only.afp[0].tolist() == [0, 0, 0]
-    assert only.afp[-1].tolist() == [0.5, 0, 0]
+    assert only.afp[-1].tolist() == [0.25, 0, 0]
     text = str(table).splitlines()
     assert text[0].split() == ["Mass", "Nodule"]
     assert text[3].split() == ["IoBB", ">", "0.1", "Acc", "1.0000", "0.0000"]

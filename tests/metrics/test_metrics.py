@@ -132,6 +132,8 @@ def test_report(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         report = metrics.evaluate(targets, scores, ["a", "b", "c"], n_bootstrap=50, reference={"a": 0.8, "b": 0.7})
     assert report.macro_auroc == pytest.approx(metrics.auroc(targets[:, :2], scores[:, :2]).mean())
+    precision = metrics.average_precision(targets[:, :2], scores[:, :2]).mean()
+    assert report.macro_average_precision == pytest.approx(precision)
     assert report.mean.reference == pytest.approx(0.75)
     for row in report.rows[:2]:
         assert row.auroc_low < row.auroc < row.auroc_high

@@ -612,9 +612,13 @@ def test_painting() -> None:
 def test_images_of_their_regions() -> None:
     p = torch.tensor([[[0.2], [0.6], [0.9]], [[0.2], [0.6], [0.9]], [[0.2], [0.6], [0.9]]])
     present = torch.tensor([[True, True, True], [True, True, False], [False, False, False]])
-    result = image_level(torch.where(present[..., None], p, torch.nan))[:, 0]
-    torch.testing.assert_close(result[:2], torch.tensor([0.9, 0.6]))
-    assert result[2].isnan()
+    expected = {"max": [0.9, 0.6], "mean": [1.7 / 3, 0.4], "noisy_or": [1 - 0.8 * 0.4 * 0.1, 1 - 0.8 * 0.4]}
+    for rule, values in expected.items():
+        result = image_level(torch.where(present[..., None], p, torch.nan), rule)[:, 0]
+        torch.testing.assert_close(result[:2], torch.tensor(values))
+        assert result[2].isnan()
+    with pytest.raises(ValueError, match="rule='min'"):
+        image_level(p, "min")
 
 
 class Plain(nn.Module):

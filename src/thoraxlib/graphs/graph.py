@@ -8,13 +8,22 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from thoraxlib import labels as label_sets
 from thoraxlib.utils.arguments import few, one_of
-from thoraxlib.utils.files import read_json, read_regular, write_json, write_text
+from thoraxlib.utils.files import (
+    check_stored,
+    open_regular,
+    read_json,
+    read_regular,
+    replacing,
+    write_json,
+    write_text,
+)
 
 NORMALIZATIONS = ("sym_transposed", "sym", "row", "none")
 
@@ -180,10 +189,10 @@ class Graph(Named):
         return tuple(name for name in self.nodes if name not in linked)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the graph as JSON (``.json``) or as a table (``.csv``).
+        """Write the graph as JSON (``.json``), NumPy archive (``.npz``) or table (``.csv``).
 
-        :meth:`load` reads both. The table has the format of AnaXNet: columns separated by tabs, a line of names, then a
-        line of weights for each node.
+        :meth:`load` reads all three. The table has the format of AnaXNet: columns separated by tabs, a line of names,
+        then a line of weights for each node.
 
         Raises
         ------
@@ -191,16 +200,28 @@ class Graph(Named):
             Another extension.
         """
         path = Path(path)
-        if path.suffix not in (".json", ".csv"):
-            raise ValueError(f"path must end in .json or .csv, got {path.name!r}")
         if path.suffix == ".json":
             super().save(path)
-            return
-        lines = [self.nodes, *(map(str, row) for row in self.weights.tolist())]
-        write_text(path, "".join("\t".join(line) + "\n" for line in lines))
+        elif path.suffix == ".csv":
+            lines = [self.nodes, *(map(str, row) for row in self.weights.tolist())]
+            write_text(path, "".join("\t".join(line) + "\n" for line in lines))
+        elif path.suffix == ".npz":
+            with replacing(path) as scratch:
+                np.savez(scratch, nodes=np.array(self.nodes), weights=self.weights.numpy())
+        else:
+            raise ValueError(f"path must end in .json, .npz or .csv, got {path.name!r}")
 
     @classmethod
     def _read(cls, path: Path) -> Any:
+        if path.suffix == ".npz":
+            check_stored(path)
+            try:
+                with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
+                    return {"nodes": content["nodes"].tolist(), "weights": content["weights"]}
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # NumPy raises many kinds for damaged files
+                raise ValueError(f"{type(error).__name__}: {error}") from error
         if path.suffix != ".csv":
             return super()._read(path)
         names, *rows = (line.split("\t") for line in read_regular(path).decode("utf-8").splitlines())

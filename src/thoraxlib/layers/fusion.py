@@ -181,6 +181,8 @@ class SegPyramid(Fusion):
         "batch_statistics" is a batch norm that never uses running statistics.
     trained : bool
         Train w, b and the norms.
+    mask_mean : bool
+        Divide the fused maps by the mean of the mask, so that a pooled mean is over the mask's area.
     round_masks : bool
         Round M_i. Soft masks then get no gradient; models with ``mask="soft"`` set it to False.
 
@@ -201,6 +203,7 @@ class SegPyramid(Fusion):
         start: str = "one",
         norm: str = "batch",
         trained: bool = True,
+        mask_mean: bool = False,
         round_masks: bool = True,
     ) -> None:
         super().__init__()
@@ -208,7 +211,7 @@ class SegPyramid(Fusion):
         one_of("start", start, ("one", "uniform"))
         one_of("norm", norm, _NORMS)
         self.channels = (*_pyramid_channels(channels), channels[-1])
-        self.round_masks = round_masks
+        self.mask_mean, self.round_masks = mask_mean, round_masks
         self.stages = nn.ModuleList()
         for width, size in zip(channels, sizes, strict=True):
             self.stages.append(_Stage(width, size if affine == "position" else None, norm, start))
@@ -224,6 +227,9 @@ class SegPyramid(Fusion):
         """Return z_1, z_2, ... and the last of `maps`."""
         stage_masks = self.stage_masks(maps, _needed(masks, self))
         fused = [stage(x, mask) for stage, x, mask in zip(self.stages, maps, stage_masks, strict=True)]
+        if self.mask_mean:
+            areas = [mask.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6) for mask in stage_masks]
+            fused = [z * mask / area for z, mask, area in zip(fused, stage_masks, areas, strict=True)]
         return [*fused, maps[-1]]
 
 

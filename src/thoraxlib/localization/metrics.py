@@ -57,7 +57,13 @@ def box_iogt(detected: Tensor, truth: Tensor) -> Tensor:
 
 
 def acc_afp(
-    detected: Boxes, truth: Boxes, num_labels: int, *, threshold: float, criterion: str = "iobb"
+    detected: Boxes,
+    truth: Boxes,
+    num_labels: int,
+    *,
+    threshold: float,
+    criterion: str = "iobb",
+    denominator: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Accuracy and average false positives of each label as in ChestX-ray8 (Wang et al. 2017, section 4.2).
 
@@ -75,6 +81,8 @@ def acc_afp(
         Minimum overlap. The paper uses 0.1, 0.25, 0.5, 0.75, 0.9 for IoBB and 0.1 to 0.7 for IoU.
     criterion : {"iobb", "iou", "iogt"}
         Kind of overlap.
+    denominator : int, optional
+        Denominator of AFP, such as the number of images.
 
     Returns
     -------
@@ -87,10 +95,12 @@ def acc_afp(
         An argument outside its range; a label index of `num_labels` or more; a box that is not finite, or whose x2 < x1
         or y2 < y1.
     """
+    if denominator is not None and denominator < 1:
+        raise ValueError(f"denominator={denominator}: at least 1 is needed")
     hitting, hit = hits(detected, truth, num_labels, threshold=threshold, criterion=criterion)
     accuracy = _count(truth.label[hit], num_labels) / _count(truth.label, num_labels)  # 0 / 0 is NaN
     false = _count(detected.label[~hitting], num_labels)
-    return accuracy, false / max(len(truth.label), 1)
+    return accuracy, false / max(len(truth.label) if denominator is None else denominator, 1)
 
 
 def _count(labels: Tensor, num_labels: int) -> Tensor:
@@ -189,6 +199,7 @@ def localization_table(
     *,
     rows: Sequence[tuple[str, float]] = WANG_ROWS,
     images: str = "all_annotated",
+    denominator: int | None = None,
     n_bootstrap: int = 0,
     level: float = 0.95,
     seed: int = 0,
@@ -208,6 +219,8 @@ def localization_table(
     images : {"all_annotated", "with_label"}
         Which detections count: those on every image with a true box, or for each label only those on images with a true
         box of that label. The paper does not say which it uses.
+    denominator : int, optional
+        Denominator of AFP; the paper's is the number of true boxes.
     n_bootstrap : int
         Number of resamples of the images for intervals of the accuracy (percentile bootstrap); 0 for none.
     level : float
@@ -231,7 +244,7 @@ def localization_table(
     else:
         counted = torch.isin(detected.image * k + detected.label, truth.image * k + truth.label)
     detected = detected.where(counted)
-    scores = [acc_afp(detected, truth, k, threshold=t, criterion=c) for c, t in rows]
+    scores = [acc_afp(detected, truth, k, threshold=t, criterion=c, denominator=denominator) for c, t in rows]
     accuracy, afp = (torch.stack(column) for column in zip(*scores, strict=True))
     low = high = torch.full_like(accuracy, torch.nan)
     if n_bootstrap and len(truth.label):  # images are resampled with all their true boxes

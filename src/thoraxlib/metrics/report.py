@@ -55,6 +55,11 @@ class Report(Table):
         """Mean AUROC over the labels that have both classes."""
         return self.mean.auroc
 
+    @property
+    def macro_average_precision(self) -> float:
+        """Mean average precision over the labels that have both classes."""
+        return self.mean.average_precision
+
     def _cells(self) -> list[list[str]]:
         with_reference = any(row.reference is not None for row in self.rows)
         percent = f"{100 * self.level:g} %"

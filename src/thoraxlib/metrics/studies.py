@@ -9,19 +9,22 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.arrays import Floats, array
 
 #: Rules of jfhealthcare/Chexpert for the images of a study, for the labels of "chexpert5".
 JF_RULES = ("min", "max", "mean", "mean", "mean")
 
 
-def image_level(values: Tensor) -> Tensor:
-    """Labels or scores (..., K) of images: the highest of their regions; NaN where nothing is known.
+def image_level(values: Tensor, rule: str = "max") -> Tensor:
+    """Join labels or scores of regions to those of images, (..., K); NaN where nothing is known.
 
     Parameters
     ----------
     values : Tensor
-        (..., R, K): NaN where a region is absent or its label unknown.
+        (..., R, K): NaN where a region is absent or its label unknown. For "noisy_or", from 0 to 1.
+    rule : {"max", "mean", "noisy_or"}
+        Rule for the known regions. "noisy_or" is 1 - product of (1 - p).
 
     Examples
     --------
@@ -29,9 +32,15 @@ def image_level(values: Tensor) -> Tensor:
     >>> image_level(torch.tensor([[[0.0, nan, 0.0], [1.0, nan, nan]]]))
     tensor([[1., nan, 0.]])
     """
+    one_of("rule", rule, ("max", "mean", "noisy_or"))
     known = ~values.isnan()
-    highest = torch.where(known, values, -torch.inf).amax(dim=-2)
-    return torch.where(known.any(dim=-2), highest, torch.nan)
+    if rule == "max":
+        joined = torch.where(known, values, -torch.inf).amax(dim=-2)
+    elif rule == "mean":
+        joined = values.nanmean(dim=-2)
+    else:
+        joined = 1 - torch.where(known, 1 - values, 1.0).prod(dim=-2)
+    return torch.where(known.any(dim=-2), joined, torch.nan)
 
 
 def aggregate(values: ArrayLike, groups: Sequence[str], how: str | Sequence[str] = "mean") -> tuple[Floats, list[str]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from thoraxlib.datasets.regions import dense_boxes, inverse
 
 #: Rules for the label of a region whose sentences disagree; "last" is the authors' converter's.
-CONFLICTS = ("last", "any")
+CONFLICTS = ("last", "any", "first", "majority")
 #: Labels of a finding that no sentence mentions for a region.
 UNMENTIONED = ("negative", "missing")
 
@@ -149,8 +149,9 @@ def select_labels(
         See :func:`select_boxes`.
     findings : sequence of int
         (K,): positions in ``annotations.findings``, negative for a finding that never occurs.
-    conflict : {"last", "any"}
-        Label of a finding with several mentions: that of the last one, or 1 if any affirms it.
+    conflict : {"last", "any", "first", "majority"}
+        Label of a finding with several mentions: that of the last or first one, 1 if any affirms it, or that of most
+        (of the last one, if as many affirm as deny).
     unmentioned : {"negative", "missing"}
         Label of a finding without mention: 0 or NaN.
     """
@@ -164,8 +165,15 @@ def select_labels(
     labels = np.full(len(rows) * len(regions) * len(findings), 0 if unmentioned == "negative" else np.nan, np.float32)
     if len(cells):
         starts = np.flatnonzero(np.diff(cells, prepend=-1))
-        last = yes[np.append(starts[1:], len(cells)) - 1]
-        labels[cells[starts]] = np.logical_or.reduceat(yes, starts) if conflict == "any" else last
+        stops = np.append(starts[1:], len(cells))
+        last, affirmed = yes[stops - 1], np.add.reduceat(yes, starts, dtype=np.int64)
+        surplus = 2 * affirmed - (stops - starts)
+        labels[cells[starts]] = {
+            "last": last,
+            "first": yes[starts],
+            "any": affirmed > 0,
+            "majority": (surplus > 0) | ((surplus == 0) & last),
+        }[conflict]
     return labels.reshape(len(rows), len(regions), len(findings))
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,27 @@ _FOLDER = "silver_dataset/splits"
 _LATER = {"train": ("valid", "test"), "valid": ("test",), "test": ()}
 
 
+class Relation(NamedTuple):
+    """Comparison of a region with an earlier image in a report.
+
+    Attributes
+    ----------
+    region : str
+        Name of the region.
+    names : tuple of str
+        Comparisons such as "worsened" or "no change".
+    earlier : str
+        Id of the earlier image.
+    phrase : str
+        The sentence.
+    """
+
+    region: str
+    names: tuple[str, ...]
+    earlier: str
+    phrase: str
+
+
 class ChestImaGenome(RegionDataset):
     """Chest ImaGenome: boxes of anatomical regions in 243,000 frontal images of MIMIC-CXR, with their findings.
 
@@ -64,9 +85,9 @@ class ChestImaGenome(RegionDataset):
         "regions18", "regions29", "regions36", or names.
     labels : str or sequence of str
         "imagenome9", or names of findings that the annotations mention.
-    conflict : {"last", "any"}
-        Label of a region whose sentences disagree: that of the last one, as in AnaXNet's converter, or 1 if any
-        affirms.
+    conflict : {"last", "any", "first", "majority"}
+        Label of a region whose sentences disagree: that of the last one, as in AnaXNet's converter; 1 if any affirms;
+        that of the first one; or that of most (of the last one, if as many affirm as deny).
     unmentioned : {"negative", "missing"}
         Label of a finding that no sentence mentions for a region: 0, as in AnaXNet's converter, or NaN.
     views : str or sequence of str, optional
@@ -142,10 +163,12 @@ class ChestImaGenome(RegionDataset):
         if annotations == "gold" and split != "all":
             raise ValueError(f"split={split!r}: the gold annotations have no parts, split='all' takes them")
         labelled: set[str] | None = None
+        self._files: SceneGraphFiles | None = None
         if annotations == "gold":
             everything, labelled = read_gold(self.root)
         else:
-            everything = parsed(SceneGraphFiles.of_release(self.root), cache, progress=progress)
+            self._files = SceneGraphFiles.of_release(self.root)
+            everything = parsed(self._files, cache, progress=progress)
         asked_regions = _positions(self.region_names, everything.regions, _REGIONS, "regions")
         asked_labels = _positions(self.labels, everything.findings, _FINDINGS, "labels")
 
@@ -174,6 +197,30 @@ class ChestImaGenome(RegionDataset):
         row_of = {row: position for position, row in enumerate(rows.tolist())}
         order = [row_of[row] for row in kept.tolist()]
         self._set_regions(boxes[order], listed[order], targets)
+
+    def scene_graph(self, index: int) -> dict[str, Any]:
+        """Read the scene graph of an image: sentences, cues and relationships of its report.
+
+        Raises
+        ------
+        ValueError
+            The annotations are gold, or the file is broken.
+        """
+        if self._files is None:
+            raise ValueError("the gold annotations have no scene graphs")
+        return self._files.graph(self.ids[index])
+
+    def relations(self, index: int) -> list[Relation]:
+        """Read the report's comparisons of regions of an image with earlier images; see :meth:`scene_graph`."""
+        relations = []
+        for each in self.scene_graph(index).get("relationships", []):
+            parts = [name.split("|", 2) for name in each["relationship_names"]]
+            earlier, _, region = str(each["object_id"]).partition("_")
+            names = tuple(name for _, answer, name in parts if answer == "yes")
+            relations.append(
+                Relation(str(each.get("bbox_name") or region), names, earlier, str(each.get("phrase", "")))
+            )
+        return relations
 
     def _of_views(
         self, views_of: list[str], rows: NDArray[np.intp], views: str | Sequence[str] | None

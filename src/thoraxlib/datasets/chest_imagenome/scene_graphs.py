@@ -9,7 +9,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,17 +86,29 @@ class SceneGraphFiles:
         ValueError
             A file is no JSON object; the message names it.
         """
-        with nullcontext(None) if self.path.is_dir() else zipfile.ZipFile(self.path) as archive:
-            for image, (name, size, _) in progress_bar(self._members.items(), "scene graphs", shown=progress):
-                where = f"{self.path}/{name}"
-                with unzipping(f"{where} is broken"):
-                    if size > _LARGEST:
-                        raise ValueError(f"a scene graph has at most {_LARGEST} bytes, this one {size}")
-                    content = read_regular(self.path / name) if archive is None else archive.read(name)
-                    graph = parse_json(content, "what it holds")
-                if not isinstance(graph, dict):
-                    raise ValueError(f"{where} holds a {type(graph).__name__}, not a scene graph")
-                yield image, where, graph
+        with self._archive() as archive:
+            for image in progress_bar(self._members, "scene graphs", shown=progress):
+                yield image, f"{self.path}/{self._members[image][0]}", self._graph(image, archive)
+
+    def graph(self, image: str) -> dict[str, Any]:
+        """Read the scene graph of one image; errors are those of :meth:`graphs`."""
+        with self._archive() as archive:
+            return self._graph(image, archive)
+
+    def _archive(self) -> AbstractContextManager[zipfile.ZipFile | None]:
+        return nullcontext(None) if self.path.is_dir() else zipfile.ZipFile(self.path)
+
+    def _graph(self, image: str, archive: zipfile.ZipFile | None) -> dict[str, Any]:
+        name, size, _ = self._members[image]
+        where = f"{self.path}/{name}"
+        with unzipping(f"{where} is broken"):
+            if size > _LARGEST:
+                raise ValueError(f"a scene graph has at most {_LARGEST} bytes, this one {size}")
+            content = read_regular(self.path / name) if archive is None else archive.read(name)
+            graph = parse_json(content, "what it holds")
+        if not isinstance(graph, dict):
+            raise ValueError(f"{where} holds a {type(graph).__name__}, not a scene graph")
+        return graph
 
 
 def parse(files: SceneGraphFiles, *, progress: bool) -> Annotations:

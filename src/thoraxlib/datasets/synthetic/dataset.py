@@ -20,6 +20,7 @@ from thoraxlib.datasets.synthetic.findings import FOCAL, SIGNS
 from thoraxlib.datasets.synthetic.image import develop
 from thoraxlib.datasets.synthetic.labels import FINDINGS, draw_findings, draw_patients, draw_views
 from thoraxlib.datasets.synthetic.regions import MASKS, REGIONS, organ_masks, region_boxes, region_findings
+from thoraxlib.utils.arguments import one_of
 
 _SMALLEST = 32
 
@@ -44,6 +45,8 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
     labels : str or sequence of str
         A label set, or names of findings in any data set's spelling, ``"No Finding"`` or ``"Abnormal"``. Targets of
         other labels are NaN. Images also show findings that are not among the labels.
+    view : {"PA", "AP"}, optional
+        View of all images. By default the view depends on the findings.
     balance : float
         From 0, prevalence as in NIH (Hernia 0.2 %), to 1, prevalence 0.15 for every finding. The odds ratios between
         findings are those of NIH.
@@ -102,6 +105,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         labels: str | Sequence[str] = "nih14",
         balance: float = 0.0,
+        view: str | None = None,
         masks: bool = True,
         transform: Transform | None = None,
     ) -> None:
@@ -113,11 +117,13 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"seed={seed}: 0 or more is accepted")
         if not 0 <= balance <= 1:
             raise ValueError(f"balance={balance}: from 0 (prevalence as in NIH) to 1 (0.15 for every finding)")
+        one_of("view", view, (None, "PA", "AP"))
         self.size, self.seed, self.masks, self.transform = size, seed, masks, transform
         self.labels = label_sets.resolve(labels)
         self._findings = draw_findings(_stream(seed, 0), length, balance)
         self._patients = draw_patients(_stream(seed, 1), length)
-        self._ap = draw_views(_stream(seed, 2), self._findings)
+        drawn = draw_views(_stream(seed, 2), self._findings)
+        self._ap = drawn if view is None else np.full(length, view == "AP")
         self.views = ["AP" if ap else "PA" for ap in self._ap.tolist()]
         self.ids = [f"synthetic-{seed}-{index:06d}" for index in range(length)]
         self.patient_ids = [f"synthetic-{seed}-p{patient:06d}" for patient in self._patients.tolist()]
