@@ -1,4 +1,4 @@
-"""Every check of the project, each in a fresh environment: ``nox -l`` lists them."""
+"""Run the checks of the project, each in a fresh environment; ``nox -l`` lists them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import nox
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "types", "tests", "docs"]
 
-# The oldest releases that the bounds in pyproject.toml admit and that have wheels together (Python 3.10). torch's ONNX
-# exporter takes only the onnxscript of its time, and that only an onnx-ir and protobuf of its time.
+# The oldest releases that pyproject.toml allows and that can be installed together from wheels (Python 3.10). torch's
+# ONNX exporter needs the onnxscript release of the same time, which needs the onnx-ir and protobuf of the same time.
 LOWEST = [
     "torch==2.6.0",
     "torchvision==0.21.0",
@@ -42,14 +42,14 @@ LOWEST = [
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite, slow tests and doctests included; arguments go to pytest."""
+    """Run all tests, with slow tests and doctests; arguments go to pytest."""
     session.install("-e", ".[test]")
     session.run("pytest", "-n", "2", "-m", "", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: format and lint."""
+    """Check format and lint with ruff."""
     session.install("ruff>=0.8")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
@@ -57,14 +57,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict."""
+    """Check types with mypy --strict."""
     session.install("-e", ".[train]", "mypy>=1.13")
     session.run("mypy")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, with warnings as errors, and its doctests; ``-- --no-gallery`` leaves the examples unrun."""
+    """Build the site, with warnings as errors, and run its doctests; ``-- --no-gallery`` does not run the gallery."""
     session.install("-e", ".[docs]")
     options = ["-D", "sphinx_gallery_conf.plot_gallery=0"] if "--no-gallery" in session.posargs else []
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", *options, "docs", "docs/_build/html")
@@ -74,20 +74,20 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Every example in its tiny setting."""
+    """Run every example with small settings."""
     session.install("-e", ".[test]")
     session.run("pytest", "-m", "", "tests/examples", *session.posargs)
 
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Ratios against peers and scaling plots, written into the documentation; arguments choose: ``-- cams``."""
+    """Measure the benchmarks and write their tables and plots into docs/; arguments select some: ``-- cams``."""
     session.install("-e", ".[bench]")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session(python="3.10")
 def lowest(session: nox.Session) -> None:
-    """The suite on the oldest supported dependencies."""
+    """Run all tests on the oldest supported dependencies."""
     session.install("-e", ".[test]", *LOWEST)
     session.run("pytest", "-n", "2", "-m", "", *session.posargs)

@@ -1,1 +1,1 @@
-"""Ratios against a peer in the same run: ``python -m benchmarks [NAME ...]``."""
+"""Measure the library against reference libraries in the same run: ``python -m benchmarks [NAME ...]``."""

@@ -1,4 +1,4 @@
-"""Ratios against peers: the named tables, or all and the scaling plots, printed and written to the documentation."""
+"""Measure the library against reference libraries; print the tables and write them and the plots to docs/."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHER
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(NAMES)}, and the plots")
-    parser.add_argument("--scaling", action="store_true", help="the plots: cost against batch, size, labels, rows")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--pairs", type=int, help="for a quick look: at most so many, and nothing is written")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"tables to measure; default: all ({', '.join(NAMES)}) and the plots"
+    )
+    parser.add_argument(
+        "--scaling", action="store_true", help="measure the plots: cost against batch, size, labels, rows"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device (default: cpu)")
+    parser.add_argument(
+        "--pairs", type=int, help="for a quick check: most pairs of runs for each row; nothing is written"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
@@ -35,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(1)
     timing.most_pairs = options.pairs or timing.most_pairs
     device = torch.device(options.device)
-    torch.zeros(1, device=device)  # from here on, a GPU is in use
+    torch.zeros(1, device=device)  # initialises a GPU
     docs = None if options.pairs else HERE.parent / "docs"
     everything = not options.names and not options.scaling
     failed = [name for name in (NAMES if everything else options.names) if not table(name, device, docs)]
@@ -50,7 +56,7 @@ def main() -> None:
 
 
 def table(name: str, device: torch.device, docs: Path | None) -> bool:
-    """Run a benchmark, print its rows as they come, write them; whether it got to its end."""
+    """Run a benchmark, print and write its rows, and return True if it was completed."""
     lines, complete = [], True
     try:
         module = importlib.import_module(f"benchmarks.{name}")
@@ -73,7 +79,7 @@ def table(name: str, device: torch.device, docs: Path | None) -> bool:
 
 
 def conditions(module: ModuleType, device: torch.device) -> str:
-    """Where, and of which versions."""
+    """Describe processor and versions."""
     timed = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, one thread"
     where = getattr(module, "WHERE", timed)
     versions = [f"Python {platform.python_version()}"]
@@ -87,8 +93,8 @@ def conditions(module: ModuleType, device: torch.device) -> str:
 
 def _processor() -> str:
     listed = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", listed.read_text()) if listed.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    model = re.search(r"model name\s*:\s*(.+)", listed.read_text()) if listed.exists() else None
+    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

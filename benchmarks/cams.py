@@ -1,4 +1,4 @@
-"""All-label heat maps as a multiple of one inference forward pass of the same model, and against other libraries."""
+"""Compare heat maps of all labels with one forward pass of the same model, and with other libraries."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _ours(name: str, model: nn.Module, x: Tensor) -> Work:
 
 
 def _against_grad_cam(name: str, backbone: str, model: nn.Module, x: Tensor) -> Iterator[Row]:
-    """Label by label, as it is used; timed once."""
+    """Run pytorch-grad-cam label by label, as it is used; timed once."""
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -64,7 +64,7 @@ def _against_grad_cam(name: str, backbone: str, model: nn.Module, x: Tensor) -> 
 
 
 def _against_torchcam(backbone: str, model: nn.Module, x: Tensor) -> Iterator[Row]:
-    """With one graph for all labels, and with a forward pass for each, as its pages show it."""
+    """Run torchcam with one graph for all labels, and with a forward pass for each label, as documented."""
     from torchcam.methods import GradCAM
 
     def maps(scores_of: Callable[[int], Tensor], **options: bool) -> None:

@@ -1,4 +1,4 @@
-"""From a feature map to a crop, as a multiple of the public code's way, one by one, and of the forward pass before."""
+"""Compare the crop from a feature map with the public code, with an OpenCV loop, and with the forward pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.
 
 
 def threshold(levels: np.ndarray) -> int:
-    """Otsu's level of one picture."""
+    """Compute Otsu's threshold of one image."""
     counts = np.bincount(levels.ravel(), minlength=256)
     below, moment = counts.cumsum(), (counts * np.arange(256)).cumsum()
     weight = below * (below[-1] - below)
@@ -31,10 +31,10 @@ def threshold(levels: np.ndarray) -> int:
 
 
 def one_by_one(images: Tensor, features: Tensor) -> tuple[Tensor, list[list[int]]]:
-    """What AG-CNN's code does to each image, step by step as it does it; only OpenCV and scikit-image are replaced.
+    """Crop image by image in the steps of AG-CNN's public code, without OpenCV and scikit-image.
 
-    Labels are SciPy's, components are counted label by label, and the box is what Python's `min` and `max` find among
-    all its pixels.
+    SciPy labels the components, which are counted one by one. The box is found by Python's `min` and `max` over all
+    pixels.
     """
     patches, boxes = [], []
     for image, feature in zip(images, features, strict=True):
@@ -61,18 +61,18 @@ def one_by_one(images: Tensor, features: Tensor) -> tuple[Tensor, list[list[int]
 
 
 def blobs(rng: torch.Generator, channels: int) -> Tensor:
-    """Maps (N, channels, 7, 7) with a few hot spots each, as trained networks have them."""
-    place = torch.arange(7.0)
+    """Return maps (N, channels, 7, 7) with a few peaks each, as trained networks have them."""
+    position = torch.arange(7.0)
     y, x, width = (torch.rand(BATCH, 3, 1, generator=rng) * scale + low for scale, low in ((6, 0), (6, 0), (1, 0.6)))
-    down, across = torch.exp(-((place - y) ** 2) / width**2), torch.exp(-((place - x) ** 2) / width**2)
+    down, across = torch.exp(-((position - y) ** 2) / width**2), torch.exp(-((position - x) ** 2) / width**2)
     spots = torch.einsum("nky,nkx->nyx", down, across)[:, None]
     return spots * torch.rand(BATCH, channels, 1, 1, generator=rng) + 0.01 * torch.rand(
         BATCH, channels, 7, 7, generator=rng
     )
 
 
-_FLOATS = "half of ours is the crop, of floats, for which the peer has Pillow's, of bytes"
-_WHY = "its crop, whose grey levels wrap around, is two resizes rounded three times, which both sides have to do"
+_FLOATS = "half of the time is the crop of floats; the reference crops bytes with Pillow"
+_WRAP = "grey levels wrap around, so that both have to resize twice and round three times"
 
 
 @torch.inference_mode()
@@ -94,19 +94,19 @@ def run(device: torch.device) -> Iterator[Row]:
         patches, boxes = one_by_one(images, features)
         found = ien001(images, features)
         if found.yxyx.tolist() != boxes or not ((found.crop - patches).abs() > 1e-3).float().mean() < 1e-3:
-            raise RuntimeError("the two ways disagree: there is nothing to compare")
+            raise RuntimeError("the outputs of the two implementations differ")
         peer = lambda f=features: one_by_one(images, f)  # noqa: E731
         for name, rule, reason in (
-            ("its boxes, clean crop", same, _FLOATS),
-            ("its boxes and crops (ien001)", ien001, _WHY),
+            ("ien001's boxes, clean crop", same, _FLOATS),
+            ("ien001's boxes and crops", ien001, _WRAP),
             ("the paper's (fixed)", paper, _FLOATS),
         ):
             goal = {"target": 0.2, "reason": reason, "pairs": 7}
             row, works = f"crop, {kind}: {name}", (ours(rule, features), peer)
-            yield compare(row, "public code, one by one", *works, **goal, **conditions)
-        row = f"crop, {kind}: its boxes, clean crop"
+            yield compare(row, "public code, image by image", *works, **goal, **conditions)
+        row = f"crop, {kind}: ien001's boxes, clean crop"
         loop = _against_opencv(row, same, images, features, ours(same, features))
-        yield from optional(row, "OpenCV, one by one", loop)
+        yield from optional(row, "OpenCV, image by image", loop)
     for name, rule in (("the paper's (fixed)", paper), ("ien001", ien001)):
         forward = lambda: backbone(there)  # noqa: E731
         row = f"crop: {name}"
@@ -115,22 +115,22 @@ def run(device: torch.device) -> Iterator[Row]:
 
 
 def _against_opencv(row: str, rule: crops.CropRule, images: Tensor, features: Tensor, ours: Work) -> Iterator[Row]:
-    """The same boxes and a clean crop by what OpenCV has ready: the best loop that one would write."""
+    """Compute the same boxes and a clean crop in a loop with OpenCV's functions."""
     import cv2
 
     cv2.setNumThreads(1)
-    pictures = images.permute(0, 2, 3, 1).contiguous().numpy()
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
 
     def peer() -> tuple[Tensor, list[list[int]]]:
         crops, boxes = [], []
-        for picture, feature in zip(pictures, features.numpy(), strict=True):
+        for array, feature in zip(arrays, features.numpy(), strict=True):
             heat = feature.sum(axis=0)
             heat = heat - heat.min()
             levels = cv2.resize((255 * (heat / heat.max())).astype(np.uint8), (SIDE, SIDE))
             _, mask = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
             _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
             x, y, w, h, _ = map(int, stats[1:][stats[1:, cv2.CC_STAT_AREA].argmax()])
-            crops.append(cv2.resize(picture[y : y + h, x : x + w], (SIDE, SIDE)))
+            crops.append(cv2.resize(array[y : y + h, x : x + w], (SIDE, SIDE)))
             boxes.append([x, y, x + w, y + h])
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), boxes
 
@@ -138,4 +138,4 @@ def _against_opencv(row: str, rule: crops.CropRule, images: Tensor, features: Te
     same = torch.tensor(boxes).eq(found.box).all(dim=1)
     difference = (crops[same] - found.crop[same]).abs().max()
     conditions = f"{BATCH} images of {SIDE} px; {int(same.sum())} boxes equal, their crops to {difference:.0e}"
-    yield compare(row, "OpenCV, one by one", ours, peer, pairs=7, conditions=conditions)
+    yield compare(row, "OpenCV, image by image", ours, peer, pairs=7, conditions=conditions)

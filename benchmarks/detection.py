@@ -1,4 +1,4 @@
-"""Regions in one pass, as a multiple of torchvision's detection followed by a second pass of the backbone."""
+"""Compare regions in one pass with torchvision's detection followed by a second pass of the backbone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torchvision.ops import clip_boxes_to_image
 
 from benchmarks.timing import Row, compare
 from thoraxlib import detection
-from thoraxlib.detection.select import best_boxes
+from thoraxlib.detection.faster_rcnn import best_boxes
 
 PACKAGES = ("torchvision", "timm")
 BATCH, SIDE, PROPOSALS = 4, 256, 200
 
 
 def best_of_each(found: list[dict[str, Tensor]], regions: int) -> Tensor:
-    """The highest box of each region from torchvision's lists, image by image."""
+    """Select the best box of each region from torchvision's lists, image by image."""
     boxes = torch.zeros(len(found), regions, 4)
     for image, listed in enumerate(found):
         for region in range(regions):
@@ -39,7 +39,7 @@ def run(device: torch.device) -> Iterator[Row]:
         net.roi_heads.score_thresh, net.roi_heads.detections_per_img = 0.0, 18 * PROPOSALS
 
         def two_passes(net: detection.RegionDetector = net) -> tuple[Tensor, Tensor]:
-            """As the original: detect, then the backbone again for the boxes, here at the same scale."""
+            """Detect, then run the backbone again for the boxes, as the original does; here at the same scale."""
             maps = net.backbone(x)
             proposals, _ = net.rpn(ImageList(x, sizes), maps)
             found, _ = net.roi_heads(maps, proposals, sizes)
@@ -48,7 +48,7 @@ def run(device: torch.device) -> Iterator[Row]:
 
         ours, (boxes, features) = net(x), two_passes()
         if not torch.equal(ours.boxes, boxes) or not torch.allclose(ours.features, features, atol=1e-5):
-            raise RuntimeError("the two ways disagree: there is nothing to compare")
+            raise RuntimeError("the outputs of the two implementations differ")
         row, peer = f"regions: {name}", "detect, postprocess, second pass"
         yield compare(row, peer, lambda net=net: net(x), two_passes, target=0.8, conditions=conditions, pairs=5)
 

@@ -1,4 +1,4 @@
-"""Explaining images, and boxes of heat maps, against the forward pass that they come with and against loops."""
+"""Compare `explain` and the boxes of heat maps with the forward pass, and with loops over other libraries."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def run(device: torch.device) -> Iterator[Row]:
     x = torch.cat([preprocess(image) for image in images]).to(device)
     forward = torch.inference_mode()(lambda: model(x))
     conditions = "DenseNet-121, 8 images of 512 px, input 224 px"
-    for threshold, what in ((0.5, "labels above 0.5"), (0.0, "all 14 labels")):
+    for threshold, labels in ((0.5, "labels above 0.5"), (0.0, "all 14 labels")):
         work = lambda t=threshold: thoraxlib.explain(model, images, threshold=t)  # noqa: E731
-        yield compare(f"explain, {what}", "the forward pass", work, forward, pairs=3, conditions=conditions)
+        yield compare(f"explain, {labels}", "the forward pass", work, forward, pairs=3, conditions=conditions)
     yield from optional("explain", "by hand", _by_hand(model, images[:2]))
     maps = thoraxlib.cams.build("cam", model)(x)
     for name in thoraxlib.localization.names():
         rule = thoraxlib.localization.build(name)
         work = lambda rule=rule: rule(maps, 224)  # noqa: E731
-        row = f"boxes by {name}, 14 maps an image"
+        row = f"boxes by {name}, 14 maps for each image"
         yield compare(row, "the forward pass", work, forward, pairs=3, conditions=conditions)
 
 
 def _by_hand(model: nn.Module, images: list[Tensor]) -> Iterator[Row]:
-    """Image by image, label by label: torchvision's transforms, pytorch-grad-cam, SciPy's regions; timed once."""
+    """Loop over images and labels with torchvision's transforms, pytorch-grad-cam, SciPy's components; timed once."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     from scipy import ndimage
@@ -64,5 +64,5 @@ def _by_hand(model: nn.Module, images: list[Tensor]) -> Iterator[Row]:
 
     conditions = f"DenseNet-121, {len(images)} images of 512 px, 14 labels"
     ours = lambda: thoraxlib.explain(model, images, method="gradcam", threshold=0)  # noqa: E731
-    peer_name = "torchvision + pytorch-grad-cam + SciPy, one by one"
+    peer_name = "torchvision + pytorch-grad-cam + SciPy, image by image"
     yield compare("explain, all 14 labels", peer_name, ours, peer, pairs=3, slow=True, conditions=conditions)

@@ -1,4 +1,4 @@
-"""The label graph against computing it anew and against torch_geometric; counting labels against one by one."""
+"""Compare the label graph with itself before folding and with torch_geometric, and label counts with loops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(device: torch.device) -> Iterator[Row]:
 
 
 def _label_graph(convolution: str) -> thoraxlib.heads.Head:
-    """The head of SegFusionVANGCN's form: word vectors of 300, two layers of 1024."""
+    """Build the head of SegFusionVANGCN: word vectors of 300, two layers of 1024."""
     return thoraxlib.heads.build(
         "label_graph",
         in_channels=1024,
@@ -39,11 +39,11 @@ def _label_graph(convolution: str) -> thoraxlib.heads.Head:
 
 
 def _folded(device: torch.device) -> Iterator[Row]:
-    """H folded into a linear layer against the head as built, which computes H in every call."""
+    """Compare the label graph folded into a linear layer with the head that computes it in every call."""
     head = _label_graph("dense").eval().to(device)
     maps = torch.randn(8, 1024, 1, 1, device=device)
     fused = head.fuse()
-    ours, built = (torch.inference_mode()(lambda part=part: part(maps)) for part in (fused, head))
+    ours, built = (torch.inference_mode()(lambda net=net: net(maps)) for net in (fused, head))
     assert torch.equal(ours(), built())
     conditions = "14 labels, 300-1024-1024, logits of 8 vectors"
     name, peer = "label graph, optimize_for_inference", "the head as built"
@@ -51,7 +51,7 @@ def _folded(device: torch.device) -> Iterator[Row]:
 
 
 def _against_geometric(device: torch.device) -> Iterator[Row]:
-    """The two layers alone, on the same graph with the same weights."""
+    """Compare the two convolutions alone, with the same graph and weights."""
     dense, theirs = _label_graph("dense").to(device), _label_graph("GCNConv").to(device)
     with torch.no_grad():
         for ours, peer in zip(dense.convolutions, theirs.convolutions, strict=True):
@@ -59,9 +59,9 @@ def _against_geometric(device: torch.device) -> Iterator[Row]:
     torch.testing.assert_close(dense.label_classifiers(), theirs.label_classifiers(), rtol=1e-4, atol=1e-4)
     upstream = torch.randn(len(LABELS), 1024, device=device)
     conditions = "14 labels, 300-1024-1024"
-    for what, work in (("inference", _inference), ("forward and backward", _backward)):
+    for mode, work in (("inference", _inference), ("forward and backward", _backward)):
         ours, peer = (repeated(work(head, upstream), 10) for head in (dense, theirs))
-        name = f"dense graph convolutions, {what}"
+        name = f"dense graph convolutions, {mode}"
         yield compare(name, "torch_geometric's GCNConv", ours, peer, target=1.0, conditions=conditions)
 
 
@@ -78,7 +78,7 @@ def _backward(head: thoraxlib.heads.Head, upstream: Tensor) -> Work:
 
 
 def _counting() -> Iterator[Row]:
-    """Labels of a million images; the target is for NumPy's own integers, its loops are faster on smaller types."""
+    """Count labels of a million images; the target is for int64: NumPy's loops are faster on smaller types."""
     positive = np.random.default_rng(0).random((1_000_000, len(LABELS))) < 0.05
     conditions = "1,000,000 x 14 labels"
     for kind, target in (("int64", 1 / 40), ("float32", None), ("uint8", None)):

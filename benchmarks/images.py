@@ -1,4 +1,4 @@
-"""Images to model input: from 1024-px PNG files, and from a training copy, against the ways of the original codes."""
+"""Compare image input, from 1024-px PNG files and from a training copy, with the code of other repositories."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torchvision import transforms
 import thoraxlib
 from benchmarks.timing import Row, compare, optional
 from thoraxlib import datasets, images
-from thoraxlib.datasets.images import ImageDataset
+from thoraxlib.datasets.base import ImageDataset
+from thoraxlib.images.copies import CopiedImage, ImageFile, TrainingCopy
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.training import DataModule
 
@@ -26,10 +27,10 @@ MEAN, STD = np.array(SPEC.mean, np.float32)[:, None, None], np.array(SPEC.std, n
 
 
 def write_images(folder: Path, smooth: bool) -> list[Path]:
-    """Synthetic images as PNG files.
+    """Write synthetic images as PNG files.
 
-    Smoothed, they have the 0.4 megabytes that those of NIH ChestX-ray14 have on average, in rows of the kind (Paeth)
-    that takes Pillow the longest to decode: then the decoder, which both ways share, decides alone.
+    Smooth ones have 0.4 MB, the mean size in NIH ChestX-ray14, and PNG rows of type Paeth, the slowest for Pillow:
+    there the decoder, which both sides share, takes most of the time.
     """
     synthetic = datasets.build("synthetic", size=SIDE, length=IMAGES, masks=False)
     folder.mkdir()
@@ -40,26 +41,26 @@ def write_images(folder: Path, smooth: bool) -> list[Path]:
     return paths
 
 
-class Folder(ImageDataset):
+class Unlabelled(ImageDataset):
     """Images without labels."""
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
+    def __init__(self, files: list[ImageFile]) -> None:
         self.labels, self.transform = (), None
-        self.ids, self.patient_ids = names, names
-        self.targets = torch.zeros(len(names), 0)
-        self._paths = [folder / name for name in names]
+        self.ids = self.patient_ids = [str(file) for file in files]
+        self.targets = torch.zeros(len(files), 0)
+        self._paths = files
 
 
-def epoch(folder: Path, names: list[str]) -> Callable[[], torch.Tensor]:
-    """As a training reads its pictures, each of them four times, in batches; the last batch comes back."""
-    pictures = Folder(folder, 4 * names)
-    data = DataModule(pictures, pictures, batch_size=len(names), eval_transform=images.transform_for(SPEC))
+def epoch(files: list[ImageFile]) -> Callable[[], torch.Tensor]:
+    """Return a function that reads an epoch in batches, each image four times, and returns the last batch."""
+    dataset = Unlabelled(4 * files)
+    data = DataModule(dataset, dataset, batch_size=len(files), eval_transform=images.transform_for(SPEC))
     loader = data.val_dataloader()
     return lambda: deque(loader, maxlen=1)[0]["image"]
 
 
 def with_pillow(paths: list[Path]) -> Callable[[], torch.Tensor]:
-    """As arnoweng, zoogzog, jrzech and the PadChest/OpenI seed read their images."""
+    """Return a function that reads images as arnoweng, zoogzog, jrzech and jaydurant do."""
     chain = transforms.Compose(
         [transforms.Resize(SPEC.size), transforms.ToTensor(), transforms.Normalize(SPEC.mean, SPEC.std)]
     )
@@ -67,7 +68,7 @@ def with_pillow(paths: list[Path]) -> Callable[[], torch.Tensor]:
 
 
 def with_scikit_image(paths: list[Path]) -> Callable[[], torch.Tensor]:
-    """As torchxrayvision does: scikit-image decodes, and resizes in floating point."""
+    """Return a function that reads as torchxrayvision does: scikit-image decodes, and resizes in floating point."""
     from skimage.io import imread
     from skimage.transform import resize
 
@@ -81,7 +82,7 @@ def with_scikit_image(paths: list[Path]) -> Callable[[], torch.Tensor]:
 def check(ours: torch.Tensor, theirs: torch.Tensor, levels: float) -> None:
     worst = ((ours - theirs).abs() * torch.from_numpy(STD)).max().item() * 255
     if worst > levels:
-        raise RuntimeError(f"the two ways disagree by {worst:.2f} grey levels: there is nothing to compare")
+        raise RuntimeError(f"the outputs of the two implementations differ by {worst:.2f} grey levels")
 
 
 def run(device: torch.device) -> Iterator[Row]:
@@ -92,7 +93,6 @@ def run(device: torch.device) -> Iterator[Row]:
 
 def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
     paths = write_images(folder / "images", smooth)
-    names = [path.name for path in paths]
     megabytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
     conditions = f"{IMAGES} PNG of {SIDE} px, {megabytes:.2f} MB each, to {SPEC.size[0]} px"
     kind = "smooth images" if smooth else "images"
@@ -106,10 +106,11 @@ def to_input(folder: Path, smooth: bool) -> Iterator[Row]:
 
     spec = InputSpec(size=SPEC.size, resize="stretch")
     thoraxlib.prepare(folder / "images", folder / "copy", spec=spec, num_workers=0, progress=False)
-    from_copy, from_files = epoch(folder / "copy", names), epoch(folder / "images", names)
+    copy = TrainingCopy(folder / "copy")
+    from_copy, from_files = epoch([CopiedImage(copy, path.name) for path in paths]), epoch([*paths])
     check(from_copy(), from_files(), 1.01)
     row = f"{kind}: epoch from a training copy"
-    reason = "reading the files has become faster as well; a quarter of ours is writing the batch's floats"
+    reason = "reading the files is fast as well; a quarter of the time is writing the floats of the batch"
     goal = {"target": 1 / 30, "reason": reason}
     yield compare(row, "from the files", from_copy, from_files, **goal, conditions=conditions, pairs=5)
 

@@ -1,4 +1,4 @@
-"""What importing the library costs on top of torch, and against other libraries, in fresh processes in turn."""
+"""Compare the import of the library with that of torch and of other libraries, in fresh processes in turn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print((end - middle) / (middle - start), (used - middle) / (middle - start), aft
 
 
 def run(device: torch.device) -> Iterator[Row]:
-    _cost("thoraxlib")  # torch's files are read from the disk
+    _cost("thoraxlib")  # a first run, so that torch's files are in the disk cache
     runs = [_cost("thoraxlib", "thoraxlib.names()") for _ in range(min(8, timing.most_pairs))]
     imported, used, _ = ([*column] for column in zip(*runs, strict=True))
     conditions = f"torch imported before, {len(runs)} fresh processes"
@@ -56,7 +56,7 @@ def _installed(package: str) -> bool:
 
 
 def _cost(package: str, use: str = "") -> tuple[float, float, float]:
-    """Seconds of the import, and of it with its use, in multiples of torch's; MiB."""
+    """Return the time of the import, and with a first use, as multiples of torch's import, and memory in MiB."""
     code = CODE.format(package=package, use=use)
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     imported, used, memory = map(float, out.split()[-3:])

@@ -1,4 +1,4 @@
-"""Large-kernel attention and VAN-B0 against a plain restatement of the original: ordinary convolutions, NCHW."""
+"""Compare large-kernel attention and VAN-B0 with a plain implementation: ordinary convolutions, NCHW."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainVAN(nn.Module):
-    """VAN-B0 with pooling and a linear layer, under the names of the library's."""
+    """Plain VAN-B0 with pooling and a linear layer; parameters have the names of the library's model."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
@@ -95,12 +95,12 @@ def run(device: torch.device) -> Iterator[Row]:
     model, plain = _models(device)
     x = torch.randn(8, 3, 224, 224, device=device)
     fast = thoraxlib.optimize_for_inference(model)
-    plainly, as_built, folded = (torch.inference_mode()(lambda net=net: net(x)) for net in (plain, model, fast))
+    plain_forward, as_built, folded = (torch.inference_mode()(lambda net=net: net(x)) for net in (plain, model, fast))
     ours = {"as built": as_built, "optimize_for_inference": folded}
     for name, work in ours.items():
-        same = f"{CONDITIONS}; outputs equal to {_difference(work(), plainly()):.0e}"
+        same = f"{CONDITIONS}; outputs equal to {_difference(work(), plain_forward()):.0e}"
         row = f"VAN-B0 inference, {name}"
-        yield compare(row, "plain, NCHW", work, plainly, target=1 / 1.5, conditions=same, pairs=7)
+        yield compare(row, "plain, NCHW", work, plain_forward, target=1 / 1.5, conditions=same, pairs=7)
     for name, work in ours.items():
         half = torch.autocast(device.type, torch.bfloat16)(work)
         row = f"VAN-B0 inference, bfloat16 autocast, {name}"
@@ -123,7 +123,7 @@ def _training(model: nn.Module, plain: nn.Module, x: Tensor) -> Iterator[Row]:
 
 
 def _units(device: torch.device) -> Iterator[Row]:
-    """The unit alone, on the maps of VAN-B0's stages."""
+    """Compare the unit alone, on the feature maps of VAN-B0's stages."""
     for channels, side in ((32, 56), (64, 28), (160, 14), (256, 7)):
         unit, plain = thoraxlib.layers.build("lka", in_channels=channels).to(device), PlainLKA(channels).to(device)
         plain.load_state_dict(unit.state_dict())
@@ -138,7 +138,7 @@ def _units(device: torch.device) -> Iterator[Row]:
 
 
 def _models(device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """VAN-B0 of the library and the restatement with the same weights, whose norms know their input's statistics."""
+    """Build VAN-B0 of the library and the plain one with the same weights and with statistics in their norms."""
     model = thoraxlib.build("van", labels="nih14").to(device)
     for name, parameter in model.named_parameters():
         if "layer_scale" in name:
@@ -157,5 +157,5 @@ def _gradients(model: nn.Module) -> Tensor:
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest, relative to the largest value."""
+    """Return the largest difference, relative to the largest value."""
     return float((ours - theirs).abs().max() / theirs.abs().max())

@@ -1,4 +1,4 @@
-"""What the papers' recipes compute on their archives, counted operation by operation: hours follow from a rate."""
+"""Count the operations of the papers' recipes on their archives; a rate gives the hours."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from thoraxlib import detection
 
 WHERE, PACKAGES = "Counted, not timed", ("torchvision", "timm")
 HEADER = """\
-| recipe | stage | passes x images | GFLOP an image | PFLOP | hours at 1.7 TFLOP/s | at 17 TFLOP/s |
+| recipe | stage | passes x images | GFLOP for each image | PFLOP | hours at 1.7 TFLOP/s | at 17 TFLOP/s |
 |---|---|---|---|---|---|---|"""
 
-NIH, IMAGENOME, PADCHEST = 86_524, 166_521, 130_461  # training images, of the releases' and the repository's lists
-CHEXPERT = 224_316  # all images, Irvin et al. 2019; rare findings once, which the recipe doubles
+NIH, IMAGENOME, PADCHEST = (
+    86_524,
+    166_521,
+    130_461,
+)  # training images in the lists of the releases and of the repository
+CHEXPERT = (
+    224_316  # all images (Irvin et al. 2019); images with rare findings count once, although the recipe doubles them
+)
 RATE = 1.7e12  # FLOP/s
-TRAINING = 3  # a backward pass computes twice what the forward pass does
+TRAINING = 3  # a backward pass has twice the operations of the forward pass
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One line of the table: the calls of an image, each a number of times, for `passes` times all `images`."""
+    """One row of the table: for each image, a number of each of the `calls`; `passes` over all `images`."""
 
     recipe: str
     name: str
@@ -68,15 +74,15 @@ def run(device: torch.device) -> Iterator[Stage]:
     classify = lambda: fused(x, masks)  # noqa: E731
     yield Stage("segfusion_vangcn", "5 epochs with the masks, 224 px", 5, NIH, [(TRAINING, classify)])
 
-    finder = detection.build("fasterrcnn_resnet50_fpn").eval()
-    side = max(finder.input_spec.size)
-    find = lambda: finder(images(side))  # noqa: E731
+    detector = detection.build("fasterrcnn_resnet50_fpn").eval()
+    side = max(detector.input_spec.size)
+    find = lambda: detector(images(side))  # noqa: E731
     yield Stage("anaxnet", f"detector, 5 epochs, {side} px", 5, IMAGENOME, [(TRAINING, find)])
     yield Stage("anaxnet", f"features of regions, once, {side} px", 1, IMAGENOME, [(1, find)])
 
 
 def whole(recipe: str, stage: str, name: str, passes: float, count: int, side: int | None = None) -> Stage:
-    """All of a model, trained."""
+    """Stage that trains a whole model."""
     model = thoraxlib.build(name).eval()
     x = images(side or max(model.input_spec.size), model.input_spec.channels)
     return Stage(recipe, f"{stage}, {x.shape[-1]} px", passes, count, [(TRAINING, lambda: model(x))])

@@ -1,4 +1,4 @@
-"""AnaXNet's region graph: its adjacency against nested loops, its head against torch_geometric and its own products."""
+"""Compare AnaXNet's adjacency with nested loops, and its head with torch_geometric and with its matrix products."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _labels(images: int) -> np.ndarray:
 
 
 def _adjacency(images: int) -> Row:
-    """The loops take so long that they are timed once."""
+    """Compare with loops; they are slow and timed once."""
     targets, found = _labels(images), []
     conditions = f"{images} images x 18 regions x 9 findings"
     row = compare(
@@ -49,7 +49,7 @@ def _adjacency(images: int) -> Row:
 
 
 def _by_loops(targets: np.ndarray) -> np.ndarray:
-    """Pair by pair, image by image, finding by finding, as the original goes about it."""
+    """Compute the adjacency pair by pair, image by image, finding by finding, as the original does."""
     from sklearn.metrics import jaccard_score
 
     result = np.eye(len(REGIONS))
@@ -69,7 +69,7 @@ def _by_loops(targets: np.ndarray) -> np.ndarray:
 
 
 def _many(images: int) -> Row:
-    """Against reading the labels once, and how long it takes."""
+    """Compare many images with summing the labels once; the conditions give the seconds."""
     targets = _labels(images)
     ours = lambda: RegionCounts.of(targets, REGIONS, FINDINGS).jaccard()  # noqa: E731
     conditions = f"{images:,} images, {seconds(ours):.2f} s here"
@@ -88,7 +88,7 @@ def _constant_memory() -> Iterator[Row]:
 
 
 def _head() -> Iterator[Row]:
-    """The head of the paper, batch 64, against its three weight products alone, and with torch_geometric's layer."""
+    """Compare the paper's head, batch 64, with torch_geometric's layers and with its two weight products alone."""
     shared = {"in_features": 1024, "num_labels": 9, "adjacency": "full"}
     dense, theirs = (
         region_heads.build("region_graph", convolution=kind, **shared).eval() for kind in ("dense", "GCNConv")
@@ -106,7 +106,7 @@ def _head() -> Iterator[Row]:
     ours, peer = (repeated(run(lambda head=head: head(x)), 2) for head in (dense, theirs))
     floor = repeated(run(lambda: (x @ first) @ second), 2)
     conditions = "18 regions, 1024-2048-1024, batch 64, inference"
-    beside = "graph, attention, norm and classifier take 0.1 to 0.15 beside the products, most of it reading memory"
+    beside = "graph, attention, norm and classifier add 0.1 to 0.15, mostly for reading memory"
     for other, name, target, reason in (
         (peer, "the same with torch_geometric's GCNConv", 1.0, ""),
         (floor, "its two weight products alone", 1.15, beside),

@@ -1,4 +1,4 @@
-"""How cost grows with batch, image size, labels and rows: curves of ours and of peers, drawn into the documentation."""
+"""Measure how cost grows with batch, image size, labels and rows, and draw the curves for the documentation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("timm", "torchvision", "numpy", "grad-cam", "pandas")
 
 @dataclass
 class Curves:
-    """Seconds of several pieces of work for each size, measured in turn."""
+    """Seconds of several functions for each size, measured in turn."""
 
     name: str
     title: str
@@ -50,24 +50,24 @@ def all_curves() -> Iterator[Curves]:
 
 
 def draw(docs: Path | None, conditions: str) -> None:
-    """Measure all curves, draw a picture of each, and write what shows them in the documentation."""
+    """Measure all curves, draw a figure of each, and write the page that shows them."""
     lines = [f"*{conditions}*"]
     for curves in all_curves():
         curves.measure()
         for name, taken in curves.seconds.items():
             listed = ", ".join(f"{size:,}: {s:.3g} s" for size, s in zip(curves.sizes, taken, strict=True))
             print(f"{curves.title}: {name}: {listed}", flush=True)
-        picture = f"_static/benchmarks/{curves.name}.png"
-        lines += ["", f"![{curves.title}, cost against {curves.axis}]({picture})"]
+        figure = f"_static/benchmarks/{curves.name}.png"
+        lines += ["", f"![{curves.title}, cost against {curves.axis}]({figure})"]
         if docs is not None:
-            _picture(curves, docs / picture)
+            _draw(curves, docs / figure)
     if docs is not None:
         with replacing(docs / "_benchmarks" / "scaling.md") as scratch:
             scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _picture(curves: Curves, path: Path) -> None:
-    """Both axes logarithmic; costs as multiples of the first piece of work at the smallest size."""
+def _draw(curves: Curves, path: Path) -> None:
+    """Draw curves on logarithmic axes; costs are multiples of the first curve's first point."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.4), layout="constrained")

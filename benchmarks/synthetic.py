@@ -1,4 +1,4 @@
-"""Rendering synthetic_images against the forward pass of a small network on them."""
+"""Compare drawing synthetic images with the forward pass of a small network on them."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def run(device: torch.device) -> Iterator[Row]:
     rate = 16 / min(seconds(render) for _ in range(5))
     conditions = f"224 px, with masks; {rate:.0f} images/s here"
     yield compare(
-        "16 synthetic_images", "ResNet-18, forward pass of 16", render, forward, pairs=7, conditions=conditions
+        "16 synthetic images", "ResNet-18, forward pass of 16", render, forward, pairs=7, conditions=conditions
     )

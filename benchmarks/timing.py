@@ -1,4 +1,4 @@
-"""Two pieces of work in turn in one process: how long they take, and what memory at the worst moment."""
+"""Compare two functions, run in turn in one process, by time and peak memory."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Work = Callable[[], object]
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
-most_pairs = 1_000_000  # of any comparison: python -m benchmarks --pairs
+most_pairs = 1_000_000  # limit for all comparisons: python -m benchmarks --pairs
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what `ours` takes as a multiple of `peer`.
+    """One row of a table: the cost of the library as a multiple of a reference.
 
     Attributes
     ----------
     ratios : list of float
-        Of the pairs; none where the peer is missing.
+        Time ratio of each pair of runs; empty if the reference is not installed.
     target : float, optional
-        The ratio wanted at most.
+        The largest ratio that meets the target.
     memory : (float, float), optional
-        Ours and the peer's: MiB at the worst moment beyond those before.
+        Peak memory of both in MiB, beyond the memory in use before.
     reason : str
-        Why the target is out of reach, for a row that misses it.
+        Reason for a missed target.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Row:
 
 
 HEADER = (
-    "| ours | peer | time: ours / peer | spread | target: at most | memory, MiB: ours / peer | conditions |\n"
+    "| thoraxlib | reference | time ratio | spread | target: at most | memory, MiB | conditions |\n"
     "|---|---|---|---|---|---|---|"
 )
 
@@ -77,7 +77,7 @@ def compare(
     warmup: int = 1,
     slow: bool = False,
 ) -> Row:
-    """A row of `pairs` pairs; of one run of the peer for all of them if that is `slow`."""
+    """Measure a row of `pairs` pairs of runs; a `slow` reference runs only once for all pairs."""
     for _ in range(warmup):
         ours()
         if not slow:
@@ -96,7 +96,7 @@ def compare(
 
 
 def optional(name: str, peer: str, rows: Iterator[Row]) -> Iterator[Row]:
-    """`rows`, or one that says that the peer is missing."""
+    """Yield `rows`, or one row that says that the reference is not installed."""
     try:
         yield from rows
     except ImportError as error:
@@ -104,7 +104,7 @@ def optional(name: str, peer: str, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def pair(ours: Work, peer: Work, pairs: int) -> list[float]:
-    """Ratios ours / peer of `pairs` runs, the two in turn."""
+    """Return the time ratios of `pairs` runs of both in turn."""
     return [seconds(ours) / seconds(peer) for _ in range(pairs)]
 
 
@@ -117,7 +117,7 @@ def seconds(work: Work) -> float:
 
 
 def peak(work: Work) -> float | None:
-    """MiB at the worst moment of `work` beyond those before: of the GPU if one is in use, or of the process (Linux)."""
+    """Measure peak memory of `work` in MiB, beyond that before: of the GPU in use, or of the process (Linux)."""
     gc.collect()
     if torch.cuda.is_initialized():
         _finish()
@@ -129,17 +129,17 @@ def peak(work: Work) -> float | None:
         return None
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
-        trim(0)  # what was freed goes back to the system, so that it counts when it is taken again
-    _CLEAR.write_text("5")  # the peak counts from here
+        trim(0)  # return freed memory to the system, so that it counts again
+    _CLEAR.write_text("5")  # reset the peak
     before = _resident("VmRSS")
     work()
     return max(_resident("VmHWM") - before, 0) / 2**10
 
 
 def _resident(key: str) -> int:
-    found = re.search(rf"{key}:\s+(\d+)", _STATUS.read_text())
-    assert found is not None
-    return int(found[1])
+    size = re.search(rf"{key}:\s+(\d+)", _STATUS.read_text())
+    assert size is not None
+    return int(size[1])
 
 
 def _finish() -> None:
@@ -148,7 +148,7 @@ def _finish() -> None:
 
 
 def repeated(work: Work, times: int) -> Callable[[], None]:
-    """`work` several times in a row, where once is too short to be timed."""
+    """Return a function that runs `work` several times, if one run is too short to be timed."""
 
     def works() -> None:
         for _ in range(times):

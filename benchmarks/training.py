@@ -1,4 +1,4 @@
-"""A training step and inference of DenseNet-121: layout, precision and folding against what the papers' codes do."""
+"""Compare training steps and inference of DenseNet-121 (layout, precision, folding) with plain torchvision."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(device: torch.device) -> Iterator[Row]:
 
 
 def step(model: nn.Module, x: Tensor, targets: Tensor, dtype: torch.dtype | None = None) -> Work:
-    """A step of AdamW on binary cross entropy, in training mode; under autocast with a `dtype`."""
+    """Return a step of AdamW on binary cross-entropy in training mode; with a `dtype`, under autocast."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4)
 
     def work() -> None:

@@ -36,7 +36,7 @@ extensions = [
 templates_path: list[str] = []
 exclude_patterns = ["_build", "_benchmarks", "_components", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 nitpicky = False
-suppress_warnings = ["ref.python"]  # attributes of one name in several classes
+suppress_warnings = ["ref.python"]  # attributes with the same name in several classes
 
 html_math_renderer = "mathml"
 html_theme = "furo"
@@ -45,12 +45,12 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the numpydoc sections say it, with shapes and units
+autodoc_typehints = "none"  # the numpydoc sections describe the types, with shapes and units
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-# the pages' examples; those of docstrings run in the test suite, in their modules
+# only the examples of the pages; the test suite runs those of the docstrings
 doctest_test_doctest_blocks = ""
 doctest_default_flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

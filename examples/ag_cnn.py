@@ -3,20 +3,20 @@
     python examples/ag_cnn.py                                             # the synthetic data set, minutes on two cores
     python examples/ag_cnn.py --data nih14 --root /data/nih               # the paper's recipe, ResNet-50
     python examples/ag_cnn.py --data nih14 --root /data/nih --backbone densenet121 --batch-size 32
-    python examples/ag_cnn.py --taus 0.3 0.5 0.7 0.9                      # ablations: threshold, ...
-    python examples/ag_cnn.py --statistics max_abs l1 l2                  # ... heat, ...
-    python examples/ag_cnn.py --order GLF                                 # ... and what is trained together
+    python examples/ag_cnn.py --taus 0.3 0.5 0.7 0.9                      # ablations: threshold
+    python examples/ag_cnn.py --statistics max_abs l1 l2                  # ablations: heat map
+    python examples/ag_cnn.py --order GLF                                 # ablations: order of training
 
-Three stages: the global branch; the local branch, on what the global one attends to; the layer over both. In each, the
-rest is frozen, and the epoch that is best on the validation images goes on. For ChestX-ray14: ImageNet weights,
-momentum 0.9 at a rate of 0.01, a tenth of it after 20 of 50 epochs, weight decay 1e-4, batches of 128, 64 and 64,
-random crops and mirroring. On the synthetic data set everything is smaller, with AdamW, maps of stride 8, and a fusion
-that begins as the global branch's layer.
+Three stages train the global branch, the local branch on the crops of the global one, and the fusion layer over both.
+The other modules are frozen in each stage, and the epoch that is best on the validation images goes on to the next
+stage. For ChestX-ray14: ImageNet weights, SGD with momentum 0.9 at a learning rate of 0.01, divided by 10 after 20 of
+50 epochs, weight decay 1e-4, batches of 128, 64 and 64, random crops and mirroring. On the synthetic data set
+everything is smaller, with AdamW, feature maps of stride 8, and a fusion initialised with the global branch's layer.
 
-Several thresholds or statistics share the global branch, which depends on neither, where a stage is its own.
+If the global branch is trained in a stage of its own, several thresholds or statistics share it: it depends on neither.
 
-The table has the AUROC of all three outputs. Where images have boxes, it says how often the attended box covers a
-lesion (half of its area or more), and how often a box of the same size in the middle of the image does.
+The table has the AUROC of all three outputs. For images with true boxes, it also gives the share of lesions of which
+the attended box covers half or more, and the same share for a box of equal size in the middle of the image.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from thoraxlib.images import transform_for
 
 SYNTHETIC: dict[str, Any] = {
     "size": 64,
-    "images": 1000,
+    "num_images": 1000,
     "epochs": [6, 2, 3],
     "batch_size": 16,
     "lr": 3e-3,
@@ -53,19 +53,24 @@ TABLES = {"resnet50": "ResNet-50", "densenet121": "DenseNet-121"}
 
 
 def main(argv: list[str] | None = None) -> float:
-    """Run it; the mean AUROC of the last variant's fusion."""
-    flags = recipe.parser("AG-CNN: a second look at what the first one attends to.", ("synthetic", "nih14"))
+    """Run the example and return the mean AUROC of the last variant's fusion."""
+    flags = recipe.parser("AG-CNN: global branch, attention-guided crop, local branch, fusion.", ("synthetic", "nih14"))
     flags.add_argument("--backbone", help="any of thoraxlib.backbones, for both branches")
-    flags.add_argument("--pool", default="max", help="max, avg, lse, ...")
-    flags.add_argument("--order", default="G_L_F", choices=training.ag_cnn.ORDERS, help="what is trained together")
-    flags.add_argument("--taus", type=float, nargs="+", default=[0.7], help="share of the highest heat")
-    flags.add_argument("--statistics", nargs="+", default=["max_abs"], help="max_abs, l1, l2, sum")
-    flags.add_argument("--weights", choices=("imagenet", "none"))
-    flags.add_argument("--epochs", type=int, nargs="+", help="of all stages, or of each")
-    flags.add_argument("--batch-size", type=int)
-    flags.add_argument("--lr", type=float)
-    known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**{"synthetic": SYNTHETIC, "nih14": NIH}[known.data])
+    flags.add_argument("--pool", default="max", help="pooling: max, avg, lse, ...")
+    flags.add_argument(
+        "--order", default="G_L_F", choices=training.recipes.ORDERS, help="order of training; _ separates stages"
+    )
+    flags.add_argument(
+        "--taus", type=float, nargs="+", default=[0.7], help="thresholds, as a share of the maximum of the heat map"
+    )
+    flags.add_argument(
+        "--statistics", nargs="+", default=["max_abs"], help="heat map from the channels: max_abs, l1, l2, sum"
+    )
+    flags.add_argument("--weights", choices=("imagenet", "none"), help="initial weights of the backbone")
+    flags.add_argument("--epochs", type=int, nargs="+", help="number of epochs of every stage, or of each")
+    flags.add_argument("--batch-size", type=int, help="images in a batch on each device")
+    flags.add_argument("--lr", type=float, help="learning rate")
+    flags.set_defaults(**{"synthetic": SYNTHETIC, "nih14": NIH}.get(recipe.early(flags, argv), {}))
     options = recipe.parse(flags, "ag_cnn", argv)
     stages = schedule(options)
     variants = list(product(options.taus, options.statistics))
@@ -89,22 +94,22 @@ def main(argv: list[str] | None = None) -> float:
 
 
 def build(options: argparse.Namespace, tau: float, statistic: str) -> nn.Module:
-    """The model; equal weights for equal seeds."""
+    """Build the model; equal seeds give equal weights."""
     torch.manual_seed(options.seed)
-    parts: dict[str, Any] = {"backbone": options.backbone, "pool": options.pool}
-    parts["crop"] = {"name": "fixed", "tau": tau, "statistic": statistic}
+    components: dict[str, Any] = {"backbone": options.backbone, "pool": options.pool}
+    components["crop"] = {"name": "fixed", "tau": tau, "statistic": statistic}
     if options.order.endswith("*"):
-        parts["detach_branches"] = False
-    if options.data == "synthetic":  # whose images are small, and drawn at the size of the input
-        parts["backbone"] = {"name": options.backbone, "output_stride": 8}
-        parts["input_spec"] = {"resize": "stretch", "crop_ratio": 1.0}
-    return recipe.build("ag_cnn", options, **parts)
+        components["detach_branches"] = False
+    if options.data == "synthetic":  # small images, drawn at the size of the input
+        components["backbone"] = {"name": options.backbone, "output_stride": 8}
+        components["input_spec"] = {"resize": "stretch", "crop_ratio": 1.0}
+    return recipe.build("ag_cnn", options, **components)
 
 
 def schedule(options: argparse.Namespace) -> list[training.Stage]:
-    """The stages, with the settings of the data."""
+    """Return the stages, with settings for the data set."""
     epochs = options.epochs[0] if len(options.epochs) == 1 else options.epochs
-    if not isinstance(epochs, int):  # fewer stages for orders that train things together
+    if not isinstance(epochs, int):  # orders that train modules together have fewer stages
         epochs = epochs[-len(options.order.split("_")) :]
     settings: dict[str, Any] = {"epochs": epochs}
     if options.data == "synthetic":
@@ -115,16 +120,16 @@ def schedule(options: argparse.Namespace) -> list[training.Stage]:
         settings["optimizer"] = partial(torch.optim.SGD, lr=options.lr, momentum=0.9, weight_decay=1e-4)
     stages = training.ag_cnn_stages(options.order, **settings)
     if options.data == "synthetic" and len(stages) > 1 and stages[-1].name == "fusion":
-        stages[-1] = replace(stages[-1], prepare=begin_with_global)
+        stages[-1] = replace(stages[-1], prepare=start_from_global)
     return stages
 
 
 @torch.no_grad()
-def begin_with_global(model: nn.Module) -> None:
-    """The fusion begins as the global branch's layer: a few epochs are too few to learn it anew."""
-    layer, known = model.head.fc, model.global_branch.head.fc
-    layer.weight.zero_()[:, : known.in_features] = known.weight
-    layer.bias.copy_(known.bias)
+def start_from_global(model: nn.Module) -> None:
+    """Initialise the fusion with the global branch's layer: a few epochs do not train random weights."""
+    layer, trained = model.head.fc, model.global_branch.head.fc
+    layer.weight.zero_()[:, : trained.in_features] = trained.weight
+    layer.bias.copy_(trained.bias)
 
 
 def train(
@@ -134,7 +139,7 @@ def train(
     stages: list[training.Stage],
     folder: Path,
 ) -> nn.Module:
-    """Train the stages; the model lies in ``folder/model``."""
+    """Train the stages, and save the model to ``folder/model``."""
     images = recipe.loaders(model, options, data, None if options.data == "synthetic" else "ag_cnn")
     results = training.fit_stages(model, images, stages, output=folder, **recipe.run_settings(options))
     for stage, result in zip(stages, results, strict=True):
@@ -143,33 +148,33 @@ def train(
 
 
 class AllOutputs(nn.Module):
-    """The logits of all three side by side, (N, 3 K)."""
+    """Concatenate the logits of the three outputs, (N, 3 K)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        everything = self.model.forward_all(x)
-        return torch.cat([everything.global_logits, everything.local_logits, everything.logits], dim=1)
+        outputs = self.model.forward_all(x)
+        return torch.cat([outputs.global_logits, outputs.local_logits, outputs.logits], dim=1)
 
 
 @training.first_process
 def report(
     model: nn.Module, options: argparse.Namespace, data: Mapping[str, datasets.ChestDataset], folder: Path
 ) -> list[metrics.Report]:
-    """Score the test images: global, local, fusion beside the paper's; the box against the true ones; pictures."""
+    """Score the three outputs on the test images beside the paper's scores, and the attended boxes; draw a figure."""
     test = data["test"]
     found = training.predict(
         AllOutputs(model),
         test,
         batch_size=options.batch_size,
-        num_workers=options.workers,
+        num_workers=options.num_workers,
         transform=transform_for(model.input_spec),
         progress=options.progress,
     )
     scores = dict(zip(OUTPUTS, found.probabilities.chunk(3, dim=1), strict=True))
-    findings = [k for k, label in enumerate(model.labels) if label != "No Finding"]  # which the mean leaves out
+    findings = [k for k, label in enumerate(model.labels) if label != "No Finding"]  # the mean leaves it out
     labels, targets = [model.labels[k] for k in findings], found.targets[:, findings]
     published = thoraxlib.describe("ag_cnn").published
     reports = []
@@ -186,7 +191,7 @@ def report(
     lines = [table(reports), f"fusion - global: {difference:+.4f} ({gain.macro_low:+.4f} to {gain.macro_high:+.4f})"]
     hits = cover(model, test)
     if hits is not None:
-        lines.append(told(hits))
+        lines.append(coverage(hits))
         plotting.save(draw(model, data), folder / "attention.png")
     print("\n".join(lines))
     (folder / "result.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -197,8 +202,8 @@ def report(
 
 
 def table(reports: list[metrics.Report]) -> str:
-    """AUROC of the three outputs, with 95 % intervals, and the paper's."""
-    lines = ["", f"{'AUROC':<20}" + "".join(f"{name:>22}" for name in OUTPUTS) + "   the paper's (other images)"]
+    """Table of the AUROC of the three outputs, with 95 % intervals, beside the paper's."""
+    lines = ["", f"{'AUROC':<20}" + "".join(f"{name:>22}" for name in OUTPUTS) + "   published (other images)"]
     for rows in [*zip(*(report.rows for report in reports), strict=True), tuple(report.mean for report in reports)]:
         ours = [f"{row.auroc:.3f} ({row.auroc_low:.3f}-{row.auroc_high:.3f})" for row in rows]
         theirs = [f"{row.reference:.3f}" if row.reference is not None else "" for row in rows]
@@ -207,7 +212,7 @@ def table(reports: list[metrics.Report]) -> str:
 
 
 def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
-    """For each true box: its image, whether the attended box and a centred one of its size cover it, and their area."""
+    """Return a row for each true box: image, covered by the attended box, by a centred box of equal size, box area."""
     rows = []
     for batch in recipe.boxed(model, test):
         with torch.inference_mode():
@@ -224,8 +229,8 @@ def cover(model: nn.Module, test: datasets.ChestDataset) -> Tensor | None:
     return torch.tensor(rows) if rows else None
 
 
-def told(hits: Tensor) -> str:
-    """How often, with the bootstrap interval of the difference over images."""
+def coverage(hits: Tensor) -> str:
+    """Describe how often the boxes cover a lesion, with the bootstrap interval of the difference over images."""
     image, counts = hits[:, 0].unique(return_inverse=True)
     per_image = torch.zeros(len(image), 3).index_add_(
         0, counts, torch.cat([hits[:, 1:3], torch.ones(len(hits), 1)], dim=1)
@@ -243,26 +248,26 @@ def told(hits: Tensor) -> str:
 
 
 def draw(model: nn.Module, data: Mapping[str, datasets.ChestDataset], images: int = 4) -> Any:
-    """A row for each of some images: with true and attended box, heat, mask, crop."""
+    """Draw a row for each image: true and attended boxes, heat map, mask, crop."""
     batch = next(recipe.boxed(model, data["test"]))
     with torch.inference_mode():
-        seen = model.eval().forward_features(batch["image"][:images]).attention
+        attention = model.eval().forward_features(batch["image"][:images]).attention
     mean, std = (torch.tensor(value)[:, None, None] for value in (model.input_spec.mean, model.input_spec.std))
     cells, titles = [], []
-    for k in range(len(seen.box)):
-        image, crop = ((x.cpu() * std + mean).clamp(0, 1) for x in (batch["image"][k], seen.crop[k]))
+    for k in range(len(attention.box)):
+        image, crop = ((x.cpu() * std + mean).clamp(0, 1) for x in (batch["image"][k], attention.crop[k]))
         names = ", ".join(model.labels[label] for label in batch["box_labels"][k].tolist())
         boxed = plotting.draw_boxes(
-            plotting.draw_boxes(image, batch["boxes"][k], truth=True), seen.box[k : k + 1].cpu()
+            plotting.draw_boxes(image, batch["boxes"][k], truth=True), attention.box[k : k + 1].cpu()
         )
-        mask = 0.5 * seen.mask[k].float() + 0.5 * seen.component[k].float()
-        cells += [boxed, plotting.overlay(image, seen.heat[k].cpu()), mask[None].cpu(), crop]
-        titles += [names, "heat", "mask, largest component", "crop"]
+        mask = 0.5 * attention.mask[k].float() + 0.5 * attention.component[k].float()
+        cells += [boxed, plotting.overlay(image, attention.heat[k].cpu()), mask[None].cpu(), crop]
+        titles += [names, "heat map", "mask, largest component", "crop"]
     return plotting.panel(cells, titles, columns=4, legend=True)
 
 
 def sweep(rows: list[tuple[str, list[metrics.Report]]]) -> str:
-    """Mean AUROC of the three outputs for each variant."""
+    """Table of the mean AUROC of the three outputs for each variant."""
     lines = ["", f"{'mean AUROC':<16}" + "".join(f"{name:>10}" for name in OUTPUTS)]
     lines += [f"{name:<16}" + "".join(f"{each.mean.auroc:>10.3f}" for each in reports) for name, reports in rows]
     return "\n".join(lines)

@@ -1,21 +1,22 @@
 """AnaXNet (Agu et al., 2021, arXiv 2105.09937): regions, a graph over them, and findings in each.
 
     python examples/anaxnet.py                                                  # synthetic images, a quarter of an hour
-    python examples/anaxnet.py --boxes given                                         # ... with the true regions
-    python examples/anaxnet.py --adjacency jaccard positive identity full            # ... with other graphs
+    python examples/anaxnet.py --boxes given                                         # with the true regions
+    python examples/anaxnet.py --adjacency jaccard positive identity full            # with other graphs
     python examples/anaxnet.py --data chest_imagenome --root /data/chest-imagenome --images /data/mimic-cxr-jpg
 
-Five steps, each kept in --output, where an interrupted run goes on: a Faster R-CNN learns the 18 regions; its features
-of every image's regions are written to a store; findings of the training images are counted into a graph; heads learn
-on the stored features; detector and the head of the first graph become one model, which is saved and explains images.
+The script has five steps; each writes to --output and resumes there after an interruption. A Faster R-CNN is trained on
+the 18 regions. Its features of the regions of every image are written to a store. The findings of the training images
+are counted for the graph. Heads are trained on the stored features. The detector and the head of the first graph become
+one model, which is saved and explains images.
 
 The heads are the paper's region graph and its baseline, a linear layer on each region's features. --global-view trains
 the other baseline, a CheXNet on whole images. For Chest ImaGenome: a ResNet-50 detector from COCO's weights, SGD at
-1e-4 with a warm-up, batches of 16; heads by Adam at 1e-4, batches of 16, 5 epochs. On the synthetic data set everything
-is smaller.
+1e-4 with a warm-up, batches of 16; heads with Adam at 1e-4, batches of 16, 5 epochs. On the synthetic data set
+everything is smaller.
 
-Tables: how well regions are found; AUROC of each finding, as the paper averages it (over regions), over all regions at
-once, and of images. The paper's mean is .93, on Chest ImaGenome.
+The tables show the scores of the detector, and the AUROC of each finding: the mean over regions as in the paper, over
+all regions at once, and of images. The paper's mean is .93, on Chest ImaGenome.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ from thoraxlib.detection import FeatureStore
 from thoraxlib.images import transform_for
 from thoraxlib.metrics import RegionScores, evaluate_regions
 
-SYNTHETIC: dict[str, Any] = {"size": 128, "images": 1000, "detector": "fasterrcnn_fpn", "detector_epochs": 5}
+SYNTHETIC: dict[str, Any] = {"size": 128, "num_images": 1000, "detector": "fasterrcnn_fpn", "detector_epochs": 5}
 SYNTHETIC |= {"weights": "none", "batch_size": 8, "lr": 3e-3, "head_batch_size": 64, "epochs": 30, "cache": True}
 IMAGENOME: dict[str, Any] = {"detector": "fasterrcnn_resnet50_fpn", "detector_epochs": 5, "batch_size": 16}
 IMAGENOME |= {"weights": "coco", "lr": 1e-4, "head_batch_size": 16, "epochs": 5}
-# a classifier for each region, as in the paper's figure; with few images and small features, tame scores as well
+# a classifier for each region, as in the paper's figure; for few images and small features, also scaled scores
 HEADS: dict[str, dict[str, Any]] = {
     "synthetic": {"scale": True, "normalize": "row", "classifier": "per_region"},
     "chest_imagenome": {},
 }
-# what the synthetic data set can tell of AnaXNet's nine findings
+# those of AnaXNet's nine findings that the synthetic data set has
 SYNTHETIC_LABELS = [
     "pleural effusion",
     "atelectasis",
@@ -70,22 +71,28 @@ PAPER = 0.93
 
 
 def main(argv: list[str] | None = None) -> float:
-    """Run it; the AUROC of the first graph, mean over findings and regions."""
+    """Run the example and return the AUROC of the first graph, mean over findings and regions."""
     flags = recipe.parser("AnaXNet: findings in anatomical regions.", ("synthetic", "chest_imagenome"))
     flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
-    flags.add_argument("--detector", help="any of thoraxlib.detection")
-    flags.add_argument("--detector-epochs", type=int)
-    flags.add_argument("--weights", choices=("coco", "none"), help="that the detector begins with")
-    flags.add_argument("--boxes", choices=("detected", "given"), default="detected", help="whose regions are looked at")
-    flags.add_argument("--adjacency", nargs="+", choices=list(ADJACENCY), default=["jaccard"])
-    flags.add_argument("--minimum", type=int, default=10, help="positives that a region needs to count in the mean")
+    flags.add_argument("--detector", help="detector, any of thoraxlib.detection")
+    flags.add_argument("--detector-epochs", type=int, help="epochs of the detector; --global-view takes twice as many")
+    flags.add_argument("--weights", choices=("coco", "none"), help="initial weights of the detector")
+    flags.add_argument(
+        "--boxes", choices=("detected", "given"), default="detected", help="boxes whose features the heads get"
+    )
+    flags.add_argument(
+        "--adjacency", nargs="+", choices=list(ADJACENCY), default=["jaccard"], help="graphs of the regions"
+    )
+    flags.add_argument(
+        "--minimum", type=int, default=10, help="least number of positives for a region to count in the mean"
+    )
     flags.add_argument("--global-view", action="store_true", help="also train a CheXNet on whole images")
-    flags.add_argument("--epochs", type=int, help="of the heads")
-    flags.add_argument("--batch-size", type=int, help="images at a time, for the detector")
-    flags.add_argument("--head-batch-size", type=int, help="images at a time, for the heads")
-    flags.add_argument("--lr", type=float, help="of the heads")
-    known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**{"synthetic": SYNTHETIC, "chest_imagenome": IMAGENOME}[known.data])
+    flags.add_argument("--epochs", type=int, help="epochs of the heads")
+    flags.add_argument("--batch-size", type=int, help="images in a batch of the detector")
+    flags.add_argument("--head-batch-size", type=int, help="images in a batch of the heads")
+    flags.add_argument("--lr", type=float, help="learning rate of the heads")
+    defaults = {"synthetic": SYNTHETIC, "chest_imagenome": IMAGENOME}
+    flags.set_defaults(**defaults.get(recipe.early(flags, argv), {}))
     options = recipe.parse(flags, "anaxnet", argv)
     if options.data == "chest_imagenome" and options.images is None:
         flags.error("--data chest_imagenome needs --images, the folder of MIMIC-CXR-JPG")
@@ -98,7 +105,7 @@ def main(argv: list[str] | None = None) -> float:
             options.output / "features" / options.boxes / part,
             boxes=options.boxes,
             batch_size=options.batch_size,
-            num_workers=options.workers,
+            num_workers=options.num_workers,
             progress=options.progress,
         )
         for part in ("train", "val", "test")
@@ -130,7 +137,7 @@ def main(argv: list[str] | None = None) -> float:
 def write(
     model: nn.Module, options: argparse.Namespace, data: Mapping[str, Any], val: FeatureStore, tables: str
 ) -> None:
-    """The tables, the whole model, and a picture of what it finds."""
+    """Write the tables, the whole model, and a figure of its findings."""
     print(tables)
     (options.output / "result.txt").write_text(f"{tables}\n", encoding="utf-8")
     thoraxlib.save_pretrained(model, options.output / "model")
@@ -138,10 +145,14 @@ def write(
 
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
-    """Train, val and test, disjoint in patients, and the test images as pictures show them."""
+    """Return train, val and test, disjoint in patients; "shown" has the test images in the size of the figures."""
     if options.data == "synthetic":
         labels = options.labels or SYNTHETIC_LABELS
-        images = {"train": options.images, "val": max(options.images // 5, 8), "test": max(options.images // 2, 16)}
+        images = {
+            "train": options.num_images,
+            "val": max(options.num_images // 5, 8),
+            "test": max(options.num_images // 2, 16),
+        }
         shared = {"labels": labels, "balance": options.balance, "masks": False}
         seeds = dict(zip(images, range(3 * options.seed, 3 * options.seed + 3), strict=True))
         made: dict[str, Any] = {
@@ -155,7 +166,7 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detection.RegionDetector:
-    """The detector, trained; prints how well it finds the regions of the test images."""
+    """Train the detector, and print its scores on the test images."""
     torch.manual_seed(options.seed)
     parts: dict[str, Any] = {"regions": data["train"].region_names}
     if options.size:
@@ -170,7 +181,7 @@ def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detect
     else:
         settings = {key: value for key, value in training.ANAXNET_DETECTOR.items() if key != "max_steps"}
     detector = build_detector(options, parts)
-    # no turning: boxes around turned boxes are too large
+    # no rotation: boxes around rotated boxes are too large
     augmentation = {"name": "light", "degrees": 0.0} if options.data == "synthetic" else None
     images = recipe.loaders(detector, options, data, augmentation, regions=True)
     result = training.fit(
@@ -188,30 +199,30 @@ def find_regions(options: argparse.Namespace, data: Mapping[str, Any]) -> detect
 
 @training.first_process
 def check_regions(detector: detection.RegionDetector, options: argparse.Namespace, images: Any) -> None:
-    """Print and keep how well the regions are found."""
+    """Print and write the scores of the detected regions."""
     found = detection.evaluate(detector, images, batch_size=options.batch_size, progress=options.progress)
     (options.output / "regions.txt").write_text(f"{found}\n", encoding="utf-8")
     print(found)
 
 
 def build_detector(options: argparse.Namespace, parts: dict[str, Any]) -> Any:
-    """From COCO's weights; from scratch, with a word about it, where they were wanted and cannot be had."""
+    """Build the detector; if COCO's weights cannot be loaded, print the reason and build it without them."""
     if options.weights == "coco":
         try:
             frozen = {"pretrained": "coco", "trainable_layers": 3, "freeze_norm": True}
             return detection.build(options.detector, **parts, **frozen)
         except RuntimeError as error:
-            print(f"{error}\nGoing on from scratch; --weights none asks for that.", file=sys.stderr)
+            print(f"{error}\nGoing on from scratch; --weights none does so without this message.", file=sys.stderr)
     return detection.build(options.detector, **parts)
 
 
 def data_targets(store: FeatureStore) -> torch.Tensor:
-    """Labels of the images' regions, NaN where the detector found none."""
+    """Return the labels of the regions, NaN where the detector found no region."""
     return torch.where(store.region_present[..., None], store.region_targets, torch.nan)
 
 
 def variants(options: argparse.Namespace, store: FeatureStore, counts: graphs.RegionCounts) -> dict[str, nn.Module]:
-    """Heads on the store's features: the linear baseline, and a region graph for each adjacency."""
+    """Build the heads on the stored features: the linear baseline, and a region graph for each adjacency."""
     shared = {"labels": store.labels, "regions": store.region_names, "in_features": store.feature_dim}
     torch.manual_seed(options.seed)
     head = HEADS[options.data]
@@ -246,7 +257,7 @@ def train(model: nn.Module, options: argparse.Namespace, stores: Mapping[str, Fe
 
 
 def score(found: training.Predictions, options: argparse.Namespace, store: FeatureStore) -> RegionScores:
-    """AUROC of every finding in every region of the test images."""
+    """Compute the AUROC of every finding in every region of the test images."""
     return evaluate_regions(
         found.targets,
         found.logits,
@@ -259,7 +270,7 @@ def score(found: training.Predictions, options: argparse.Namespace, store: Featu
 
 
 def table(rows: Mapping[str, RegionScores]) -> str:
-    """AUROC of each finding: mean over regions, over all regions at once, and of images, for each head."""
+    """Table of the AUROC of each finding and head: mean over regions, over all regions at once, of images."""
     first = next(iter(rows.values()))
     width = max(map(len, first.labels)) + 2
     lines = []
@@ -271,7 +282,7 @@ def table(rows: Mapping[str, RegionScores]) -> str:
 
 
 def cell(scores: RegionScores, of: int, k: int) -> str:
-    """One score, with its interval where it has one."""
+    """Format one score, with its interval if it has one."""
     if of == 0:
         return f"{[*scores.per_finding, scores.mean][k]:.3f}"
     report = scores.pooled if of == 1 else scores.images
@@ -280,7 +291,7 @@ def cell(scores: RegionScores, of: int, k: int) -> str:
 
 
 def difference(found: Mapping[str, training.Predictions], store: FeatureStore) -> str:
-    """What each graph adds to the mean AUROC over all regions at once, with its interval over patients."""
+    """Describe the gain of each graph in mean AUROC over all regions at once, with its interval over patients."""
     targets = data_targets(store).flatten(0, 1)
     patients = [patient for patient in store.patient_ids for _ in store.region_names]
     lines = []
@@ -296,7 +307,7 @@ def difference(found: Mapping[str, training.Predictions], store: FeatureStore) -
 
 
 def global_view(options: argparse.Namespace, data: Mapping[str, Any]) -> str:
-    """The paper's other baseline: a network of whole images, which says nothing of places."""
+    """Train and score the paper's other baseline: a network on whole images, without regions."""
     synthetic = options.data == "synthetic"
     asked = {"labels": list(data["train"].labels), "weights": "none" if options.weights == "none" else "imagenet"}
     small = {"backbone": "resnet18"} if synthetic else {}
@@ -318,7 +329,7 @@ def global_view(options: argparse.Namespace, data: Mapping[str, Any]) -> str:
 
 
 def assemble(head: nn.Module, detector: detection.RegionDetector) -> nn.Module:
-    """The model of images: the detector, and what was learned on its features."""
+    """Build the model of images from the detector and the head that was trained on its features."""
     options = {**head.config["options"], "detector": detector}
     options.pop("in_features")
     whole = thoraxlib.build("anaxnet", **options)
@@ -329,30 +340,32 @@ def assemble(head: nn.Module, detector: detection.RegionDetector) -> nn.Module:
 def draw(
     model: nn.Module, options: argparse.Namespace, data: Mapping[str, Any], val: FeatureStore, images: int = 4
 ) -> Any:
-    """Some test images, with the regions that have findings, true and told, coloured by finding."""
+    """Draw some test images with the true and the predicted regions of findings, coloured by finding."""
     known = training.predict(model, val, progress=False)
-    there = val.region_present
-    limits = metrics.best_thresholds(known.targets[there], known.probabilities[there])
+    present = val.region_present
+    limits = metrics.best_thresholds(known.targets[present], known.probabilities[present])
     thresholds = {k: float(v) for k, v in zip(model.labels, np.nan_to_num(limits, nan=0.5), strict=True)}
     shown = data["shown"]
-    chosen = ((shown.targets == 1).sum(dim=1) == 2).nonzero().flatten()[:images].tolist()  # more is hard to look at
+    chosen = (
+        ((shown.targets == 1).sum(dim=1) == 2).nonzero().flatten()[:images].tolist()
+    )  # more findings are hard to see
     chosen = chosen or list(range(images))
     cells, titles = [], []
     for index in chosen:
         sample = shown[index]
-        (told,) = thoraxlib.explain(model, sample["image"], threshold=thresholds, rule="specific")
+        (explained,) = thoraxlib.explain(model, sample["image"], threshold=thresholds, rule="specific")
         true = [(r, k) for r, k in (sample["region_labels"] == 1).nonzero().tolist()]
         boxes = sample["regions"].as_subclass(torch.Tensor)
         truth = plotting.draw_boxes(
             sample["image"], boxes[[r for r, _ in true]], color=[COLORS[k % 9] for _, k in true], truth=True
         )
-        found = [(f.label, box) for f in told.findings for box in f.boxes]
+        found = [(f.label, box) for f in explained.findings for box in f.boxes]
         colors = [COLORS[model.labels.index(label) % 9] for label, _ in found]
         cells += [
             truth,
             plotting.draw_boxes(sample["image"], torch.tensor([b for _, b in found]).reshape(-1, 4), color=colors),
         ]
-        titles += ["true", "told"]
+        titles += ["true", "predicted"]
     colors = {label: COLORS[k % 9] for k, label in enumerate(model.labels)}
     return plotting.panel(cells, titles, columns=4, side=320, legend=colors)
 

@@ -5,18 +5,17 @@
     python examples/leaderboard.py --no-train                             # parameters, FLOPs, speed; no new training
     python examples/leaderboard.py --data nih14 --root /data/nih --organs /data/ChestHeart
 
-One protocol: the same images, split, input, augmentation, loss, optimiser, epochs, choice of the best epoch (validation
-AUROC) and seed for every model. Models that are trained in stages share the epochs among their stages, and the notes
-say how: AG-CNN (global branch, local branch, fusion), AnaXNet (region detector, then the head on its features; an
-image's logit is the highest of its regions), and models with organ masks (a UNet, then the classifier).
+All models have the same protocol: images, split, input, augmentation, loss, optimiser, epochs, choice of the best epoch
+(validation AUROC) and random seed. Models that are trained in stages divide the epochs among their stages, and
+the notes give the numbers: AG-CNN (global branch, local branch, fusion), AnaXNet (region detector, then the head on its
+features; an image's logit is the highest of its regions), and models with organ masks (a UNet, then the classifier).
 
-On the synthetic data set, backbones are by default small ones of the kind that the paper has (--backbone small); "own"
-are the papers', and any other name is the backbone of all models. Heat maps are those that thoraxlib.explain shows; a
-box around the highest part of each map, one for each image and finding that has a true box, is compared with the true
-ones.
+On the synthetic data set, the default backbones are small ones of the paper's kind (--backbone small). "own" selects
+the papers' backbones, and any other name is the backbone of all models. Heat maps are those of thoraxlib.explain. For
+each image and finding with a true box, a box around the highest values of the heat map is compared with the true ones.
 
---output receives leaderboard.md, .csv, .json and .png, anew after every model. The same call goes on where an
-interrupted one stopped. A model that fails is a row that says why; the exit status is then 1.
+--output receives leaderboard.md, .csv, .json and .png, which are written again after every model. The same call resumes
+after an interruption. If a model fails, its row gives the reason, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -58,16 +57,23 @@ from thoraxlib.images import transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, localization_table
 from thoraxlib.utils import text_tables
+from thoraxlib.utils.files import write_json, write_text
 
-SYNTHETIC: dict[str, Any] = {"size": 64, "images": 500, "epochs": 6, "batch_size": 16, "lr": 2e-3, "backbone": "small"}
+SYNTHETIC: dict[str, Any] = {
+    "size": 64,
+    "num_images": 500,
+    "epochs": 6,
+    "batch_size": 16,
+    "lr": 2e-3,
+    "backbone": "small",
+}
 SYNTHETIC |= {"weights": "none", "augmentation": "none", "cache": True}
 REAL: dict[str, Any] = {"size": 224, "epochs": 6, "batch_size": 16, "lr": 1e-4, "backbone": "own"}
 REAL |= {"weights": "imagenet", "augmentation": "light"}
-LABELS = {"chexpert": "chexpert5", "mimic_cxr": "mimic14", "chest_imagenome": "imagenome9"}  # others: nih14
+LABELS = {"chexpert": "chexpert5", "mimic_cxr": "mimic14", "chest_imagenome": "imagenome9"}  # all others: nih14
 DATA = (*recipe.DATA, "mimic_cxr", "chest_imagenome")
 
-# Small backbones: a few per cent of what the papers have, of the same kind. Where a backbone can, its last map has
-# stride 8.
+# Small backbones: the kind of the papers' backbones, with a few per cent of their size; stride 8 where possible.
 SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "output_stride": 8},
     "densenet": {"block_config": [2, 2, 2, 2], "growth_rate": 16, "output_stride": 8, "dilated": False},
@@ -81,33 +87,37 @@ SMALL_HEADS: dict[str, dict[str, Any]] = {
     "query_decoder": {"channels": 128, "hidden": 256, "attention_heads": 4},
 }
 SMALL_DETECTOR: dict[str, Any] = {"width": 64, "feature_dim": 256, "rois": 64, "proposals": 200}
-# Published tables: of several, the one of the model's own form; otherwise a card's first.
+# Published tables, for models with several; the default is the first table of the card.
 TABLES = {"unified_dcnn": unified_dcnn.PUBLISHED}
 BOX = {"name": "threshold", "levels": (180,), "keep": 1}
-UNSEEN = -20.0  # the logit of findings in an image in which no region was found
+NO_REGION = -20.0  # logit of a finding in an image without a detected region
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; how many models failed."""
+    """Run the example and return the number of models that failed."""
     flags = recipe.parser("Every documented model under one protocol.", DATA)
-    flags.add_argument("--models", nargs="+", metavar="NAME", help="by default all documented ones")
-    flags.add_argument("--backbone", help="small, own, or the name of a backbone for all models")
-    flags.add_argument("--weights", choices=("imagenet", "none"), help="that backbones begin with")
-    flags.add_argument("--epochs", type=int, help="of each model, all its stages together")
-    flags.add_argument("--batch-size", type=int)
-    flags.add_argument("--lr", type=float, help="highest rate of the one-cycle schedule")
-    flags.add_argument("--augmentation", help="light, chexnet, none, ...")
-    flags.add_argument("--seeds", type=int, default=1, help="trainings of each model; the images stay the same")
+    flags.add_argument("--models", nargs="+", metavar="NAME", help="models; default: all documented ones")
+    flags.add_argument("--backbone", help="backbone: small, own, or a name for all models")
+    flags.add_argument("--weights", choices=("imagenet", "none"), help="initial weights of backbones")
+    flags.add_argument("--epochs", type=int, help="number of epochs of each model, over all its stages")
+    flags.add_argument("--batch-size", type=int, help="images in a batch on each device")
+    flags.add_argument("--lr", type=float, help="highest learning rate of the one-cycle schedule")
+    flags.add_argument("--augmentation", help="augmentation: light, chexnet, none, ...")
+    flags.add_argument(
+        "--seeds", type=int, default=1, help="number of random seeds for each model; the images stay the same"
+    )
     flags.add_argument(
         "--no-train",
         dest="train",
         action="store_false",
-        help="parameters, FLOPs and speed; scores of finished models alone",
+        help="train nothing: parameters, FLOPs and speed, and the scores of models that were trained before",
     )
-    flags.add_argument("--organs", type=Path, help="images and organ labels for the UNet, for all --data but synthetic")
+    flags.add_argument(
+        "--organs", type=Path, help="folder of images and organ labels to train the UNet; not for --data synthetic"
+    )
     flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
-    known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**(SYNTHETIC if known.data == "synthetic" else REAL), labels=[LABELS.get(known.data, "nih14")])
+    data = recipe.early(flags, argv)
+    flags.set_defaults(**(SYNTHETIC if data == "synthetic" else REAL), labels=[LABELS.get(data, "nih14")])
     options = recipe.parse(flags, "leaderboard", argv)
     options.models = options.models or thoraxlib.models.registry.registered()
     unknown = [name for name in options.models if name not in thoraxlib.names()]
@@ -122,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n== {name} ==", flush=True)
         try:
             rows.append(row(board, name))
-        except Exception as error:  # one model's trouble is not the others'
+        except Exception as error:  # the other models go on
             traceback.print_exc()
             rows.append({"model": name, "error": f"{type(error).__name__}: {error}".splitlines()[0]})
         publish(board, rows)
@@ -130,11 +140,11 @@ def main(argv: list[str] | None = None) -> int:
     return sum("error" in each for each in rows)
 
 
-# -- what all models share -----------------------------------------------------------------------------------------
+# -- shared by all models ------------------------------------------------------------------------------------------
 
 
 class Board:
-    """The protocol, and what is made once for all models: images, UNet, masks."""
+    """The protocol, and the images, the UNet and the masks, which all models share."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.output = options, options.output
@@ -142,11 +152,11 @@ class Board:
         self.spec = InputSpec(size=(options.size, options.size))
 
     def protocol(self) -> dict[str, Any]:
-        """What decides about the numbers, as JSON."""
+        """Return the settings that decide about the scores, as JSON."""
         keys = (
             "data",
             "size",
-            "images",
+            "num_images",
             "balance",
             "epochs",
             "batch_size",
@@ -159,12 +169,12 @@ class Board:
         return {**kept, "labels": list(self.labels), "root": str(self.options.root or "")}
 
     def begin(self) -> None:
-        """Note the protocol, or compare it with that of an earlier call.
+        """Write the protocol, or compare it with that of an earlier call.
 
         Raises
         ------
         ValueError
-            The folder holds the results of another protocol.
+            If the folder holds the results of another protocol.
         """
         path, now = self.output / "protocol.json", self.protocol()
         if path.exists() and not self.options.overwrite:
@@ -177,36 +187,36 @@ class Board:
                     f"{self.output} holds a leaderboard of another protocol ({'; '.join(differing)}): change --output, "
                     "or --overwrite"
                 )
-        text_tables.write(self.output, {"protocol.json": json.dumps(now, indent=2) + "\n"})
+        write_json(self.output / "protocol.json", now, indent=2)
 
     @cached_property
     def images(self) -> dict[str, Any]:
-        """Train, val and test; kept in memory if asked for."""
-        # of a model, recipe.parts looks at labels and size alone
+        """Return train, val and test, kept in memory with --cache."""
+        # recipe.parts uses only the labels and the input size of a model
         made = recipe.parts(self.options, SimpleNamespace(labels=self.labels, input_spec=self.spec))
         kept = {part: made[part] for part in ("train", "val", "test")}
         return {part: InMemory(images) for part, images in kept.items()} if self.options.cache else kept
 
     @cached_property
     def organs(self) -> nn.Module:
-        """The UNet of organ masks, trained in the first of two shares of the epochs."""
+        """Train the UNet for organ masks, in the first half of the epochs."""
         if self.options.data != "synthetic" and self.options.organs is None:
-            raise ValueError("organ masks: the UNet learns from --organs, a folder of images and organ labels")
+            raise ValueError("organ masks need --organs, a folder of images and organ labels to train the UNet")
         small = self.options.backbone == "small"
-        settings = {"unet_epochs": shares(self.options.epochs, 2)[0], "unet_images": self.options.images}
+        settings = {"unet_epochs": shares(self.options.epochs, 2)[0], "unet_images": self.options.num_images}
         settings |= {"unet_width": 12 if small else 64, "unet_lr": self.options.lr}
         return segfusion_vangcn.train_unet(argparse.Namespace(**{**vars(self.options), **settings}))
 
     @cached_property
     def masked(self) -> dict[str, Any]:
-        """The images to train on, with the UNet's masks."""
-        folder, anew = self.output / "masks", self.options.overwrite
+        """Return the images for training with the UNet's masks."""
+        folder, overwrite = self.output / "masks", self.options.overwrite
         with_masks = segfusion_vangcn.with_organ_masks
-        return {part: with_masks(self.images[part], self.organs, folder / part, anew) for part in ("train", "val")}
+        return {part: with_masks(self.images[part], self.organs, folder / part, overwrite) for part in ("train", "val")}
 
 
 class InMemory(Dataset[dict[str, Any]]):
-    """Images that are read once, whatever number of models looks at them."""
+    """Images that are read once for all models."""
 
     def __init__(self, images: datasets.ChestDataset) -> None:
         self.images = images
@@ -219,49 +229,51 @@ class InMemory(Dataset[dict[str, Any]]):
         return dict(self.samples[index])
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "images":  # which a copy for another process does not have at first
+        if name.startswith("__") or name == "images":  # a copy in another process does not have it yet
             raise AttributeError(name)
         return getattr(self.images, name)
 
 
 def shares(epochs: int, stages: int) -> list[int]:
-    """The epochs of each stage: alike, earlier ones first, at least one each."""
+    """Divide epochs equally among stages; earlier stages get the rest, and each gets at least one."""
     return [max(epochs // stages + (number < epochs % stages), 1) for number in range(stages)]
 
 
 def learning(options: argparse.Namespace) -> dict[str, Any]:
-    """Optimiser and schedule of every training."""
+    """Return optimiser and schedule of every training."""
     return {"optimizer": partial(torch.optim.AdamW, lr=options.lr, weight_decay=0.01), "scheduler": "onecycle"}
 
 
-# -- how each model is built and trained ---------------------------------------------------------------------------
+# -- building and training each model ------------------------------------------------------------------------------
 
 
-def sized(part: Any, choice: str, small: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A backbone or head as --backbone has it: small, or the paper's own."""
-    own = {"name": part} if isinstance(part, str) else dict(part)
+def sized(component: Any, choice: str, small: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a backbone or head in the size that --backbone selects: small, or the paper's own."""
+    own = {"name": component} if isinstance(component, str) else dict(component)
     kinds = (options for kind, options in small.items() if own["name"].startswith(kind))
     return {**own, **next(kinds, {})} if choice == "small" else own
 
 
-def build(board: Board, name: str, **parts: Any) -> nn.Module:
-    """A model of whole images, untrained."""
+def build(board: Board, name: str, **components: Any) -> nn.Module:
+    """Build an untrained model of whole images."""
     options, defaults = board.options, thoraxlib.describe(name).options
     if name == "anaxnet":
-        return thoraxlib.build(name, labels=board.labels, detector=detector(board), head=region_head(board), **parts)
+        return thoraxlib.build(
+            name, labels=board.labels, detector=detector(board), head=region_head(board), **components
+        )
     chosen = options.backbone if options.backbone not in ("small", "own") else defaults["backbone"]
-    parts["backbone"] = sized(chosen, options.backbone, SMALL)
+    components["backbone"] = sized(chosen, options.backbone, SMALL)
     if "head" in defaults:
-        parts["head"] = sized(defaults["head"], options.backbone, SMALL_HEADS)
+        components["head"] = sized(defaults["head"], options.backbone, SMALL_HEADS)
     if defaults.get("segmenter") and options.backbone == "small":
-        parts.setdefault("segmenter", {"name": "unet", "width": 12, "norm": True})
+        components.setdefault("segmenter", {"name": "unet", "width": 12, "norm": True})
     if defaults.get("adjacency"):
-        parts["counts"] = recipe.label_counts(board.images["train"], board.labels)
-    return recipe.build(name, options, input_spec=board.spec.to_json(), **parts)
+        components["counts"] = recipe.label_counts(board.images["train"], board.labels)
+    return recipe.build(name, options, input_spec=board.spec.to_json(), **components)
 
 
 def detector(board: Board) -> detection.RegionDetector:
-    """AnaXNet's region detector, untrained on images."""
+    """Build AnaXNet's region detector, not yet trained."""
     options, spec = board.options, {"input_spec": board.spec.to_json()}
     if options.backbone == "own":
         options = argparse.Namespace(
@@ -274,7 +286,7 @@ def detector(board: Board) -> detection.RegionDetector:
 
 
 def region_head(board: Board) -> dict[str, Any]:
-    """AnaXNet's head; tamer over small features."""
+    """Return AnaXNet's head; with scaled scores for small features."""
     own = board.options.backbone == "own"
     return {"name": "region_graph", **anaxnet.HEADS["chest_imagenome" if own else "synthetic"]}
 
@@ -283,14 +295,14 @@ Trained = tuple[nn.Module, str]
 
 
 def plain(board: Board, options: argparse.Namespace, name: str) -> Trained:
-    """In one call."""
+    """Train in one call."""
     model = build(board, name)
     augmentation = options.augmentation
     return recipe.fit(model, options, board.images, augmentation=augmentation, loss="bce", **learning(options)), ""
 
 
 def masked(board: Board, options: argparse.Namespace, name: str) -> Trained:
-    """The classifier on images with the UNet's masks; in the end it makes its masks by itself."""
+    """Train the classifier on images with the UNet's masks; the trained model computes its masks itself."""
     first, then = shares(options.epochs, 2)
     own = argparse.Namespace(**{**vars(options), "epochs": then})
     model = build(board, name, segmenter=board.organs)
@@ -300,10 +312,10 @@ def masked(board: Board, options: argparse.Namespace, name: str) -> Trained:
 
 
 def staged(board: Board, options: argparse.Namespace, name: str) -> Trained:
-    """AG-CNN: global branch, local branch, fusion, which begins as the global branch's layer."""
+    """Train AG-CNN: global branch, local branch, fusion, which starts from the global branch's layer."""
     epochs = shares(options.epochs, 3)
     stages = training.ag_cnn_stages("G_L_F", epochs=epochs, batch_size=None, **learning(options))
-    stages[-1] = replace(stages[-1], prepare=ag_cnn.begin_with_global)
+    stages[-1] = replace(stages[-1], prepare=ag_cnn.start_from_global)
     model = build(board, name)
     images = recipe.loaders(model, options, board.images, options.augmentation)
     training.fit_stages(model, images, stages, output=options.output, **recipe.run_settings(options))
@@ -311,22 +323,24 @@ def staged(board: Board, options: argparse.Namespace, name: str) -> Trained:
 
 
 def regional(board: Board, options: argparse.Namespace, name: str) -> Trained:
-    """AnaXNet: the detector on the images' regions, then the head on the features of what it finds."""
+    """Train AnaXNet: the detector on the images' regions, then the head on the features of the detected regions."""
     if not hasattr(board.images["train"], "region_names"):
         raise ValueError(f"{name} learns from boxes and findings of regions, which {options.data} does not have")
     first, then = shares(options.epochs, 2)
     settings = {**recipe.run_settings(options), "channels_last": False, **learning(options)}
-    finder = detector(board)
-    # boxes do not turn with the image, so that the detector sees it as it is
-    images = recipe.loaders(finder, options, board.images, regions=True)
-    training.fit(finder, images, output=options.output / "detector", epochs=first, gradient_clip=5.0, **settings)
+    region_detector = detector(board)
+    # no augmentation: boxes do not rotate with the image
+    images = recipe.loaders(region_detector, options, board.images, regions=True)
+    training.fit(
+        region_detector, images, output=options.output / "detector", epochs=first, gradient_clip=5.0, **settings
+    )
     stores = {
         part: detection.extract(
-            finder,
+            region_detector,
             board.images[part],
             options.output / "features" / part,
             batch_size=options.batch_size,
-            num_workers=options.workers,
+            num_workers=options.num_workers,
             progress=options.progress,
         )
         for part in ("train", "val")
@@ -337,23 +351,23 @@ def regional(board: Board, options: argparse.Namespace, name: str) -> Trained:
     head = thoraxlib.build(name, head=region_head(board), counts=counts, **names)
     features = training.DataModule(stores["train"], stores["val"], batch_size=options.batch_size, seed=options.seed)
     training.fit(head, features, output=options.output, epochs=then, **settings)
-    model = anaxnet.assemble(head, finder)
+    model = anaxnet.assemble(head, region_detector)
     thoraxlib.save_pretrained(model, options.output / "model")
     return model, f"detector {first} + head {then} epochs; learns from regions and the findings in them as well"
 
 
-def way(name: str) -> Callable[[Board, argparse.Namespace, str], Trained]:
-    """How a model is trained."""
-    if name in (ways := {"ag_cnn": staged, "anaxnet": regional}):
-        return ways[name]
+def trainer_of(name: str) -> Callable[[Board, argparse.Namespace, str], Trained]:
+    """Return the function that trains a model."""
+    if name in (special := {"ag_cnn": staged, "anaxnet": regional}):
+        return special[name]
     return masked if thoraxlib.describe(name).options.get("segmenter") else plain
 
 
-# -- what is measured ----------------------------------------------------------------------------------------------
+# -- measurements --------------------------------------------------------------------------------------------------
 
 
 class OfImages(nn.Module):
-    """A model of regions as one of images: a finding's logit (N, K) is the highest of the regions that are found."""
+    """Wrap a model of regions as one of images: logits (N, K), the highest of the detected regions."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -361,16 +375,16 @@ class OfImages(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model.forward_all(x).image_logits
-        return logits.nan_to_num(nan=UNSEEN)
+        return logits.nan_to_num(nan=NO_REGION)
 
 
 def of_images(model: nn.Module) -> nn.Module:
-    """The model, with logits of images."""
+    """Return the model with logits of images."""
     return OfImages(model) if hasattr(model, "region_names") else model
 
 
 def score(board: Board, options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
-    """AUROC of the test images with its interval, and how often the boxes of the heat maps hit the true ones."""
+    """Compute the AUROC of the test images with its interval, and the shares of true boxes that heat maps hit."""
     test = board.images["test"]
     found = recipe.predictions(of_images(model), options, test)
     report = metrics.evaluate(found.targets, found.probabilities, board.labels, patient_ids=test.patient_ids)
@@ -380,9 +394,10 @@ def score(board: Board, options: argparse.Namespace, model: nn.Module) -> dict[s
 
 
 def located(model: nn.Module, test: datasets.ChestDataset) -> dict[str, Any]:
-    """Shares of true boxes that are hit by one box for each image and finding, means over findings; {} without boxes.
+    """Compute the shares of true boxes hit by one box for each image and finding; {} for images without boxes.
 
-    Beside them those of a box in the middle of the image with half its sides, which knows nothing.
+    The shares are means over findings. The keys ``blind_...`` are those of a box in the middle of the image with half
+    its sides.
     """
     rule = localization.build(**BOX)
     found, known, blind, kind = [], [], [], ""
@@ -396,19 +411,19 @@ def located(model: nn.Module, test: datasets.ChestDataset) -> dict[str, Any]:
             height, width = image.image.shape[-2:]
             middle = torch.tensor([width, height] * 2) * torch.tensor([0.25, 0.25, 0.75, 0.75])
             centred = truth._replace(xyxy=middle.expand(len(truth.label), 4))
-            told = rule(maps_of(image, test.labels), (height, width))
-            for boxes, into in ((told, found), (truth, known), (centred, blind)):
-                into.append(boxes._replace(image=boxes.image + len(into)))
+            detected = rule(maps_of(image, test.labels), (height, width))
+            for boxes, rows in ((detected, found), (truth, known), (centred, blind)):
+                rows.append(boxes._replace(image=boxes.image + len(rows)))
     if not known:
         return {}
     truth = Boxes.concatenate(known)
-    guessed = hits(Boxes.concatenate(blind), truth, test.labels)
-    scores = {**hits(Boxes.concatenate(found), truth, test.labels), **{f"blind_{k}": v for k, v in guessed.items()}}
+    middle_box = hits(Boxes.concatenate(blind), truth, test.labels)
+    scores = {**hits(Boxes.concatenate(found), truth, test.labels), **{f"blind_{k}": v for k, v in middle_box.items()}}
     return {**scores, "boxes": len(truth.label), "heat_map": kind}
 
 
 def maps_of(image: Explanation, labels: Sequence[str]) -> Tensor:
-    """The heat maps of an image (1, K, H, W) in its own pixels; what the model did not see is lowest."""
+    """Return the heat maps of an image (1, K, H, W) in its own pixels; NaN outside the input gets the lowest value."""
     maps = torch.zeros(1, len(labels), *image.image.shape[-2:])
     for finding in image.findings:
         lowest = float(finding.map.nan_to_num(nan=torch.inf).min())
@@ -417,7 +432,7 @@ def maps_of(image: Explanation, labels: Sequence[str]) -> Tensor:
 
 
 def heat_map(model: nn.Module, method: str) -> str:
-    """The method of the heat maps, and their own size."""
+    """Return the method of the heat maps and their size, as text."""
     if method == "regions":
         return method
     device = next(model.parameters()).device
@@ -426,7 +441,7 @@ def heat_map(model: nn.Module, method: str) -> str:
 
 
 def hits(found: Boxes, truth: Boxes, labels: Sequence[str]) -> dict[str, float]:
-    """Share of true boxes that a box of their image and finding overlaps, or whose centre it has inside."""
+    """Compute the shares of true boxes that a box of their finding overlaps, and that contain its centre."""
     centre = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
     points = found._replace(xyxy=torch.cat([centre - 0.01, centre + 0.01], dim=1))
     shares = {}
@@ -435,20 +450,20 @@ def hits(found: Boxes, truth: Boxes, labels: Sequence[str]) -> dict[str, float]:
     return shares
 
 
-def place(options: argparse.Namespace) -> torch.device:
-    """Where models are looked at."""
+def device_of(options: argparse.Namespace) -> torch.device:
+    """Return the device for scores and speed."""
     return torch.device("cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu")
 
 
 def cost(board: Board, model: nn.Module) -> dict[str, Any]:
-    """Parameters, FLOPs of one image, images per second."""
+    """Measure parameters, FLOPs of one image, and images per second."""
     options, test = board.options, board.images["test"]
-    whole, transform = of_images(model).eval().requires_grad_(False).to(place(options)), transform_for(board.spec)
+    whole, transform = of_images(model).eval().requires_grad_(False).to(device_of(options)), transform_for(board.spec)
     images = [transform({"image": test[index]["image"]}) for index in range(min(options.batch_size, len(test)))]
-    x = datasets.collate(images)["image"].to(place(options))
+    x = datasets.collate(images)["image"].to(device_of(options))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an untrained UNet's masks are empty
-        whole(x)  # once, so that what does not depend on the image is there
+        whole(x)  # a first call, for everything that is computed once
         with FlopCounterMode(display=False) as counter:
             whole(x[:1])
         timer = Timer("model(x)", globals={"model": whole, "x": x}, num_threads=torch.get_num_threads())
@@ -458,9 +473,9 @@ def cost(board: Board, model: nn.Module) -> dict[str, Any]:
 
 
 def conditions(board: Board) -> str:
-    """Of the speed."""
+    """Describe the conditions of the speed."""
     batch, threads = min(board.options.batch_size, len(board.images["test"])), torch.get_num_threads()
-    cpu = place(board.options).type == "cpu"
+    cpu = device_of(board.options).type == "cpu"
     where = f"CPU, {threads} thread{'s' * (threads > 1)}" if cpu else torch.cuda.get_device_name()
     return f"batches of {batch}, float32, {where}, torch {torch.__version__}"
 
@@ -469,32 +484,36 @@ def conditions(board: Board) -> str:
 
 
 def finished(board: Board, name: str, seed: int) -> dict[str, Any] | None:
-    """The scores of an earlier training, if it came to its end."""
+    """Return the scores of an earlier training, if it was completed."""
     path = board.output / name / f"seed{seed}" / "result.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() and not board.options.overwrite else None
 
 
 def run(board: Board, name: str, seed: int) -> dict[str, Any]:
-    """One training and its scores."""
+    """Train a model with one random seed, and return its scores."""
     options = argparse.Namespace(**{**vars(board.options), "seed": seed, "output": board.output / name / f"seed{seed}"})
     options.cache = False  # the images are in memory already
     if options.overwrite:
         shutil.rmtree(options.output, ignore_errors=True)
     torch.manual_seed(seed)
     start = time.perf_counter()
-    model, note = way(name)(board, options, name)
-    result = {"note": note, "seconds": time.perf_counter() - start, **score(board, options, model.to(place(options)))}
+    model, note = trainer_of(name)(board, options, name)
+    result = {
+        "note": note,
+        "seconds": time.perf_counter() - start,
+        **score(board, options, model.to(device_of(options))),
+    }
     wanted = board.options.weights == "imagenet" and "pretrained" in thoraxlib.describe(name).options
     if wanted and not model.config["options"].get("pretrained"):
         result["note"] = "; ".join(filter(None, [note, "from scratch: no ImageNet weights"]))
-    result = {key: value for key, value in (result | cost(board, model)).items() if value == value}  # NaN is no JSON
-    text_tables.write(options.output, {"result.json": json.dumps(result, indent=2) + "\n"})
+    result = {key: value for key, value in (result | cost(board, model)).items() if value == value}  # JSON has no NaN
+    write_json(options.output / "result.json", result, indent=2)
     print(f"seed {seed}: AUROC {result.get('auroc', math.nan):.4f}, {result['seconds']:.0f} s", flush=True)
     return result
 
 
 def row(board: Board, name: str) -> dict[str, Any]:
-    """A model's row: means over seeds."""
+    """Return the row of a model: means over random seeds."""
     card, options = thoraxlib.describe(name), board.options
     known = {"model": name, "backbone": backbone_of(board, name)}
     chosen = TABLES.get(name, next(iter(card.published), None))
@@ -515,7 +534,7 @@ def row(board: Board, name: str) -> dict[str, Any]:
 
 
 def backbone_of(board: Board, name: str) -> str:
-    """The backbone's name, "small" before a small one's."""
+    """Return the backbone's name; a small one with "small" before it."""
     choice = board.options.backbone
     if choice not in ("small", "own"):
         return choice
@@ -527,7 +546,7 @@ def backbone_of(board: Board, name: str) -> str:
 
 
 def explained(board: Board, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the numbers are, line by line."""
+    """Return the lines that explain the table."""
     options, side = board.options, board.options.size
     done = [each for each in rows if "auroc" in each]
     lines = [
@@ -543,23 +562,22 @@ def explained(board: Board, rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{options.batch_size}, {options.epochs} epochs in all, augmentation: {options.augmentation}, weights: "
             f"{options.weights}, backbones: {options.backbone}, best epoch by validation AUROC, seed {options.seed}.",
             "AUROC: mean over labels, with the bootstrap interval over test patients"
-            + (f"; mean ± deviation over {options.seeds} seeds, and the mean ends." if options.seeds > 1 else "."),
+            + (f"; mean ± standard deviation over {options.seeds} seeds, mean interval." if options.seeds > 1 else "."),
         ]
     hit = next((each for each in done if "iou" in each), None)
     if hit is not None:
         lines.insert(
             3,
-            f"{', '.join(HITS.values())}: share of the {hit['boxes']} true boxes that one box for each image and "
-            "finding overlaps so far, or has its centre in; mean over findings. It is around the part above 180 "
-            "of 255 of the heat map that thoraxlib.explain shows. A box in the middle of every image, half as "
-            "wide and high, has "
-            f"{hit['blind_iou']:.3f} and {hit['blind_centre']:.3f}.",
+            f"{', '.join(HITS.values())}: shares of the {hit['boxes']} true boxes that one box for each image "
+            "and finding overlaps with this IoU, or that contain its centre; means over findings. It lies around "
+            "the values above 180 of 255 in the heat map of thoraxlib.explain. A box in the middle of every image, "
+            f"half as wide and high, has {hit['blind_iou']:.3f} and {hit['blind_centre']:.3f}.",
         )
     return lines
 
 
 def publish(board: Board, rows: list[dict[str, Any]]) -> None:
-    """Write what there is so far: Markdown, CSV, JSON, and the figure where matplotlib is installed."""
+    """Write the results so far: Markdown, CSV, JSON, and the figure if matplotlib is installed."""
     table, titles = cells(rows)
     notes = [f"- {line}" for line in explained(board, rows)]
     notes += [f"- [{n}] {title}: mean AUROC, on other images." for n, title in enumerate(titles, start=1)]
@@ -574,7 +592,8 @@ def publish(board: Board, rows: list[dict[str, Any]]) -> None:
         "leaderboard.csv": text.getvalue(),
         "leaderboard.json": json.dumps(whole, indent=2) + "\n",
     }
-    text_tables.write(board.output, files)
+    for name, text in files.items():
+        write_text(board.output / name, text)
     try:
         figure = plot(rows)
     except ImportError:

@@ -1,4 +1,4 @@
-"""The leaderboard as a table and as a figure."""
+"""Draw the leaderboard as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ HEADING += ["published", "notes"]
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The highest AUROC first; failures last."""
+    """Sort the rows: highest AUROC first, failures last."""
     return sorted(rows, key=lambda each: ("error" in each, -each.get("auroc", 0.0), each.get("flops", 0)))
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[str]]:
-    """The table, its heading first, and the titles of the published tables, which its numbers in brackets mean."""
+    """Return the table with its heading, and the titles of the published tables to which numbers in brackets refer."""
     titles = list(dict.fromkeys(each["table"] for each in ranked(rows) if "table" in each))
 
     def number(each: Mapping[str, Any], key: str, form: str = ".3f") -> str:
@@ -49,7 +49,7 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[str]
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Models by AUROC, with intervals; beside it localisation, and FLOPs."""
+    """Draw models by AUROC with intervals, localisation and FLOPs."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -62,8 +62,8 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Any:
     blue, orange = "#0072b2", "#d55e00"
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (key, title) in zip(grid, panels.items(), strict=True):
-        here = [(place, each) for place, each in enumerate(shown) if key in each]
-        at, values = [place for place, _ in here], [each[key] for _, each in here]
+        measured = [(row, each) for row, each in enumerate(shown) if key in each]
+        at, values = [row for row, _ in measured], [each[key] for _, each in measured]
         axes.set(xlabel=title, yticks=range(len(shown)), yticklabels=[each["model"] for each in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.grid(color="0.92")
@@ -72,13 +72,13 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Any:
         axes.spines[["top", "right", "left"]].set_visible(False)
         if key == "auroc":
             ends = [
-                [each["auroc"] - each["low"] for _, each in here],
-                [each["high"] - each["auroc"] for _, each in here],
+                [each["auroc"] - each["low"] for _, each in measured],
+                [each["high"] - each["auroc"] for _, each in measured],
             ]
             axes.errorbar(values, at, xerr=ends, fmt="o", color=blue, ecolor="0.65", markersize=5)
         elif key == "iou":
-            for (name, label), look in zip(HITS.items(), (("o", blue), ("D", orange)), strict=True):
-                axes.plot([each[name] for _, each in here], at, look[0], color=look[1], markersize=4.5, label=label)
+            for (name, label), (marker, color) in zip(HITS.items(), (("o", blue), ("D", orange)), strict=True):
+                axes.plot([each[name] for _, each in measured], at, marker, color=color, markersize=4.5, label=label)
             axes.set_xlim(left=-0.02)
             axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
         else:

@@ -2,12 +2,13 @@
 
     python examples/quickstart.py
 
-trains from scratch on 1,400 images of 80 x 80 pixels and writes ``outputs/quickstart``. The synthetic data set's
-findings are far clearer than a patient's, so high numbers here say that the path from data to boxes works, no more.
+The script trains from scratch on 1,400 images of 80 x 80 pixels and writes ``outputs/quickstart``. Synthetic findings
+are far clearer than those of a patient: high numbers show only that the path from data to boxes works.
 
-Two parts of the network are swapped by name, for so small an image and so short a training: the maps have a stride of 8
-instead of 32, and per-location logits are pooled by log-sum-exp instead of features by their average, so that the place
-with the most evidence decides, and heat maps peak there. ``examples/chexnet.py`` is the paper's network.
+For such small images and such a short training, two components are replaced by name. The feature maps have a stride of
+8 instead of 32. Logits of each location are pooled by log-sum-exp, instead of features by their average, so that the
+location with the most evidence decides and the heat map has its peak there. ``examples/chexnet.py`` is the paper's
+network.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ PUBLISHED = "CheXNet paper, table 2 (random split by patient, not released)"
 
 
 def main(argv: list[str] | None = None) -> float:
-    """Run it; the macro AUROC."""
-    flags = recipe.parser("CheXNet on the synthetic data set, in about four minutes on two cores.")
-    flags.add_argument("--epochs", type=int, default=3)
-    flags.add_argument("--batch-size", type=int, default=8, help="small: many steps in little time")
-    flags.add_argument("--lr", type=float, default=1e-3, help="highest rate of the one-cycle schedule")
-    flags.add_argument("--weights", choices=("imagenet", "none"), default="none")
-    flags.set_defaults(size=80, images=1400, cache=True, overwrite=True)
+    """Run the example and return the macro AUROC."""
+    flags = recipe.parser("CheXNet on synthetic images, in about four minutes on two cores.")
+    flags.add_argument("--epochs", type=int, default=3, help="number of epochs")
+    flags.add_argument(
+        "--batch-size", type=int, default=8, help="images in a batch; small, for many steps in little time"
+    )
+    flags.add_argument("--lr", type=float, default=1e-3, help="highest learning rate of the one-cycle schedule")
+    flags.add_argument(
+        "--weights", choices=("imagenet", "none"), default="none", help="initial weights of the backbone"
+    )
+    flags.set_defaults(size=80, num_images=1400, cache=True, overwrite=True)
     options = recipe.parse(flags, "quickstart", argv)
     torch.manual_seed(options.seed)
 
@@ -39,7 +44,7 @@ def main(argv: list[str] | None = None) -> float:
         pool={"name": "lse", "r": 1.0},
     )
     data = recipe.parts(options, model)
-    # start from the prevalence, so that the first steps need not learn it
+    # initial probability: the prevalence, so that the first steps need not learn it
     torch.nn.init.constant_(model.head.conv.bias, float(data["train"].targets.mean().logit()))
     model = recipe.fit(
         model,

@@ -1,4 +1,4 @@
-"""What the examples share: flags, data, the training call, and the table and pictures at the end."""
+"""Code that the examples share: flags, data, training, tables and figures."""
 
 from __future__ import annotations
 
@@ -22,44 +22,66 @@ from thoraxlib.localization import Boxes, localization_table, pointing_game
 from thoraxlib.registry import Spec
 
 SHORT = (("iobb", 0.5), ("iou", 0.1), ("iou", 0.3))
-NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first that the folder has
-
-
+NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first one in the folder is used
 DATA = ("synthetic", "nih14", "chexpert")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show the default of every flag that has one; not of switches."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.ArgumentParser:
-    """Flags of data, run and reporting; the hyper-parameters belong to each example."""
-    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Return a parser with the flags of data and run; each example adds its hyper-parameters."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     data = flags.add_argument_group("data")
-    data.add_argument("--data", choices=choices, default="synthetic")
-    data.add_argument("--root", type=Path, help="folder of the release, for all --data but synthetic")
-    data.add_argument("--uncertain", default="jf", help="what -1 means in CheXpert: jf, ones, zeros, ignore, ...")
-    data.add_argument("--labels", nargs="+", help="a label set, or label names; by default the model's own")
-    data.add_argument("--size", type=int, help="side of the input in pixels; by default the model's own")
-    data.add_argument("--images", type=int, default=4000, help="training images, for --data synthetic")
-    data.add_argument("--balance", type=float, default=1.0, help="0: prevalence as in NIH, 1: 0.15 each (synthetic)")
+    data.add_argument("--data", choices=choices, default="synthetic", help="data set")
+    data.add_argument("--root", type=Path, help="folder of the release; not for --data synthetic")
+    data.add_argument(
+        "--uncertain", default="jf", help="policy for the label -1 of CheXpert: jf, ones, zeros, ignore, ..."
+    )
+    data.add_argument("--labels", nargs="+", help="a label set or names of labels, instead of the model's own")
+    data.add_argument("--size", type=int, help="side of the input in pixels, instead of the model's own")
+    data.add_argument("--num-images", type=int, default=4000, help="number of training images, for --data synthetic")
+    data.add_argument(
+        "--balance", type=float, default=1.0, help="prevalence of synthetic findings: 0 as in NIH, 1: 0.15 each"
+    )
     run = flags.add_argument_group("run")
-    run.add_argument("--output", type=Path, help="by default outputs/<name of the example>")
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--output", type=Path, help="folder for all results; default: outputs/<name of the example>")
+    run.add_argument("--seed", type=int, default=0, help="random seed")
     run.add_argument("--num-workers", type=int, default=0, help="processes that read images")
-    run.add_argument("--cache", action="store_true", help="keep the images in memory (all of one size)")
-    run.add_argument("--device", default="auto", help="Lightning accelerator: auto, cpu, gpu, mps")
-    run.add_argument("--devices", default="auto", help="Lightning devices on each machine: auto, 2, or 0,1 (numbers)")
-    run.add_argument("--num-nodes", type=int, default=1, help="machines, each of which runs this command")
-    run.add_argument("--strategy", default="auto", help="Lightning strategy: auto, ddp, ...")
-    run.add_argument("--precision", default="32-true", help="Lightning precision, e.g. bf16-mixed, 16-mixed")
-    run.add_argument("--accumulate", type=int, default=1, help="batches for each step, on each device")
-    run.add_argument("--patience", type=int, help="stop after so many epochs without gain")
-    run.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bars")
-    run.add_argument("--overwrite", action="store_true", help="do not go on from an interrupted run in --output")
+    run.add_argument("--cache", action="store_true", help="keep all images in memory; they need one size")
+    run.add_argument("--device", default="auto", help="accelerator of Lightning: auto, cpu, gpu, mps")
+    run.add_argument("--devices", default="auto", help="devices on each machine: auto, a number, or a list such as 0,1")
+    run.add_argument("--num-nodes", type=int, default=1, help="number of machines; each runs this command")
+    run.add_argument("--strategy", default="auto", help="strategy of Lightning: auto, ddp, ...")
+    run.add_argument(
+        "--precision", default="32-true", help="precision of Lightning: 32-true, bf16-mixed, 16-mixed, ..."
+    )
+    run.add_argument("--accumulate", type=int, default=1, help="batches for each step on each device")
+    run.add_argument(
+        "--patience", type=int, help="stop after this number of epochs without improvement; default: never"
+    )
+    run.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bars")
+    run.add_argument("--overwrite", action="store_true", help="start again instead of resuming the run in --output")
     return flags
+
+
+def early(flags: argparse.ArgumentParser, argv: list[str] | None, name: str = "data") -> str:
+    """Read one flag before the others: defaults that depend on it can be set, and --help shows them."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument(f"--{name}", default=flags.get_default(name))
+    return str(getattr(first.parse_known_args(argv)[0], name))
 
 
 def parse(
     flags: argparse.ArgumentParser, name: str, argv: list[str] | None, *, folder: str = "root"
 ) -> argparse.Namespace:
-    """The flags' values, checked together; real data need `folder`."""
+    """Parse the flags and check them together; real data need the flag `folder`."""
     options = flags.parse_args(argv)
     if options.data != "synthetic" and getattr(options, folder) is None:
         flags.error(f"--data {options.data} needs --{folder}, the folder of the release")
@@ -70,47 +92,51 @@ def parse(
     return options
 
 
-def build(name: str, options: argparse.Namespace, **parts: Any) -> nn.Module:
-    """The model; from scratch, with a word about it, where ImageNet weights were wanted and cannot be had."""
+def build(name: str, options: argparse.Namespace, **components: Any) -> nn.Module:
+    """Build a model; if ImageNet weights cannot be loaded, print the reason and build it without them."""
     if options.labels:
-        parts["labels"] = label_set(options.labels)
+        components["labels"] = label_set(options.labels)
     if options.size:
-        parts["input_spec"] = {**parts.get("input_spec", {}), "size": [options.size, options.size]}
+        components["input_spec"] = {**components.get("input_spec", {}), "size": [options.size, options.size]}
     if options.weights == "imagenet":
         try:
-            return thoraxlib.build(name, pretrained=True, **parts)
-        except (RuntimeError, ValueError) as error:  # offline, or none were ever published
-            print(f"{error}\nGoing on from scratch; --weights none asks for that.", file=sys.stderr)
-    return thoraxlib.build(name, **parts)
+            return thoraxlib.build(name, pretrained=True, **components)
+        except (RuntimeError, ValueError) as error:  # no network, or no weights were published
+            print(f"{error}\nGoing on from scratch; --weights none does so without this message.", file=sys.stderr)
+    return thoraxlib.build(name, **components)
 
 
 def label_set(names: list[str]) -> str | list[str]:
-    """What --labels says: the name of a label set, or labels."""
+    """Return the label set that --labels names, or the labels themselves."""
     return names[0] if len(names) == 1 and names[0] in thoraxlib.labels.names() else names
 
 
 def label_counts(images: datasets.ChestDataset, labels: Sequence[str]) -> graphs.LabelCounts:
-    """Counts of the training labels, for a label graph; shipped ones, with a word about it, where a label has none."""
+    """Count the training labels for a label graph; if a label never occurs, use the shipped counts and print so."""
     counts = graphs.LabelCounts.of(images.targets, labels)
     if not counts.absent:
         return counts
-    print(f"no training image has {', '.join(counts.absent)}: the graph is that of shipped counts")
+    print(f"no training image has {', '.join(counts.absent)}: the label graph uses the shipped counts")
     return graphs.counts.shipped(labels)
 
 
 def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.ChestDataset]:
-    """Train, val and test, disjoint in patients, and the test images as pictures show them."""
+    """Return train, val and test, disjoint in patients; "shown" has the test images in the size of the figures."""
     labels = list(model.labels)
     if options.data == "synthetic":
         side = min(model.input_spec.size)
-        images = {"train": options.images, "val": max(options.images // 8, 8), "test": max(options.images // 3, 16)}
+        images = {
+            "train": options.num_images,
+            "val": max(options.num_images // 8, 8),
+            "test": max(options.num_images // 3, 16),
+        }
         shared = {"labels": labels, "balance": options.balance, "masks": False}
         seeds = dict(zip(images, range(3 * options.seed, 3 * options.seed + 3), strict=True))
         made = {
             part: datasets.build("synthetic", size=side, length=images[part], seed=seeds[part], **shared)
             for part in images
         }
-        # the same images, for pictures
+        # the same images, larger, for the figures
         large = datasets.build("synthetic", size=max(side, 256), length=images["test"], seed=seeds["test"], **shared)
         return {**made, "shown": large}
     if options.data == "chexpert":
@@ -151,7 +177,7 @@ def fit(
     augmentation: str | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """Train; the best model by `monitor` comes back and lies in ``output/model``."""
+    """Train, and return the model of the best epoch by `monitor`, which is also saved to ``output/model``."""
     images = loaders(model, options, data, augmentation)
     result = training.fit(
         model, images, output=options.output, epochs=options.epochs, **run_settings(options), **settings
@@ -166,7 +192,7 @@ def loaders(
     augmentation: Spec | None = None,
     **settings: Any,
 ) -> training.DataModule:
-    """The images as the model takes them; `settings` of the data module win over the flags."""
+    """Return a data module with the model's input; `settings` replace the values of the flags."""
     flags = {"batch_size": options.batch_size, "num_workers": options.num_workers, "cache": options.cache}
     return training.DataModule(
         data["train"],
@@ -179,7 +205,7 @@ def loaders(
 
 
 def run_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say about any training."""
+    """Return the arguments of ``training.fit`` that the flags of the group "run" set."""
     return {
         "patience": options.patience,
         "accelerator": options.device,
@@ -196,7 +222,7 @@ def run_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def predictions(model: nn.Module, options: argparse.Namespace, images: datasets.ChestDataset) -> training.Predictions:
-    """Of all images, as the model takes them."""
+    """Predict all images, with the model's input."""
     return training.predict(
         model,
         images,
@@ -218,10 +244,10 @@ def report(
     rules: Mapping[str, Spec] | None = None,
     found: training.Predictions | None = None,
 ) -> metrics.Report:
-    """Score the test images: AUROC beside the published one, heat maps, how often their peaks hit the true boxes.
+    """Score the test images: AUROC beside the published one, and how often peaks of heat maps lie in the true boxes.
 
-    `rules` names for a heat map how boxes are made of it; these are scored as well. `found` are the predictions, where
-    they have been made already.
+    `rules` maps the name of a heat map to a box rule, whose boxes are scored as well. `found` are predictions that
+    were made before.
     """
     folder, test = options.output, data["test"]
     found = found or predictions(model, options, test)
@@ -235,7 +261,7 @@ def report(
     result.save(folder)
     print(result)
     if published is not None and reference:
-        print(f"published: {published}; its images are not these")
+        print(f"published: {published}; measured on other images")
     hits = peaks(model, test, heat_maps) if heat_maps else {}
     if hits:
         print(_peak_table(hits))
@@ -249,7 +275,7 @@ def report(
 
 
 def cam_of(method: str, model: nn.Module) -> cams.ClassActivationMap:
-    """A heat map by name; ``"gradcam@1"`` is that of the second of several maps."""
+    """Build a heat map by name; ``"gradcam@1"`` uses the second of several feature maps."""
     name, _, stage = method.partition("@")
     return cams.build(name, model, int(stage) if stage else None)
 
@@ -259,7 +285,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def boxed(model: nn.Module, test: datasets.ChestDataset) -> Iterator[dict[str, Any]]:
-    """Batches of the images that have boxes, as the model takes them, on its device; with their positions."""
+    """Yield batches of the images that have boxes, on the model's device, with their indices."""
     if not _has_boxes(test):
         return
     transform = transform_for(model.input_spec)
@@ -269,9 +295,9 @@ def boxed(model: nn.Module, test: datasets.ChestDataset) -> Iterator[dict[str, A
 
 
 def peaks(model: nn.Module, test: datasets.ChestDataset, methods: tuple[str, ...]) -> dict[str, dict[str, list[int]]]:
-    """How often the peak of a finding's heat map lies in one of its true boxes: column -> label -> [hits, images].
+    """Count how often the peak of a heat map lies in a true box of its finding: column -> label -> [hits, images].
 
-    The last column lets the first method miss by 15 pixels of 224, the margin of Zhang et al. (2016).
+    The last column allows a distance of 15 pixels of 224 for the first method, the margin of Zhang et al. (2016).
     """
     side = min(model.input_spec.size)
     columns = {method: (method, 0.0) for method in methods}
@@ -279,7 +305,7 @@ def peaks(model: nn.Module, test: datasets.ChestDataset, methods: tuple[str, ...
     counts = {column: torch.zeros(2, len(model.labels), dtype=torch.long) for column in columns}
     for batch in boxed(model, test):
         x = batch["image"]
-        # cubic: the peak may lie between the centres of cells
+        # bicubic: the peak may lie between the centres of locations
         maps = {
             method: functional.interpolate(cam_of(method, model)(x), x.shape[-2:], mode="bicubic").cpu()
             for method in methods
@@ -288,9 +314,9 @@ def peaks(model: nn.Module, test: datasets.ChestDataset, methods: tuple[str, ...
             truth = batch["boxes"], batch["box_labels"], tuple(x.shape[-2:])
             counts[column] += torch.stack(pointing_game(maps[method], *truth, tolerance=margin))
     found = [k for k in range(len(model.labels)) if counts[methods[0]][1, k]]
-    return (
-        {column: {model.labels[k]: of[:, k].tolist() for k in found} for column, of in counts.items()} if found else {}
-    )
+    if not found:
+        return {}
+    return {column: {model.labels[k]: of[:, k].tolist() for k in found} for column, of in counts.items()}
 
 
 def _peak_table(hits: dict[str, dict[str, list[int]]]) -> str:
@@ -306,7 +332,7 @@ def _peak_table(hits: dict[str, dict[str, list[int]]]) -> str:
 def draw(
     model: nn.Module, data: Mapping[str, datasets.ChestDataset], found: training.Predictions, method: str
 ) -> Image.Image:
-    """A picture: for each finding the surest true positive with its boxes, beside its heat map."""
+    """Draw for each finding the true positive of highest probability with its boxes, beside its heat map."""
     transform, cam = transform_for(model.input_spec), cam_of(method, model)
     cells, titles = [], []
     for k in _shown(model.labels, found)[:9]:
@@ -325,7 +351,7 @@ def draw(
 
 
 def _shown(labels: tuple[str, ...], found: training.Predictions) -> list[int]:
-    """Findings that have a positive image; those of NIH's box list first."""
+    """Return the findings with a positive image; the eight findings of NIH's box list first."""
     boxed = thoraxlib.labels.build("nih8")
     order = sorted(range(len(labels)), key=lambda k: (labels[k] not in boxed, k))
     return [k for k in order if bool((found.targets[:, k] == 1).any())]
@@ -334,11 +360,11 @@ def _shown(labels: tuple[str, ...], found: training.Predictions) -> list[int]:
 def boxes(
     model: nn.Module, options: argparse.Namespace, test: datasets.ChestDataset, method: str, rule: Spec
 ) -> localization.LocalizationTable | None:
-    """Boxes of a heat map against the true ones, as ChestX-ray8 counts them; and the boxes as COCO JSON."""
+    """Score boxes of a heat map against the true boxes as ChestX-ray8 does, and write them as COCO JSON."""
     if not _has_boxes(test):
         return None
     found = explanation.localize(model, test, method=method, rule=rule)
-    # with_label: the detections of a label count on the images that have it; accuracy does not depend on that
+    # with_label: detections of a label count only in images with this label; accuracy does not depend on it
     settings = {"images": "with_label", "n_bootstrap": 1000}
     table = localization_table(found.detected, found.truth, model.labels, **settings)
     short = localization_table(found.detected, found.truth, model.labels, rows=SHORT, **settings)
@@ -355,7 +381,7 @@ def boxes(
 
 
 def tuned(model: nn.Module, val: datasets.ChestDataset, method: str, name: str, **grid: list[Any]) -> dict[str, Any]:
-    """A rule with the options that suit the validation images best (accuracy at IoU > 0.3)."""
+    """Return a box rule with the options that are best on the validation images (accuracy at IoU > 0.3)."""
     options = {key: values[0] for key, values in grid.items()}
     if _has_boxes(val):
         size = tuple(model.input_spec.size)

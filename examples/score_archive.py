@@ -1,4 +1,4 @@
-"""Score an archive of any size with any model: a row an image, and boxes where they are asked for.
+"""Score an archive of any size with any model: one row per image, and boxes on request.
 
     python examples/score_archive.py /data/images --model outputs/chexnet/model --output outputs/scores
     python examples/score_archive.py gs://bucket/images "more/*/*.zip" --model chexnet --option labels=nih14 \
@@ -6,8 +6,8 @@
     torchrun --nproc-per-node 8 examples/score_archive.py list.csv --model owner/name --output scores --boxes
 
 Sources are folders, zip archives, patterns, buckets, a training copy of `thoraxlib prepare`, or a table with a column
-`path`. Killed at any moment, the same command goes on; another number of processes may go on as well. Several machines
-share one output folder: `--shard 0/3`, `--shard 1/3`, ... What is written: see `thoraxlib.archives.score_archive`.
+`path`. After a kill at any moment, the same command resumes, also with another number of processes. Several machines
+can share one output folder: `--shard 0/3`, `--shard 1/3`, ... `thoraxlib.archives.score_archive` describes the output.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from thoraxlib.archives import Scored, score_archive
 from thoraxlib.cli import window_of
 from thoraxlib.utils.workers import cpus, follow_parent
 
-OWN = ("model", "option", "checkpoint", "processes")  # flags that score_archive has not
+OWN = ("model", "option", "checkpoint", "processes")  # flags that are not options of score_archive
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; 0, or 2 where an error ended it. Images that cannot be read are rows with their error."""
+    """Run the command; return 0, or 2 after an error. An image that cannot be read is a row with its error."""
     flags = parser()
     options = flags.parse_args(argv)
     if options.processes > 1 and options.shard is not None:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.processes > 1:
             return in_processes(options)
-        told(score(options))
+        report(score(options))
         return 0
     except (OSError, ValueError, TypeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All flags."""
+    """Return the parser of the flags."""
     flags = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -58,56 +58,46 @@ def parser() -> argparse.ArgumentParser:
     model = flags.add_argument_group("model")
     model.add_argument("--model", required=True, help="a folder or Hub repository of save_pretrained, or a name")
     model.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="for a name: JSON values, or text")
-    model.add_argument("--checkpoint", help="for a name: published weights, in any layout that is known")
+    model.add_argument("--checkpoint", help="for a name: published weights, in any supported layout")
     images = flags.add_argument_group("images")
-    images.add_argument("--pattern", help="of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
+    images.add_argument("--pattern", help="pattern of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
     images.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
     images.add_argument(
         "--window", type=window_of, help="bits, percentiles, minmax, CENTRE,WIDTH, or a number for DICOM"
     )
     boxes = flags.add_argument_group("boxes")
-    boxes.add_argument("--boxes", action="store_true", help="of the findings above the threshold, as COCO JSON")
+    boxes.add_argument("--boxes", action="store_true", help="boxes of the findings above the threshold, as COCO JSON")
     boxes.add_argument("--method", help="heat map; by default the model's own")
     boxes.add_argument("--rule", help="from heat map to boxes; by default that of thoraxlib.explain")
     boxes.add_argument("--threshold", type=float, default=0.5)
     run = flags.add_argument_group("run")
-    run.add_argument("--processes", type=int, default=1, help="start so many here, each with its GPU if there are some")
-    run.add_argument("--shard", type=shard_of, metavar="I/N", help="this process's part; by default torchrun's")
-    run.add_argument("--batch-size", type=int, default=32)
     run.add_argument(
-        "--num-workers",
-        dest="num_workers",
-        metavar="N",
-        type=int,
-        default=0,
-        help="processes that read images, for each that scores them",
+        "--processes", type=int, default=1, help="scoring processes on this machine, each with a GPU if there is one"
     )
+    run.add_argument("--shard", type=shard_of, metavar="I/N", help="shard of this process; by default that of torchrun")
+    run.add_argument("--batch-size", type=int, default=32)
+    run.add_argument("--num-workers", type=int, default=0, help="processes that read images, per scoring process")
     run.add_argument("--part-size", type=int, default=4096, help="images in a file")
     run.add_argument("--device", help="by default the GPU where there is one")
-    run.add_argument(
-        "--precision",
-        default="32-true",
-        choices=("32-true", "16-mixed", "bf16-mixed"),
-        help="of the forward pass (32-true)",
-    )
-    run.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote to --output")
+    run.add_argument("--precision", default="32-true", choices=("32-true", "16-mixed", "bf16-mixed"), help="precision")
+    run.add_argument("--overwrite", action="store_true", help="remove the files of an earlier run in --output")
     run.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
     return flags
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    """(i, n) of "i/n"."""
+    """Parse "i/n" to (i, n)."""
     i, n = map(int, text.split("/"))
     return i, n
 
 
 def build(options: argparse.Namespace) -> nn.Module:
-    """The model: a documented one by name, with a checkpoint's weights; or a saved one."""
+    """Build a documented model by name, with the weights of a checkpoint, or load a saved model."""
     if options.model not in thoraxlib.names():
         if options.option or options.checkpoint:
             raise ValueError(f"--option and --checkpoint are for models by name, {options.model} is none")
         return thoraxlib.load_pretrained(options.model)
-    torch.manual_seed(0)  # what a checkpoint does not have is the same in each process
+    torch.manual_seed(0)  # weights that a checkpoint does not have are the same in each process
     model = thoraxlib.build(options.model, **dict(map(option_of, options.option)))
     if options.checkpoint:
         thoraxlib.load_checkpoint(model, options.checkpoint)
@@ -115,7 +105,7 @@ def build(options: argparse.Namespace) -> nn.Module:
 
 
 def option_of(text: str) -> tuple[str, Any]:
-    """Key and value of "key=value"."""
+    """Parse "key=value"; the value is JSON or text."""
     key, _, value = text.partition("=")
     try:
         return key, json.loads(value)
@@ -126,12 +116,11 @@ def option_of(text: str) -> tuple[str, Any]:
 def score(options: argparse.Namespace, **changes: Any) -> Scored:
     """Score this process's shard."""
     settings = {key: value for key, value in vars(options).items() if key not in OWN}
-    settings["precision"] = options.precision
     return score_archive(build(options), **{**settings, **changes})
 
 
 def in_processes(options: argparse.Namespace) -> int:
-    """Score all shards, each in a process of its own; the highest of their exit statuses."""
+    """Score all shards, each in its own process; return the highest exit status."""
     if options.overwrite:
         raise ValueError(f"--overwrite is for one process: delete {options.output} first, and start again without it")
     start = multiprocessing.get_context("spawn")
@@ -144,19 +133,19 @@ def in_processes(options: argparse.Namespace) -> int:
 
 
 def one_of(options: argparse.Namespace, i: int) -> None:
-    """The i-th of the processes; it ends when the first one does."""
+    """Score the i-th shard; end with the parent process."""
     follow_parent()
     os.environ["LOCAL_RANK"] = str(i)
     torch.set_num_threads(max(1, cpus() // options.processes))
     try:
-        told(score(options, shard=(i, options.processes)))
+        report(score(options, shard=(i, options.processes)))
     except (OSError, ValueError, TypeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def told(scored: Scored) -> None:
-    """Say what is known at the end."""
+def report(scored: Scored) -> None:
+    """Print the result once all images are scored."""
     if scored.complete:
         print(f"written: {scored.folder}/ ({scored.images} images, of which {scored.failed} could not be read)")
 

@@ -1,19 +1,19 @@
 """SegFusionVANGCN (Biomedical Signal Processing and Control 100, 2024): large kernels, organ masks, a label graph.
 
     python examples/segfusion_vangcn.py                # the synthetic data set: UNet, then four classifiers
-    python examples/segfusion_vangcn.py --variants both --images 4000 --epochs 10
+    python examples/segfusion_vangcn.py --variants both --num-images 4000 --epochs 10
     python examples/segfusion_vangcn.py --data nih14 --root /data/nih --organs /data/ChestHeart
     python examples/segfusion_vangcn.py --data chexpert --root /data/CheXpert-v1.0-small --masks /data/chexmask_png
 
-Two stages, as published. First a UNet learns organ masks (Adam at 1e-4, cross-entropy plus Dice, batches of 16), on the
-synthetic's masks or on --organs, a folder with train/image, train/label, valid/image, valid/label whose label images
-have the values 0, 1 and 2. Its masks of all images are written once, so that no later step runs the UNet; --masks names
-a folder of ready ones instead. Then the classifiers: Adam at 1e-3, times 0.9 after every epoch, batches of 32, the
-batch's focal loss, affine augmentation, pixels in [0, 1].
+There are two stages, as published. First a UNet is trained on organ masks (Adam at 1e-4, cross-entropy plus Dice,
+batches of 16): the masks of the synthetic data set, or --organs, a folder with train/image, train/label, valid/image,
+valid/label whose label images have the values 0, 1 and 2. Its masks of all images are written once, so that no later
+step runs the UNet. --masks names a folder of existing masks instead. Then the classifiers are trained: Adam at 1e-3,
+times 0.9 after every epoch, batches of 32, the focal loss of the batch, affine augmentation, pixels in [0, 1].
 
-The ablation of the paper: the backbone alone, with the masks, with the label graph, with both.
+The variants are the paper's ablation: the backbone alone, with the masks, with the label graph, with both.
 
-The graph is counted on the training labels (NaN left out); its threshold is the published 0.3.
+The label graph is counted on the training labels, without NaN; its threshold is the published 0.3.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import nn
 from thoraxlib import datasets, graphs, metrics, plotting, segmentation, training
 
 VARIANTS = {"backbone": "van", "segmentation": "segfusion_van", "graph": "vangcn", "both": "segfusion_vangcn"}
-SYNTHETIC: dict[str, Any] = {"size": 64, "images": 1600, "epochs": 5, "batch_size": 16, "lr": 1e-3, "loss": "bce"}
+SYNTHETIC: dict[str, Any] = {"size": 64, "num_images": 1600, "epochs": 5, "batch_size": 16, "lr": 1e-3, "loss": "bce"}
 SYNTHETIC |= {"variants": list(VARIANTS), "unet_width": 12, "unet_epochs": 4, "unet_images": 600, "unet_lr": 3e-3}
 REAL: dict[str, Any] = {"epochs": 5, "batch_size": 32, "lr": 1e-3, "loss": "batch_focal", "variants": ["both"]}
 REAL |= {"unet_width": 64, "unet_epochs": 500, "unet_images": 0, "unet_lr": 1e-4}
@@ -44,29 +44,32 @@ DEFAULTS = {
 
 
 def main(argv: list[str] | None = None) -> float:
-    """Run it; the macro AUROC of the last variant."""
-    flags = recipe.parser("SegFusionVANGCN: organ masks, and a graph of the labels.", tuple(DEFAULTS))
-    flags.add_argument("--variants", nargs="+", choices=VARIANTS, help="what to train, in this order")
+    """Run the example and return the macro AUROC of the last variant."""
+    flags = recipe.parser("SegFusionVANGCN: large kernels, organ masks, a label graph.", tuple(DEFAULTS))
+    flags.add_argument("--variants", nargs="+", choices=VARIANTS, help="variants to train, in this order")
     flags.add_argument("--backbone", default="van_b0", help="any of thoraxlib.backbones with several stages")
-    flags.add_argument("--embeddings", default="ppmi", help="ppmi, onehot, learned, word_vectors (the paper's kind)")
-    flags.add_argument("--threshold", type=float, default=0.3, help="of the label graph")
-    flags.add_argument("--weights", choices=("imagenet", "none"), default="none")
-    flags.add_argument("--epochs", type=int)
-    flags.add_argument("--batch-size", type=int)
-    flags.add_argument("--lr", type=float)
+    flags.add_argument(
+        "--embeddings", default="ppmi", help="label embeddings: ppmi, onehot, learned, word_vectors (the paper's kind)"
+    )
+    flags.add_argument("--threshold", type=float, default=0.3, help="threshold of the label graph")
+    flags.add_argument(
+        "--weights", choices=("imagenet", "none"), default="none", help="initial weights of the backbone"
+    )
+    flags.add_argument("--epochs", type=int, help="number of epochs")
+    flags.add_argument("--batch-size", type=int, help="images in a batch on each device")
+    flags.add_argument("--lr", type=float, help="learning rate")
     flags.add_argument("--loss", help="bce, batch_focal (the paper's code), focal, ...")
-    flags.add_argument("--organs", type=Path, help="folder of images and organ labels for the UNet")
-    flags.add_argument("--masks", type=Path, help="folder of ready organ masks, <image's id>.png; no UNet is trained")
+    flags.add_argument("--organs", type=Path, help="folder of images and organ labels to train the UNet")
+    flags.add_argument("--masks", type=Path, help="folder of organ masks, <image id>.png; no UNet is trained")
     flags.add_argument("--unet-width", type=int, help="channels of the UNet's first level; the paper's is 64")
-    flags.add_argument("--unet-epochs", type=int)
+    flags.add_argument("--unet-epochs", type=int, help="epochs of the UNet")
     flags.add_argument("--unet-images", type=int, help="training images of the UNet, on the synthetic data set")
-    flags.add_argument("--unet-lr", type=float)
-    known = flags.parse_known_args(argv)[0]
-    flags.set_defaults(**DEFAULTS[known.data])
+    flags.add_argument("--unet-lr", type=float, help="learning rate of the UNet")
+    flags.set_defaults(**DEFAULTS.get(recipe.early(flags, argv), {}))
     options = recipe.parse(flags, "segfusion_vangcn", argv)
     masked = {"segmentation", "both"} & set(options.variants)
     if options.data != "synthetic" and masked and not (options.organs or options.masks):
-        flags.error("real images need --organs, to train a UNet, or --masks, ready ones")
+        flags.error("real images need --organs, to train a UNet, or --masks, existing masks")
     torch.manual_seed(options.seed)
 
     data = recipe.parts(options, recipe.build("van", options))
@@ -89,7 +92,7 @@ def main(argv: list[str] | None = None) -> float:
 
 
 def train_unet(options: argparse.Namespace) -> segmentation.Segmenter:
-    """The first stage: organ masks."""
+    """First stage: train the UNet."""
     unet = segmentation.build("unet", width=options.unet_width, norm=options.data == "synthetic")
     if options.size:
         unet.input_spec = unet.input_spec.updated({"size": [options.size, options.size]})
@@ -104,12 +107,12 @@ def train_unet(options: argparse.Namespace) -> segmentation.Segmenter:
         **recipe.run_settings(options),
     )
     report = training.first_process(segmentation.evaluate)(unet, images["test"])
-    print(f"\nUNet, best of epoch {result.epoch + 1}\n{report}")
+    print(f"\nUNet, best epoch {result.epoch + 1}\n{report}")
     return unet
 
 
 def organ_images(options: argparse.Namespace, side: int) -> dict[str, Any]:
-    """Images with organ masks: the synthetic data set's, or a folder's."""
+    """Return images with organ masks: synthetic ones, or those of --organs."""
     if options.organs is not None:
         parts = {"train": "train", "val": "valid", "test": "valid"}
         return {
@@ -124,26 +127,26 @@ def organ_images(options: argparse.Namespace, side: int) -> dict[str, Any]:
 
 
 def with_organ_masks(
-    part: Any, organs: segmentation.Segmenter | None, folder: Path, anew: bool
+    part: Any, organs: segmentation.Segmenter | None, folder: Path, overwrite: bool
 ) -> datasets.WithOrganMasks:
-    """The images with masks from files, which the UNet writes unless they are there, or all of them `anew`."""
+    """Return the images with masks from files; the UNet writes those that are missing, or all with `overwrite`."""
     if organs is not None:
-        training.first_process(segmentation.predict_masks)(organs, part, folder, overwrite=anew)
+        training.first_process(segmentation.predict_masks)(organs, part, folder, overwrite=overwrite)
     return datasets.WithOrganMasks(part, folder if organs is not None else folder.parent)
 
 
 def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, train_images: Any) -> nn.Module:
-    """The classifier, with the label graph of the training labels."""
-    parts: dict[str, Any] = {"backbone": options.backbone}
+    """Build the classifier, with the label graph of the training labels."""
+    components: dict[str, Any] = {"backbone": options.backbone}
     if variant in ("segmentation", "both"):
-        parts["segmenter"] = organs
+        components["segmenter"] = organs
     if variant in ("graph", "both"):
-        parts["counts"] = recipe.label_counts(train_images, train_images.labels)
-        parts["adjacency"] = {"name": "mlgcn", "threshold": options.threshold, "isolated": "ignore"}
-        parts["embeddings"] = options.embeddings
-    model = recipe.build(VARIANTS[variant], options, **parts)
+        components["counts"] = recipe.label_counts(train_images, train_images.labels)
+        components["adjacency"] = {"name": "mlgcn", "threshold": options.threshold, "isolated": "ignore"}
+        components["embeddings"] = options.embeddings
+    model = recipe.build(VARIANTS[variant], options, **components)
     if variant in ("graph", "both"):
-        graph = graphs.adjacency.build(**parts["adjacency"])(parts["counts"])
+        graph = graphs.adjacency.build(**components["adjacency"])(components["counts"])
         print(f"label graph: {graph}")
         if training.is_first_process():
             draw_graph(graph, options.output)
@@ -151,7 +154,7 @@ def build(variant: str, options: argparse.Namespace, organs: nn.Module | None, t
 
 
 def draw_graph(graph: graphs.Graph, folder: Path) -> None:
-    """Keep the graph, and its picture."""
+    """Write the graph and its figure."""
     folder.mkdir(parents=True, exist_ok=True)
     graph.save(folder / "label_graph.json")
     with contextlib.suppress(ImportError):  # matplotlib is an extra
@@ -159,7 +162,7 @@ def draw_graph(graph: graphs.Graph, folder: Path) -> None:
 
 
 def train(model: nn.Module, options: argparse.Namespace, data: dict[str, Any]) -> metrics.Report:
-    """The second stage: one classifier, scored on the test images."""
+    """Second stage: train one classifier and score it on the test images."""
     synthetic = options.data == "synthetic"
     model = recipe.fit(
         model,
@@ -172,14 +175,14 @@ def train(model: nn.Module, options: argparse.Namespace, data: dict[str, Any]) -
     )
     heat_maps: tuple[str, ...] = ("gradcam",)
     if hasattr(model, "fusion"):
-        # what every stage adds, on the first one's grid; with ready masks alone, there are no heat maps: their images
-        # have no mask beside them
+        # "cam" adds the contributions of all stages, on the grid of the first one. With masks from files there are no
+        # heat maps, because the report gives the model images without masks.
         heat_maps = ("cam", "gradcam") if model.segmenter is not None else ()
     return recipe.report(model, options, data, heat_maps=heat_maps)
 
 
 def ablation(reports: dict[str, metrics.Report]) -> str:
-    """The table of the variants."""
+    """Table of the variants."""
     lines = ["", f"{'variant':<14}{'model':<20}{'macro AUROC (95 %)':>28}"]
     for variant, report in reports.items():
         mean = report.mean

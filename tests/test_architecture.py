@@ -1,4 +1,4 @@
-"""The tree keeps what CONTRIBUTING says of it: one direction, no reaching into other rooms, whole docstrings."""
+"""Rules of CONTRIBUTING: imports in one direction, no private names of other files, complete docstrings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ROOT = Path(thoraxlib.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ANY = "any"  # a subpackage whose name is known only when the library runs
-ABOVE_ROOMS = {"models", "training", "explanation", "archives", "__init__"}
+ABOVE_SUBPACKAGES = {"models", "training", "explanation", "archives", "__init__"}
 
 
-def room(path: Path) -> str:
-    """The folder, or the file, directly under ``thoraxlib``."""
+def subpackage(path: Path) -> str:
+    """Return the folder or file directly under ``thoraxlib``."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imports(path: Path, *, lazy: bool) -> Iterator[tuple[str, str]]:
-    """Module and name of what a file imports from thoraxlib; `lazy`: within functions, too, not for type checkers."""
+    """Yield module and name of each import from thoraxlib; `lazy`: also inside functions, never for type checkers."""
     stack: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while stack:
         node = stack.pop()
@@ -39,15 +39,15 @@ def imports(path: Path, *, lazy: bool) -> Iterator[tuple[str, str]]:
             stack += ast.iter_child_nodes(node)
 
 
-def rooms_of(path: Path, *, lazy: bool) -> set[str]:
+def subpackages_of(path: Path, *, lazy: bool) -> set[str]:
     found = {module.split(".")[1] if "." in module else name for module, name in imports(path, lazy=lazy)}
-    return found - {room(path), "__version__"}
+    return found - {subpackage(path), "__version__"}
 
 
-def by_name(path: Path) -> set[str]:
-    """Subpackages that a file imports by a string: an argument of `import_module`, or of `modules`.
+def imported_by_name(path: Path) -> set[str]:
+    """Return the subpackages that a file imports by a string: an argument of `import_module`, or of `modules`.
 
-    Not `reproduce`: registries list what registers itself there, and know no more of it.
+    Without `reproduce`: registries list the modules there that register components, and know no more of them.
     """
     found = set()
     for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
@@ -58,16 +58,16 @@ def by_name(path: Path) -> set[str]:
             top, _, rest = str(text).partition(".")
             if top == "thoraxlib":
                 found.add(rest.partition(".")[0] or ANY)
-    return found - {room(path), "reproduce"}
+    return found - {subpackage(path), "reproduce"}
 
 
-def test_rooms_need_each_other_in_one_direction() -> None:
+def test_subpackages_need_each_other_in_one_direction() -> None:
     needs: dict[str, set[str]] = {}
     for path in FILES:
-        needs.setdefault(room(path), set()).update(rooms_of(path, lazy=True) | by_name(path))
+        needs.setdefault(subpackage(path), set()).update(subpackages_of(path, lazy=True) | imported_by_name(path))
     needs["__init__"].discard(ANY)  # it hands out the names of all others, and none of them needs it
     assert ANY not in set().union(*needs.values())
-    order = list(TopologicalSorter(needs).static_order())  # a CycleError names the rooms
+    order = list(TopologicalSorter(needs).static_order())  # a CycleError names the subpackages
     assert order.index("utils") < order.index("registry") < order.index("layers") < order.index("models")
     assert order.index("localization") < order.index("cams") < order.index("explanation") < order.index("archives")
     assert order.index("checkpoints") < order.index("backbones")
@@ -88,14 +88,14 @@ def test_files_need_each_other_in_one_direction() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_room_knows_whole_models(path: Path) -> None:
-    if room(path) not in ABOVE_ROOMS:
-        assert not rooms_of(path, lazy=True) & {"models", "training"}
+def test_no_subpackage_below_imports_whole_models(path: Path) -> None:
+    if subpackage(path) not in ABOVE_SUBPACKAGES:
+        assert not subpackages_of(path, lazy=True) & {"models", "training"}
 
 
-def test_nothing_imports_what_is_there_to_reproduce_published_code() -> None:
+def test_nothing_imports_reproduce() -> None:
     """Registries list its modules as text."""
-    importers = {str(path.relative_to(ROOT)) for path in FILES if "reproduce" in rooms_of(path, lazy=True)}
+    importers = {str(path.relative_to(ROOT)) for path in FILES if "reproduce" in subpackages_of(path, lazy=True)}
     assert importers == set()
 
 
@@ -116,10 +116,10 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
     block = readme.read_text(encoding="utf-8").partition("<!-- tree -->")[2].split("```")[1]
     lines = block.strip().splitlines()
     inside = [line.strip() for line in lines if line.startswith("  ")]
-    told = {name for line in inside for name in re.findall(r"\b\w+(?:/|\.py)(?= |$)", line)}
+    documented = {name for line in inside for name in re.findall(r"\b\w+(?:/|\.py)(?= |$)", line)}
     there = {f"{path.name}/" for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
     there |= {path.name for path in ROOT.glob("*.py") if path.name != "__init__.py"}
-    assert told == there
+    assert documented == there
 
 
 def sections(doc: str) -> dict[str, str]:
@@ -129,12 +129,12 @@ def sections(doc: str) -> dict[str, str]:
 
 
 def refers(doc: str) -> bool:
-    """Whether a docstring leaves the rest to that of something else."""
+    """Return True if a docstring refers to another one for the rest."""
     return re.search(r"\b(see|as|write|for|errors:) [`:]", doc, re.IGNORECASE) is not None
 
 
 def described(doc: str) -> set[str]:
-    """Parameters that a docstring lists."""
+    """Return the parameters that a docstring lists."""
     found = sections(doc)
     lines = (found.get("Parameters", "") + found.get("Other Parameters", "")).splitlines()
     listed = (re.match(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: : .*)?$", line) for line in lines)
@@ -149,21 +149,19 @@ def signature(function: ast.FunctionDef, *, bound: bool) -> set[str]:
 
 
 def raised(function: ast.FunctionDef) -> set[str]:
-    """Errors that a function's own lines raise."""
+    """Return the errors that a function's own lines raise, but for those of ``one_of``, whose values the docs list."""
     kinds, stack = set(), list[ast.AST](function.body)
     while stack:
         node = stack.pop()
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
             kinds.add(node.exc.func.id)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "one_of":
-            kinds.add("ValueError")
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             stack += ast.iter_child_nodes(node)
     return kinds
 
 
 def public(path: Path) -> Iterator[tuple[str, str, set[str] | None, set[str]]]:
-    """Name, docstring, parameters (None: fields of a class) and errors of what a file has for others."""
+    """Yield name, docstring, parameters (None: fields of a class) and errors of each public object of a file."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
             continue
@@ -183,13 +181,13 @@ def public(path: Path) -> Iterator[tuple[str, str, set[str] | None, set[str]]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_docstrings_are_whole(path: Path) -> None:
+def test_docstrings_are_complete(path: Path) -> None:
     for name, doc, parameters, errors in public(path):
         if parameters is not None and (listed := described(doc)):
             assert listed == parameters, f"{name}: parameters in the docstring, and in the signature"
         if not refers(doc):
-            untold = {kind for kind in errors if kind not in doc}
-            assert not untold, f"{name} raises what its docstring does not tell"
+            undocumented = {kind for kind in errors if kind not in doc}
+            assert not undocumented, f"{name} raises errors that its docstring does not list"
 
 
 @pytest.mark.parametrize(
@@ -197,15 +195,15 @@ def test_docstrings_are_whole(path: Path) -> None:
     [path for path in FILES if "= Registry(" in path.read_text(encoding="utf-8")],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_every_option_of_every_part_is_told(path: Path) -> None:
+def test_every_option_of_every_component_is_documented(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
     registry = importlib.import_module(module).registry
-    for name in (*registry.names(), *(["resnet18"] if registry.room == "backbones" else [])):
+    for name in (*registry.names(), *(["resnet18"] if registry.subpackage == "backbones" else [])):
         factory = registry.factory(name)
         if not factory.__module__.startswith("thoraxlib."):  # of another test
             continue
         doc = inspect.getdoc(factory) or ""
         options = inspect.signature(factory).parameters.values()
         if not refers(doc):
-            untold = [option.name for option in options if option.kind not in STARS and option.name not in doc]
-            assert not untold, f"{registry.room} {name}: options that the docstring does not tell"
+            undocumented = [option.name for option in options if option.kind not in STARS and option.name not in doc]
+            assert not undocumented, f"{registry.subpackage} {name}: options that the docstring does not list"

@@ -1,4 +1,4 @@
-"""The harness of ``python -m benchmarks``; what it measures is measured by hand."""
+"""Test the functions of ``python -m benchmarks``; the benchmarks themselves are run by hand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def counted(runs: list[str], name: str) -> Any:
     return lambda: runs.append(name)
 
 
-def test_ours_and_peer_in_turn(timing: Any) -> None:
+def test_library_and_reference_run_in_turn(timing: Any) -> None:
     runs: list[str] = []
     row = timing.compare("a", "b", counted(runs, "o"), counted(runs, "p"), pairs=3, warmup=1)
     assert "".join(runs) == "op" + "op" + "op" * 3  # warm-up, memory, pairs
@@ -72,7 +72,7 @@ def test_memory(timing: Any) -> None:
     assert timing.peak(lambda: None) < 4
 
 
-def test_a_missing_peer_is_a_row(timing: Any) -> None:
+def test_missing_reference_gives_a_row(timing: Any) -> None:
     def rows() -> Iterator[Any]:
         yield timing.Row("first", "peer", [1.0])
         import no_such_library  # type: ignore[import-not-found]  # noqa: F401
@@ -98,7 +98,7 @@ def test_tables_are_written(
     def run(device: torch.device) -> Iterator[Any]:
         yield timing.Row("ours", "peer", [1.0])
         if fails:
-            raise RuntimeError("the two ways disagree")
+            raise RuntimeError("the outputs differ")
 
     module = types.ModuleType("benchmarks.given")
     module.run, module.PACKAGES = run, ("numpy", "no-such-package")  # type: ignore[attr-defined]
@@ -108,15 +108,15 @@ def test_tables_are_written(
     assert f"torch {torch.__version__.split('+')[0]}" in text
     assert "no no-such-package" in text
     assert "| ours | peer | 1 | once |" in text
-    assert ("**Stopped by RuntimeError: the two ways disagree**" in text) is fails
+    assert ("**Stopped by RuntimeError: the outputs differ**" in text) is fails
 
 
-def test_only_what_makes_sense_on_a_gpu(command: Any, tmp_path: Path) -> None:
+def test_tables_for_cpu_only_are_skipped_on_a_gpu(command: Any, tmp_path: Path) -> None:
     assert command.table("imports", torch.device("cuda"), tmp_path)
     assert not any(tmp_path.iterdir())
 
 
-def test_an_unknown_name(command: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_name(command: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks", "cam"])
     with pytest.raises(SystemExit):
         command.main()

@@ -1,4 +1,4 @@
-"""`import thoraxlib` stays light."""
+"""`import thoraxlib` imports no heavy package, and has the documented names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_names_are_the_public_ones() -> None:
 
 
 def test_public_names_and_documented_modules_are_attributes() -> None:
-    """What the docs name as ``thoraxlib.<name>`` is public."""
+    """Each ``thoraxlib.<name>`` in the docs is public."""
     source = Path(thoraxlib.__file__).parent
     pages = [source.parents[1] / "README.md", *(source.parents[1] / "docs").rglob("*.md"), *source.rglob("*.py")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.is_file())

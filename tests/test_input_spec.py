@@ -58,7 +58,7 @@ ODD: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in ODD.items() for value in values])
-def test_a_value_of_another_kind_or_range(field: str, value: Any) -> None:
+def test_invalid_values(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{field}") as error:
         InputSpec().updated({field: value})
     assert len(str(error.value)) < 400

@@ -10,7 +10,7 @@ import pytest
 import thoraxlib
 from thoraxlib.registry import DuplicateNameError, OptionError, Registry, UnknownNameError
 
-ROOMS = [
+SUBPACKAGES = [
     "backbones",
     "checkpoints",
     "datasets",
@@ -52,7 +52,7 @@ def test_build_names_describe(toys: Registry[str]) -> None:
     assert toys.names() == ["anything", "ball", "needy"]
     assert toys.names("b*") == ["ball"]
     card = toys.describe("ball")
-    assert (card.name, card.room, card.summary) == ("ball", "toys", "A ball.")
+    assert (card.name, card.subpackage, card.summary) == ("ball", "toys", "A ball.")
     assert dict(card.options) == {"size": 1, "colour": "red"}
     assert card.origin == __name__
     assert "colour = 'red'" in str(card)
@@ -65,7 +65,7 @@ def test_names_are_in_natural_order() -> None:
     assert registry.names() == ["1x", "a1", "b2", "b10"]
 
 
-def test_unknown_name_offers_close_ones(toys: Registry[str]) -> None:
+def test_unknown_name_suggests_close_ones(toys: Registry[str]) -> None:
     with pytest.raises(UnknownNameError, match="unknown name 'bal'; did you mean 'ball'") as caught:
         toys.build("bal")
     assert isinstance(caught.value, KeyError)
@@ -76,7 +76,7 @@ def test_unknown_name_offers_close_ones(toys: Registry[str]) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, ("ball",)])
-def test_a_name_that_is_no_string(toys: Registry[str], name: Any) -> None:
+def test_a_name_that_is_not_a_string(toys: Registry[str], name: Any) -> None:
     with pytest.raises(UnknownNameError, match="unknown name"):
         toys.build(name)
 
@@ -100,7 +100,7 @@ def test_duplicates(toys: Registry[str]) -> None:
 
 @pytest.mark.parametrize("name", ["", "Ball", "a b", "_x", 3])
 def test_invalid_names(toys: Registry[str], name: Any) -> None:
-    with pytest.raises(ValueError, match="no valid name"):
+    with pytest.raises(ValueError, match="not a valid name"):
         toys.register(name)
 
 
@@ -152,23 +152,23 @@ def test_entry_points_are_lazy_and_isolated(monkeypatch: pytest.MonkeyPatch, tmp
     assert registry.build("good") == 1
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_room_has_the_four_verbs(room: str) -> None:
-    module = operator.attrgetter(room)(thoraxlib)
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_every_subpackage_has_the_four_functions(subpackage: str) -> None:
+    module = operator.attrgetter(subpackage)(thoraxlib)
     names = module.names()
     assert names
     assert names == sorted(set(names), key=names.index)
-    for verb in ("build", "register", "names", "describe"):
-        assert callable(getattr(module, verb))
+    for function in ("build", "register", "names", "describe"):
+        assert callable(getattr(module, function))
     for name in names[:30]:
         card = module.describe(name)
         assert card.name == name
-        assert card.summary, f"{room}: {name} has no docstring"
-    with pytest.raises(UnknownNameError, match=f"{room}: unknown name"):
+        assert card.summary, f"{subpackage}: {name} has no docstring"
+    with pytest.raises(UnknownNameError, match=f"{subpackage}: unknown name"):
         module.build("no-such-name")
 
 
-def test_top_level_verbs_speak_of_models() -> None:
+def test_top_level_functions_are_those_of_models() -> None:
     assert {"chexnet", "unified_dcnn"} <= set(thoraxlib.names())
     assert thoraxlib.describe("chexnet").published
     with pytest.raises(UnknownNameError, match="did you mean 'chexnet'"):

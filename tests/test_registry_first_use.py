@@ -1,4 +1,4 @@
-"""The first use of a registry: from several threads, interrupted, and from within a module that is being loaded."""
+"""First use of a registry: from several threads, after a failed import, and during an import."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Write = Callable[..., Registry[str]]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write modules ``toy_<name>`` and give a registry, ``toy_room.registry``, that loads them."""
+    """Write modules ``toy_<name>`` and give a registry, ``toy_registry.registry``, that loads them."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def writer(**bodies: str) -> Registry[str]:
         names = [f"toy_{name}" for name in bodies]
-        room = f"from thoraxlib.registry import Registry\nregistry = Registry('toys', modules={names})\n"
-        (tmp_path / "toy_room.py").write_text(room)
+        subpackage = f"from thoraxlib.registry import Registry\nregistry = Registry('toys', modules={names})\n"
+        (tmp_path / "toy_registry.py").write_text(subpackage)
         for name, body in bodies.items():
-            head = "import time\nfrom toy_room import registry\nregister = registry.register\n"
+            head = "import time\nfrom toy_registry import registry\nregister = registry.register\n"
             (tmp_path / f"toy_{name}.py").write_text(head + textwrap.dedent(body))
         importlib.invalidate_caches()
-        return importlib.import_module("toy_room").registry  # type: ignore[no-any-return]
+        return importlib.import_module("toy_registry").registry  # type: ignore[no-any-return]
 
     yield writer
     for name in [name for name in sys.modules if name.startswith("toy_")]:
@@ -42,13 +42,13 @@ SLOW = "time.sleep(0.05)\nregister('{0}')(lambda: '{0}')\ntime.sleep(0.05)\n"
 
 def test_several_threads(write: Write) -> None:
     toys = write(ball=SLOW.format("ball"), car=SLOW.format("car"))
-    verbs = [lambda: toys.build("car"), lambda: "car" in toys, lambda: toys.describe("car").name, lambda: toys.names()]
+    calls = [lambda: toys.build("car"), lambda: "car" in toys, lambda: toys.describe("car").name, lambda: toys.names()]
     expected = ["car", True, "car", ["ball", "car"]]
-    assert together(lambda k: verbs[k % 4](), 8) == expected * 2
+    assert together(lambda k: calls[k % 4](), 8) == expected * 2
 
 
 @pytest.mark.parametrize("error", ["KeyboardInterrupt", "ImportError", "MemoryError", "SystemExit"])
-def test_an_import_that_fails_is_tried_again(write: Write, tmp_path: Path, error: str) -> None:
+def test_a_failed_import_is_retried(write: Write, tmp_path: Path, error: str) -> None:
     flag = tmp_path / "once"
     # a factory of another module; one of its own; then the failure
     car = f"""
@@ -77,7 +77,7 @@ def test_an_import_that_fails_is_tried_again(write: Write, tmp_path: Path, error
         toys.register("car")(lambda: "other")
 
 
-def test_threads_beside_one_whose_import_fails(write: Write, tmp_path: Path) -> None:
+def test_threads_while_an_import_fails(write: Write, tmp_path: Path) -> None:
     flag = tmp_path / "once"
     car = f"""
         import os
@@ -99,7 +99,7 @@ def test_threads_beside_one_whose_import_fails(write: Write, tmp_path: Path) -> 
     assert sorted(together(first_use)) == ["car"] * 7 + ["in between"]
 
 
-def test_a_module_that_uses_the_registry_while_it_is_loaded(write: Write) -> None:
+def test_a_module_uses_the_registry_during_its_import(write: Write) -> None:
     toys = write(
         ball="assert 'ball' not in registry.registered()\nregister('ball')(lambda: 'ball')\nseen = registry.names()",
         car=SLOW.format("car"),
@@ -108,8 +108,8 @@ def test_a_module_that_uses_the_registry_while_it_is_loaded(write: Write) -> Non
     assert sys.modules["toy_ball"].seen == ["ball"]  # so far
 
 
-def test_a_thread_that_imports_what_another_one_loads(write: Write) -> None:
-    """One holds a module's import lock and asks the registry, the other the reverse: neither waits for ever."""
+def test_threads_that_import_the_same_modules_do_not_deadlock(write: Write) -> None:
+    """One thread holds a module's import lock and uses the registry, the other the reverse."""
     toys = write(
         ball="time.sleep(0.1)\nseen = registry.names()\n" + SLOW.format("ball"),
         car="time.sleep(0.1)\nseen = registry.names()\n" + SLOW.format("car"),
@@ -123,7 +123,7 @@ def test_a_thread_that_imports_what_another_one_loads(write: Write) -> None:
     assert together(work, 4) == [["ball", "car"]] * 4
 
 
-def test_one_name_from_several_threads() -> None:
+def test_several_threads_register_one_name() -> None:
     toys = Registry[str]("toys")
 
     def work(number: int) -> bool:
@@ -137,7 +137,7 @@ def test_one_name_from_several_threads() -> None:
 
 
 def test_first_use_of_the_library_in_a_new_process() -> None:
-    """Every room at once, from 8 threads, is what one thread finds."""
+    """Eight threads use the subpackages at once."""
     code = """
         import threading, thoraxlib
         small = {"backbone": "resnet10t", "input_spec": {"size": 64}}

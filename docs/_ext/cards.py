@@ -1,7 +1,7 @@
-"""Tables of the documented models, read from their cards, from the models themselves and from the parity manifest.
+"""Build tables of the documented models from their cards, the models themselves and ``tests/parity/manifest.json``.
 
-``{presets}``, ``{published}``, ``{parity}`` and ``{notes}`` take names of models; ``{models}`` and ``{checkpoints}``
-list all there are.
+The directives ``presets``, ``published``, ``agreement`` and ``notes`` take names of models. ``models`` and
+``checkpoints`` list all models and all checkpoint layouts.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ PARITY = Path(__file__).parents[2] / "tests" / "parity"
 
 @cache
 def size_and_input(name: str, preset: str | None = None) -> tuple[str, str]:
-    """Parameters of a model, and the input it was made for."""
+    """Return the number of parameters of a model and its input, as text."""
     model = thoraxlib.build(name, preset=preset)
     count = sum(parameter.numel() for parameter in model.parameters())
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     spec = getattr(model, "input_spec", None)
-    seen = (
+    image = (
         f"{spec.size[1]} x {spec.size[0]}, {spec.resize}" if spec else "features of regions, or images with a detector"
     )
-    return f"{count:,}" + (f" ({frozen:,} frozen)" if frozen else ""), seen
+    return f"{count:,}" + (f" ({frozen:,} frozen)" if frozen else ""), image
 
 
 def manifest() -> list[dict[str, Any]]:
@@ -51,41 +51,41 @@ def _card(name: str) -> ModelCard:
 
 
 class Presets(Rendered):
-    """What each preset changes and sets, with the size that comes of it."""
+    """Table of the presets of models: description, options, number of parameters, input."""
 
     def lines(self) -> list[str]:
         rows = [row for name in self.arguments for row in self._rows(name, several=len(self.arguments) > 1)]
-        return table(["Preset", "What it is, and what it sets", "Parameters", "Input"], rows, [16, 50, 18, 16])
+        return table(["Preset", "Description and options", "Parameters", "Input"], rows, [16, 50, 18, 16])
 
     def _rows(self, name: str, several: bool) -> Iterator[list[str]]:
         first = f"``{name}``: " if several else ""
         card = _card(name)
         yield [f"{first}(default)", thoraxlib.describe(name).summary, *size_and_input(name)]
-        for preset, what in card.presets.items():
-            options = ", ".join(f"``{key}={value!r}``" for key, value in what.options.items())
-            text = plain(what.summary) + (f"\n\n{options}" if options else "")
+        for preset, card_preset in card.presets.items():
+            options = ", ".join(f"``{key}={value!r}``" for key, value in card_preset.options.items())
+            text = plain(card_preset.summary) + (f"\n\n{options}" if options else "")
             yield [f"{first}``{preset}``", text, *size_and_input(name, preset)]
 
 
 class Notes(Rendered):
-    """Where the default departs from the paper or the code."""
+    """List of the differences between a default and the paper or the original code."""
 
     def lines(self) -> list[str]:
         return [f"- {plain(note)}" for name in self.arguments for note in _card(name).notes]
 
 
 class Published(Rendered):
-    """The published scores, a table for each set of labels, and their mean."""
+    """Tables of the published scores, one for each set of labels, with their mean."""
 
     def lines(self) -> list[str]:
         published = {title: scores for name in self.arguments for title, scores in _card(name).published.items()}
         if not published:
-            raise self.error(f"nothing is published of {', '.join(self.arguments)}")
+            raise self.error(f"no scores are published for {', '.join(self.arguments)}")
         groups: dict[tuple[str, ...], dict[str, Any]] = {}
         for scores in sorted(published.values(), key=len, reverse=True):
             if not any(set(scores) <= set(labels) for labels in groups):
                 groups[tuple(scores)] = {}
-        for title, scores in published.items():  # one of fewer labels stands beside those of more
+        for title, scores in published.items():  # a table of fewer labels goes into the group of one with more
             groups[next(labels for labels in groups if set(scores) <= set(labels))][title] = scores
         return [line for labels, tables in groups.items() for line in self._table(labels, tables)]
 
@@ -104,8 +104,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}".removeprefix("0")
 
 
-class Parity(Rendered):
-    """The records that a model is compared with, what agrees, and with what weights."""
+class Agreement(Rendered):
+    """Table of the records that a model is compared with, and of the quantities that agree."""
 
     def lines(self) -> list[str]:
         compared: dict[str, list[dict[str, Any]]] = {}
@@ -113,21 +113,19 @@ class Parity(Rendered):
             compared.setdefault(Path(row["record"]).stem, []).append(row)
         records: dict[str, str] = {}
         for name in self.arguments:
-            records |= {record: what for record, what in _card(name).parity.items() if record not in records}
-        rows = [[f"``{record}``", plain(what), _whole(compared.get(record, []))] for record, what in records.items()]
+            records |= {record: text for record, text in _card(name).parity.items() if record not in records}
+        rows = [[f"``{record}``", plain(text), _whole(compared.get(record, []))] for record, text in records.items()]
         return [
-            *table(
-                ["Record", "What agrees", "As a whole model, weights loaded by ``load_checkpoint``"], rows, [28, 32, 40]
-            ),
+            *table(["Record", "Compared", "Whole model, weights by ``load_checkpoint``"], rows, [28, 32, 40]),
             "",
-            f"Relative error at most {_tolerance():g} of the largest value of each output, unless said otherwise."
-            " All of it is in the default test suite (``tests/parity``), under weights and images that formulas make.",
+            f"The error is at most {_tolerance():g} of the largest value of each output, unless stated otherwise."
+            " The default test suite makes all comparisons (``tests/parity``), with weights and images from formulas.",
         ]
 
 
 def _whole(rows: list[dict[str, Any]]) -> str:
     if not rows:
-        return "(a part; compared by itself)"
+        return "(a component, compared by itself)"
     outputs = sum(len(row["outputs"]) for row in rows)
     parameters = json.loads((PARITY / "records" / rows[0]["record"]).read_text(encoding="utf-8"))["parameters"]
     layouts = ", ".join(f"``{layout}``" for layout in dict.fromkeys(row["layout"] for row in rows))
@@ -144,14 +142,14 @@ def _tolerance() -> float:
 
 
 class Models(Rendered):
-    """Every documented model: what it is trained on, its size, and which files of others it loads."""
+    """Table of all documented models: training data, size, input, published weights."""
 
     def lines(self) -> list[str]:
         rows = [
             [f"``{name}``", thoraxlib.describe(name).summary, _needs(name), *size_and_input(name), _files(name)]
             for name in thoraxlib.models.registry.registered()
         ]
-        header = ["Model", "What it is", "Trained on", "Parameters", "Input", "Published weights"]
+        header = ["Model", "Description", "Trained on", "Parameters", "Input", "Published weights"]
         return table(header, rows, [20, 25, 13, 14, 11, 17])
 
 
@@ -163,8 +161,8 @@ def _needs(name: str) -> str:
 
 
 def _files(name: str) -> str:
-    found = [f"``{layout}``" for layout, source in FILES.items() if source.published and name in source.models]
-    return ", ".join(found) or "none"
+    layouts = [f"``{layout}``" for layout, source in FILES.items() if source.published and name in source.models]
+    return ", ".join(layouts) or "none"
 
 
 class Abilities(Rendered):
@@ -177,7 +175,7 @@ class Abilities(Rendered):
 
 
 class Checkpoints(Rendered):
-    """Every layout: its source, whether files are published, what loads them."""
+    """Table of all checkpoint layouts: source, published files, models that load them."""
 
     def lines(self) -> list[str]:
         known = set(checkpoints.registry.registered())
@@ -193,16 +191,14 @@ class Checkpoints(Rendered):
                 [
                     f"``{layout}``",
                     checkpoints.describe(layout).summary,
-                    source.published or "(none published; your own training)",
+                    source.published or "(none; weights that you trained)",
                     ", ".join(f"``{name}``" for name in models) or source.other,
                 ]
             )
-        return table(
-            ["Layout", "Source, and what it holds", "Files that were published", "Loads into"], rows, [18, 40, 24, 18]
-        )
+        return table(["Layout", "Source and contents", "Published files", "Loads into"], rows, [18, 40, 24, 18])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for directive in (Presets, Notes, Published, Parity, Models, Abilities, Checkpoints):
+    for directive in (Presets, Notes, Published, Agreement, Models, Abilities, Checkpoints):
         app.add_directive(directive.__name__.lower(), directive)
     return {"parallel_read_safe": True, "version": "1"}

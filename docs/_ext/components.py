@@ -1,8 +1,9 @@
-"""Write a page for each subpackage before Sphinx reads the sources: new components appear by themselves.
+"""Write a page for each subpackage before Sphinx reads the sources, so that new components appear by themselves.
 
-A page belongs to a subpackage of ``thoraxlib`` that has a registry, or a module inside it that has one. It has the
-module's docstring, a table of each registry, the text of ``docs/_components/<subpackage>.md`` (what a component must
-do, an example; a heading there is the page's title), and the reference of everything public in it.
+A subpackage of ``thoraxlib`` gets a page if it, or a module inside it, has a registry. The page has the docstring of
+the subpackage, a table for each registry, the text of ``docs/_components/<subpackage>.md`` (requirements, an example;
+a first heading there is the page's title), and the reference of all public names. If the text contains the directive
+``.. registry:: <name>``, the table of that registry stands there.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from sphinx.application import Sphinx
 import thoraxlib
 from thoraxlib.registry import Registry
 
-VERBS = {"build", "describe", "names", "register", "registry"}
+FUNCTIONS = {"build", "describe", "names", "register", "registry"}
 
 
 def subpackages() -> dict[str, list[str]]:
-    """Subpackage -> its registries' modules, without ``thoraxlib.``; the subpackage itself first."""
+    """Map each subpackage to the modules that have a registry, without ``thoraxlib.``; the subpackage itself first."""
     found = {}
     for info in pkgutil.iter_modules(thoraxlib.__path__):
         inside = [name for name in _walk(info.name) if isinstance(_registry(name), Registry)]
@@ -45,62 +46,65 @@ def _module(name: str) -> ModuleType:
 
 
 def _registry(name: str) -> Registry[Any] | None:
-    """The registry that a module makes, not one that it imports."""
+    """Return the registry that a module defines; None if it has none or imports one."""
     module = _module(name)
-    made = re.search(r"^registry\b.*=", inspect.getsource(module), re.MULTILINE)
-    return vars(module).get("registry") if made else None
+    defined = re.search(r"^registry\b.*=", inspect.getsource(module), re.MULTILINE)
+    return vars(module).get("registry") if defined else None
 
 
 def page(subpackage: str, registries: list[str], prose: str) -> str:
-    """The page, as Markdown."""
+    """Return the page of a subpackage as Markdown."""
     title, text = f"{subpackage.replace('_', ' ').capitalize()}", prose
     if prose.startswith("# "):
         first, _, text = prose.partition("\n")
         title = first.removeprefix("# ")
     tables = []
     for name in registries:
-        heading = [f"### `thoraxlib.{name}`"] if len(registries) > 1 else []
-        tables += [*heading, *_rst(f".. registry:: {name}")]
-    parts = [
+        if f".. registry:: {name}\n" not in text:
+            heading = [f"### `thoraxlib.{name}`"] if len(registries) > 1 else []
+            tables += [*heading, *_rst(f".. registry:: {name}")]
+    sections = [
         f"# {title}",
         *_rst(f".. automodule:: thoraxlib.{subpackage}", "   :no-members:"),
-        "## Components",
-        *tables,
+        *(["## Components", *tables] if tables else []),
         text.strip(),
         "## Reference",
-        *_rst(*_reference(subpackage)),
+        *_rst(*_reference(subpackage, {id(thoraxlib)})),
     ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _reference(subpackage: str) -> list[str]:
-    module = _module(subpackage)
+def _reference(package: str, documented: set[int]) -> list[str]:
+    """Return directives for the public names of a package, and of its modules if it has a registry.
+
+    Objects whose ids are in `documented` are left out; the ids of the others are added.
+    """
+    module = _module(package)
     inside = [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []))]
-    # the verbs are the registry's own methods, but where a subpackage has a function of its own for one
-    public = {
-        name: value
-        for name in getattr(module, "__all__", [])
-        if name not in inside and (inspect.isclass(value := getattr(module, name)) or inspect.isfunction(value))
-    }
     lines = []
-    for name, value in public.items():
-        lines += [f".. {'autoclass' if inspect.isclass(value) else 'autofunction'}:: thoraxlib.{subpackage}.{name}"]
-    told = {id(value) for value in public.values()} | {id(thoraxlib)}
-    for name in inside:
-        part = _module(f"{subpackage}.{name}")
-        names = [
-            each
-            for each, value in vars(part).items()
-            if not each.startswith("_") and getattr(value, "__module__", None) == part.__name__
-        ]
-        skipped = [each for each in names if each in VERBS or id(getattr(part, each)) in told]
-        if set(names) - set(skipped):
-            lines += [
-                f".. rubric:: ``thoraxlib.{subpackage}.{name}``",
-                f".. automodule:: thoraxlib.{subpackage}.{name}",
-            ]
-            lines += [f"   :exclude-members: {', '.join(skipped)}"] if skipped else []
-            told |= {id(getattr(part, each)) for each in names}
+    for name in getattr(module, "__all__", []):
+        value = getattr(module, name)  # build, register, ... are methods of the registry, and are left out
+        if name not in inside and id(value) not in documented and (inspect.isclass(value) or inspect.isfunction(value)):
+            lines += [f".. {'autoclass' if inspect.isclass(value) else 'autofunction'}:: thoraxlib.{package}.{name}"]
+            documented.add(id(value))
+    if _registry(package) is None:
+        return lines
+    for name in (f"{package}.{inner}" for inner in inside):
+        inner = _module(name)
+        heading = [f".. rubric:: ``thoraxlib.{name}``", f".. automodule:: thoraxlib.{name}"]
+        if hasattr(inner, "__path__"):
+            nested = _reference(name, documented)
+            lines += [*heading, "   :no-members:", *nested] if nested else []
+            continue
+        own = {
+            each: value
+            for each, value in vars(inner).items()
+            if not each.startswith("_") and getattr(value, "__module__", None) == inner.__name__
+        }
+        skipped = [each for each, value in own.items() if each in FUNCTIONS or id(value) in documented]
+        if len(skipped) < len(own) or _registry(name) is not None:
+            lines += [*heading, *([f"   :exclude-members: {', '.join(skipped)}"] if skipped else [])]
+            documented |= {id(value) for value in own.values()}
     return lines
 
 
@@ -109,20 +113,19 @@ def _rst(*lines: str) -> list[str]:
 
 
 def index(found: dict[str, list[str]]) -> str:
-    """List of the subpackages."""
+    """Return the page that lists the subpackages."""
     rows = []
     for subpackage, registries in found.items():
-        what = (inspect.getdoc(_module(subpackage)) or "").partition("\n")[0]
+        summary = (inspect.getdoc(_module(subpackage)) or "").partition("\n")[0]
         count = sum(len(_registry(name).registered()) for name in registries)  # type: ignore[union-attr]
-        rows += [f"   * - :doc:`thoraxlib.{subpackage} <{subpackage}>`", f"     - {what}", f"     - {count}"]
+        rows += [f"   * - :doc:`thoraxlib.{subpackage} <{subpackage}>`", f"     - {summary}", f"     - {count}"]
     table = [".. list-table::", "   :header-rows: 1", "   :widths: 24 64 12", ""]
     table += ["   * - Subpackage", "     - Contents", "     - Components"]
     return "\n\n".join(
         [
             "# Components",
-            "A subpackage holds components of one kind and has the same four functions as every other"
-            " ({doc}`../guides/registry`)."
-            " These pages are written from the registries.",
+            "Each subpackage holds components of one kind. All subpackages have the same four functions"
+            " ({doc}`../guides/registry`). These pages are written from the registries.",
             *_rst(*table, *rows),
             "\n".join(["```{toctree}", ":hidden:", "", *found, "```"]) + "\n",
         ]
@@ -130,7 +133,7 @@ def index(found: dict[str, list[str]]) -> str:
 
 
 def write(app: Sphinx) -> None:
-    """Write ``docs/components``, touching only what changed."""
+    """Write the pages in ``docs/components`` that changed."""
     source = Path(app.srcdir)
     folder = source / "components"
     folder.mkdir(exist_ok=True)
@@ -149,7 +152,7 @@ def write(app: Sphinx) -> None:
 
 
 def skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """A named tuple's fields are told in its docstring; autodoc would call each an alias for a number."""
+    """Skip the fields of named tuples: their docstrings describe them, and autodoc would call each an alias."""
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 

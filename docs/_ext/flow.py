@@ -1,15 +1,15 @@
-"""``{flow} <model>``: a picture of how a model is put together, as SVG in the page's own colours.
+"""Directive ``flow <model>``: diagram of a model's composition, as SVG in the colours of the page.
 
-The content is a grid of cells, a line a row, cells parted by ``|``; then, behind an empty line, arrows between them::
+The content is a grid of cells: one line for each row, with ``|`` between cells. After an empty line follow the arrows::
 
     image: Image @input | backbone: DenseNet-121 [backbones] @backbone | map: Map @features
 
     image -> backbone -> map
 
-A cell is ``key: Title [subpackage] @where``. With a subpackage it is a component and links to the subpackage's page;
-otherwise it is data.
-``@where`` is read from the model, built and run at the time: a part's parameters, by the name of the submodule; the
-shape of data, by a field of ``forward_all``, or ``@input``. Titles and empty cells are free.
+A cell is ``key: Title [subpackage] @where``. A cell with a subpackage is a component and links to the subpackage's
+page; any other cell is data. ``@where`` adds a detail, which is read from the model after it was built and run: the
+number of weights of a component (the name of a submodule), or the shape of data (a field of ``forward_all``, or
+``@input``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CELL = re.compile(r"(?P<key>\w+): (?P<title>[^@\[]+?)\s*(?:\[(?P<subpackage>[\w
 
 @dataclass
 class Cell:
-    """A box of the picture, by its place in the grid."""
+    """A box of the diagram, at a row and a column of the grid."""
 
     row: int
     column: int
@@ -59,7 +59,7 @@ class Cell:
 
 
 class Flow(SphinxDirective):
-    """The picture of one model."""
+    """Diagram of one model."""
 
     required_arguments = 1
     has_content = True
@@ -76,23 +76,23 @@ class Flow(SphinxDirective):
                     cells[key] = cell
         arrows = [pair for line in self.content[split:] for pair in pairwise(re.split(r"\s*->\s*", line.strip()))]
         for key in {key for pair in arrows for key in pair} - set(cells):
-            raise self.error(f"an arrow leads to or from {key!r}, which is no cell: {', '.join(cells)}")
+            raise self.error(f"no cell has the key {key!r} of an arrow; keys: {', '.join(cells)}")
         root = "../" * self.env.docname.count("/")
-        svg = _draw(cells, arrows, self.options.get("alt", f"How {self.arguments[0]} is put together"), root)
+        svg = _draw(cells, arrows, self.options.get("alt", f"Composition of {self.arguments[0]}"), root)
         return [nodes.raw("", f'<figure class="flow">{svg}</figure>', format="html")]
 
     def _cell(self, text: str, row: int, column: int, model: _Measured) -> tuple[str, Cell]:
-        found = _CELL.fullmatch(text)
-        if found is None:
-            raise self.error(f"no cell 'key: Title [subpackage] @where': {text!r}")
-        cell = Cell(row, column, found["title"], found["subpackage"])
-        if found["where"]:
-            cell.detail = model.parameters(found["where"]) if cell.subpackage else model.shape(found["where"])
-        return found["key"], cell
+        match = _CELL.fullmatch(text)
+        if match is None:
+            raise self.error(f"a cell must be 'key: Title [subpackage] @where', got {text!r}")
+        cell = Cell(row, column, match["title"], match["subpackage"])
+        if match["where"]:
+            cell.detail = model.parameters(match["where"]) if cell.subpackage else model.shape(match["where"])
+        return match["key"], cell
 
 
 class _Measured:
-    """A model, and what it makes of one image."""
+    """A model and its outputs for one random image."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         torch.manual_seed(0)
@@ -100,14 +100,14 @@ class _Measured:
         spec = self.model.input_spec
         self.x = torch.rand(1, spec.channels, *spec.size)
         with torch.inference_mode():
-            self.everything = self.model.forward_all(self.x)
+            self.outputs = self.model.forward_all(self.x)
 
     def parameters(self, where: str) -> str:
         count = sum(parameter.numel() for parameter in self.model.get_submodule(where).parameters())
         return f"{count / 1e6:.1f} M weights" if count >= 1e6 else f"{count:,} weights"
 
     def shape(self, where: str) -> str:
-        value = self.x if where == "input" else reduce(_step, where.split("."), self.everything)
+        value = self.x if where == "input" else reduce(_step, where.split("."), self.outputs)
         return " x ".join(map(str, value.shape[1:]))
 
 
@@ -133,10 +133,10 @@ def _path(a: Cell, b: Cell) -> str:
     (ax, ay), (bx, by) = a.middle, b.middle
     if a.row == b.row and b.column < a.column:
         return f"M{a.left},{ay} L{b.left + WIDTH},{by}"
-    if b.column > a.column:  # out at the right, in at the left
+    if b.column > a.column:  # from the right side to the left side
         start, end, bend = (a.left + WIDTH, ay), (b.left, by), ACROSS
         return f"M{start[0]},{start[1]} C{start[0] + bend},{start[1]} {end[0] - bend},{end[1]} {end[0]},{end[1]}"
-    down = 1 if b.row > a.row else -1  # out below and in above, or the other way round
+    down = 1 if b.row > a.row else -1  # from below to above, or from above to below
     start, end = (ax, ay + down * HEIGHT / 2), (bx, by - down * HEIGHT / 2)
     bend = down * DOWN
     return f"M{start[0]},{start[1]} C{start[0]},{start[1] + bend} {end[0]},{end[1] - bend} {end[0]},{end[1]}"
@@ -144,14 +144,14 @@ def _path(a: Cell, b: Cell) -> str:
 
 def _box(cell: Cell, root: str) -> str:
     x, y = cell.middle
-    title = [("title", line) for line in textwrap.wrap(cell.title, 15)]
+    title = [("title", line) for line in textwrap.wrap(cell.title, 14)]
     texts = title + ([("detail", cell.detail)] if cell.detail else [])
     first = y - LINE * (len(texts) - 1) / 2
     words = "".join(
         f'<text class="{kind}" x="{x}" y="{first + LINE * number}">{escape(text)}</text>'
         for number, (kind, text) in enumerate(texts)
     )
-    kind = "part" if cell.subpackage else "data"
+    kind = "component" if cell.subpackage else "data"
     rectangle = (
         f'<rect x="{cell.left}" y="{cell.top}" width="{WIDTH}" height="{HEIGHT}" rx="{6 if cell.subpackage else 20}"/>'
     )

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw themselves: no script, and none from another site."""
+"""Render formulas as MathML, which browsers draw without a script."""
 
 from __future__ import annotations
 

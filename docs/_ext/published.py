@@ -1,4 +1,4 @@
-"""Which checkpoint files others published: what no program can look up. The rest of their table is computed."""
+"""List the published checkpoint files of each layout; the other columns of the table are computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Source(NamedTuple):
-    """Files of a layout: what was published (empty: nothing that is known of), and the models that they fit."""
+    """Published files of a layout (empty: none is known) and the models that they fit."""
 
     published: str
     models: tuple[str, ...] = ()
@@ -16,18 +16,17 @@ class Source(NamedTuple):
 FILES: dict[str, Source] = {
     "chexnet_arnoweng": Source("``model.pth.tar``", ("chexnet",)),
     "chexnet_zoogzog": Source("``m-25012018-123527.pth.tar``", ("chexnet",)),
-    "chexnet_jrzech": Source("``checkpoint``, of 2018 and of 2022", ("chexnet",)),
+    "chexnet_jrzech": Source("``checkpoint`` of 2018 and of 2022", ("chexnet",)),
     "jfhealthcare": Source("``pre_train.pth``; torchxrayvision's copy of it", ("jf_top1",)),
     "x_ray": Source("", ("x_ray",)),
     "jaydurant": Source("", ("unified_dcnn_padchest", "unified_dcnn", "chexnet")),
-    "ag_cnn": Source("three files; only the fusion's was seen", ("ag_cnn",)),
+    "ag_cnn": Source("three files; only the fusion's was available", ("ag_cnn",)),
     "anaxnet": Source("", ("anaxnet",)),
     "cxr_lka": Source("", ("van", "vangcn", "seg_vangcn", "segfusion_van", "segfusion_vangcn", "segfusion_vanvit")),
     "cxr_vtnet": Source("", ("vtnet",)),
     "cxr_dense_and_van": Source("", ("dense_and_van",)),
     "cxr_densevan": Source("", ("densevan",)),
     "cxr_vanillanet": Source("", ("vanillanet",)),
-    "timm": Source("ImageNet weights of its models", (), "any timm backbone"),
-    "torchvision": Source("ImageNet weights of its models", (), "the same backbones"),
-    "thoraxlib": Source("", (), "every model that was built alike"),
+    "plain": Source("ImageNet weights of timm and torchvision", (), "any backbone of timm or torchvision"),
+    "thoraxlib": Source("", (), "every model of the same configuration"),
 }

@@ -1,4 +1,4 @@
-"""``{registry} <subpackage>``: a table of a subpackage's own entries, read from its registry."""
+"""Directive ``registry <subpackage>``: table of the components in a registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 
 
 class RegistryTable(Rendered):
-    """Name, summary and options of every entry that the library itself registers in a subpackage."""
+    """Table of name, summary and options of each component that the library itself registers."""
 
     def lines(self) -> list[str]:
         subpackage = importlib.import_module(f"thoraxlib.{self.arguments[0]}")
@@ -21,10 +21,10 @@ class RegistryTable(Rendered):
             card = subpackage.describe(name)
             options = ", ".join(f"``{key}{_default(value)}``" for key, value in card.options.items())
             rows.append([f"``{name}``", card.summary, options or "(none)"])
-        lines = table(["Name", "What it is", "Options"], rows, [20, 45, 35])
+        lines = table(["Name", "Description", "Options"], rows, [20, 45, 35])
         more = len(set(subpackage.names()) - set(own))
         if more:
-            lines += ["", f"``thoraxlib.{self.arguments[0]}.names()`` has {more:,} more, which other libraries bring."]
+            lines += ["", f"``thoraxlib.{self.arguments[0]}.names()`` lists {more:,} more, from other libraries."]
         return lines
 
 

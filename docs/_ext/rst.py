@@ -1,4 +1,4 @@
-"""What the directives share: they write reStructuredText, which Sphinx then reads as if it stood in the page."""
+"""Base class and helpers of directives that write reStructuredText."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINKS = (
 
 
 class Rendered(SphinxDirective):
-    """A directive that stands for the reStructuredText which :meth:`lines` gives; used inside ``{eval-rst}``."""
+    """Base of directives that are replaced by the reStructuredText of :meth:`lines`; used inside ``{eval-rst}``."""
 
     required_arguments = 0
     optional_arguments = 100
@@ -32,7 +32,7 @@ class Rendered(SphinxDirective):
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int] | None = None) -> list[str]:
-    """A list table, with columns as wide as `widths` say or as they need."""
+    """Return the lines of a list table; without `widths`, columns are as wide as their text needs."""
     options = f"   :widths: {' '.join(map(str, widths))}" if widths else "   :widths: auto"
     lines = [".. list-table::", "   :header-rows: 1", "   :class: facts", options, ""]
     for row in (header, *rows):
@@ -43,9 +43,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence
 
 
 def plain(text: str) -> str:
-    """Text of a card: what is between backquotes as code, the rest as it stands, papers as links."""
-    parts = re.split(r"`+", text)
-    return "".join(f"``{part}``" if number % 2 else _escape(part) for number, part in enumerate(parts))
+    """Convert the text of a card: text in backquotes becomes code, arXiv and doi numbers become links."""
+    pieces = re.split(r"`+", text)
+    return "".join(f"``{piece}``" if number % 2 else _escape(piece) for number, piece in enumerate(pieces))
 
 
 def _escape(text: str) -> str:

@@ -1,9 +1,9 @@
 """
 One image, every heat map
-========================
+=========================
 
-A network is trained for about a minute on small synthetic images, and each method of :mod:`thoraxlib.cams` explains the
-same finding on the same image. The dashed box is the true one.
+A network is trained for about a minute on small synthetic images. Each method of :mod:`thoraxlib.cams` explains the
+same finding in the same image. The dashed box is the true one.
 """
 
 import matplotlib.pyplot as plt
@@ -25,7 +25,7 @@ model = thoraxlib.build(
 ).to(memory_format=torch.channels_last)
 
 # %%
-# A plain training loop; :mod:`thoraxlib.training` has a better one.
+# A plain training loop; :mod:`thoraxlib.training` offers a complete one.
 
 transform = transform_for(model.input_spec)
 batch = datasets.collate([transform(images[index]) for index in range(len(images))])
@@ -42,7 +42,7 @@ for _ in range(epochs):
         schedule.step()
 
 # %%
-# The image with the surest mass among others that the network has not seen, as large as a picture needs it.
+# The test image with the highest probability of a mass, drawn larger for the figure.
 
 test = datasets.build("synthetic", size=side, length=60, seed=1, labels=labels, balance=1.0, masks=False)
 shown = datasets.build("synthetic", size=256, length=60, seed=1, labels=labels, balance=1.0, masks=False)
@@ -56,7 +56,7 @@ box = sample["boxes"][sample["box_labels"] == 0][0].tolist()
 # Blue is low and yellow is high; each map is stretched to its own range.
 
 figure, axes = plt.subplots(3, 4, figsize=(11, 9), layout="constrained")
-methods = [name for name in cams.names() if not name.startswith("x_ray_")]  # which repeat one repository's numbers
+methods = [name for name in cams.names() if not name.startswith("x_ray_")]  # these repeat the numbers of one repository
 pictures = {"the image": None, **{name: cams.build(name, model)(x, labels=["Mass"]) for name in methods}}
 for axis, (name, maps) in zip(axes.flat, pictures.items(), strict=False):
     axis.imshow(sample["image"][0], cmap="gray", vmin=0, vmax=255)

@@ -3,8 +3,8 @@ Which findings come together
 ============================
 
 The synthetic data set draws its labels from the joint distribution of the 14 findings over the 112,120 images of NIH
-ChestX-ray14. The odds ratio of each pair says how much more likely one finding makes the other; `balance` changes how
-common findings are and leaves the ratios between them alone.
+ChestX-ray14. The odds ratio of each pair says how much more likely one finding is in the presence of the other. The
+option `balance` changes the prevalence of findings, but not the ratios between them.
 """
 
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ from thoraxlib import datasets
 
 
 def log_odds_ratios(targets: torch.Tensor) -> torch.Tensor:
-    """log2 of the odds ratio of each pair of columns, one half added to each cell of the four."""
+    """Compute log2 of the odds ratio of each pair of columns, with one half added to each of the four counts."""
     both = targets.T @ targets
     only = targets.sum(dim=0)[:, None] - both
     neither = len(targets) - both - only - only.T

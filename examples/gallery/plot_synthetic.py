@@ -1,15 +1,15 @@
 """
 The synthetic data set
-===========
+======================
 
-A procedural thorax: images, findings by their radiological signs with true boxes, organ masks and the 18 regions of
-Chest ImaGenome. It needs no files, and the same seed and index give the same image anywhere.
+The data set draws a thorax: images, findings with their radiological signs and true boxes, organ masks and the 18
+regions of Chest ImaGenome. It needs no files, and the same random seed and index always give the same image.
 """
 
 # %%
 # Images at the prevalence of NIH ChestX-ray14
-# -------------------------------------------
-# Most show nothing. View, exposure, collimation, breath and build vary.
+# --------------------------------------------
+# Most images have no finding. View, exposure, collimation, breathing state and body shape vary.
 
 import matplotlib.pyplot as plt
 import torch
@@ -27,8 +27,8 @@ for index, axis in enumerate(axes.flat):
 # %%
 # Each finding
 # ------------
-# `balance=1` gives every finding a prevalence of 0.15. Here is an image of each with few others beside it, with
-# its true boxes; oedema, emphysema and fibrosis are diffuse and have none.
+# With `balance=1`, every finding has a prevalence of 0.15. The figure shows each finding in an image with few others,
+# with its true boxes. Edema, emphysema and fibrosis are diffuse and have no boxes.
 
 images = datasets.build("synthetic", size=256, length=4000, balance=1.0)
 figure, axes = plt.subplots(3, 5, figsize=(12, 7.6), layout="constrained")

@@ -8,17 +8,16 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command: 0, 1 where some images failed, or 2 after an error that ended the call."""
+    """Run the command; return 0, 1 if some images failed, or 2 after an error that ended the call."""
     parser = argparse.ArgumentParser(prog="thoraxlib")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    _add_prepare(verbs.add_parser("prepare", help="convert and resize an archive", description=_PREPARE))
-    _add_weights(verbs.add_parser("weights", help="published weights: list, show, fetch"))
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_prepare(commands.add_parser("prepare", help="convert and resize an archive", description=_PREPARE))
+    _add_weights(commands.add_parser("weights", help="published weights: list, show, fetch"))
     options = vars(parser.parse_args(argv))
     run = options.pop("run")
-    del options["verb"]
     try:
         status: int = run(**options)
-    except (OSError, MemoryError, ValueError, ImportError, RuntimeError, LookupError) as error:
+    except (OSError, MemoryError, ValueError, ImportError, LookupError, RuntimeError) as error:
         print("error:", "; ".join((str(error), *getattr(error, "__notes__", ()))), file=sys.stderr)
         return 2
     return status
@@ -56,11 +55,11 @@ def _prepare(*, size: Sequence[int], resize: str, **options: object) -> int:
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="action", required=True)
-    listing = verbs.add_parser("list", help="names and summaries")
+    actions = parser.add_subparsers(dest="action", required=True)
+    listing = actions.add_parser("list", help="names and summaries")
     listing.add_argument("pattern", nargs="?", default="*", help="of names, such as 'chexnet*' (all)")
     for action, does in (("show", "print the card"), ("fetch", "download and verify the file, and print its path")):
-        verbs.add_parser(action, help=does).add_argument("name")
+        actions.add_parser(action, help=does).add_argument("name")
     parser.set_defaults(run=_weights)
 
 
@@ -77,7 +76,7 @@ def _weights(*, action: str, pattern: str = "*", name: str = "") -> int:
 
 
 def window_of(text: str) -> object:
-    """Grey window given as text; see :func:`thoraxlib.images.read`."""
+    """Parse a grey window; see :func:`thoraxlib.images.read`."""
     if "," in text:
         centre, width = text.split(",")
         return float(centre), float(width)

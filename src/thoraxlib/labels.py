@@ -1,4 +1,4 @@
-"""Label sets in the exact order of the data sets and of the weights trained on them.
+"""Label and region sets, in the exact order of the data sets and of the weights trained on them.
 
 A label set is a tuple of names; index ``k`` of a model's logits is ``model.labels[k]``.
 """
@@ -90,7 +90,7 @@ _SIDE = (
     "hilar structures",
     "costophrenic angle",
 )
-_LUNG8 = (
+_SIDE8 = (
     "lung",
     "upper lung zone",
     "mid lung zone",
@@ -101,8 +101,8 @@ _LUNG8 = (
     "hemidiaphragm",
 )
 _REGIONS18 = (
-    *(f"right {part}" for part in _SIDE),
-    *(f"left {part}" for part in _SIDE),
+    *(f"right {name}" for name in _SIDE),
+    *(f"left {name}" for name in _SIDE),
     "mediastinum",
     "upper mediastinum",
     "cardiac silhouette",
@@ -122,18 +122,18 @@ _add("nih14", _NIH14, "The 14 findings of NIH ChestX-ray14, in the order of its 
 _add(
     "nih14_alphabetical",
     tuple(sorted(_NIH14)),
-    "The 14 NIH findings in alphabetical order: that of QUST-SmartData/CXRClassification.",
+    "The 14 NIH findings in alphabetical order, as in QUST-SmartData/CXRClassification.",
 )
 _add("nih15", (*_NIH14, "No Finding"), "The 14 NIH findings, then No Finding.")
 _add("nih8", _NIH14[:8], "The 8 findings of NIH ChestX-ray8.")
 _add("pneumonia", ("Pneumonia",), "CheXNet's one-output pneumonia task.")
-_add("abnormal", ("Abnormal",), "One output: any finding at all.")
+_add("abnormal", ("Abnormal",), "One output: any finding.")
 _add("chexpert14", _CHEXPERT14, "The 14 observations of CheXpert, in the order of its CSV header.")
 _add("chexpert5", _CHEXPERT5, "The 5 competition observations of CheXpert.")
 _add(
     "chexpert5_alphabetical",
     tuple(sorted(_CHEXPERT5)),
-    "The 5 competition observations in alphabetical order: that of QUST-SmartData/CXRClassification.",
+    "The 5 competition observations in alphabetical order, as in QUST-SmartData/CXRClassification.",
 )
 _add(
     "mimic14",
@@ -158,25 +158,25 @@ _add(
 _add(
     "padchest_openi22",
     _PADCHEST22,
-    "22 findings of PadChest + OpenI, alphabetical: the order of weights trained by the original code.",
+    "22 findings of PadChest + OpenI in alphabetical order, as in weights trained by the original code.",
 )
 _add(
     "padchest_openi22_listed",
     (*_PADCHEST22[:5], "pleural effusion", *_PADCHEST22[5:14], *_PADCHEST22[15:]),
-    "The same 22 findings in the order in which the original repository lists them.",
+    "The 22 findings of PadChest + OpenI in the order in which the original repository lists them.",
 )
 
-_add("imagenome9", _IMAGENOME9, "The 9 findings of Chest ImaGenome that AnaXNet tells, in its order.")
+_add("imagenome9", _IMAGENOME9, "The 9 findings of Chest ImaGenome that AnaXNet predicts, in its order.")
 _add(
     "regions18",
     _REGIONS18,
-    "The 18 anatomical regions of AnaXNet, in its order; right is the patient's right, the picture's left.",
+    "The 18 anatomical regions of AnaXNet, in its order; right is the patient's right, the left of the image.",
 )
 _add(
     "regions29",
     (
-        *(f"right {part}" for part in _LUNG8),
-        *(f"left {part}" for part in _LUNG8),
+        *(f"right {name}" for name in _SIDE8),
+        *(f"left {name}" for name in _SIDE8),
         "trachea",
         "spine",
         "right clavicle",
@@ -216,10 +216,10 @@ _add(
         "right upper abdomen",
         "abdomen",
     ),
-    "Every region that Chest ImaGenome has boxes of: the 18 of AnaXNet, then the others.",
+    "Every region with boxes in Chest ImaGenome: the 18 of AnaXNet, then the others.",
 )
 
-# Spellings that different releases use for one finding; keys are lower-case with spaces.
+# Other names of a finding in the releases; keys are lower-case with spaces.
 _ALIASES = {
     "infiltrate": "infiltration",
     "infiltrates": "infiltration",
@@ -233,7 +233,7 @@ _ALIASES = {
 
 
 def canonical(name: str) -> str:
-    """A spelling-independent form of a finding's name.
+    """Return the form of a finding's name that all releases share.
 
     Examples
     --------
@@ -245,12 +245,12 @@ def canonical(name: str) -> str:
 
 
 def resolve(labels: str | Sequence[str]) -> tuple[str, ...]:
-    """A label set from its name, or from an explicit sequence of names.
+    """Return the label set with a name, or check an explicit sequence of labels.
 
     Raises
     ------
     UnknownNameError
-        No label set has that name.
+        No label set has this name.
     ValueError
         The sequence is empty or names a label twice.
     """
@@ -267,7 +267,7 @@ def resolve(labels: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def align(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
-    """For each label of `target`, its index in `source`, by its name or else by :func:`canonical` name, or None.
+    """Find each label of `target` in `source`: its index by exact name, else by :func:`canonical` name, else None.
 
     Examples
     --------
@@ -275,46 +275,25 @@ def align(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
     [0, None]
     """
     exact = {label: index for index, label in enumerate(source)}
-    where = {canonical(label): index for index, label in enumerate(source)}
-    return [exact.get(label, where.get(canonical(label))) for label in target]
-
-
-def positions(source: Sequence[str], target: Sequence[str], message: str) -> list[int]:
-    """As :func:`align`, where every label must be found; `message` has places for ``{lost}`` and ``{known}`` labels.
-
-    Raises
-    ------
-    ValueError
-        Labels of `target` that `source` lacks.
-
-    Examples
-    --------
-    >>> positions(["Effusion", "Hernia"], ["Edema"], "no {lost} among {known}")
-    Traceback (most recent call last):
-    ValueError: no 'Edema' among Effusion, Hernia
-    """
-    found = align(source, target)
-    lost = [label for label, place in zip(target, found, strict=True) if place is None]
-    if lost:
-        raise ValueError(message.format(lost=few([repr(label) for label in lost]), known=few(source)))
-    return [place for place in found if place is not None]
+    by_canonical = {canonical(label): index for index, label in enumerate(source)}
+    return [exact.get(label, by_canonical.get(canonical(label))) for label in target]
 
 
 def mirrored(names: Sequence[str]) -> list[int | None]:
-    """For each region, which one is in its place after the picture is mirrored.
+    """Find, for each region, the index of the region at its location in the mirrored image.
 
-    That of the other side, where a name begins with "right" or "left"; None where the other side is not among `names`;
-    itself for regions without a side.
+    It is the region of the other side if the name begins with "right" or "left", None if `names` does not have the
+    other side, and the region itself if it has no side.
 
     Examples
     --------
     >>> mirrored(["right lung", "left lung", "trachea", "right atrium"])
     [1, 0, 2, None]
     """
-    place = {name: index for index, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     other = {"right": "left", "left": "right"}
     result: list[int | None] = []
     for index, name in enumerate(names):
-        side, _, part = name.partition(" ")
-        result.append(place.get(f"{other[side]} {part}") if side in other else index)
+        side, _, rest = name.partition(" ")
+        result.append(indices.get(f"{other[side]} {rest}") if side in other else index)
     return result

@@ -1,10 +1,10 @@
-"""Compute losses of multi-label classification, and of organ masks, from logits.
+"""Losses of multi-label classification, and of organ masks, from logits.
 
-Labels are 1, 0, anything between (soft labels), or NaN for unknown, of any type; unknown ones take no part. A label
-outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN: an error would make the host wait for the
-device at every step. Losses are computed from logits, in float32 under autocast, and are 0 with zero gradients where no
-label is known. A loss whose weights come from the training set has a method ``fit(targets)``, which training calls
-first. Logits and labels are (N, K); those of "dice" and "dice_bce" are (N, C, H, W), with pixels of masks as labels.
+Labels are in [0, 1] (soft labels included), or NaN for unknown, of any type; unknown labels are ignored. A label
+outside [0, 1], such as CheXpert's -1 for uncertain, makes the loss NaN; an error would make the host wait for the
+device at every step. Losses are computed in float32 under autocast, and are 0 with zero gradients if no label is known.
+A loss whose weights come from the training set has a method ``fit(targets)``, which training calls first. Logits and
+labels are (N, K); for "dice" and "dice_bce" they are (N, C, H, W), with the pixels of masks as labels.
 
 >>> import torch
 >>> loss = build("bce")
@@ -31,7 +31,7 @@ from thoraxlib.utils.arguments import one_of
 registry: Registry[nn.Module] = Registry("losses")
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
-#: Numbers of images: one for each label, or a single one.
+#: Number of images: one for each label, or a single one.
 Counts = Sequence[float] | Tensor | float
 
 REDUCTIONS = ("mean", "sum", "label_sum")
@@ -39,7 +39,7 @@ SCOPES = ("batch", "per_label", "dataset")
 
 
 def label_counts(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Positives and negatives of each label: two float tensors (K,) of targets (N, K), NaN left out.
+    """Count positives and negatives of each label: two float tensors (K,) from targets (N, K), without NaN.
 
     Raises
     ------
@@ -66,19 +66,19 @@ def label_counts(targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Float32 of halves, integers and booleans; float32 and float64 as they are."""
+    """Convert half precision, integers and booleans to float32; return float32 and float64 unchanged."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def known_labels(labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Labels with 0 for unknown and NaN outside [0, 1], and where they are known."""
+    """Return the labels, with 0 for unknown and NaN outside [0, 1], and a mask of the known ones."""
     labels = labels.to(dtype)
     y = labels.nan_to_num()
     return torch.where((y >= 0) & (y <= 1), y, torch.nan), ~labels.isnan()
 
 
 def terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """-y ln p, -(1 - y) ln(1 - p), and 1 where the label is known; all (N, ..., K).
+    """Return -y ln p, -(1 - y) ln(1 - p), and 1 where the label is known, else 0; all (N, ..., K).
 
     Raises
     ------
@@ -99,7 +99,7 @@ def terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _reduce(entries: Tensor, known: Tensor, reduction: str) -> Tensor:
-    """Sum; mean over known labels; or the sum over labels of each label's mean over its known images."""
+    """Return the sum, the mean over known labels, or the sum over labels of the mean over known images."""
     if reduction == "sum":
         return entries.sum()
     if reduction == "mean":
@@ -109,7 +109,7 @@ def _reduce(entries: Tensor, known: Tensor, reduction: str) -> Tensor:
 
 
 def _stacked(positives: Counts | None, negatives: Counts | None) -> Tensor | None:
-    """Counts given as options: (2, K), or None where neither is given."""
+    """Stack the counts that are given as options, (2, K); None if neither is given."""
     if positives is None and negatives is None:
         return None
     if positives is None or negatives is None:
@@ -134,17 +134,17 @@ class BCE(nn.Module):
     Parameters
     ----------
     pos_weight : sequence of float, Tensor or "batch", optional
-        w of each label, (K,). "batch": negatives over positives of the label in the batch, as jfhealthcare/Chexpert
-        (``batch_weight``) and the PCAM model of alinstein/X_RAY weigh it; 1 without positives.
+        w of each label, (K,). "batch": negatives over positives of the label in the batch, as in jfhealthcare/Chexpert
+        (``batch_weight``) and the PCAM model of alinstein/X_RAY; 1 without positives.
     reduction : {"mean", "sum", "label_sum"}
         Over the known labels; ``"label_sum"`` is the mean over images, summed over labels.
     skip_absent : bool
-        A label without a positive in the batch takes no part, negatives included, as in these two repositories.
+        Ignore a label without a positive in the batch, negatives included, as in these two repositories.
 
     Raises
     ------
     ValueError
-        Another `reduction`, or a `pos_weight` that is not K numbers of 0 or more.
+        `pos_weight` is not K numbers of 0 or more.
     """
 
     pos_weight: Tensor | None
@@ -169,7 +169,7 @@ class BCE(nn.Module):
         self.register_buffer("pos_weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        """Return the loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
         positive, negative, known = terms(logits, labels)
         if self.pos_weight is not None:
             _check_width("pos_weight", self.pos_weight, logits)
@@ -187,28 +187,26 @@ class BCE(nn.Module):
 
 @register("w_cel")
 class WCEL(nn.Module):
-    """W-CEL: positives and negatives weighted by how rare they are (Wang et al. 2017, equation 1).
+    """W-CEL: cross-entropy weighted by the rarity of positives and negatives (Wang et al. 2017, equation 1).
 
-    ``b_P sum_{y=1} -ln p + b_N sum_{y=0} -ln(1 - p)`` with ``b_P = (P + N) / P``, ``b_N = (P + N) / N``, P and N the
-    numbers of ones and zeros. A term without any member is absent. The weights carry no gradient.
+    ``b_P sum_{y=1} -ln p + b_N sum_{y=0} -ln(1 - p)`` with ``b_P = (P + N) / P``, ``b_N = (P + N) / N``, where P and N
+    are the numbers of ones and zeros. If one of them is 0, its term is 0. The weights have no gradient.
 
     Parameters
     ----------
     scope : {"batch", "per_label", "dataset"}
-        Where P and N are counted: over the batch, all labels together (as the paper's sentence reads); over the
-        batch, label by label; or over the training set, all labels together (needs :meth:`fit`, or `positives` and
+        Labels over which P and N are counted: all labels of the batch together (as in the paper's text); each label of
+        the batch by itself; or all labels of the training set together (needs :meth:`fit`, or `positives` and
         `negatives`).
     reduction : {"mean", "sum", "label_sum"}
         ``"sum"`` is the formula; its scale grows with the batch.
-    max_weight : float, optional
-        Upper bound of the weights.
     positives, negatives : float, sequence of float or Tensor, optional
-        P and N of ``scope="dataset"``, in all or for each label (then summed); :meth:`fit` leaves them as they are.
+        P and N for ``scope="dataset"``, in total or for each label (then summed); :meth:`fit` does not change them.
 
     Raises
     ------
     ValueError
-        Another `scope` or `reduction`, a `max_weight` that is not positive, or counts for another scope.
+        Counts for another scope than "dataset", or only one of the two.
     RuntimeError
         When called without the counts of the data set.
     """
@@ -220,16 +218,13 @@ class WCEL(nn.Module):
         *,
         scope: str = "batch",
         reduction: str = "mean",
-        max_weight: float | None = None,
         positives: Counts | None = None,
         negatives: Counts | None = None,
     ) -> None:
         super().__init__()
         one_of("scope", scope, SCOPES)
         one_of("reduction", reduction, REDUCTIONS)
-        if max_weight is not None and not max_weight > 0:
-            raise ValueError(f"max_weight={max_weight}: a positive number or None")
-        self.scope, self.reduction, self.max_weight = scope, reduction, max_weight
+        self.scope, self.reduction = scope, reduction
         given = _stacked(positives, negatives)
         if given is not None and scope != "dataset":
             raise ValueError(f"positives and negatives belong to scope='dataset', got scope={scope!r}")
@@ -243,7 +238,7 @@ class WCEL(nn.Module):
         return self
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        """Return the loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
         positive, negative, known = terms(logits, labels)
         p, n = self._count(labels.to(positive.dtype), known)
         return _reduce(self._weight(p, n) * positive + self._weight(n, p) * negative, known, self.reduction)
@@ -258,31 +253,29 @@ class WCEL(nn.Module):
         positives = labels.detach().nan_to_num().sum(dim=images)
         return positives, known.sum(dim=images) - positives
 
-    def _weight(self, these: Tensor, others: Tensor) -> Tensor:
-        weight = torch.where(these > 0, (these + others) / these.clamp(min=1e-12), torch.zeros_like(these))
-        return weight if self.max_weight is None else weight.clamp(max=self.max_weight)
+    @staticmethod
+    def _weight(these: Tensor, others: Tensor) -> Tensor:
+        return torch.where(these > 0, (these + others) / these.clamp(min=1e-12), torch.zeros_like(these))
 
 
 @register("weighted_bce")
 class WeightedBCE(nn.Module):
     """CheXNet's weighted binary cross-entropy (Rajpurkar et al. 2017, section 2.1).
 
-    ``-(w+ y ln p + w- (1 - y) ln(1 - p))`` with ``w+ = N / (P + N)``, ``w- = P / (P + N)``, P and N the positives and
-    negatives of each label in the training set.
+    ``-(w+ y ln p + w- (1 - y) ln(1 - p))`` with ``w+ = N / (P + N)``, ``w- = P / (P + N)``, where P and N are the
+    positives and negatives of each label in the training set: :meth:`fit` counts them.
 
     Parameters
     ----------
-    targets : Tensor, optional
-        Training targets (N, K) to count in; :meth:`fit` does the same later.
     reduction : {"mean", "sum", "label_sum"}
         Over the known labels.
     positives, negatives : float, sequence of float or Tensor, optional
-        P and N of each label, instead of `targets`; :meth:`fit` leaves them as they are.
+        P and N of each label; :meth:`fit` does not change them.
 
     Raises
     ------
     ValueError
-        Another `reduction`; both `targets` and counts.
+        Only one of `positives` and `negatives`, or negative numbers.
     RuntimeError
         When called before there are weights.
     """
@@ -292,7 +285,6 @@ class WeightedBCE(nn.Module):
     def __init__(
         self,
         *,
-        targets: Tensor | None = None,
         reduction: str = "mean",
         positives: Counts | None = None,
         negatives: Counts | None = None,
@@ -301,27 +293,23 @@ class WeightedBCE(nn.Module):
         one_of("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
         given = _stacked(positives, negatives)
-        if given is not None and targets is not None:
-            raise ValueError("give either targets, or positives and negatives")
         self.given = given is not None
         self.register_buffer("w_pos", None if given is None else self._share(*given), persistent=False)
-        if targets is not None:
-            self.fit(targets)
 
     def fit(self, targets: Tensor) -> Self:
-        """Set the weights from training targets (N, K); a label that is never known weighs both sides alike."""
+        """Set the weights from training targets (N, K); a label that is never known has both weights 1/2."""
         if not self.given:
             self.w_pos = self._share(*label_counts(targets))
         return self
 
     @staticmethod
     def _share(positives: Tensor, negatives: Tensor) -> Tensor:
-        """w+ of each label."""
+        """Compute w+ of each label."""
         total = positives + negatives
         return torch.where(total > 0, negatives / total.clamp(min=1e-12), 0.5)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN.
+        """Return the loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN.
 
         Raises
         ------
@@ -338,23 +326,23 @@ class WeightedBCE(nn.Module):
 
 @register("focal")
 class Focal(nn.Module):
-    """Focal loss: entries that are right already count less (Lin et al. 2017, equation 5).
+    """Focal loss: correct predictions have less weight (Lin et al. 2017, equation 5).
 
     ``-(alpha y (1 - p)^gamma ln p + (1 - alpha) (1 - y) p^gamma ln(1 - p))`` with p = sigmoid(logit).
 
     Parameters
     ----------
     alpha : float, optional
-        Weight of positives, 0 to 1; negatives have 1 - alpha. None weighs neither.
+        Weight of positives, 0 to 1; negatives have 1 - alpha. None: no weights.
     gamma : float
-        How much less, 0 or more; 0 is the cross-entropy.
+        Exponent, 0 or more; 0 is the cross-entropy.
     reduction : {"mean", "sum", "label_sum"}
         Over the known labels.
 
     Raises
     ------
     ValueError
-        `alpha` outside of [0, 1], `gamma` below 0, or another `reduction`.
+        `alpha` outside [0, 1], or `gamma` below 0.
     """
 
     def __init__(self, *, alpha: float | None = 0.25, gamma: float = 2.0, reduction: str = "mean") -> None:
@@ -366,11 +354,11 @@ class Focal(nn.Module):
         self.alpha, self.gamma, self.reduction = alpha, gamma, reduction
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        """Return the loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
         positive, negative, known = terms(logits, labels)
         ones, zeros = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
         x = logits.to(positive.dtype)
-        # powers of 1 - p and of p, by their logarithms: their gradients are finite where p is 0 or 1
+        # powers of 1 - p and p by their logarithms, whose gradients are finite where p is 0 or 1
         positive = ones * positive * (self.gamma * logsigmoid(-x)).exp()
         negative = zeros * negative * (self.gamma * logsigmoid(x)).exp()
         return _reduce(positive + negative, known, self.reduction)
@@ -378,11 +366,11 @@ class Focal(nn.Module):
 
 @register("batch_focal")
 class BatchFocal(nn.Module):
-    """The focal factor on the batch's mean cross-entropy: QUST-SmartData/CXRClassification.
+    """Focal factor on the mean cross-entropy of the batch, as in QUST-SmartData/CXRClassification.
 
-    ``alpha (1 - exp(-L))^gamma L`` with L the mean binary cross-entropy over all known labels of the batch. Not the
-    focal loss of Lin et al. ("focal"): the factor is one number for the batch, so that it changes the length of a
-    step, never what the labels weigh against one another.
+    ``alpha (1 - exp(-L))^gamma L`` with L the mean binary cross-entropy over all known labels of the batch. It is not
+    the focal loss of Lin et al. ("focal"): the factor is one number for the batch, so that it scales the step, and does
+    not change the relative weights of the labels.
 
     Parameters
     ----------
@@ -405,10 +393,10 @@ class BatchFocal(nn.Module):
         self.alpha, self.gamma = alpha, gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
+        """Return the loss, a scalar, of logits (N, K) and labels (N, K) in [0, 1] or NaN."""
         positive, negative, known = terms(logits, labels)
         mean = _reduce(positive + negative, known, "mean")
-        # a root has no gradient at 0, where the loss is 0 anyway
+        # clamped, since a power below 1 has no finite gradient at 0
         share = (-torch.expm1(-mean)).clamp(min=torch.finfo(mean.dtype).tiny)
         return self.alpha * share**self.gamma * mean
 
@@ -420,10 +408,10 @@ class Dice(nn.Module):
     Parameters
     ----------
     smooth : float
-        s, above 0: what an organ that is in neither mask has instead of 0 / 0.
+        s, above 0: avoids 0 / 0 for an organ that is in neither mask.
     per_class : bool
-        False sums over the batch and all channels together, as QUST-SmartData/CXRClassification does, so that large
-        organs, and background where it has a channel, decide. True is the mean over channels of the Dice of each.
+        False sums over the batch and all channels together, as in QUST-SmartData/CXRClassification, so that large
+        organs, and a background channel, dominate. True is the mean over channels of the Dice of each.
 
     Raises
     ------
@@ -438,7 +426,7 @@ class Dice(nn.Module):
         self.smooth, self.per_class = smooth, per_class
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, C, H, W) and masks (N, C, H, W)."""
+        """Return the loss, a scalar, of logits (N, C, H, W) and masks (N, C, H, W)."""
         _check_maps(logits, masks)
         logits = full_precision(logits)
         truth, known = known_labels(masks, logits.dtype)
@@ -450,14 +438,12 @@ class Dice(nn.Module):
 
 @register("dice_bce")
 class DiceBCE(nn.Module):
-    """Mean binary cross-entropy of all pixels plus "dice": how QUST-SmartData/CXRClassification trains its UNet.
+    """Mean binary cross-entropy of all pixels plus "dice": the loss of QUST-SmartData/CXRClassification for its UNet.
 
     Parameters
     ----------
-    smooth : float
-        As for "dice".
-    per_class : bool
-        As for "dice".
+    smooth, per_class : float, bool
+        See "dice".
     """
 
     def __init__(self, *, smooth: float = 1.0, per_class: bool = False) -> None:
@@ -465,7 +451,7 @@ class DiceBCE(nn.Module):
         self.bce, self.dice = BCE(), Dice(smooth=smooth, per_class=per_class)
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Loss, a scalar, of logits (N, C, H, W) and masks (N, C, H, W)."""
+        """Return the loss, a scalar, of logits (N, C, H, W) and masks (N, C, H, W)."""
         _check_maps(logits, masks)
         loss: Tensor = self.bce(logits, masks) + self.dice(logits, masks)
         return loss

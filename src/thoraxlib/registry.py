@@ -1,17 +1,17 @@
-"""One small registry for every room: ``build``, ``register``, ``names``, ``describe``.
+"""The registry of components of each subpackage: ``build``, ``register``, ``names``, ``describe``.
 
-A :class:`Registry` maps names to factories. It looks a name up in this order:
+A :class:`Registry` maps names to factories. It searches for a name in this order:
 
 1. functions and classes decorated with :meth:`Registry.register`;
 2. :class:`Source` objects, such as the one that makes every timm model a backbone;
-3. plug-ins: entry points of installed packages in the group ``thoraxlib.<room>``, listed without importing them and
+3. plug-ins: entry points of installed packages in the group ``thoraxlib.<subpackage>``, listed without an import and
    loaded on first use.
 
-So a package that is installed adds names and changes none.
+An installed package therefore adds names and changes none.
 
-Several threads may use a registry from its first use on: modules are imported under Python's own import locks, and no
-lock of the registry is held meanwhile, so that a module that is being imported may use it too. What a module registered
-counts as long as its import did not fail: then it is gone, and the next use imports the module again.
+A registry may be used from several threads. Modules are imported under Python's own import locks, and the registry
+holds no lock of its own meanwhile, so that a module may use the registry while it is imported. If the import of a
+module fails, the entries that it registered are dropped, and the next use imports it again.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from thoraxlib.input_spec import InputSpec
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: How a part is named wherever a model takes one: a name, or ``{"name": ..., **options}``.
+#: Description of a component that a model takes: a name, or ``{"name": ..., **options}``.
 Spec = str | Mapping[str, Any]
 
 
 class UnknownNameError(KeyError):
-    """A name that no registry entry, plug-in or source knows."""
+    """Unknown name: no registry entry, plug-in or source has it."""
 
-    def __init__(self, room: str, name: object, known: Iterable[str]) -> None:
+    def __init__(self, subpackage: str, name: object, known: Iterable[str]) -> None:
         known = list(known)
         close = difflib.get_close_matches(str(name).lower()[:100], known, n=3, cutoff=0.5)
         hint = f"did you mean {_quote(close)}?" if close else f"known: {_quote(known[:20])}"
         if not close and len(known) > 20:
             hint += f" and {len(known) - 20} more"
-        self.message = f"{room}: unknown name {name!r}; {hint}"
+        self.message = f"{subpackage}: unknown name {name!r}; {hint}"
         super().__init__(self.message)
 
     def __str__(self) -> str:  # KeyError would show the repr, with escaped quotes
@@ -57,21 +57,21 @@ class UnknownNameError(KeyError):
 
 
 class DuplicateNameError(ValueError):
-    """A name that is already taken in its room."""
+    """Name that is already registered in its subpackage."""
 
 
 class OptionError(TypeError):
-    """An option that the named factory does not accept, or one that it needs and did not get."""
+    """Unknown option of a factory, or missing required one."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What :meth:`Registry.describe` tells about one entry.
+    """Description of one entry, from :meth:`Registry.describe`.
 
     Attributes
     ----------
-    name, room : str
-        Where the entry lives: ``thoraxlib.<room>.build("<name>")``.
+    name, subpackage : str
+        The entry is built by ``thoraxlib.<subpackage>.build("<name>")``.
     summary : str
         First line of the factory's docstring.
     options : Mapping[str, Any]
@@ -81,11 +81,11 @@ class Card:
     doc : str
         The factory's whole docstring.
     extra : str
-        The extra of thoraxlib that the entry needs, if its network or weights are those of another library.
+        Extra of thoraxlib that the entry needs, if its network or weights are from another library.
     """
 
     name: str = ""
-    room: str = ""
+    subpackage: str = ""
     summary: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
@@ -93,7 +93,7 @@ class Card:
     extra: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.room}: {self.name}", f"  {self.summary}", f"  from {self.origin}"]
+        lines = [f"{self.subpackage}: {self.name}", f"  {self.summary}", f"  from {self.origin}"]
         lines += [f'  needs: pip install "thoraxlib[{self.extra}]"'] if self.extra else []
         for option, default in self.options.items():
             lines.append(f"  {option} = {'(required)' if default is inspect.Parameter.empty else repr(default)}")
@@ -101,52 +101,52 @@ class Card:
 
 
 class Source(Protocol):
-    """Names beyond the registered ones, resolved on demand."""
+    """Protocol of objects that resolve further names on demand."""
 
     def names(self) -> Iterable[str]:
-        """Every name that this source can resolve."""
+        """List every name that this source can resolve."""
         ...
 
     def find(self, name: str) -> Callable[..., Any] | None:
-        """The factory called `name`, or None."""
+        """Return the factory called `name`, or None."""
         ...
 
 
 @cache
-def _plugins(room: str) -> Mapping[str, list[metadata.EntryPoint]]:
-    """The entry points of the group ``thoraxlib.<room>`` by name, read once in a process."""
+def _plugins(subpackage: str) -> Mapping[str, list[metadata.EntryPoint]]:
+    """Entry points of the group ``thoraxlib.<subpackage>`` by name, read once in a process."""
     found: dict[str, list[metadata.EntryPoint]] = {}
-    for point in metadata.entry_points(group=f"thoraxlib.{room}"):
+    for point in metadata.entry_points(group=f"thoraxlib.{subpackage}"):
         found.setdefault(point.name, []).append(point)
     return found
 
 
 def _loaded_plugin(points: list[metadata.EntryPoint]) -> Callable[..., Any]:
-    """The factory that the entry points of one name declare."""
-    told = " and ".join(f"{p.value} from {p.dist.name if p.dist else 'an unknown package'}" for p in points)
-    plugin = f"{points[0].group}: the plug-in {points[0].name!r} ({told})"
+    """Load the factory from the entry points of one name."""
+    origins = " and ".join(f"{p.value} from {p.dist.name if p.dist else 'an unknown package'}" for p in points)
+    plugin = f"{points[0].group}: the plug-in {points[0].name!r} ({origins})"
     if len(points) > 1:
         raise ImportError(f"{plugin} is declared by several packages; uninstall all but one")
     try:
         factory = points[0].load()
-        inspect.signature(factory)  # what cannot be called has none
-    except Exception as error:  # whatever a plug-in raises must not take the room down with it
+        inspect.signature(factory)  # an object that is not callable has none
+    except Exception as error:  # a plug-in may raise anything; other names still work
         raise ImportError(f"{plugin} could not be loaded: {type(error).__name__}: {error}") from error
     return cast("Callable[..., Any]", factory)
 
 
 class Registry(Generic[T]):
-    """Named factories of one kind of part.
+    """Named factories of one kind of component.
 
     Parameters
     ----------
-    room : str
-        The module that offers the verbs, below ``thoraxlib``, e.g. ``"pooling"`` or ``"graphs.adjacency"``: used in
-        messages and for the entry-point group.
+    subpackage : str
+        Module that offers the four functions, without ``thoraxlib.``, e.g. ``"losses"`` or ``"graphs.adjacency"``; used
+        in messages and for the entry-point group.
     sources : Iterable[Source]
-        Where to look for names that are not registered, before plug-ins.
+        Further names, which are searched after the registered ones and before plug-ins.
     modules : Iterable[str]
-        Modules whose import registers the room's own entries; imported on the first use of a verb.
+        Modules whose import registers the library's own entries; imported on first use.
 
     Examples
     --------
@@ -164,18 +164,18 @@ class Registry(Generic[T]):
     thoraxlib.registry.UnknownNameError: shapes: unknown name 'sqare'; did you mean 'square'?
     """
 
-    card_type: ClassVar[type[Card]] = Card  #: Of entries that bring no card.
+    card_type: ClassVar[type[Card]] = Card  #: Card of entries that are registered without one.
 
-    def __init__(self, room: str, sources: Iterable[Source] = (), modules: Iterable[str] = ()) -> None:
-        self.room = room
+    def __init__(self, subpackage: str, sources: Iterable[Source] = (), modules: Iterable[str] = ()) -> None:
+        self.subpackage = subpackage
         self._factories: dict[str, Callable[..., T]] = {}
         self._cards: dict[str, Card] = {}
         self._owners: dict[str, ModuleType | None] = {}
-        self._lock = threading.Lock()  # of these three; never held while something is imported
+        self._lock = threading.Lock()  # for the three dictionaries; never held during an import
         self._sources = tuple(sources)
         self._modules = tuple(modules)
 
-    # -- the four verbs ---------------------------------------------------------------------------
+    # -- the four functions -----------------------------------------------------------------------
 
     def register(self, name: str, *, card: Card | None = None, override: bool = False) -> Callable[[F], F]:
         """Register the decorated factory (a function or class) as `name`.
@@ -185,7 +185,7 @@ class Registry(Generic[T]):
         name : str
             Lower-case letters, digits and any of ``_ . + -``, starting with a letter or digit.
         card : Card, optional
-            What is known beyond docstring and signature; its common fields are filled in.
+            Description beyond docstring and signature; its common fields are filled in.
         override : bool
             Replace an existing entry instead of raising.
 
@@ -194,19 +194,19 @@ class Registry(Generic[T]):
         DuplicateNameError
             `name` is taken and `override` is False.
         ValueError
-            `name` is not a valid name.
+            `name` has other characters.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_.+\-]*", name):
-            raise ValueError(f"{self.room}: {name!r} is no valid name; allowed: [a-z0-9][a-z0-9_.+-]*")
+            raise ValueError(f"{self.subpackage}: {name!r} is not a valid name; allowed: [a-z0-9][a-z0-9_.+-]*")
 
         def decorate(factory: F) -> F:
-            owner = next(_in_execution(), None)
+            owner = next(_modules_in_import(), None)
             with self._lock:
                 taken = self._registered(name)
                 if taken is not None and not override:
                     raise DuplicateNameError(
-                        f"{self.room}: {name!r} is already registered by {taken.__module__}.{taken.__qualname__}; "
-                        "pass override=True to replace it"
+                        f"{self.subpackage}: {name!r} is already registered by "
+                        f"{taken.__module__}.{taken.__qualname__}; pass override=True to replace it"
                     )
                 self._cards[name], self._owners[name] = card or self.card_type(), owner
                 self._factories[name] = factory
@@ -215,54 +215,54 @@ class Registry(Generic[T]):
         return decorate
 
     def build(self, name: str, **options: Any) -> T:
-        """Build the part called `name`.
+        """Build the component called `name`.
 
         Raises
         ------
         UnknownNameError
-            No such name; the message has the closest ones.
+            No such name; the message lists the closest ones.
         OptionError
-            An option that the factory does not accept or lacks; the message lists the accepted ones.
+            Unknown or missing option; the message lists the accepted ones.
         ImportError
-            The name belongs to a plug-in that fails to import, or to several.
+            The plug-in fails to import, or several packages declare the name.
         """
         factory = self.factory(name)
-        self.check_options(name, options)
+        self._check_options(name, factory, options)
         return self.recorded(factory(**options), name, options)
 
-    def recorded(self, part: T, name: str, options: Mapping[str, Any]) -> T:
-        """Leave ``registry_spec`` on a part, so that a model given it can record how to build it again."""
-        if hasattr(part, "__dict__"):
-            part.__dict__["registry_spec"] = {"name": name, **options}
-        return part
+    def recorded(self, component: T, name: str, options: Mapping[str, Any]) -> T:
+        """Store the spec of a component as its ``registry_spec``, from which a saved model rebuilds it."""
+        if hasattr(component, "__dict__"):
+            component.__dict__["registry_spec"] = {"name": name, **options}
+        return component
 
     def names(self, pattern: str = "*") -> list[str]:
-        """All names that match a shell-style `pattern`, in natural order (``b2`` before ``b10``)."""
-        found = {*self._loaded(), *_plugins(self.room)}
+        """List all names that match a shell-style `pattern`, in natural order (``b2`` before ``b10``)."""
+        found = {*self._loaded(), *_plugins(self.subpackage)}
         for source in self._sources:
             found.update(source.names())
         return sorted(fnmatch.filter(found, pattern), key=_natural)
 
     def registered(self, pattern: str = "*") -> list[str]:
-        """The names registered by decorator that need no extra; neither plug-ins nor the names of further sources."""
+        """List the names that are registered by decorator and need no extra: no plug-ins, no names of a source."""
         found = (name for name in self._loaded() if not self._cards[name].extra)
         return sorted(fnmatch.filter(found, pattern), key=_natural)
 
     def describe(self, name: str) -> Card:
-        """The :class:`Card` of `name`: summary, options with defaults, origin."""
+        """Return the :class:`Card` of `name`: summary, options with defaults, origin."""
         factory = self.factory(name)
         doc = inspect.getdoc(factory) or ""
         return replace(
             self._cards.get(name) or self.card_type(),
             name=name,
-            room=self.room,
+            subpackage=self.subpackage,
             summary=doc.strip().partition("\n")[0],
             options=MappingProxyType(dict(self._parameters(factory)[0])),
             origin=getattr(factory, "__module__", type(factory).__module__),
             doc=doc,
         )
 
-    # -- used by the rooms ------------------------------------------------------------------------
+    # -- used by the library ----------------------------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
         try:
@@ -272,68 +272,66 @@ class Registry(Generic[T]):
         return True
 
     def factory(self, name: str) -> Callable[..., T]:
-        """The factory behind `name`.
+        """Return the factory called `name`.
 
         Raises
         ------
         UnknownNameError
             No such name.
         ImportError
-            The name belongs to a plug-in that fails to import, or to several.
+            The plug-in fails to import, or several packages declare the name.
 
         Warns
         -----
         UserWarning
-            A plug-in has the same name as a component of the library or of another package that registered it.
+            A plug-in is not used, since the library or another package has registered its name.
         """
         if isinstance(name, str):
             self._load()
-            plugins = _plugins(self.room).get(name, [])
+            plugins = _plugins(self.subpackage).get(name, [])
             for find in (self._registered, *(source.find for source in self._sources)):
                 found = find(name)
                 if found is not None:
                     package = str(getattr(found, "__module__", "")).partition(".")[0]
                     for point in plugins:
                         if point.module.partition(".")[0] != package:
-                            warnings.warn(f"{self.room}: {name!r} is taken; the plug-in {point.value} is not used")
+                            message = f"{self.subpackage}: {name!r} is taken; the plug-in {point.value} is not used"
+                            warnings.warn(message)
                     return found
             if plugins:
                 return _loaded_plugin(plugins)
-        raise UnknownNameError(self.room, name, self.names())
+        raise UnknownNameError(self.subpackage, name, self.names())
 
     def working(self) -> Iterator[tuple[str, T]]:
-        """Every name, and what it builds without options; of a plug-in that cannot be loaded, a warning instead."""
+        """Build every name without options; a plug-in that cannot be loaded gives a warning and is left out."""
         for name in self.names():
             try:
                 yield name, self.build(name)
             except ImportError as error:
                 warnings.warn(str(error), stacklevel=2)
 
-    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raise :class:`OptionError` where `options` does not fit the factory called `name`."""
-        accepted, takes_any = self._parameters(self.factory(name))
-        if not takes_any:
-            for option in options:
-                if option not in accepted:
-                    close = difflib.get_close_matches(option, accepted, n=1)
-                    hint = f" (did you mean {close[0]!r}?)" if close else ""
-                    raise OptionError(
-                        f"{self.room}: {name!r} has no option {option!r}{hint}; accepted: {_quote(accepted) or 'none'}"
-                    )
+    def _check_options(self, name: str, factory: Callable[..., T], options: Mapping[str, Any]) -> None:
+        """Raise :class:`OptionError` if `factory` does not accept `options`, or needs more."""
+        accepted, takes_any = self._parameters(factory)
+        unknown = [option for option in options if option not in accepted and not takes_any]
         missing = [key for key, value in accepted.items() if value is inspect.Parameter.empty and key not in options]
-        if missing:
-            raise OptionError(f"{self.room}: {name!r} needs {_quote(missing)}; accepted: {_quote(accepted)}")
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], accepted, n=1)
+            problem = f"has no option {unknown[0]!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+        else:
+            problem = f"needs {_quote(missing)}"
+        if unknown or missing:
+            raise OptionError(f"{self.subpackage}: {name!r} {problem}; accepted: {_quote(accepted) or 'none'}")
 
     def accepts(self, spec: Spec, option: str) -> bool:
-        """Whether the factory that `spec` names takes `option`."""
+        """Return True if the factory that `spec` names takes `option`."""
         accepted, takes_any = self._parameters(self.factory(self.split_spec(spec)[0]))
         return takes_any or option in accepted
 
     def resolve(self, spec: Spec | T, **defaults: Any) -> T:
-        """A part from its spec: a name, ``{"name": ..., **options}``, or the part itself.
+        """Build a component from its spec, a name or ``{"name": ..., **options}``; return a ready component unchanged.
 
-        `defaults` are options that the caller supplies; those that the factory does not accept are
-        an error only if the spec names them.
+        The caller's `defaults` are passed if the factory accepts them; unknown options in the spec are an error.
         """
         if not isinstance(spec, (str, Mapping)):
             return spec
@@ -342,36 +340,36 @@ class Registry(Generic[T]):
         return self.build(name, **{**fitting, **options})
 
     def split_spec(self, spec: Spec) -> tuple[str, dict[str, Any]]:
-        """``"x"`` or ``{"name": "x", **options}`` as ``("x", options)``.
+        """Split ``"x"`` or ``{"name": "x", **options}`` into ``("x", options)``.
 
         Raises
         ------
         OptionError
-            A mapping without the key ``name``.
+            The mapping has no key ``name``.
         """
         if isinstance(spec, str):
             return spec, {}
         if "name" not in spec:
-            raise OptionError(f"{self.room}: a spec given as a mapping needs the key 'name', got {_quote(spec)}")
+            raise OptionError(f"{self.subpackage}: a spec given as a mapping needs the key 'name', got {_quote(spec)}")
         options = dict(spec)
         return options.pop("name"), options
 
     def _load(self) -> None:
-        """Import the room's modules; each is executed once, and another thread waits until it is complete.
+        """Import the modules that register entries; another thread waits until a module is complete.
 
-        One of them that uses the registry while it is being imported finds what is registered so far.
+        A module that uses the registry during its own import finds the entries that are registered so far.
         """
-        if not any(module.__name__ in self._modules for module in _in_execution()):
+        if not any(module.__name__ in self._modules for module in _modules_in_import()):
             for name in self._modules:
                 importlib.import_module(name)
 
     def _loaded(self) -> set[str]:
-        """The registered names."""
+        """Return the registered names."""
         self._load()
         return {name for name in list(self._factories) if self._registered(name) is not None}
 
     def _registered(self, name: str) -> Callable[..., T] | None:
-        """The factory registered as `name`, unless the import of the module that did so failed."""
+        """Return the factory registered as `name`; None if the import of the module that registered it failed."""
         owner = self._owners.get(name)
         if owner is not None and sys.modules.get(owner.__name__) is not owner:
             return None
@@ -379,20 +377,20 @@ class Registry(Generic[T]):
 
     @staticmethod
     def _parameters(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-        """Accepted options with their defaults, and whether any other is accepted too."""
+        """Return the accepted options with their defaults, and True if any other is accepted too."""
         parameters = inspect.signature(factory).parameters.values()
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         named = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         return named, takes_any
 
 
-def _in_execution() -> Iterator[ModuleType]:
-    """Modules whose bodies run in this thread, the innermost first: those that are being imported."""
+def _modules_in_import() -> Iterator[ModuleType]:
+    """Yield the modules that this thread is importing, the innermost first."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "<module>":
             module = sys.modules.get(frame.f_globals.get("__name__", ""))
-            # a script has no spec; code that exec runs may only claim to be a module
+            # a script has no spec; code run by exec may have the name of a module
             if module is not None and vars(module) is frame.f_globals and module.__spec__ is not None:
                 yield module
         frame = frame.f_back
@@ -404,23 +402,23 @@ def _quote(names: Iterable[str]) -> str:
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """Sort key that compares runs of digits as numbers."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(run)) if run.isdigit() else (1, run) for run in re.split(r"(\d+)", name) if run]
 
 
 def as_json(value: Any) -> Any:
-    """`value` as plain JSON: parts that a registry built as their spec, input specs as mappings.
+    """Convert `value` to plain JSON: components to the spec that built them, input specs to mappings.
 
     Raises
     ------
     TypeError
-        A ready part that no registry built.
+        A ready component that no registry built.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, InputSpec):
         return value.to_json()
     if isinstance(value, Mapping):
-        # what a part read from a file is among the weights, and the file may be gone
+        # the content of a file is among the weights of the saved model, and the file may be gone
         return {str(key): None if key == "path" else as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [as_json(item) for item in value]
@@ -431,9 +429,9 @@ def as_json(value: Any) -> Any:
 
 
 def without_pretrained(value: Any) -> Any:
-    """A recorded spec for building what is to get its own weights next: nothing is downloaded, and no file is read."""
+    """Copy a spec without ``pretrained`` and ``path``, for rebuilding a model whose weights are loaded next."""
     if isinstance(value, Mapping):
-        # of a file that somebody else wrote; as_json records no path either
+        # as_json records no path, but the config may be written by somebody else
         return {
             key: None if key == "path" else without_pretrained(item)
             for key, item in value.items()

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small import QUICK, Tiny, archive, image, rows
 
 from thoraxlib import localization
-from thoraxlib.archives import Scored, network, reading, score_archive, tables
-from thoraxlib.explanation.look import Seen
+from thoraxlib.archives import Scored, listing, output, score, score_archive
+from thoraxlib.explanation.findings import Findings
 
 BOXES: dict[str, Any] = {**QUICK, "boxes": True, "threshold": 0.2}
 
@@ -214,9 +214,9 @@ def test_errors_of_the_machine_end_the_run_which_goes_on_later(
     folder, options = tmp_path / "out", {**QUICK, "format": "csv"}
     with monkeypatch.context() as patched:
         if where == "reading":
-            patched.setattr(reading.Listed, "image", failing(reading.Listed.image, 1))
+            patched.setattr(listing.Listed, "image", failing(listing.Listed.image, 1))
         elif where == "writing":
-            patched.setattr(tables, "write", failing(tables.write, 4))
+            patched.setattr(output, "write_table", failing(output.write_table, 4))
         else:
             patched.setattr(Tiny, "forward", failing(Tiny.forward, 2))
         with pytest.raises(type(error), match=str(error)[-15:]):
@@ -341,12 +341,12 @@ class Regional(Tiny):
 def test_a_model_of_regions_that_says_nothing_is_said(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(x: Tensor, limits: Tensor) -> Any:
+    def explainer(x: Tensor, limits: Tensor) -> Any:
         nothing = localization.Boxes.from_lists([], [])
         none = torch.zeros(0, dtype=torch.long)
-        return Seen(torch.full((len(x), 2), torch.nan), none, none, torch.zeros(0, 4, 4), nothing)
+        return Findings(torch.full((len(x), 2), torch.nan), none, none, torch.zeros(0, 4, 4), nothing, none)
 
-    monkeypatch.setattr(network, "look_of", lambda *_: look)
+    monkeypatch.setattr(score, "explainer_for", lambda *_: explainer)
     scored = score_archive(Regional(), tree / "p1", tmp_path / "out", format="csv", **QUICK)
     assert scored.failed == scored.images == 7
     assert {row["error"] for row in rows(tmp_path / "out")} == {
@@ -360,8 +360,7 @@ READER = """
 import sys
 from pathlib import Path
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.archives.listing import images_of, write_listing
-from thoraxlib.archives.reading import batches
+from thoraxlib.archives.listing import batches, images_of, write_listing
 
 if __name__ == "__main__":
     images = list(images_of([sys.argv[1]])) * 4000

@@ -30,7 +30,7 @@ from thoraxlib.cli import main
 from thoraxlib.datasets.files import image_size, index_images
 from thoraxlib.images import TrainingCopy, copies, transform_for
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.utils.files import alone
+from thoraxlib.utils.files import locked
 
 SHAPES = [(48, 40), (40, 64), (33, 33), (70, 20)]
 
@@ -239,7 +239,7 @@ def test_wrong_calls(tree: Path, tmp_path: Path) -> None:
 def test_a_damaged_description_is_named(content: str, tree: Path, tmp_path: Path) -> None:
     prepare(tree, tmp_path / "copy")
     (tmp_path / "copy" / "copy.json").write_text(content)
-    message = r"copy\.json is damaged \(.*\): prepare the images anew, in another"
+    message = r"copy\.json is damaged \(.*\): prepare the images in a new folder"
     with pytest.raises(ValueError, match=message):
         TrainingCopy(tmp_path / "copy")
     with pytest.raises(ValueError, match=message):
@@ -263,7 +263,7 @@ def test_a_copy_of_png_files_as_they_once_were_is_refused(tree: Path, tmp_path: 
 
 def test_one_process_at_a_time(tree: Path, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    with alone(tmp_path / "copy"), pytest.raises(ValueError, match="another process is writing"):
+    with locked(tmp_path / "copy"), pytest.raises(ValueError, match="another process is writing"):
         thoraxlib.prepare(tree, tmp_path / "copy", num_workers=0)
 
 

@@ -99,7 +99,7 @@ def test_no_descriptors_left(free: int, tree: Path, tmp_path: Path) -> None:
 
 _RUN = """
 import sys
-from thoraxlib import images
+import thoraxlib
 from thoraxlib.input_spec import InputSpec
 if __name__ == "__main__":
     try:
@@ -406,7 +406,9 @@ def test_files_that_never_end_are_failures(kind: str, tree: Path, tmp_path: Path
         odd.symlink_to("/dev/zero" if kind == "device" else tree / "nothing")
     with pytest.warns(UserWarning, match=r"1 of 13 images failed.*odd\.png"):
         copy = prepare(tree, tmp_path / "copy")
-    assert ("FileNotFoundError" if kind == "link to nothing" else "is no regular file") in copy.failures["0/odd.png"]
+    assert ("FileNotFoundError" if kind == "link to nothing" else "a regular file is wanted") in copy.failures[
+        "0/odd.png"
+    ]
     odd.rename(tree / "odd.zip")
     with pytest.raises((ValueError, FileNotFoundError), match=r"odd\.zip"):
         listed([tree])

@@ -23,7 +23,7 @@ from small import QUICK, Tiny, archive, image, rows
 
 import thoraxlib
 from thoraxlib import datasets, detection, localization
-from thoraxlib.archives import Scored, reading, score_archive, tables
+from thoraxlib.archives import Scored, listing, score_archive
 from thoraxlib.input_spec import InputSpec
 
 FORMATS = [
@@ -91,9 +91,10 @@ def test_parquet_and_csv_say_the_same(tree: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     for name in ("parquet", "csv"):
         score_archive(Tiny(), tree, tmp_path / name, format=name, **QUICK)  # type: ignore[arg-type]
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["parts"]["1"]["failed"] == 1
+        assert sum(row["error"] is not None for row in rows(tmp_path / name)) == manifest["failed"] == 2
     assert rows(tmp_path / "parquet") == rows(tmp_path / "csv")
-    assert tables.failures(tmp_path / "parquet" / "scores" / "000001.parquet") == 1
-    assert tables.failures(tmp_path / "csv" / "scores" / "000001.csv") == 1
 
 
 # -- killed ----------------------------------------------------------------------------------------------
@@ -107,13 +108,13 @@ def started(tree: Path, folder: Path, form: str, shard: tuple[int, int], boxes: 
     status = 1
     try:  # pragma: no cover
         torch.set_num_threads(1)
-        at_once = reading._read
+        at_once = listing._read
 
         def slowly(key: Any, **options: Any) -> Any:
             time.sleep(0.06)
             return at_once(key, **options)
 
-        reading._read = slowly
+        listing._read = slowly
         options = {**QUICK, "boxes": boxes, "threshold": 0.2}
         score_archive(Tiny(), tree, folder, format=form, shard=shard, **options)  # type: ignore[arg-type]
         status = 0
@@ -432,13 +433,13 @@ def test_no_more_is_read_ahead_than_a_batch(tree: Path, tmp_path: Path, monkeypa
             events.append("scored")
             return super().forward(x)
 
-    plain = reading.Listed.image
+    plain = listing.Listed.image
 
     def image(self: Any, *options: Any) -> Any:
         events.append("read")
         return plain(self, *options)
 
-    monkeypatch.setattr(reading.Listed, "image", image)
+    monkeypatch.setattr(listing.Listed, "image", image)
     score_archive(Watched(), tree / "p1", tmp_path / "out", format="csv", **QUICK)
     events.remove("scored")  # the example of the optimisation
     assert events == ["read"] * 3 + ["scored"] + ["read", "scored"] + ["read"] * 3 + ["scored"]

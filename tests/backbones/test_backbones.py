@@ -106,9 +106,9 @@ def test_alexnet_and_googlenet_are_torchvisions() -> None:
         ("googlenet", models.googlenet(init_weights=True, aux_logits=False)),
     ):
         ours = backbones.build(name).eval()
-        places = ours.checkpoint_keys(theirs.state_dict())
-        assert len(places) == len(ours.state_dict())
-        ours.load_state_dict({own: theirs.state_dict()[key] for own, key in places.items()})
+        pairs = ours.checkpoint_keys(theirs.state_dict())
+        assert len(pairs) == len(ours.state_dict())
+        ours.load_state_dict({own: theirs.state_dict()[key] for own, key in pairs.items()})
         theirs.eval()
         if name == "alexnet":
             expected = theirs.features(x)
@@ -175,9 +175,9 @@ def test_efficientnet_with_its_last_convolution() -> None:
     whole = timm.create_model("tf_efficientnet_b0").eval()
     backbone = backbones.build("tf_efficientnet_b0", conv_head=True).eval()
     state = whole.state_dict()
-    places = backbone.checkpoint_keys(state)
-    assert set(places) == set(backbone.state_dict())
-    backbone.load_state_dict({own: state[theirs] for own, theirs in places.items()})
+    pairs = backbone.checkpoint_keys(state)
+    assert set(pairs) == set(backbone.state_dict())
+    backbone.load_state_dict({own: state[theirs] for own, theirs in pairs.items()})
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(backbone(x)[-1], whole.forward_features(x))

@@ -128,10 +128,12 @@ def test_errors() -> None:
         VanillaNet((8, 16), (1, 2))
     with pytest.raises(ValueError, match=r"pool_sizes must be 1, one for each stride above 1, got \(4, 2\)"):
         VanillaNet((8, 16, 16), (1, 2), pool_sizes=(4, 2))
-    with pytest.raises(ValueError, match="vanillanet_5: pretrained=True is not supported"):
+    with pytest.raises(ValueError, match="VanillaNet: its weights are not downloaded"):
         backbones.build("vanillanet_5", pretrained=True)
     with pytest.raises(ValueError, match="dense_van: no weights are published"):
         backbones.build("dense_van", pretrained=True)
+    with pytest.raises(ValueError, match=r"widths=\(8, 16\), depths=.* must have four numbers each"):
+        backbones.build("van_b0", widths=(8, 16))
     with pytest.raises(ValueError, match=r"van_b0: the published weights have widths \(32, 64, 160, 256\) and"):
         backbones.build("van_b0", widths=(32, 64, 128, 256), pretrained=True)
     with pytest.raises(ValueError, match=r"depths \(3, 3, 5, 2\), got \(32, 64, 160, 256\) and \(1, 1, 1, 1\)"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import thoraxlib
 from thoraxlib import cams
-from thoraxlib.cams.gradients import one_place
+from thoraxlib.cams.gradcam import collapse
 from thoraxlib.registry import OptionError, UnknownNameError
 from thoraxlib.reproduce.jaydurant import to_uint8
 
@@ -118,7 +118,7 @@ def test_cam_averages_to_the_logit_and_gradcam_is_cam_over_the_area() -> None:
 
 
 def test_large_maps_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    from thoraxlib.cams import gradients as gradcam
+    from thoraxlib.cams import gradcam
 
     model, x = small({"name": "lse", "r": 3.0}), torch.randn(2, 3, 64, 64)
     for name in ("gradcam", "gradcam++"):
@@ -142,7 +142,7 @@ def test_a_gradient_that_is_one_for_all_places_is_as_any_other(name: str) -> Non
         model = small(pool)
         cam = cams.build(name, model)
         features = model.forward_features(x).detach()
-        shapes += [tuple(one_place(gradients).shape[3:]) for gradients in cam._gradients(features, None)]
+        shapes += [tuple(collapse(gradients).shape[3:]) for gradients in cam._gradients(features, None)]
         found.append(cam(x))
     assert shapes == [(1, 1), (2, 3)]
     torch.testing.assert_close(*found)
@@ -277,7 +277,7 @@ def test_rectangular_token_grids() -> None:
 
 def test_features_that_are_no_map() -> None:
     pit = timm.create_model("pit_ti_224", num_classes=2).eval()
-    with pytest.raises(ValueError, match="one token.*no places.*PoolingVisionTransformer"):
+    with pytest.raises(ValueError, match="one token.*no locations.*PoolingVisionTransformer"):
         cams.build("gradcam", pit)(torch.randn(1, 3, 224, 224))
     with pytest.raises(TypeError, match="forward_features of CrossVit gives list.*target="):
         cams.build("gradcam", timm.create_model("crossvit_tiny_240", num_classes=2).eval())(torch.randn(1, 3, 240, 240))
@@ -325,7 +325,7 @@ def test_errors() -> None:
         def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
             raise NotImplementedError("Opaque has no per-location logits; use a gradient-based CAM")
 
-    with pytest.raises(TypeError, match="cam: Opaque.*gradient-based"):
+    with pytest.raises(TypeError, match="CAM: Opaque.*gradient-based"):
         cams.build("cam", Opaque())(torch.randn(1, 3, 4, 4))
     assert cams.build("gradcam", Opaque())(torch.randn(1, 3, 4, 4)).shape == (1, 3, 4, 4)
 
@@ -482,7 +482,7 @@ class TestSplit:
         model, x = small(), torch.randn(1, 3, 64, 64)
         inner = cams.build("layercam", model, target="backbone.net.layer2")(x, labels=["c"])
         assert inner.shape == (1, 1, 8, 8)
-        last = cams.build("gradcam", cams.split(model, "neck"))(x)
+        last = cams.build("gradcam", cams.Split(model, "neck"))(x)
         torch.testing.assert_close(last, cams.build("gradcam", model)(x), rtol=1e-4, atol=1e-6)
 
     @pytest.mark.parametrize("training", [False, True])
@@ -523,7 +523,7 @@ class TestSplit:
         torch.manual_seed(0)
         x = torch.randn(1, 3, 64, 96)
         net = models.swin_t(num_classes=2).eval()  # (N, h, w, C), and no attribute says so
-        features = cams.split(net, "features.1").forward_features(x)
+        features = cams.Split(net, "features.1").forward_features(x)
         assert features.shape == (1, 16, 24, 96)
         if name == "eigencam":
             places = features.flatten(1, 2)[0]
@@ -539,9 +539,9 @@ class TestSplit:
         x, layer = torch.randn(1, 3, 64, 64), "encoder.layers.encoder_layer_0"
         with pytest.raises(ValueError, match="17 tokens form no grid.*num_prefix_tokens=1"):
             cams.build(name, vit, target=layer)(x)
-        assert cams.build(name, cams.split(vit, layer, num_prefix_tokens=1))(x).shape == (1, 2, 4, 4)
+        assert cams.build(name, cams.Split(vit, layer, num_prefix_tokens=1))(x).shape == (1, 2, 4, 4)
         with pytest.raises(ValueError, match="num_prefix_tokens=-1: at least 0"):
-            cams.split(vit, layer, num_prefix_tokens=-1)
+            cams.Split(vit, layer, num_prefix_tokens=-1)
 
     def test_a_layer_before_the_class_token(self) -> None:
         model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=2).eval()

@@ -166,11 +166,11 @@ def test_evaluation_of_segmenters_and_detectors() -> None:
     pictures = datasets.build("synthetic", size=64, length=4, masks=True)
     unet, finder = segmentation.build("unet", width=4, norm=True, depth=2), fitted()
     organs = segmentation.evaluate(unet.eval(), pictures)
-    regions = detection.evaluate(finder.eval(), pictures)
+    regions = detection.evaluate(finder.eval(), pictures, progress=False)
     before = state(unet.train()), state(finder.train())
 
     def work(number: int) -> list[Tensor]:
-        return [segmentation.evaluate(unet, pictures).dice, detection.evaluate(finder, pictures).scores]
+        return [segmentation.evaluate(unet, pictures).dice, detection.evaluate(finder, pictures, progress=False).scores]
 
     found = together(work, 4)
     assert same(state(unet), before[0])

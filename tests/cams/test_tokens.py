@@ -9,7 +9,7 @@ import timm
 import torch
 
 from thoraxlib import cams
-from thoraxlib.cams.split import split
+from thoraxlib.cams import Split
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "class token at the end (XCiT)": ("xcit_nano_12_p16_224", {"depth": 2}),
@@ -31,7 +31,7 @@ def test_each_layer_gives_the_map_that_timm_gives(kind: str) -> None:
     with torch.no_grad():
         _, maps = net.forward_intermediates(x, norm=False)
     for number, expected in enumerate(maps):
-        layer = split(net, f"blocks.{number}")
+        layer = Split(net, f"blocks.{number}")
         spatial = cams.build("gradcam", layer).spatial(layer.forward_features(x), x)
         torch.testing.assert_close(spatial, expected)
         assert spatial.shape[-2:] == (3, x.shape[-1] // 16)

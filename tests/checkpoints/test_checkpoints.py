@@ -64,9 +64,9 @@ VARIANTS: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "jrzech": (lambda s: {"state_dict": sigmoid_head(s)}, "chexnet_jrzech"),
     "jrzech_old": (lambda s: sigmoid_head(old_names(s)), "chexnet_jrzech"),
-    "seed": (lambda s: prefixed("base_model.", s), "jaydurant"),
-    "torchvision": (lambda s: s, "timm"),
-    "torchvision_old": (lambda s: {"state_dict": prefixed("module.", old_names(s))}, "timm"),
+    "jaydurant": (lambda s: prefixed("base_model.", s), "jaydurant"),
+    "torchvision": (lambda s: s, "plain"),
+    "torchvision_old": (lambda s: {"state_dict": prefixed("module.", old_names(s))}, "plain"),
 }
 
 
@@ -88,7 +88,7 @@ def test_the_old_file_has_the_counts_of_the_spec(densenet: nn.Module) -> None:
     assert len(new) == 727
     assert len(old) == 606
     assert len(set(old) - set(new)) == 580
-    modern = checkpoints.layout.modern_densenet_keys(old)
+    modern = checkpoints.layout.renaming(checkpoints.layout.OLD_DENSENET)(old)
     assert set(modern) == {key for key in new if not key.endswith("num_batches_tracked")}
 
 
@@ -177,7 +177,7 @@ def test_unknown_layout_and_wrong_layout(densenet: nn.Module) -> None:
         thoraxlib.load_checkpoint(model, dict(densenet.state_dict()), layout="chexnet_arnowen")
 
 
-def test_aliases_that_disagree_are_told() -> None:
+def test_different_aliases_give_a_warning() -> None:
     from torchvision import models
 
     net = models.resnet50(num_classes=22)

@@ -57,7 +57,7 @@ PREFIXES = (
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("source", ["thoraxlib", "timm"])
+@pytest.mark.parametrize("source", ["thoraxlib", "plain"])
 @pytest.mark.parametrize("named", [False, True])
 def test_prefixes_around_a_network(prefix: str, source: str, named: bool) -> None:
     theirs = build() if source == "thoraxlib" else timm_net()
@@ -90,7 +90,7 @@ def test_a_backbone_alone(source: str, named: bool) -> None:
     state, layout = {
         "whole": (prefixed("backbone.", backbone), "thoraxlib"),
         "backbone": (backbone, "thoraxlib"),
-        "timm": ({key: value for key, value in timm_net().state_dict().items() if not key.startswith("fc.")}, "timm"),
+        "timm": ({key: value for key, value in timm_net().state_dict().items() if not key.startswith("fc.")}, "plain"),
         "compiled": (prefixed("model._orig_mod.backbone.", backbone), "thoraxlib"),
     }[source]
     model = build()
@@ -121,7 +121,7 @@ def test_a_van_without_its_head() -> None:
 
 
 @pytest.mark.parametrize("copy", ["state_dict_ema", "model_ema", "ema_state_dict"])
-def test_an_averaged_copy_is_told_and_can_be_chosen(copy: str, tmp_path: Path) -> None:
+def test_an_averaged_copy_gives_a_warning_and_can_be_chosen(copy: str, tmp_path: Path) -> None:
     last, averaged = (dict(build().state_dict()) for _ in range(2))
     model = build()
     torch.save({"state_dict": last, copy: averaged, "epoch": 3}, tmp_path / "both.pth")

@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 
 from thoraxlib import datasets
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.chest_imagenome import cache
+from thoraxlib.datasets.chest_imagenome import scene_graphs
 from thoraxlib.datasets.chest_imagenome.annotations import CONFLICTS, select_boxes, select_labels
 from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles, parse
 from thoraxlib.images import transform_for
@@ -464,7 +464,9 @@ def test_patients_of_a_list_are_those_of_the_scene_graphs(tmp_path: Path, name: 
         path.write_text(text.replace("10000000", written))
         assert datasets.build("chest_imagenome", **options).ids == [image(k) for k in range(1, 6)]
     path.write_text(text.replace("10000000", "7"))
-    with pytest.raises(ValueError, match=rf"{name}.csv:2: {image(0)} is of patient 7 there, of 10000000 in its scene"):
+    with pytest.raises(
+        ValueError, match=rf"{name}.csv:2: {image(0)} belongs to patient 7 there, to 10000000 in its scene"
+    ):
         datasets.build("chest_imagenome", **options)
 
 
@@ -575,10 +577,11 @@ def test_scene_graphs_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     read: list[int] = []
 
     def counted(files: SceneGraphFiles, *, progress: bool) -> Any:
-        read.append(len(files))
-        return parse(files, progress=progress)
+        found = parse(files, progress=progress)
+        read.append(len(found.ids))
+        return found
 
-    monkeypatch.setattr(cache, "parse", counted)
+    monkeypatch.setattr(scene_graphs, "parse", counted)
 
     def targets(**options: Any) -> torch.Tensor:
         return datasets.build(
@@ -728,30 +731,12 @@ def test_gold(tmp_path: Path) -> None:
     broken(table, "\tno\t", "\tmaybe\t", r"coordinates.txt:2: context must be yes or no, got 'maybe'")
     broken(table, "label_name", "label", "has no column 'label_name'")
     broken("utils/cxr-record-list_view.csv", image(1), "x", rf"lacks 1 of 2 gold images, the first is {image(1)}")
-    broken(table, image(0), image(7), r"1000images.csv is of none of these images; its ids are")
+    broken(table, image(0), image(7), r"1000images.csv has a row for none of these images; its ids are")
     broken(
         "utils/cxr-record-list_view.csv", image(2), image(1), rf"view.csv:4: {image(1)} appears again, first in line 3"
     )
     boxes = "gold_dataset/gold_bbox_coordinate_annotations_1000images.csv"
     broken(boxes, "right lung,10", "right lung,ten", r"1000images.csv:2: could not convert")
-
-
-# -- what else a scene graph says --------------------------------------------------------------------------------------
-
-
-def test_relations(tmp_path: Path) -> None:
-    relation = {
-        "relationship_names": ["comparison|yes|worsened", "comparison|no|improved"],
-        "bbox_name": "left lung",
-        "subject_id": f"{image(1)}_left lung",
-        "object_id": f"{image(0)}_left lung",
-        "phrase": "Worse.",
-    }
-    images = opened(tmp_path, [graph(0, ALL), graph(1, ALL, relationships=[relation])])
-    assert images.relations(0) == []
-    (found,) = images.relations(1)
-    assert found == ("left lung", ("worsened",), image(0), "Worse.")
-    assert images.scene_graph(1)["viewpoint"] == "PA"
 
 
 def test_made_up_samples(tmp_path: Path) -> None:
@@ -778,3 +763,18 @@ def test_made_up_samples(tmp_path: Path) -> None:
     again = datasets.build("chest_imagenome", root=tmp_path / "packed", images=tmp_path, split="all")
     assert torch.equal(again.region_boxes, images.region_boxes)
     assert torch.equal(again.region_targets.nan_to_num(9), images.region_targets.nan_to_num(9))
+
+
+def test_relations(tmp_path: Path) -> None:
+    relation = {
+        "relationship_names": ["comparison|yes|worsened", "comparison|no|improved"],
+        "bbox_name": "left lung",
+        "subject_id": f"{image(1)}_left lung",
+        "object_id": f"{image(0)}_left lung",
+        "phrase": "Worse.",
+    }
+    images = opened(tmp_path, [graph(0, ALL), graph(1, ALL, relationships=[relation])])
+    assert images.relations(0) == []
+    (found,) = images.relations(1)
+    assert found == ("left lung", ("worsened",), image(0), "Worse.")
+    assert images.scene_graph(1)["viewpoint"] == "PA"

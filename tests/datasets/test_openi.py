@@ -266,7 +266,7 @@ def test_labels_of_other_sets(tmp_path: Path) -> None:
     labels = ["Fracture", "Consolidation", "Infiltration", "Edema", "Hernia", "Lung Opacity"]
     np.testing.assert_array_equal(table.targets(labels)[0], np.array([1, 1, 1, 0, np.nan, 0], np.float32))
     assert np.nansum(table.targets(label_sets.build("chexpert14"))) == 2
-    with pytest.raises(ValueError, match=r"the labeller tells of none of \['Hernia', 'tuberculosis'\]"):
+    with pytest.raises(ValueError, match=r"the labeller knows none of \['Hernia', 'tuberculosis'\]"):
         table.targets(["Hernia", "tuberculosis"])
 
 
@@ -277,7 +277,7 @@ def test_labels_of_other_sets(tmp_path: Path) -> None:
         ({"uncertain": "maybe"}, "uncertain='maybe': allowed"),
         ({"blank": "ones"}, "blank='ones': allowed"),
         ({"views": "PA"}, r"views must name some of \['Frontal', 'Lateral'\] .those of indiana_projections.csv"),
-        ({"labels": ["Hernia"]}, "tells of none of"),
+        ({"labels": ["Hernia"]}, "knows none of"),
     ],
 )
 def test_errors(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -290,7 +290,7 @@ def test_errors(tmp_path: Path, options: dict[str, Any], message: str) -> None:
 def test_tables_of_other_images(tmp_path: Path) -> None:
     root = openi(tmp_path, ["a", "b"])
     table = labeller_table(tmp_path / "labels.csv", [{"id": "CXR8"}])
-    with pytest.raises(ValueError, match=r"labels.csv is of none of these images or reports; its ids are CXR8"):
+    with pytest.raises(ValueError, match=r"labels.csv has a row for none of these images or reports; its ids are CXR8"):
         OpenI(root=root, labeler_csv=table)
     bad = labeller_table(tmp_path / "bad.csv", [{"id": "CXR1", "Edema": "2"}])
     with pytest.raises(ValueError, match=r"bad.csv:2: Edema must be 1, 0, -1 or blank, got '2'"):
@@ -359,5 +359,7 @@ def test_images_of_which_the_view_is_not_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"2 of 4 images have no row in .*projections.csv, their view is unknown and"):
         assert OpenI(root=root, views="Frontal").ids == ["CXR1_1_IM-0001-1001"]
     path.write_text("\n".join([lines[0], "9,9_IM-0009-1001.dcm.png,Frontal"]) + "\n")
-    with pytest.raises(ValueError, match=r"projections.csv is of none of these images; its ids are 9_IM-0009-1001"):
+    with pytest.raises(
+        ValueError, match=r"projections.csv has a row for none of these images; its ids are 9_IM-0009-1001"
+    ):
         OpenI(root=root, views="Frontal")

@@ -22,6 +22,7 @@ import thoraxlib
 from thoraxlib import datasets
 from thoraxlib import labels as label_sets
 from thoraxlib.datasets.padchest import PadChest, TermTree, listed_targets, parse_labels
+from thoraxlib.datasets.tables import is_blank
 
 LABELS = label_sets.build("padchest_openi22")
 LABEL = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
@@ -241,7 +242,7 @@ def test_no_field_and_no_fields() -> None:
 @given(st.lists(LABEL, max_size=6))
 def test_label_strings_come_back(labels: list[str]) -> None:
     wanted = [" ".join(label.lower().split()) for label in labels]
-    wanted = [label for label in dict.fromkeys(wanted) if label not in ("", "nan", "none")]
+    wanted = [label for label in dict.fromkeys(wanted) if not is_blank(label)]
     assert parse_labels(repr(labels)) == wanted
     assert parse_labels(f"  {labels!r}\n") == wanted
 

@@ -117,7 +117,7 @@ def test_a_data_set_with_files_is_not_decoded(folder: Path, monkeypatch: pytest.
     images = datasets.build(
         "region_coco", annotations=folder / "regions.json", images=folder, transform=lambda sample: {}
     )
-    monkeypatch.setattr("thoraxlib.datasets.images.read", None)
+    monkeypatch.setattr("thoraxlib.datasets.base.read", None)
     part = datasets.Subset(images, [3, 1])
     content = datasets.to_coco(part)
     assert [image["file_name"] for image in content["images"]] == [f"{images.ids[k]}.png" for k in (3, 1)]
@@ -194,7 +194,7 @@ def test_a_plain_coco_file(tmp_path: Path) -> None:
         (
             '[{"image_id": "x", "file_name": "x.png", "annotations": '
             '[{"category_id": 18, "bbox": [1, 1, 2, 2], "attributes": [0,0,0,0,0,0,0,0,0]}]}]',
-            "category_id from 18 to 18, of 18 regions",
+            "category_id that is not there, the first is 18",
         ),
     ],
 )

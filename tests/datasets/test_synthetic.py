@@ -18,8 +18,7 @@ from thoraxlib.datasets.synthetic.canvas import Canvas
 from thoraxlib.datasets.synthetic.findings import FOCAL, SIGNS, Box
 from thoraxlib.datasets.synthetic.image import develop
 from thoraxlib.datasets.synthetic.labels import joint_table, tilt
-from thoraxlib.datasets.synthetic.positions import region_findings
-from thoraxlib.datasets.synthetic.regions import MASKS, REGIONS, region_boxes
+from thoraxlib.datasets.synthetic.regions import MASKS, REGIONS, region_boxes, region_findings
 from thoraxlib.labels import resolve
 from thoraxlib.localization import box_iou
 

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from thoraxlib.datasets.chexpert import CheXpert
-from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
 from thoraxlib.datasets.padchest import parse_labels
-from thoraxlib.datasets.tables import Table, check_joined, is_blank
+from thoraxlib.datasets.tables import Table, check_joined, is_blank, read_list
 
 PLAIN = "a,b\n1,x\n2,y\n"
 
@@ -124,7 +123,8 @@ def test_names_of_two_tables() -> None:
     with pytest.warns(UserWarning, match=r"1 of 2 images have no row in x.csv, they are left out: b"):
         check_joined(["a", "b"], [True, False], ["a"], "x.csv", "images", lost="they are left out")
     with pytest.raises(
-        ValueError, match=r"x.csv is of none of these images; its ids are c, d, e, \.\.\. \(\d+ in all\), .* up a, b"
+        ValueError,
+        match=r"x.csv has a row for none of these images; its ids are c, d, e, \.\.\. \(\d+ in all\), .* up a, b",
     ):
         check_joined(["a", "b"], [False, False], list("cdefg"), "x.csv", "images")
 
@@ -197,7 +197,7 @@ def test_studies_without_labels(tmp_path: Path) -> None:
 
 def test_labels_of_other_studies(tmp_path: Path) -> None:
     root = mimic(tmp_path, mined="9{}")
-    with pytest.raises(ValueError, match=r"chexpert.csv is of none of these studies; its ids are 950000000"):
+    with pytest.raises(ValueError, match=r"chexpert.csv has a row for none of these studies; its ids are 950000000"):
         MIMICCXR(root=root, labels=["Edema"])
 
 

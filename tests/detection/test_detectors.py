@@ -1,4 +1,4 @@
-"""Every detector of the room: shapes, gradients, batches, regions, saving."""
+"""Every detector of the subpackage: shapes, gradients, batches, regions, saving."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 import thoraxlib
 from thoraxlib import detection
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.detection.faster_rcnn import LOSSES, FasterRCNN
-from thoraxlib.detection.pyramid import Pyramid
-from thoraxlib.detection.select import best_boxes
+from thoraxlib.detection.faster_rcnn import LOSSES, FasterRCNN, Pyramid, best_boxes
 from thoraxlib.detection.template import Template
 from thoraxlib.registry import OptionError, UnknownNameError
 
@@ -46,7 +44,7 @@ def made(name: str, **options: Any) -> Any:
     spec = {"size": SIZE, **options.pop("input_spec", {})}
     net = detection.build(name, **{"regions": REGIONS, **few, **SMALL.get(name, {}), **options, "input_spec": spec})
     if isinstance(net, Template):
-        net.places.copy_(BOXES / SIZE)
+        net.mean_boxes.copy_(BOXES / SIZE)
     return net
 
 
@@ -114,7 +112,7 @@ def test_gradients_of_given_boxes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fasterrcnn_fpn", "template"])
 def test_features_of_its_own_boxes(name: str) -> None:
-    """What the detector gives for a region is what it gives for that box."""
+    """Features of a detected region equal the features of its box."""
     net, x = built(name, score_threshold=0.0).eval(), images()
     with torch.no_grad():
         found = net(x)
@@ -142,7 +140,7 @@ def test_boxes_without_area_and_beyond_the_border(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_images_without_regions(name: str) -> None:
-    """Nothing is there: only the background is to be learned."""
+    """Only the background is learned."""
     net, x = built(name), images()
     losses = net.losses(x, torch.zeros(2, 3, 4))
     assert losses["proposal"] == losses["box"] == 0
@@ -173,16 +171,16 @@ def test_as_torchvision_s_postprocessing(name: str) -> None:
     with torch.no_grad():
         maps = net.maps(x)
         boxes, scores = net.locate(maps, x)
-        proposals = net._chosen(net._proposed(maps, x), x)
+        proposals = net._select(*net._propose(maps, x), x)
         heads = net.roi_heads
         heads.score_thresh, heads.detections_per_img = 0.0, 10**6
-        logits, codes = net._predicted(maps, proposals, x)
+        logits, codes = net._predict(maps, proposals, x)
         listed = heads.postprocess_detections(logits, codes, proposals, [(SIZE, SIZE)] * 2)
-    for image, (places, values, classes) in enumerate(zip(*listed, strict=True)):
+    for image, (kept, values, classes) in enumerate(zip(*listed, strict=True)):
         for region in range(3):
             mine = classes == region + 1
             best = values[mine].argmax()
-            assert torch.equal(places[mine][best], boxes[image, region])
+            assert torch.equal(kept[mine][best], boxes[image, region])
             assert values[mine][best] == scores[image, region]
 
 
@@ -190,12 +188,12 @@ def test_best_boxes_of_a_loop() -> None:
     boxes, scores = torch.rand(11, 4, 4).cumsum(dim=-1), torch.rand(11, 4)
     boxes[3, 1, 2] = boxes[3, 1, 0]  # no width
     scores[3, 1] = 2.0
-    places, values = best_boxes(boxes, scores, [4, 0, 7])
+    found, values = best_boxes(boxes, scores, [4, 0, 7])
     for image, part in enumerate((range(4), range(0), range(4, 11))):
         for region in range(4):
             usable = [p for p in part if not (p == 3 and region == 1)]
             best = max(usable, key=lambda p, r=region: scores[p, r], default=None)
-            assert torch.equal(places[image, region], torch.zeros(4) if best is None else boxes[best, region])
+            assert torch.equal(found[image, region], torch.zeros(4) if best is None else boxes[best, region])
             assert values[image, region] == (0 if best is None else scores[best, region])
 
 
@@ -240,7 +238,7 @@ def test_saving(name: str, tmp_path: Path) -> None:
     assert loaded.fingerprint() != net.fingerprint()
 
 
-def test_a_backbone_of_no_room_cannot_be_saved(tmp_path: Path) -> None:
+def test_an_unregistered_backbone_cannot_be_saved(tmp_path: Path) -> None:
     class Backbone(nn.Module):
         channels, strides = (8,), (8,)
 
@@ -254,7 +252,9 @@ def test_a_backbone_of_no_room_cannot_be_saved(tmp_path: Path) -> None:
     net = built("fasterrcnn_fpn", backbone=Backbone()).eval()
     assert net(images()).features.shape == (2, 3, 24)
     assert net.fingerprint()
-    with pytest.raises(TypeError, match="cannot save 'fasterrcnn_fpn', which has a ready Backbone.*Register the part"):
+    with pytest.raises(
+        TypeError, match="cannot save 'fasterrcnn_fpn', which has a ready Backbone.*Register the component"
+    ):
         thoraxlib.save_pretrained(net, tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_backbones(backbone: str) -> None:
 
 
 def test_maps_with_gaps() -> None:
-    """Boxes for maps that a backbone does not have are pooled from the next finer one, and from one alone as any."""
+    """A box for a map that the backbone lacks is pooled from the next finer map."""
     backbone = {"name": "resnet10t", "out_indices": [1, 4]}
     net = built("fasterrcnn_fpn", backbone=backbone, input_spec={"size": 256}).eval()
     assert net.backbone.strides == (4, 32, 64)
@@ -353,7 +353,12 @@ def test_anchors_scale_with_the_input() -> None:
         ("fasterrcnn_fpn", {"rois": 0}, ValueError, "rois=0, proposals=8: at least 1"),
         ("fasterrcnn_fpn", {"width": 0}, ValueError, "width=0, feature_dim=24: at least 1"),
         ("fasterrcnn_fpn", {"anchor_sizes": [[8]]}, ValueError, "for each of 5 maps, of strides"),
-        ("fasterrcnn_fpn", {"anchor_sizes": [[8], [8, 9], [8], [8], [8]]}, ValueError, "as many for one map"),
+        (
+            "fasterrcnn_fpn",
+            {"anchor_sizes": [[8], [8, 9], [8], [8], [8]]},
+            ValueError,
+            "all maps need the same number of sides",
+        ),
         ("fasterrcnn_fpn", {"anchor_sizes": [[8], [], [8], [8], [8]]}, ValueError, "positive sides in pixels"),
         ("fasterrcnn_fpn", {"backbone": nn.Identity()}, TypeError, "needs the attribute 'channels'"),
         ("fasterrcnn_resnet50_fpn", {"pretrained": "coko"}, ValueError, "allowed are 'coco'"),
@@ -382,7 +387,7 @@ def test_bad_boxes() -> None:
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])
 @pytest.mark.parametrize("pretrained", ["coco", "imagenet"])
-def test_weights_that_cannot_be_had(
+def test_weights_that_cannot_be_downloaded(
     name: str, pretrained: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def offline(*args: Any, **kwargs: Any) -> None:
@@ -396,7 +401,7 @@ def test_weights_that_cannot_be_had(
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name != "fasterrcnn_fpn"])
 def test_weights_of_coco(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file as torchvision has it: everything but the names of COCO's objects is taken, and computes the same."""
+    """All weights of torchvision's file are loaded, except for the layers of COCO's objects; the maps are equal."""
     from torchvision.models import detection as theirs
 
     other = getattr(theirs, name)(weights=None, weights_backbone=None)

@@ -1,4 +1,4 @@
-"""How well regions are found: scores, templates, training."""
+"""Scores of detected regions, templates, training."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def synthetic(length: int = 8, seed: int = 0, size: int = 64, **options: Any) ->
     return datasets.build("synthetic", size=size, length=length, seed=seed, masks=False, **options)
 
 
-class Told(RegionDetector):
-    """Gives the boxes that it is told, relative to the input, image after image."""
+class Given(RegionDetector):
+    """Returns given boxes, image after image."""
 
     def __init__(self, boxes: Tensor, scores: Tensor, spec: InputSpec, regions: Any = "regions18") -> None:
         super().__init__(regions, spec, feature_dim=1, score_threshold=0.5)
-        self.boxes, self.told, self.next = boxes, scores, 0
+        self.boxes, self.given, self.next = boxes, scores, 0
         self.weight = nn.Parameter(torch.zeros(()))
 
     def maps(self, x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Told(RegionDetector):
     def locate(self, maps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         here = slice(self.next, self.next + len(x))
         self.next += len(x)
-        return self.boxes[here], self.told[here]
+        return self.boxes[here], self.given[here]
 
     def pool(self, maps: Tensor, boxes: Tensor, x: Tensor) -> Tensor:
         return torch.zeros(*boxes.shape[:2], 1)
@@ -52,8 +52,8 @@ def test_true_boxes_score_full(resize: str) -> None:
     spec = InputSpec(size=(96, 128), resize=resize)  # type: ignore[arg-type]
     transform = transform_for(spec)
     boxes = torch.stack([transform(image)["regions"].as_subclass(Tensor) for image in images])
-    net = Told(boxes, torch.full((6, 18), 0.9), spec)
-    report = detection.evaluate(net, images, batch_size=4)
+    net = Given(boxes, torch.full((6, 18), 0.9), spec)
+    report = detection.evaluate(net, images, batch_size=4, progress=False)
     assert report.iou.shape == (6, 18)
     assert (report.iou > 0.97).all()  # boxes are rounded by no step
     assert report.map50() == 1.0
@@ -70,7 +70,7 @@ def test_shifted_and_unsure_boxes() -> None:
     boxes, scores = true.clone(), torch.rand(10, 18) * 0.4 + 0.6
     boxes[:, 0, [0, 2]] += (true[:, 0, 2] - true[:, 0, 0])[:, None]  # beside the true one
     scores[:5, 1] = 0.1
-    report = detection.evaluate(Told(boxes, scores, spec), images)
+    report = detection.evaluate(Given(boxes, scores, spec), images, progress=False)
     assert report.mean_iou()[0] < 0.01
     assert report.ap50()[0] == 0
     assert report.detection_rate()[0] == 1
@@ -157,28 +157,28 @@ def test_bad_input_of_average_precision() -> None:
 
 
 def test_evaluation_needs_regions() -> None:
-    net = Told(torch.zeros(1, 1, 4), torch.zeros(1, 1), InputSpec(size=64), ["heart"])
+    net = Given(torch.zeros(1, 1, 4), torch.zeros(1, 1), InputSpec(size=64), ["heart"])
     with pytest.raises(ValueError, match=r"are not the model's \('heart',\): build one with regions="):
-        detection.evaluate(net, synthetic())
+        detection.evaluate(net, synthetic(), progress=False)
     with pytest.raises(ValueError, match="holds no image"):
-        detection.evaluate(net, datasets.Subset(synthetic(), []))
+        detection.evaluate(net, datasets.Subset(synthetic(), []), progress=False)
 
 
 def test_template() -> None:
     spec = {"size": 48, "resize": "stretch"}
     net: Any = detection.build("template", backbone="resnet10t", stage=2, input_spec=spec)
     x = torch.randn(2, 3, 48, 48)
-    with pytest.raises(RuntimeError, match="no places yet: give it annotated images"):
+    with pytest.raises(RuntimeError, match=r"not fitted: call fit\(dataset\) with annotated images"):
         net(x)
     images = synthetic(12)
     assert net.fit(images, batch_size=5) is net
     mean = torch.stack([image["regions"].as_subclass(Tensor) for image in images]).mean(dim=0) / 64
-    torch.testing.assert_close(net.places, mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net.mean_boxes, mean, rtol=1e-4, atol=1e-4)
     found = net.eval()(x)
     torch.testing.assert_close(found.boxes[1], mean * 48, rtol=1e-4, atol=1e-2)
     assert found.present.all()
     assert found.features.shape == (2, 18, net.feature_dim)
-    report = detection.evaluate(net, synthetic(20, seed=1))
+    report = detection.evaluate(net, synthetic(20, seed=1), progress=False)
     assert 0.5 < float(report.mean_iou().nanmean()) < 0.8  # the synthetic_images' anatomy varies
 
 
@@ -202,8 +202,8 @@ def test_a_region_that_no_image_shows() -> None:
 
     images = Without()
     net: Any = detection.build("template", backbone="resnet10t", input_spec={"size": 64}).fit(images)  # type: ignore[attr-defined]
-    assert net.places[-1].isnan().all()
-    torch.testing.assert_close(net.places[0], images[2]["regions"][0].as_subclass(Tensor) / 64)
+    assert net.mean_boxes[-1].isnan().all()
+    torch.testing.assert_close(net.mean_boxes[0], images[2]["regions"][0].as_subclass(Tensor) / 64)
     found = net.eval()(torch.randn(2, 3, 64, 64))
     assert not found.present[:, -1].any()
     assert (found.features[:, -1] == 0).all()
@@ -254,7 +254,7 @@ def test_training(cache: bool, tmp_path: Path) -> None:
     )
     logged = result.trainer.callback_metrics
     assert {"train/loss", "val/iou", "val/ap50", "val/iou_trachea"} <= set(logged)
-    report = detection.evaluate(net, synthetic(8, seed=1))
+    report = detection.evaluate(net, synthetic(8, seed=1), progress=False)
     torch.testing.assert_close(float(report.mean_iou().nanmean()), result.score, rtol=1e-4, atol=1e-4)
     first, second = result.trainer.optimizers[0].param_groups
     assert (first["weight_decay"], second["weight_decay"]) == (0.01, 0.0)

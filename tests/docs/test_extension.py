@@ -1,4 +1,4 @@
-"""What the site's own directives rely on: pages of subpackages and tables of models that cannot go stale."""
+"""Test the site's own directives: pages of subpackages, tables of models, diagrams."""
 
 from __future__ import annotations
 
@@ -27,21 +27,25 @@ def test_every_registry_has_its_page() -> None:
     assert {"backbones", "cams", "graphs", "heads", "images", "models", "layers"} <= set(found)
     assert found["heads"] == ["heads", "heads.regions"]
     assert found["images"] == ["images.augmentations"]
-    assert len(found["graphs"]) == 5
+    assert len(found["graphs"]) == 4
     assert "training" not in found
     page = components.page("layers", found["layers"], "# Layers\n\nWhat to do.\n")
     assert page.startswith("# Layers\n")
     for line in (".. registry:: layers.pooling", "What to do.", ".. automodule:: thoraxlib.layers.pooling"):
         assert line in page
+    own = components.page("layers", found["layers"], "# Layers\n\n.. registry:: layers.pooling\n")
+    assert own.count(".. registry:: layers.pooling") == 1
+    page = components.page("localization", found["localization"], "")
+    assert ".. autoclass:: thoraxlib.localization.crops.CropRule" in page  # of a package inside the subpackage
 
 
-def test_prose_is_of_subpackages_that_exist() -> None:
+def test_texts_belong_to_existing_subpackages() -> None:
     import components
 
     assert {path.stem for path in (EXTENSION.parent / "_components").glob("*.md")} <= set(components.subpackages())
 
 
-def test_published_files_are_of_known_layouts_and_models() -> None:
+def test_published_files_have_known_layouts_and_models() -> None:
     from published import FILES
 
     assert set(FILES) == set(thoraxlib.checkpoints.registry.registered())
@@ -60,18 +64,18 @@ def test_published_scores_are_side_by_side() -> None:
     assert cells[cells.index("* - **mean**") :][:3] == ["* - **mean**", "- .5000", "- .2500"]
 
 
-def test_arrows_of_a_figure() -> None:
+def test_flow_diagram() -> None:
     from flow import Cell, _draw
 
-    cells = {"a": Cell(0, 0, "Image", None, "3 x 8 x 8"), "b": Cell(0, 1, "Backbone & more", "backbones")}
+    cells = {"a": Cell(0, 0, "Image", None, "3 x 8 x 8"), "b": Cell(0, 1, "Neck & head", "backbones")}
     svg = _draw(cells, [("a", "b")], "alt", "../")
     assert svg.count('class="arrow"') == 1
     assert 'href="../components/backbones.html"' in svg
-    assert "Backbone &amp; more" in svg
+    assert "Neck &amp; head" in svg
     assert "3 x 8 x 8" in svg
 
 
-def test_text_of_a_card() -> None:
+def test_plain_converts_the_text_of_a_card() -> None:
     from rst import plain
 
     assert plain("a_b* by `backbone`, arXiv 1711.05225v3") == (

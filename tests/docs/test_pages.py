@@ -1,4 +1,4 @@
-"""The code of the documentation runs, as it stands on the page but for sizes."""
+"""Run the code of the documentation, with smaller sizes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import thoraxlib
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = {"_build", "gallery", "components"}
-ROOMS = (
+REGISTRIES = (
     *("backbones", "cams", "checkpoints", "datasets", "detection", "graphs.adjacency", "heads", "heads.regions"),
     *("images.augmentations", "labels", "layers", "layers.fusion", "layers.pooling", "localization"),
     *("localization.crops", "losses", "models", "segmentation"),
 )
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 _DOCTEST = re.compile(r"^```\{doctest\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# a comment before the fence says why a block does not run: "% not run: the release is needed"
+# a comment before a block says why it does not run: "% not run: the release is needed"
 _PYTHON = re.compile(r"(^% not run: [^\n]+\n\n?)?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if not GENERATED & set(path.relative_to(DOCS).parts)]
@@ -35,10 +35,10 @@ def _name(path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page registers is gone after it."""
-    for room in ROOMS:
-        registry = importlib.import_module(f"thoraxlib.{room}").registry
+def _restored_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what a page registers after its test."""
+    for name in REGISTRIES:
+        registry = importlib.import_module(f"thoraxlib.{name}").registry
         registry.names()
         monkeypatch.setattr(registry, "_factories", dict(registry._factories))
         monkeypatch.setattr(registry, "_cards", dict(registry._cards))
@@ -47,7 +47,7 @@ def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", DOCTESTED, ids=_name)
 def test_doctests(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    # blank lines in place of the prose, so that a failure names the page's own line
+    # blank lines instead of the prose, so that a failure has the line number of the page
     code = "".join(
         part if number % 2 else re.sub(r"[^\n]", "", part) for number, part in enumerate(_DOCTEST.split(text))
     )
@@ -57,7 +57,7 @@ def test_doctests(path: Path) -> None:
     assert results.failed == 0
 
 
-# page -> what stands in it in large, and what takes its place here
+# page -> text on the page -> replacement in the test
 PYTHON: dict[str, dict[str, str]] = {
     "index.md": {'build("chexnet", labels="nih14")': 'build("chexnet", labels="nih14", input_spec={"size": 64})'},
     "tutorial.md": {
@@ -68,7 +68,7 @@ PYTHON: dict[str, dict[str, str]] = {
         "epochs=4": "epochs=1",
     },
     "guides/registry.md": {'build("chexnet", pool': 'build("chexnet", backbone="resnet10t", pool'},
-    "guides/own-parts.md": {},
+    "guides/own-backbone.md": {},
     "guides/checkpoints.md": {},
     "guides/explain.md": {},
     "guides/training-copies.md": {},
@@ -77,8 +77,8 @@ PYTHON: dict[str, dict[str, str]] = {
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the pages name: images, and a checkpoint as arnoweng published it."""
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with the files that the pages name: images, and a checkpoint in arnoweng's layout."""
     import pydicom.data
     from torchvision.models import densenet121
 
@@ -97,7 +97,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _guide_names() -> dict[str, Any]:
-    """What the guides' fragments take for granted."""
+    """Return the variables that the code of the guides uses without defining them."""
     from torchvision.models import resnet18
 
     model = thoraxlib.build("pcam", backbone="resnet10t", input_spec={"size": 64})
@@ -110,7 +110,7 @@ def _guide_names() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("page", PYTHON)
-def test_python(page: str, desk: Path) -> None:
+def test_python(page: str, files: Path) -> None:
     path = DOCS / page
     text = path.read_text(encoding="utf-8")
     for large, small in PYTHON[page].items():

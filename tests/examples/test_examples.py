@@ -1,4 +1,4 @@
-"""The examples in a tiny setting: they run, and write what they say."""
+"""Run the examples with small settings, and check what they print and write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,19 @@ from thoraxlib.images import transform_for
 pytest.importorskip("lightning")
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TINY = ["--no-progress", "--device", "cpu", "--images", "48", "--epochs", "1", "--batch-size", "8", "--weights", "none"]
+TINY = [
+    "--no-progress",
+    "--device",
+    "cpu",
+    "--num-images",
+    "48",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "8",
+    "--weights",
+    "none",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +44,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for path in EXAMPLES.glob("*.py"):
         sys.modules.pop(path.stem, None)
     yield
-    torch.set_flush_denormal(False)  # the examples set it for their process
+    torch.set_flush_denormal(False)  # the examples set it for the whole process
 
 
 def check_output(folder: Path) -> None:
@@ -150,7 +162,7 @@ def test_segfusion_on_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def nih_folder(root: Path) -> Path:
-    """The layout of the release, with two images for each of 24 patients."""
+    """Write files in the layout of the NIH release, with two images for each of 24 patients."""
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     lines = ["Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Sex,View Position"]
@@ -165,7 +177,7 @@ def nih_folder(root: Path) -> Path:
     return root
 
 
-def test_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nih_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = nih_folder(tmp_path / "nih")
     flags = [
@@ -183,8 +195,21 @@ def test_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     importlib.import_module("chexnet").main([*TINY, *flags, "--output", "here"])
     check_output(tmp_path / "here")
-    # again, from the weights that are there: nothing is left to train
+    # the same call again finds nothing left to train
     importlib.import_module("chexnet").main([*TINY, *flags, "--output", "here"])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py") if "parser" in path.read_text()))
+def test_help_shows_the_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "recipe":
+        return
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(name).main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    flags = ["--batch-size", "--num-workers", "--precision", "--output"]
+    for flag in flags if name == "score_archive" else [*flags, "--epochs", "--lr"]:
+        assert f" {flag} " in printed
+    assert re.search(r"--batch-size BATCH_SIZE [^(]*\(default: \d+\)", printed)
 
 
 def test_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +220,7 @@ def test_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         importlib.import_module("chexnet").main([*TINY, "--data", "nih14", "--root", str(tmp_path / "nowhere")])
 
 
-def test_without_imagenet_weights_it_says_so_and_goes_on(
+def test_missing_imagenet_weights_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import thoraxlib
@@ -214,8 +239,8 @@ def test_without_imagenet_weights_it_says_so_and_goes_on(
     assert "Going on from scratch" in capsys.readouterr().err
 
 
-def test_on_a_folder_laid_out_as_chexpert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The authors' recipe, but for size, network and epochs."""
+def test_chexpert_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the authors' recipe, with a smaller input, one epoch and no ImageNet weights."""
     monkeypatch.chdir(tmp_path)
     root, rng = tmp_path / "CheXpert-v1.0-small", np.random.default_rng(0)
     columns = ["Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion"]
@@ -252,17 +277,15 @@ def test_ag_cnn_on_synthetic_images(
     model = thoraxlib.load_pretrained(folder / "model")
     assert model.labels == thoraxlib.labels.build("nih15")
     assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
-    # again: nothing is left to train
+    # the same call again finds nothing left to train
     main([*TINY, "--size", "32"])
     assert printed.splitlines()[3:] == capsys.readouterr().out.splitlines()[3:]
 
 
-def test_ag_cnn_s_ablations(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ag_cnn_ablations(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module("ag_cnn").main
-    flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--images", "24"]
+    flags = [*TINY, "--size", "32", "--labels", "Mass", "Effusion", "--num-images", "24"]
     main([*flags, "--taus", "0.3", "0.8", "--statistics", "l1"])
     printed, folder = capsys.readouterr().out, tmp_path / "outputs" / "ag_cnn"
     assert re.search(r"^l1 > 0.3 +[\d.]+ +[\d.]+ +[\d.]+\nl1 > 0.8 ", printed, flags=re.MULTILINE)
@@ -275,7 +298,7 @@ def test_ag_cnn_s_ablations(
         assert (tmp_path / order / "model" / "model.safetensors").exists()
 
 
-def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ag_cnn_nih_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = nih_folder(tmp_path / "nih")
     flags = ["--data", "nih14", "--root", str(root), "--size", "64", "--backbone", "resnet10t"]
@@ -284,7 +307,7 @@ def test_ag_cnn_on_a_folder_laid_out_as_nih(tmp_path: Path, monkeypatch: pytest.
 
 
 def imagenome_folder(root: Path) -> None:
-    """A release of synthetic_images in the layout of Chest ImaGenome, with images as MIMIC-CXR-JPG has them."""
+    """Write synthetic images in the layout of Chest ImaGenome, with image files as in MIMIC-CXR-JPG."""
     silver = root / "silver_dataset"
     for folder in (silver / "scene_graph", silver / "splits", root / "images"):
         folder.mkdir(parents=True)
@@ -294,7 +317,7 @@ def imagenome_folder(root: Path) -> None:
     for n, part in zip(range(36), [*["train"] * 16, *["valid"] * 8, *["test"] * 12], strict=True):
         sample, name = images[n], f"{n:08x}-00000000-11111111-22222222-33333333"
         boxes = dict(zip(images.region_names, sample["regions"].tolist(), strict=True))
-        said = {
+        sentences_of = {
             region: [[f"anatomicalfinding|yes|{images.labels[k]}" for k in (row == 1).nonzero().flatten().tolist()]]
             for region, row in zip(images.region_names, sample["region_labels"], strict=True)
         }
@@ -309,7 +332,7 @@ def imagenome_folder(root: Path) -> None:
             ],
             "attributes": [
                 {"object_id": f"{name}_{region}", "bbox_name": region, "attributes": sentences}
-                for region, sentences in said.items()
+                for region, sentences in sentences_of.items()
             ],
             "relationships": [],
         }
@@ -325,7 +348,7 @@ ANAXNET = ["--size", "64", "--detector-epochs", "1", "--boxes", "given", "--head
 ANAXNET += ["--minimum", "1"]
 
 
-@pytest.mark.filterwarnings("ignore")  # a handful of images says little
+@pytest.mark.filterwarnings("ignore")  # few images
 def test_anaxnet_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,13 +367,13 @@ def test_anaxnet_on_synthetic_images(
     head = thoraxlib.load_pretrained(folder / "graph_jaccard" / "model")
     assert torch.equal(head.head.operator.matrix, model.head.operator.matrix)
     assert len(thoraxlib.explain(model, np.zeros((50, 60), np.uint8))) == 1
-    # again: nothing is left to train
+    # the same call again finds nothing left to train
     main(flags)
     assert capsys.readouterr().out.splitlines()[-30:] == printed.splitlines()[-30:]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anaxnet_chest_imagenome_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     imagenome_folder(tmp_path / "release")
     flags = ["--data", "chest_imagenome", "--root", "release", "--images", "release/images"]
@@ -362,23 +385,23 @@ def test_anaxnet_on_a_folder_laid_out_as_chest_imagenome(tmp_path: Path, monkeyp
     assert model.labels == ("atelectasis", "consolidation")
 
 
-@pytest.mark.filterwarnings("ignore")  # a handful of images says little
+@pytest.mark.filterwarnings("ignore")  # few images
 def test_leaderboard_on_synthetic_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     leaderboard = importlib.import_module("leaderboard")
-    monkeypatch.setitem(leaderboard.SMALL_DETECTOR, "score_threshold", 0.0)  # after one epoch nothing is sure
+    monkeypatch.setitem(leaderboard.SMALL_DETECTOR, "score_threshold", 0.0)  # after one epoch all scores are low
     models = ["segfusion_vangcn", "ag_cnn", "anaxnet"]
-    flags = [*TINY, "--images", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
-    way = leaderboard.way
+    flags = [*TINY, "--num-images", "24", "--size", "32", "--labels", "Mass", "Effusion", "Nodule", "--models", *models]
+    trainer_of = leaderboard.trainer_of
 
     def broken(name: str) -> object:
         if name == "ag_cnn":
             raise RuntimeError("out of | memory")
-        return way(name)
+        return trainer_of(name)
 
-    monkeypatch.setattr(leaderboard, "way", broken)
+    monkeypatch.setattr(leaderboard, "trainer_of", broken)
     assert leaderboard.main(flags) == 1
     folder = tmp_path / "outputs" / "leaderboard"
     rows = {row["model"]: row for row in json.loads((folder / "leaderboard.json").read_text())["rows"]}
@@ -393,7 +416,7 @@ def test_leaderboard_on_synthetic_images(
         assert row["images_per_second"] > 0
     assert rows["segfusion_vangcn"]["published"] == pytest.approx(0.915)
     assert rows["segfusion_vangcn"]["table"] in thoraxlib.describe("segfusion_vangcn").published
-    assert "published" not in rows["anaxnet"]  # whose card has no table
+    assert "published" not in rows["anaxnet"]  # its card has no table
     assert rows["anaxnet"]["note"].startswith("detector 1 + head 1 epochs")
     text = (folder / "leaderboard.md").read_text()
     assert "| failed: RuntimeError: out of / memory |" in text
@@ -402,16 +425,16 @@ def test_leaderboard_on_synthetic_images(
     assert np.asarray(Image.open(folder / "leaderboard.png")).std() > 10
     assert thoraxlib.load_pretrained(folder / "anaxnet" / "seed0" / "model").labels == ("Mass", "Effusion", "Nodule")
 
-    # again: what is finished is not trained again, what failed is
+    # the same call again trains only the model that failed
     trained = []
-    monkeypatch.setattr(leaderboard, "way", lambda name: trained.append(name) or way(name))
+    monkeypatch.setattr(leaderboard, "trainer_of", lambda name: trained.append(name) or trainer_of(name))
     assert leaderboard.main(flags) == 0
     assert trained == ["ag_cnn"]
     after = {row["model"]: row for row in json.loads((folder / "leaderboard.json").read_text())["rows"]}
     assert all(after[name] == rows[name] for name in ("segfusion_vangcn", "anaxnet"))
     assert after["ag_cnn"]["note"] == "global 1 + local 1 + fusion 1 epochs"
-    with pytest.raises(ValueError, match="another protocol .images: 24 before, 23 now"):
-        leaderboard.main([*flags, "--images", "23"])
+    with pytest.raises(ValueError, match="another protocol .num_images: 24 before, 23 now"):
+        leaderboard.main([*flags, "--num-images", "23"])
     with pytest.raises(SystemExit):
         leaderboard.main([*flags, "nothing"])
     assert "--models: nothing are not among" in capsys.readouterr().err
@@ -421,7 +444,7 @@ def test_leaderboard_on_synthetic_images(
 def test_leaderboard_over_seeds_and_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     leaderboard = importlib.import_module("leaderboard")
-    flags = [*TINY, "--images", "24", "--size", "32", "--labels", "Effusion", "--models", "van"]
+    flags = [*TINY, "--num-images", "24", "--size", "32", "--labels", "Effusion", "--models", "van"]
     assert leaderboard.main([*flags, "--seeds", "2"]) == 0
     folder = tmp_path / "outputs" / "leaderboard"
     (row,) = json.loads((folder / "leaderboard.json").read_text())["rows"]
@@ -437,7 +460,7 @@ def test_leaderboard_over_seeds_and_without_training(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_leaderboard_says_what_real_images_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaderboard_names_what_real_images_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--data", "nih14", "--root", str(nih_folder(tmp_path / "nih")), "--labels", "Effusion", "Mass"]
     flags += ["--size", "64", "--backbone", "small", "--models", "anaxnet", "segfusion_van", "x_ray"]
@@ -449,21 +472,21 @@ def test_leaderboard_says_what_real_images_lack(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.filterwarnings("ignore")  # an untrained UNet's masks are empty
-def test_leaderboard_has_a_way_for_every_documented_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built small, each takes the protocol's images, and has logits and heat maps of all labels."""
+def test_leaderboard_builds_and_trains_every_documented_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each small model takes the images of the protocol, and has logits and heat maps of all labels."""
     leaderboard = importlib.import_module("leaderboard")
     monkeypatch.setattr(leaderboard.Board, "begin", lambda board: None)
     boards = []
     monkeypatch.setattr(leaderboard, "row", lambda board, name: boards.append(board) or {"model": name})
     monkeypatch.setattr(leaderboard, "publish", lambda board, rows: None)
-    assert leaderboard.main([*TINY, "--images", "8", "--labels", "Mass", "Edema"]) == 0
+    assert leaderboard.main([*TINY, "--num-images", "8", "--labels", "Mass", "Edema"]) == 0
     assert len(boards) == len(thoraxlib.models.registry.registered())
     image = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     for name in thoraxlib.models.registry.registered():
         regional, staged = name == "anaxnet", name == "ag_cnn"
         masked = bool(thoraxlib.describe(name).options.get("segmenter"))
-        asked = {regional: "regional", staged: "staged", masked: "masked"}.get(True, "plain")
-        assert leaderboard.way(name) is getattr(leaderboard, asked), name
+        expected = {regional: "regional", staged: "staged", masked: "masked"}.get(True, "plain")
+        assert leaderboard.trainer_of(name) is getattr(leaderboard, expected), name
         model = leaderboard.build(boards[0], name).eval()
         assert tuple(model.labels) == ("Mass", "Edema"), name
         assert sum(p.numel() for p in model.parameters()) < 12e6, name
@@ -478,7 +501,7 @@ AVERAGES = r"^micro +[\d.]+ +[\d.]+ +[\d.]+$"
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--size", "48", "--images", "96", "--find-lr", "20"],
+        ["--size", "48", "--num-images", "96", "--find-lr", "20"],
         ["--size", "48", "--recipe", "jaydurant", "--backbone", "resnet50"],
         ["--size", "48", "--model", "chexnet", "--labels", "Mass", "Effusion", "--augmentation", "light"],
     ],
@@ -497,14 +520,14 @@ def test_padchest_openi_on_synthetic_images(
     assert np.asarray(Image.open(folder / "panel.png")).std() > 10
     model = thoraxlib.load_pretrained(folder / "model")
     assert model.labels == (("Mass", "Effusion") if "--labels" in flags else thoraxlib.labels.build("padchest_openi22"))
-    # again, on the split that is there: nothing is left to train
+    # the same call again uses the same split and finds nothing left to train
     split = (folder / "split.csv").read_text()
     main([*TINY, *flags])
     assert (folder / "split.csv").read_text() == split
     assert printed.splitlines()[-8:] == capsys.readouterr().out.splitlines()[-8:]
 
 
-def test_a_range_test_goes_on_where_losses_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_range_test_goes_on_after_losses_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from thoraxlib import training
 
     padchest_openi = importlib.import_module("padchest_openi")
@@ -516,11 +539,11 @@ def test_a_range_test_goes_on_where_losses_are_not_finite(tmp_path: Path, monkey
     options = {"loss": "weighted_bce", "lr": 1e-3, "device": "cpu", "precision": "32-true", "find_lr": 24}
     objective = padchest_openi.Sweep.objective
 
-    def lost(task: Any, batch: dict[str, Any]) -> torch.Tensor:
+    def unstable(task: Any, batch: dict[str, Any]) -> torch.Tensor:
         loss: torch.Tensor = objective(task, batch)
         return loss * math.nan if task.trainer.global_step >= 16 else loss
 
-    monkeypatch.setattr(padchest_openi.Sweep, "objective", lost)
+    monkeypatch.setattr(padchest_openi.Sweep, "objective", unstable)
     found = padchest_openi.range_test(model, argparse.Namespace(**options, output=tmp_path, progress=False), images)
     assert len(found["lr"]) == len(found["loss"]) == 24
     assert [math.isnan(loss) for loss in found["loss"]] == [False] * 16 + [True] * 8

@@ -277,7 +277,7 @@ def test_configs_of_huge_models(folder: Path) -> None:
         ({"name": ["chexnet"]}, "name"),
         ({"options": None}, "options"),
         ({"options": [["labels", 2]]}, "options"),
-        ({"room": "segmentation", "options": {}}, "segmentation"),
+        ({"subpackage": "segmentation", "options": {}}, "segmentation"),
     ],
 )
 def test_configs_with_fields_of_another_kind(folder: Path, changes: dict[str, Any], told: str) -> None:

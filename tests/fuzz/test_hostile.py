@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 import archives
 from damage import refused
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import thoraxlib
 from thoraxlib import backbones, checkpoints, datasets, detection, graphs, images, localization, segmentation
@@ -30,7 +31,7 @@ from thoraxlib.datasets.chest_imagenome.scene_graphs import SceneGraphFiles
 from thoraxlib.datasets.mimic_cxr import image_file
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.explanation import Explanation
-from thoraxlib.graphs.vector_files import read_vectors
+from thoraxlib.graphs.embeddings import read_vectors
 from thoraxlib.images import TrainingCopy
 from thoraxlib.registry import OptionError, UnknownNameError
 from thoraxlib.utils.files import below, read_json
@@ -166,6 +167,8 @@ def test_a_config_names_no_file_to_unpickle_and_downloads_nothing(tmp_path: Path
         backbones.build("test_resnet", checkpoint_path=str(evil))
     thoraxlib.save_pretrained(thoraxlib.build("chexnet", backbone="test_resnet", labels=["Mass"]), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
+    weights = tmp_path / "model.safetensors"
+    save_file(load_file(weights), weights)  # without the config that they carry, which would be compared first
     for part in (
         {"name": "test_resnet", "checkpoint_path": str(evil)},
         {"name": "test_resnet", "checkpoint_path": str(evil), "pretrained": True},
@@ -182,6 +185,17 @@ def test_a_config_names_no_file_to_unpickle_and_downloads_nothing(tmp_path: Path
     # a part of its own weights, or of a file, in a list of parts too
     plain = thoraxlib.registry.without_pretrained({"a": [{"pretrained": True, "path": "/dev/zero", "width": 3}]})
     assert plain == {"a": [{"path": None, "width": 3}]}
+
+
+def test_a_graph_of_more_weights_than_the_memory_holds(tmp_path: Path) -> None:
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (10**7, 10**7)})
+    for compression, message in ((zipfile.ZIP_STORED, "graph"), (zipfile.ZIP_DEFLATED, "graph")):
+        with zipfile.ZipFile(tmp_path / "graph.npz", "w", compression) as archive:
+            archive.writestr("weights.npy", array.getvalue())
+            archive.writestr("nodes.npy", array.getvalue() + bytes(2**20))
+        with pytest.raises(ValueError, match=rf"{message}.npz holds no graph"):
+            graphs.Graph.load(tmp_path / "graph.npz")
 
 
 def test_a_repository_is_downloaded_as_asked_whatever_its_config_says(
@@ -225,21 +239,20 @@ def test_json_as_deep_as_no_parser_goes(reader: str, text: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_scene_graphs_as_deep_and_as_large(packed: bool, tmp_path: Path) -> None:
-    contents = {"a": DEEP.encode(), "b": bytes(2**26 + 1)}
-    if packed:
-        with zipfile.ZipFile(tmp_path / "graphs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in contents.items():
+    for name, content, message in (
+        ("a", DEEP.encode(), r"a_SceneGraph.json is broken: .* nested too deeply"),
+        ("b", bytes(2**26 + 1), r"b_SceneGraph.json is broken: a scene graph has at most 67108864 bytes"),
+    ):
+        path = tmp_path / name
+        if packed:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(f"../../{name}_SceneGraph.json", content)
-        assert (tmp_path / "graphs.zip").stat().st_size < 10**6
-        files = SceneGraphFiles(tmp_path / "graphs.zip")
-    else:
-        for name, content in contents.items():
-            (tmp_path / f"{name}_SceneGraph.json").write_bytes(content)
-        files = SceneGraphFiles(tmp_path)
-    with pytest.raises(ValueError, match=r"a_SceneGraph.json is broken: .* nested too deeply"):
-        files.graph("a")
-    with pytest.raises(ValueError, match=r"b_SceneGraph.json is broken: a scene graph has at most 67108864 bytes"):
-        files.graph("b")
+            assert path.stat().st_size < 10**6
+        else:
+            path.mkdir()
+            (path / f"{name}_SceneGraph.json").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            list(SceneGraphFiles(path).graphs(progress=False))
 
 
 LAUGHS = "".join(f'<!ENTITY l{k} "{f"&l{k - 1};" * 10}">' for k in range(1, 10))
@@ -269,17 +282,6 @@ def test_xml_that_is_deep_long_or_oddly_encoded(tmp_path: Path) -> None:
         path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><e><uId id="CXR1"/></e>'.encode())
         report = refused(lambda: read_report(path), "1.xml")
         assert report is None or report.id == "CXR1"
-
-
-def test_a_graph_of_more_weights_than_the_memory_holds(tmp_path: Path) -> None:
-    array = io.BytesIO()
-    np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": (10**7, 10**7)})
-    for compression, message in ((zipfile.ZIP_STORED, "graph"), (zipfile.ZIP_DEFLATED, "graph")):
-        with zipfile.ZipFile(tmp_path / "graph.npz", "w", compression) as archive:
-            archive.writestr("weights.npy", array.getvalue())
-            archive.writestr("nodes.npy", array.getvalue() + bytes(2**20))
-        with pytest.raises(ValueError, match=rf"{message}.npz holds no graph"):
-            graphs.Graph.load(tmp_path / "graph.npz")
 
 
 # -- paths --------------------------------------------------------------------------------------------

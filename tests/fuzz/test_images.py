@@ -28,7 +28,7 @@ from thoraxlib import datasets, images
 from thoraxlib.archives.sources import listed
 from thoraxlib.datasets.files import image_size
 from thoraxlib.images import TrainingCopy
-from thoraxlib.images.codestream import header
+from thoraxlib.images.pictures import header
 from thoraxlib.input_spec import InputSpec
 
 GREY = (np.arange(20 * 24) % 251).astype(np.uint8).reshape(20, 24)
@@ -144,7 +144,7 @@ def test_files_of_anything(tmp_path: Path, name: str, content: bytes) -> None:
     if image is not None:
         check(image)
     refused(lambda: image_size(path), name)
-    refused(lambda: header(content), "compressed picture")
+    refused(lambda: header(content), "compressed image")
 
 
 @given(data=st.data())

@@ -22,9 +22,9 @@ from damage import FEW, refused
 from thoraxlib import localization, losses, metrics, plotting
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization import Boxes, crops
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.reproduce.jaydurant import to_uint8
-from thoraxlib.segmentation import metrics as mask_metrics
+from thoraxlib.segmentation import masks as mask_metrics
 
 NUMBERS = st.sampled_from(
     (0.0, -0.0, 1.0, 0.5, -1.0, 1e-45, 1e-38, 1e30, 3e38, -3e38, float("nan"), float("inf"), float("-inf"), 1e-7, 255.0)
@@ -174,7 +174,6 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "bootstrap": lambda y, s: metrics.bootstrap(y, s, n_bootstrap=5).low,
     "best_thresholds": metrics.best_thresholds,
     "confusion": lambda y, s: np.stack(list(metrics.confusion(y, s).values())),
-    "multilabel_report": lambda y, s: np.array(list(metrics.multilabel_report(y, s).values())),
     "micro_roc": lambda y, s: np.array(metrics.micro_roc(y, s).area),
     "macro_roc": lambda y, s: np.array(metrics.macro_roc(y, s).area),
     "aggregate": lambda y, s: metrics.aggregate(y, ["a", "b", "a", "c", "c"][: len(y)])[0],
@@ -247,6 +246,5 @@ def test_mask_scores(predicted: Tensor, truth: Tensor) -> None:
 
 
 def test_thresholds_of_another_number_than_labels() -> None:
-    for score in (metrics.confusion, metrics.multilabel_report):
-        with pytest.raises(ValueError, match="thresholds must be one number or 2"):
-            score([[1, 0], [0, 1]], [[0.1, 0.2], [0.3, 0.4]], [0.5, 0.5, 0.5])
+    with pytest.raises(ValueError, match="thresholds must be one number or 2"):
+        metrics.confusion([[1, 0], [0, 1]], [[0.1, 0.2], [0.3, 0.4]], [0.5, 0.5, 0.5])

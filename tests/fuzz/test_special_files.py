@@ -14,11 +14,10 @@ import pytest
 
 from thoraxlib import checkpoints, graphs, images
 from thoraxlib.datasets.files import image_size
-from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.openi.reports import read_report
 from thoraxlib.datasets.padchest.terms import TermTree
-from thoraxlib.datasets.tables import Table
-from thoraxlib.graphs.vector_files import read_vectors
+from thoraxlib.datasets.tables import Table, read_list
+from thoraxlib.graphs.embeddings import read_vectors
 from thoraxlib.images.dicom import read_dicom
 from thoraxlib.utils.files import check_stored, open_regular, read_json, read_regular
 

@@ -28,12 +28,11 @@ from damage import FEW, ODD_TEXTS, damaged, odd_table, refused
 
 from thoraxlib import datasets
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.lists import read_list
 from thoraxlib.datasets.openi import LabelerTable
 from thoraxlib.datasets.padchest import TermTree, listed_targets, parse_labels
-from thoraxlib.datasets.tables import Table
+from thoraxlib.datasets.tables import Table, read_list
 from thoraxlib.graphs import Graph
-from thoraxlib.graphs.vector_files import read_vectors
+from thoraxlib.graphs.embeddings import read_vectors
 
 CHEXPERT = label_sets.build("chexpert14")
 

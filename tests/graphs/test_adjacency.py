@@ -43,7 +43,7 @@ def test_every_builder(name: str) -> None:
         warnings.simplefilter("ignore")
         graph = built(name)(counts)
     assert graph.nodes == NAMES
-    assert (graph.weights.diagonal() > 0).all()  # a node hears itself
+    assert (graph.weights.diagonal() > 0).all()  # a node receives its own features
     assert graph.normalized().isfinite().all()
     # the graph is one of names: another order of the labels moves rows and columns
     turned = ("c", "a", "d", "b")
@@ -55,7 +55,7 @@ def test_every_builder(name: str) -> None:
 
 
 def by_loop(counts: LabelCounts, threshold: float, p: float, divide: str) -> Tensor:
-    """The formula of ML-GCN, entry by entry."""
+    """Compute the formula of ML-GCN, entry by entry."""
     k = len(counts.labels)
     chance = [[int(counts.joint[i, j]) / max(int(counts.support[i, j]), 1) for j in range(k)] for i in range(k)]
     b = [[float(i != j and chance[i][j] >= threshold) for j in range(k)] for i in range(k)]
@@ -75,13 +75,13 @@ def by_loop(counts: LabelCounts, threshold: float, p: float, divide: str) -> Ten
     st.sampled_from(["column", "row"]),
     st.sampled_from([0.0, 0.3]),
 )
-def test_mlgcn_is_its_formula(seed: int, threshold: float, p: float, divide: str, unknown: float) -> None:
+def test_mlgcn_formula(seed: int, threshold: float, p: float, divide: str, unknown: float) -> None:
     counts = counts_of(seed, unknown)
     graph = built("mlgcn", threshold=threshold, p=p, divide=divide, isolated="ignore")(counts)
     torch.testing.assert_close(graph.weights, by_loop(counts, threshold, p, divide))
 
 
-def test_an_edge_says_what_implies_what() -> None:
+def test_direction_of_edges() -> None:
     targets = torch.tensor([[1.0, 1.0]] * 2 + [[0.0, 1.0]] * 8)  # every a is a b, few b are an a
     graph = built("mlgcn", threshold=0.5)(LabelCounts.of(targets, ["a", "b"]))
     assert [edge[:2] for edge in graph.edges()] == [("a", "b")]
@@ -141,12 +141,12 @@ def test_builders_without_counts(name: str) -> None:
         ("conditional", {"threshold": -0.1}, "threshold=-0.1: from 0 to 1"),
     ],
 )
-def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_options(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(name, **options)
 
 
-def test_label_graph_matches_by_name() -> None:
+def test_label_graph_selects_by_name() -> None:
     options = {"name": "mlgcn", "threshold": 0.2, "isolated": "ignore"}
     whole = label_graph("nih14", options)
     own = label_graph(["Pleural Effusion", "Mass", "Infiltrate"], whole)
@@ -163,7 +163,7 @@ def test_label_graph_matches_by_name() -> None:
 
 
 def by_loops(targets: Tensor, average: str) -> Tensor:
-    """The mean Jaccard index as AnaXNet's code goes about it: pair by pair, finding by finding, by scikit-learn."""
+    """Compute the mean Jaccard index like AnaXNet's code: pair by pair, finding by finding, with scikit-learn."""
     from sklearn.metrics import jaccard_score
 
     regions, findings = targets.shape[1:]
@@ -235,8 +235,9 @@ def test_region_graph() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: built("jaccard")(counts_of(0)), TypeError, "wants RegionCounts, got LabelCounts"),
-        (lambda: built("conditional")(region_counts_of(0)), TypeError, "wants LabelCounts, got RegionCounts"),
+        (lambda: built("jaccard")(counts_of(0)), TypeError, "needs RegionCounts, got LabelCounts"),
+        (lambda: built("conditional")(region_counts_of(0)), TypeError, "needs LabelCounts, got RegionCounts"),
+        (lambda: region_graph(NAMES, "jaccard", "nih14"), TypeError, "counts='nih14': RegionCounts"),  # type: ignore[arg-type]
         (lambda: built("jaccard", threshold=1), ValueError, "threshold=1: from 0 to below 1"),
         (lambda: built("jaccard", average="micro"), ValueError, "average='micro'"),
         (lambda: built("conditional", absent="drop"), ValueError, "absent='drop'"),
@@ -244,6 +245,6 @@ def test_region_graph() -> None:
         (lambda: region_graph(["spleen"], "jaccard", region_counts_of(0)), ValueError, "counts have no 'spleen'"),
     ],
 )
-def test_region_graphs_that_cannot_be(call: Any, kind: type[Exception], message: str) -> None:
+def test_region_graph_errors(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()

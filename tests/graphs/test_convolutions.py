@@ -78,7 +78,7 @@ def test_gcnconv_is_the_dense_product(normalize: str, bias: bool, widths: tuple[
 
 
 @pytest.mark.parametrize("name", ["dense", "GCNConv", "GraphConv", "TAGConv"])
-def test_weights_of_edges_count_and_are_trained(name: str) -> None:
+def test_edge_weights_are_used_and_trained(name: str) -> None:
     graph = operator(2, learn=True)
     layer(name)(torch.randn(5, 6), graph).square().sum().backward()
     assert graph.matrix.grad is not None

@@ -22,7 +22,7 @@ NAMES = ("a", "b", "c", "d", "e")
 
 
 def by_loop(targets: Tensor) -> tuple[list[list[int]], list[list[int]]]:
-    """Joint counts and support, image by image."""
+    """Count joint occurrences and support, image by image."""
     k = targets.shape[1]
     joint, support = np.zeros((k, k), int), np.zeros((k, k), int)
     for row in targets.tolist():
@@ -41,7 +41,7 @@ def label_tables(draw: st.DrawFn) -> Tensor:
 
 @settings(deadline=None, max_examples=60)
 @given(label_tables(), st.integers(1, 12))
-def test_counts_are_those_of_a_loop(targets: Tensor, size: int) -> None:
+def test_counts_equal_those_of_a_loop(targets: Tensor, size: int) -> None:
     names = NAMES[: targets.shape[1]]
     counts = LabelCounts.of(targets, names)
     joint, support = by_loop(targets)
@@ -81,8 +81,8 @@ def test_every_number_type_and_layout(dtype: Any) -> None:
     ("dtype", "wrong"),
     [(np.uint8, 2), (np.int8, -1), (np.int8, 100), (np.int64, 2), (np.int64, -(2**24)), (np.int64, 2**62)],
 )
-def test_no_other_number_passes_for_labels(dtype: Any, wrong: int) -> None:
-    """Wherever it stands, whatever stands beside it, and though a product of float32 rounds."""
+def test_other_numbers_are_refused(dtype: Any, wrong: int) -> None:
+    """At any position, beside any values, and although a product of float32 rounds."""
     table = np.ones((20_000, 2), dtype)
     table[7, 1] = wrong
     with pytest.raises(ValueError, match="must be 0, 1 or NaN, got .* in column 1"):
@@ -90,7 +90,7 @@ def test_no_other_number_passes_for_labels(dtype: Any, wrong: int) -> None:
     assert table[7, 1] == wrong  # an array that was not copied
 
 
-def test_select_by_meaning() -> None:
+def test_select_by_canonical_name() -> None:
     nih = graphs.counts.build("nih14")
     some = nih.select(["Pleural Effusion", "pleural thickening", "Infiltrate"])
     assert some.labels == ("Pleural Effusion", "pleural thickening", "Infiltrate")
@@ -101,7 +101,7 @@ def test_select_by_meaning() -> None:
         nih.select(["Fracture", "Mass", "Device"])
 
 
-def test_two_spellings_of_one_finding_stay_apart() -> None:
+def test_two_spellings_of_one_finding_stay_separate() -> None:
     counts = LabelCounts.of(torch.tensor([[1, 0], [1, 0], [0, 1]]), ["Effusion", "Pleural Effusion"])
     for labels_of_it in (counts.labels, counts.labels[::-1]):
         selected = counts.select(labels_of_it)
@@ -140,17 +140,21 @@ def test_shipped(name: str) -> None:
 @pytest.mark.parametrize(
     ("joint", "support", "message"),
     [
-        ([[2, -1], [-1, 2]], None, "joint has the negative count -1 of 'a' and 'b'"),
-        ([[2, 1], [0, 2]], None, "joint is not symmetric: 'a' with 'b' 1 times, the other way round 0"),
-        ([[2, 3], [3, 4]], None, "'a' and 'b' are counted together 3 times, but only 2 images have 'a'"),
-        ([[2, 1], [1, 2]], [[2, 0], [2, 2]], "'a' and 'b' are counted together 1 times, but only 0 images have 'a'"),
-        ([[2, 1], [1, 2]], [[2, 1], [3, 2]], "'a' is known in 3 images with 'b', but only 2 have that"),
-        ([[2, 1], [1, 2]], [[2, 1], [-3, 2]], "support has the negative count -3 of 'b' and 'a'"),
+        ([[2, -1], [-1, 2]], None, r"0 <= joint.* i='a' and j='b' joint is -1"),
+        ([[2, 1], [0, 2]], None, r"joint\[j, i\]; for i='a' and j='b' joint is 1 \(joint\[j, i\] 0"),
+        ([[2, 3], [3, 4]], None, r"<= support.* i='a' and j='b' joint is 3 .*support 2"),
+        ([[2, 1], [1, 2]], [[2, 0], [2, 2]], r"<= support.* i='a' and j='b' joint is 1 .*support 0"),
+        (
+            [[2, 1], [1, 2]],
+            [[2, 1], [3, 2]],
+            r"support\[i, j\] <= joint\[i, i\]; for i='b' and j='a' .*joint\[i, i\] 2\), support 3",
+        ),
+        ([[2, 1], [1, 2]], [[2, 1], [-3, 2]], r"for i='b' and j='a' .*support -3"),
         ([[2.0, 1.0], [1.0, 2.0]], None, r"joint must be integers \(2, 2\), got torch.float32 \(2, 2\)"),
         ([[2, 1, 1], [1, 2, 1]], [[2, 2], [2, 2]], r"joint must be integers \(2, 2\), got torch.int64 \(2, 3\)"),
     ],
 )
-def test_counts_that_cannot_be(joint: Any, support: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_counts(joint: Any, support: Any, message: str, tmp_path: Path) -> None:
     options = {"labels": ["a", "b"], "joint": joint} | ({"support": support} if support else {})
     with pytest.raises(ValueError, match=message):
         graphs.counts.build("given", **options)
@@ -185,7 +189,7 @@ def test_files_without_counts(content: str, tmp_path: Path) -> None:
         ([torch.zeros(3, 2), torch.zeros(2, 3)], r"got shape \(2, 3\)"),
     ],
 )
-def test_targets_that_cannot_be(targets: Any, message: str) -> None:
+def test_invalid_targets(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LabelCounts.of(targets, ["a", "b"])
 

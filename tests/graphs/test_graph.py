@@ -24,7 +24,7 @@ def random_graph(seed: int, k: int = 5) -> Graph:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 5))
-def test_normalisations_are_their_formulas(seed: int, k: int) -> None:
+def test_normalisation_formulas(seed: int, k: int) -> None:
     graph = random_graph(seed, k)
     a = graph.weights.double().numpy()
     sums = a.sum(axis=1)
@@ -58,7 +58,7 @@ def test_edges_are_the_matrix(seed: int) -> None:
     assert all(f"{source} -> {target}" in str(graph) for source, target in named)
 
 
-@pytest.mark.parametrize("name", ["graph.json", "graph.npz", "new/folder/graph.npz"])
+@pytest.mark.parametrize("name", ["graph.json", "graph.csv", "graph.npz", "new/folder/graph.npz"])
 def test_save_and_load(name: str, tmp_path: Path) -> None:
     graph = random_graph(1)
     graph.save(tmp_path / name)
@@ -91,7 +91,7 @@ def test_files_without_a_graph(name: str, content: str, tmp_path: Path) -> None:
         Graph.load(tmp_path / name)
 
 
-def test_archives_of_something_else(tmp_path: Path) -> None:
+def test_another_extension_and_no_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", nodes=np.array(["a"]))
     with pytest.raises(ValueError, match="holds no graph.*weights"):
         Graph.load(tmp_path / "a.npz")
@@ -113,12 +113,12 @@ def test_archives_of_something_else(tmp_path: Path) -> None:
         ([], [], "non-empty"),
     ],
 )
-def test_graphs_that_cannot_be(nodes: list[str], weights: Any, message: str) -> None:
+def test_invalid_graphs(nodes: list[str], weights: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Graph(tuple(nodes), torch.tensor(weights))
 
 
-def test_a_graph_is_a_copy_of_what_it_was_made_of() -> None:
+def test_a_graph_copies_its_weights() -> None:
     weights = torch.nn.Parameter(torch.eye(2))
     graph = Graph(("a", "b"), weights)
     weights.data.zero_()
@@ -127,7 +127,7 @@ def test_a_graph_is_a_copy_of_what_it_was_made_of() -> None:
     assert Graph(("a", "b"), [[1, 0], [0, 1]]).weights.dtype == torch.float32  # type: ignore[arg-type]
 
 
-def test_select_by_meaning() -> None:
+def test_select_by_canonical_name() -> None:
     graph = random_graph(3)
     part = graph.select(["Mass", "Pleural Effusion"])
     assert part.nodes == ("Mass", "Pleural Effusion")
@@ -136,12 +136,12 @@ def test_select_by_meaning() -> None:
         graph.select(["Mass", "Fracture"])
 
 
-def test_another_normalisation() -> None:
+def test_unknown_normalisation() -> None:
     with pytest.raises(ValueError, match="normalize='column': allowed are 'sym_transposed', 'sym', 'row', 'none'"):
         random_graph(0).normalized("column")
 
 
-def test_what_a_model_records_is_the_graph() -> None:
+def test_registry_spec_rebuilds_the_graph() -> None:
     graph = random_graph(2)
     again = graphs.adjacency.registry.resolve(graph.registry_spec)(graph.nodes)
     assert again.nodes == graph.nodes

@@ -38,7 +38,7 @@ def test_matrix_and_edges(normalize: str, learn: bool) -> None:
 
 @pytest.mark.parametrize("learn", [False, True])
 @pytest.mark.parametrize("assign", [False, True])
-def test_another_graph_s_weights_bring_its_edges(learn: bool, assign: bool) -> None:
+def test_loading_weights_updates_the_edges(learn: bool, assign: bool) -> None:
     operator, other = GraphOperator(line(), learn=learn), GraphOperator(line(reverse=True), learn=learn)
     holder = nn.ModuleDict({"graph": operator})
     holder.load_state_dict({"graph.matrix": other.matrix.detach().clone()}, assign=assign)
@@ -49,7 +49,7 @@ def test_another_graph_s_weights_bring_its_edges(learn: bool, assign: bool) -> N
     assert operator.edge_index.shape == (2, 9)
 
 
-def test_a_copy_loads_for_itself() -> None:
+def test_a_copy_loads_independently() -> None:
     operator = GraphOperator(line())
     twin = copy.deepcopy(operator)
     twin.load_state_dict(GraphOperator(line(reverse=True)).state_dict())
@@ -57,7 +57,7 @@ def test_a_copy_loads_for_itself() -> None:
     assert torch.equal(from_edges(operator), line().normalized())
 
 
-def test_files_bring_the_edges(tmp_path: Path) -> None:
+def test_loading_a_file_updates_the_edges(tmp_path: Path) -> None:
     save_model(GraphOperator(line(reverse=True)), str(tmp_path / "graph.safetensors"))
     operator = GraphOperator(line())
     load_model(operator, str(tmp_path / "graph.safetensors"))
@@ -66,7 +66,7 @@ def test_files_bring_the_edges(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("convolution", ["dense", "GCNConv"])
 def test_learned_adjacency(convolution: str) -> None:
-    """Two nodes that must learn to listen to each other: 0 at first for the dense product, an edge for both."""
+    """Two nodes learn to use each other: an entry that is 0 at first for the dense product, an edge for both."""
     torch.manual_seed(0)
     operator = GraphOperator(line(weight=0.01), normalize="none", learn=True)
     convolve = graphs.convolutions.build(convolution, in_channels=2, out_channels=2)

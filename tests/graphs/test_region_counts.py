@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thoraxlib import datasets, graphs
 from thoraxlib.graphs import RegionCounts
+from thoraxlib.graphs.counts import shipped_regions
 
 REGIONS, FINDINGS = ("left", "right", "middle"), ("x", "y")
 FIELDS = ("both", "either", "usable")
@@ -30,7 +31,7 @@ def same(a: RegionCounts, b: RegionCounts) -> bool:
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3]), st.booleans())
 @settings(deadline=None, max_examples=25)
-def test_by_definition(seed: int, unknown: float, complete: bool) -> None:
+def test_counts_equal_their_definition(seed: int, unknown: float, complete: bool) -> None:
     targets = labels_of(seed, unknown=unknown)
     counts = RegionCounts.of(targets, REGIONS, FINDINGS, complete=complete)
     images = [image for image in targets.tolist() if not complete or all(any(v == v for v in row) for row in image)]
@@ -53,13 +54,13 @@ def test_chunks_types_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
         iter([targets[:7], targets[7:]]),
     ):
         assert same(whole, RegionCounts.of(other, REGIONS, FINDINGS))
-    monkeypatch.setattr("thoraxlib.graphs.region_counts._CHUNK", 3)
+    monkeypatch.setattr("thoraxlib.graphs.counts._REGION_CHUNK", 3)
     assert same(whole, RegionCounts.of(targets, REGIONS, FINDINGS))
     turned = RegionCounts.of(targets[:, [2, 0, 1]], [REGIONS[i] for i in (2, 0, 1)], FINDINGS)
     assert same(whole, turned.select(REGIONS))
 
 
-def test_a_region_that_is_not_there() -> None:
+def test_missing_regions() -> None:
     targets = labels_of(2)
     targets[:10, 1] = torch.nan
     assert same(RegionCounts.of(targets, REGIONS, FINDINGS), RegionCounts.of(targets[10:], REGIONS, FINDINGS))
@@ -72,36 +73,37 @@ def test_files_and_specs(tmp_path: Path) -> None:
     counts = RegionCounts.of(labels_of(3), REGIONS, FINDINGS)
     counts.save(tmp_path / "counts.json")
     assert same(RegionCounts.load(tmp_path / "counts.json"), counts)
-    assert same(graphs.region_counts.registry.resolve(counts.registry_spec), counts)
+    assert same(RegionCounts.from_json(counts.registry_spec), counts)
+    graph = graphs.adjacency.region_graph(REGIONS, "jaccard", counts)
+    assert torch.equal(graphs.adjacency.region_graph(REGIONS, "jaccard", counts.registry_spec).weights, graph.weights)
     (tmp_path / "counts.json").write_text('{"regions": ["a"]}')
     with pytest.raises(ValueError, match=r"counts.json holds no region counts"):
         RegionCounts.load(tmp_path / "counts.json")
 
 
-@pytest.mark.parametrize("name", [name for name in graphs.region_counts.names() if name != "given"])
-def test_shipped(name: str) -> None:
-    counts = graphs.region_counts.build(name)
+def test_shipped() -> None:
+    counts = shipped_regions()
     alike = counts.jaccard()
     assert torch.equal(alike, alike.T)
     assert bool(((alike >= 0) & (alike <= 1)).all())
-    assert graphs.adjacency.region_graph(counts.regions, "jaccard", name).edges()
+    assert graphs.adjacency.region_graph(counts.regions, "jaccard").edges()
 
 
-def test_the_shipped_counts_are_the_synthetic_data_set_s() -> None:
+def test_shipped_counts_are_those_of_the_synthetic_data_set() -> None:
     images = datasets.build("synthetic", size=64, length=1000, masks=False)
     targets = torch.stack([images[n]["region_labels"] for n in range(len(images))])  # type: ignore[arg-type]
-    assert same(RegionCounts.of(targets, "regions18", "nih14"), graphs.region_counts.build("synthetic_regions18"))
+    assert same(RegionCounts.of(targets, "regions18", "nih14"), shipped_regions())
 
 
-def test_the_graph_that_needs_no_data() -> None:
-    graph = graphs.adjacency.build("synthetic")(graphs.region_counts.build("synthetic_regions18").regions)
+def test_synthetic_graph() -> None:
+    graph = graphs.adjacency.build("synthetic")(shipped_regions().regions)
     edges = {(source, target) for source, target, _ in graph.edges()}
     assert ("right lung", "right lower lung zone") in edges
     assert ("left apical zone", "left upper lung zone") in edges
     assert ("left apical zone", "right costophrenic angle") not in edges
     assert set(graph.isolated()) == {"mediastinum", "upper mediastinum", "cardiac silhouette", "trachea"}
-    with pytest.raises(TypeError, match="'synthetic' is counted already"):
-        graphs.adjacency.region_graph(graph.nodes, "synthetic", "synthetic_regions18")
+    with pytest.raises(TypeError, match="'synthetic' has its own counts"):
+        graphs.adjacency.region_graph(graph.nodes, "synthetic", shipped_regions())
 
 
 @pytest.mark.parametrize(
@@ -112,20 +114,20 @@ def test_the_graph_that_needs_no_data() -> None:
         (torch.full((1, 3, 2), 2.0), r"targets must be 0, 1 or NaN, got 2.0 at \[0, 0, 0\]"),
     ],
 )
-def test_labels_that_cannot_be(targets: Any, message: str) -> None:
+def test_invalid_targets(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RegionCounts.of(targets, REGIONS, FINDINGS)
 
 
-def test_a_wrong_label_is_named_by_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thoraxlib.graphs.region_counts._CHUNK", 3)
+def test_an_error_names_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thoraxlib.graphs.counts._REGION_CHUNK", 3)
     for targets in (torch.zeros(9, 3, 2), labels_of(1, unknown=0.5)):
         targets[7, 2, 1] = -1
         with pytest.raises(ValueError, match=r"got -1.0 at \[7, 2, 1\]"):
             RegionCounts.of(targets, REGIONS, FINDINGS)
 
 
-def test_counts_that_cannot_be() -> None:
+def test_invalid_counts() -> None:
     some = torch.ones(2, 3, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="0 <= both <= either <= usable"):
         RegionCounts(REGIONS, FINDINGS, some, some - 1, some)

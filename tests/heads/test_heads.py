@@ -93,12 +93,12 @@ def test_cumulative_attention(pool: str, norm: bool) -> None:
     head.eval()
     plain.eval()
     features = torch.randn(2, 8, 5, 5)
-    seen = features
+    attended = features
     for k in range(3):
-        seen = head.attention(seen)
-        torch.testing.assert_close(head(features)[:, k], plain(seen)[:, k])
+        attended = head.attention(attended)
+        torch.testing.assert_close(head(features)[:, k], plain(attended)[:, k])
         if pool != "avg_max":
-            torch.testing.assert_close(head.logit_maps(features)[:, k], plain.logit_maps(seen)[:, k])
+            torch.testing.assert_close(head.logit_maps(features)[:, k], plain.logit_maps(attended)[:, k])
 
 
 def test_norms_of_labels_are_separate() -> None:

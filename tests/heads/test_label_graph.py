@@ -143,7 +143,7 @@ def test_everything_is_matched_by_name(x: Tensor) -> None:
     head, other = built(**options), built(labels=turned, **options)
     for ours, theirs in zip(head.convolutions, other.convolutions, strict=True):
         theirs.load_state_dict(ours.state_dict())
-    # PPMI vectors are told up to a rotation
+    # PPMI vectors are unique up to a rotation
     at = [3, 0, 2, 1]
     other.embedding.vectors.copy_(head.embedding()[at])
     torch.testing.assert_close(other(x), head(x)[:, at])
@@ -152,14 +152,17 @@ def test_everything_is_matched_by_name(x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_labels": 3}, "labels are 4, num_labels=3: they must be as many"),
+        ({"num_labels": 3}, "labels has 4 names, and num_labels=3: must be equal"),
         ({"act": "tanh"}, "act='tanh': allowed are 'gelu', 'leaky_relu', 'relu', None"),
         ({"act_last": "softmax"}, "act_last='softmax'"),
         ({"normalize": "columns"}, "normalize='columns'"),
         ({"adjacency": Graph(("Edema", "Mass"), torch.eye(2))}, "the graph has no 'Effusion', 'Nodule'"),
         ({"counts": LabelCounts.of(torch.ones(1, 2), ["Edema", "Mass"])}, "counts have no 'Effusion', 'Nodule'"),
         ({"embeddings": graphs.embeddings.Embedding(torch.eye(3))}, r"embeddings must be \(4, F\).*got \(3, 3\)"),
-        ({"pool": "pcam", "in_channels": (3, 3)}, "weighs the places of one map for each label; these are 2 maps"),
+        (
+            {"pool": "pcam", "in_channels": (3, 3)},
+            "weighs the locations of one map for each label, and there are 2 maps",
+        ),
         ({"learn_adjacency": True, "convolution": "GATv2Conv"}, "takes no edge weights, so that learn_adjacency=True"),
         ({"labels": ("Edema", "Effusion", "Mass", "Fracture")}, "no shipped counts have all of"),
         ({"labels": ("Edema", "Effusion", "Mass", "Mass")}, "more than once"),

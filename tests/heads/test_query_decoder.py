@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from thoraxlib import heads
 from thoraxlib.heads.query_decoder import AttentionLayer, QueryDecoderHead, sine_positions
@@ -15,6 +16,11 @@ def small(num_labels: int = 5, **options: object) -> QueryDecoderHead:
     head = heads.build("query_decoder", in_channels=6, num_labels=num_labels, **{**SMALL, **options})
     assert isinstance(head, QueryDecoderHead)
     return head
+
+
+def logits_of(head: QueryDecoderHead, vectors: Tensor) -> Tensor:
+    """A row of weights for each label's own vector."""
+    return torch.einsum("nkd,kd->nk", vectors, head.labelwise.weight) + head.labelwise.bias
 
 
 @pytest.mark.parametrize("num_labels", [1, 5, 14])
@@ -35,7 +41,7 @@ def test_any_number_of_labels_and_any_map(num_labels: int, size: tuple[int, int]
 def test_the_branches_are_weighed_label_by_label() -> None:
     head = small(3).eval()
     features = torch.randn(2, 6, 4, 4)
-    linear, decoded = head.linear(features), head.labelwise(head.decode(features))
+    linear, decoded = head.linear(features), logits_of(head, head.decode(features))
     torch.testing.assert_close(head(features), (linear + decoded) / 2)
     head.linear_share.data = torch.tensor([1.0, 0.0, 2.0])
     head.decoder_share.data = torch.tensor([0.0, 1.0, 3.0])
@@ -44,7 +50,7 @@ def test_the_branches_are_weighed_label_by_label() -> None:
     torch.testing.assert_close(head(features), expected)
 
 
-def test_labels_do_not_see_one_another_and_images_neither() -> None:
+def test_labels_and_images_are_independent() -> None:
     head = small(4).eval()
     features = torch.randn(3, 6, 4, 4)
     vectors = head.decode(features)
@@ -54,8 +60,8 @@ def test_labels_do_not_see_one_another_and_images_neither() -> None:
     torch.testing.assert_close(head.decode(features), vectors[:, order])
 
 
-def test_places_matter_through_their_code_alone() -> None:
-    """Without the code, attention and pooling do not know how a map is arranged."""
+def test_positions_matter_only_through_their_embedding() -> None:
+    """Without the embedding, attention and pooling do not depend on the order of locations."""
     head = small().eval()
     features = torch.randn(2, 6, 4, 4)
     shuffled = features.flatten(2)[..., torch.randperm(16)].view_as(features)
@@ -69,24 +75,24 @@ def test_places_matter_through_their_code_alone() -> None:
     )
 
 
-def test_position_code() -> None:
-    code = sine_positions(3, 5, 8)
-    assert code.shape == (1, 8, 3, 5)
+def test_position_embedding() -> None:
+    embedding = sine_positions(3, 5, 8)
+    assert embedding.shape == (1, 8, 3, 5)
     for channel, (row, column) in [(0, (1, 4)), (3, (2, 0)), (4, (0, 2)), (7, (1, 3))]:
-        place, size = (row + 1, 3) if channel < 4 else (column + 1, 5)
-        angle = place / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * (channel % 4 // 2) / 4)
+        position, size = (row + 1, 3) if channel < 4 else (column + 1, 5)
+        angle = position / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * (channel % 4 // 2) / 4)
         expected = math.cos(angle) if channel % 2 else math.sin(angle)
-        assert code[0, channel, row, column] == pytest.approx(expected, abs=1e-6)
+        assert embedding[0, channel, row, column] == pytest.approx(expected, abs=1e-6)
     assert sine_positions(2, 2, 4, like=torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
     with pytest.raises(ValueError, match="channels must be a multiple of 4, got 6"):
         sine_positions(2, 2, 6)
 
 
 @torch.inference_mode()
-def test_a_layer_is_torchs_where_places_are_left_out() -> None:
+def test_a_layer_without_positions_is_torchs() -> None:
     theirs = torch.nn.TransformerEncoderLayer(16, 4, 32, dropout=0.1, batch_first=True).eval()
-    ours = AttentionLayer(16, 4, 32, 0.1).eval()
-    ours.load_state_dict({key.replace("self_attn", "attention"): value for key, value in theirs.state_dict().items()})
+    ours = AttentionLayer(16, 4, 32, 0.1, batch_first=True).eval()
+    ours.load_state_dict(theirs.state_dict())
     x, nowhere = torch.randn(2, 7, 16), torch.zeros(1, 7, 16)
     torch.testing.assert_close(ours(x, nowhere, x, nowhere), theirs(x))
 

@@ -409,11 +409,11 @@ def test_limits_hold_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
     read(RAMP)
     large = jpeg(np.zeros((1000, 1000), np.uint8))
-    with pytest.raises(ValueError, match="header says 12 x 10 pixels, the compressed picture has 1000 x 1000"):
+    with pytest.raises(ValueError, match="header says 12 x 10 pixels, the compressed image has 1000 x 1000"):
         images.read(compressed(RAMP, large, uid.JPEGBaseline8Bit))
     boxed = io.BytesIO()
     Image.fromarray(np.zeros((1000, 1000), np.uint8)).save(boxed, "JPEG2000", no_jp2=False)
-    with pytest.raises(ValueError, match="header says 12 x 10 pixels, the compressed picture has 1000 x 1000"):
+    with pytest.raises(ValueError, match="header says 12 x 10 pixels, the compressed image has 1000 x 1000"):
         images.read(compressed(RAMP, boxed.getvalue(), uid.JPEG2000Lossless))
 
 

@@ -431,14 +431,17 @@ def test_flips_mirror_and_the_default_does_not() -> None:
         assert x[..., :32].mean() > x[..., 32:].mean()
 
 
-@pytest.mark.parametrize("before_resize", [False, True])
-def test_cxr_lka_is_an_affine_change_and_a_resize(before_resize: bool) -> None:
+ORIGINAL_ORDER = {"name": "jfhealthcare", "degrees": 10, "fill": 0}
+
+
+@pytest.mark.parametrize("name", ["cxr_lka", ORIGINAL_ORDER])
+def test_cxr_lka_is_an_affine_change_and_a_resize(name: Any) -> None:
     image = tv_tensors.Image(torch.randint(1, 256, (1, 60, 80), dtype=torch.uint8))
     spec = InputSpec(size=(48, 40))
-    ours = images.augmentations.build("cxr_lka", input_spec=spec, before_resize=before_resize)
+    ours = images.augmentations.registry.resolve(name, input_spec=spec)
     affine = v2.RandomAffine(10, (0.05, 0.05), (0.95, 1.05), interpolation=v2.InterpolationMode.NEAREST, fill=0)
     resize = v2.Resize((48, 40), antialias=True)
-    theirs = v2.Compose([affine, resize] if before_resize else [resize, affine])
+    theirs = v2.Compose([resize, affine] if name == "cxr_lka" else [affine, resize])
     for seed in range(5):
         changed = []
         for transform in (ours, theirs):
@@ -451,11 +454,11 @@ def test_cxr_lka_is_an_affine_change_and_a_resize(before_resize: bool) -> None:
     assert (unmoved.int() - resize(image).int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("before_resize", [False, True])
-def test_cxr_lka_moves_masks_with_the_image(before_resize: bool) -> None:
+@pytest.mark.parametrize("name", ["cxr_lka", ORIGINAL_ORDER])
+def test_cxr_lka_moves_masks_with_the_image(name: Any) -> None:
     organ = torch.zeros(1, 64, 64, dtype=torch.uint8)
     organ[:, 20:44, 12:30] = 1
-    transform = images.augmentations.build("cxr_lka", input_spec=InputSpec(size=64), before_resize=before_resize)
+    transform = images.augmentations.registry.resolve(name, input_spec=InputSpec(size=64))
     for _ in range(10):
         sample = transform({"image": tv_tensors.Image(organ * 255), "masks": tv_tensors.Mask(organ)})
         assert sample["masks"].unique().tolist() == [0, 1]
@@ -559,7 +562,7 @@ def test_pad_end_keeps_the_image_at_the_top_left(size: tuple[int, int]) -> None:
 
 
 def test_equalize_and_blur() -> None:
-    from thoraxlib.images.enhance import blur3, equalize
+    from thoraxlib.images.resize import blur3, equalize
 
     image = torch.tensor([[10, 10, 20], [30, 30, 30]], dtype=torch.uint8)
     assert equalize(image).tolist() == [[0, 0, 64], [255, 255, 255]]

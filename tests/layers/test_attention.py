@@ -20,9 +20,9 @@ def filled(name: str, record: str, prefix: str) -> nn.Module:
     """The block with the record's weights, through the names that checkpoints have."""
     block = layers.build(name, in_channels=16).eval()
     state = {f"{prefix}{key}": value for key, value in state_dict(load_record(record)).items()}
-    places = block.checkpoint_keys(state)
-    assert set(places) == set(block.state_dict())
-    block.load_state_dict({own: state[theirs] for own, theirs in places.items()})
+    pairs = block.checkpoint_keys(state)
+    assert set(pairs) == set(block.state_dict())
+    block.load_state_dict({own: state[theirs] for own, theirs in pairs.items()})
     return block
 
 

@@ -29,7 +29,7 @@ def pyramid(n: int = 2, sizes: Any = SIZES, **options: Any) -> list[Tensor]:
 
 
 def some_masks(n: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
-    """A disc for each image, in different places."""
+    """A disc for each image, at different positions."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size[0]), torch.linspace(-1, 1, size[1]), indexing="ij")
     return torch.stack([((x - 0.3 * k) ** 2 + y**2 < 0.4).float() for k in range(n)])[:, None]
 
@@ -136,7 +136,7 @@ def test_mask_mean_is_the_mean_over_the_mask() -> None:
     for round_masks in (True, False):
         fuse = built("seg_pyramid", norm="none", mask_mean=True, round_masks=round_masks)
         for z, m, mask in zip(fuse(maps, masks), maps, fuse.stage_masks(maps, masks), strict=False):
-            weights = mask * mask  # the mask lies over the map, and then over its mean
+            weights = mask * mask  # the mask multiplies the map, and then its mean
             torch.testing.assert_close(z.mean((2, 3)), (m * weights).sum((2, 3)) / mask.sum((2, 3)))
     normed = built("seg_pyramid", mask_mean=True).train()
     for z, mask in zip(normed(maps, masks), normed.stage_masks(maps, masks), strict=False):

@@ -6,8 +6,7 @@ from formulas import assert_matches, image, load_record, state_dict
 from torch import nn
 
 from thoraxlib import layers
-from thoraxlib.layers.depthwise import DepthwiseConv2d
-from thoraxlib.layers.lka import split_kernel
+from thoraxlib.layers.lka import DepthwiseConv2d, split_kernel
 
 NAMES = ["lka", "lka_multiscale", "lka_dilated", "lka_attention", "van_block"]
 
@@ -45,7 +44,7 @@ def test_phases_are_the_dilated_convolution(dilation: int, size: tuple[int, int]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dilation", [1, 3])
 def test_large_kernels_under_autocast(dilation: int, dtype: torch.dtype) -> None:
-    """As precise as the weights where gradients may follow, which are slow in bfloat16; in bfloat16 otherwise."""
+    """In the precision of the weights if gradients are enabled, which are slow in bfloat16; else in bfloat16."""
     conv, x = DepthwiseConv2d(4, 5, dilation).to(dtype), torch.randn(2, 4, 9, 9)
     with torch.autocast("cpu", torch.bfloat16):
         out = conv(x.bfloat16())

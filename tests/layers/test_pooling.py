@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from thoraxlib.layers import pooling
-from thoraxlib.layers.pooling import expansion, lse_pool
+from thoraxlib.layers.pooling import LSEPool, expansion
 
 NAMES = pooling.names()
 SHIFTED = set(NAMES) - {"linear", "pcam"}  # shifting a map shifts its pool
@@ -55,20 +55,20 @@ def test_lse_record() -> None:
     assert_matches(pooling.build("avg")(x), out["avg"], 1e-7)
     assert_matches(pooling.build("max")(x), out["max"], 1e-7)
     for r in record["config"]["r"]:
-        assert_matches(lse_pool(x, r), out[f"lse_r{r:g}"], 1e-7)
-        assert_matches(lse_pool(x.float(), r), out[f"lse_r{r:g}"], 1e-6 / min(r, 1) + 1e-6)
-    (gradient,) = torch.autograd.grad(lse_pool(x, 10).sum(), x)
+        assert_matches(LSEPool(r)(x), out[f"lse_r{r:g}"], 1e-7)
+        assert_matches(LSEPool(r)(x.float()), out[f"lse_r{r:g}"], 1e-6 / min(r, 1) + 1e-6)
+    (gradient,) = torch.autograd.grad(LSEPool(10)(x).sum(), x)
     assert_matches(gradient, out["grad_r10_of_sum"], 1e-7)
     for shift in (50, -50, 1000, -1000):
-        assert_matches(lse_pool(x + shift, 10), out[f"shift{shift:+d}.lse_r10"], 1e-7)
-        assert_matches(lse_pool((x + shift).float(), 10), out[f"shift{shift:+d}.lse_r10"], 1e-6)
+        assert_matches(LSEPool(10)(x + shift), out[f"shift{shift:+d}.lse_r10"], 1e-7)
+        assert_matches(LSEPool(10)((x + shift).float()), out[f"shift{shift:+d}.lse_r10"], 1e-6)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.floats(0.1, 1000), st.floats(-1e4, 1e4), st.integers(0, 1000))
 def test_lse_is_stable_and_between_mean_and_max(r: float, shift: float, seed: int) -> None:
     x = torch.from_numpy(np.random.default_rng(seed).normal(shift, 1, (1, 2, 5, 5))).float()
-    pooled = lse_pool(x, r)
+    pooled = LSEPool(r)(x)
     tolerance = 1e-5 * (1 + abs(shift))
     assert pooled.isfinite().all()
     assert (pooled <= x.amax((2, 3)) + tolerance).all()
@@ -77,9 +77,9 @@ def test_lse_is_stable_and_between_mean_and_max(r: float, shift: float, seed: in
 
 def test_lse_keeps_half_precision_outside_and_float_inside() -> None:
     x = (torch.randn(2, 3, 8, 8) * 20).to(torch.bfloat16)
-    pooled = lse_pool(x, 100)
+    pooled = LSEPool(100)(x)
     assert pooled.dtype == torch.bfloat16
-    torch.testing.assert_close(pooled.float(), lse_pool(x.float(), 100), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(pooled.float(), LSEPool(100)(x.float()), rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("r", [0, -1, float("inf"), float("nan")])

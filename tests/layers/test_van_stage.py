@@ -15,7 +15,7 @@ def test_shapes_and_gradients(size: tuple[int, int], out: tuple[int, int]) -> No
     y = stage(x)
     assert y.shape == (2, 12, *out)
     assert stage.out_channels == 12
-    torch.testing.assert_close(y.mean(1), torch.zeros(2, *out), atol=1e-6, rtol=0)  # behind a layer norm
+    torch.testing.assert_close(y.mean(1), torch.zeros(2, *out), atol=1e-6, rtol=0)  # after a layer norm
     (y * torch.randn_like(y)).sum().backward()
     assert x.grad is not None
     assert all(p.grad is not None for p in stage.parameters())

@@ -31,7 +31,7 @@ def random_case(seed: int, n: int = 60, k: int = 3, ties: bool = False) -> tuple
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), ties=st.booleans(), name=st.sampled_from(sorted(METRICS)))
-def test_scores_are_scikit_learns_on_the_known_part(seed: int, ties: bool, name: str) -> None:
+def test_scores_are_scikit_learns_on_known_targets(seed: int, ties: bool, name: str) -> None:
     targets, scores = random_case(seed, ties=ties)
     unknown = np.random.default_rng(seed).random(targets.shape) < 0.3
     unknown[:2] = False
@@ -132,6 +132,8 @@ def test_report(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         report = metrics.evaluate(targets, scores, ["a", "b", "c"], n_bootstrap=50, reference={"a": 0.8, "b": 0.7})
     assert report.macro_auroc == pytest.approx(metrics.auroc(targets[:, :2], scores[:, :2]).mean())
+    precision = metrics.average_precision(targets[:, :2], scores[:, :2]).mean()
+    assert report.macro_average_precision == pytest.approx(precision)
     assert report.mean.reference == pytest.approx(0.75)
     for row in report.rows[:2]:
         assert row.auroc_low < row.auroc < row.auroc_high
@@ -216,29 +218,6 @@ def test_equal_sensitivity_and_specificity() -> None:
     np.testing.assert_allclose(found["accuracy"], ((scores >= threshold)[:, 0] == truth).mean())
 
 
-def test_averages_of_precision_recall_and_f1() -> None:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    rng = np.random.default_rng(0)
-    y, s = (rng.random((60, 5)) < 0.3).astype(float), rng.random((60, 5))
-    y[:, 4] = 0
-    s[:, 3] = 0.1
-    s[0] = 0.5  # from it on
-    for name, scores in metrics.multilabel_report(y, s).items():
-        expected = precision_recall_fscore_support(y, s >= 0.5, average=name, zero_division=0)[:3]
-        np.testing.assert_allclose(scores, expected)
-    # unknown labels, and labels and images of which nothing is known, take no part
-    known = metrics.multilabel_report(y[:, :4], s[:, :4])
-    holes, scores = np.full((61, 5), np.nan), np.pad(s, ((0, 1), (0, 0)))
-    holes[:60, :4] = y[:, :4]
-    assert metrics.multilabel_report(holes, scores) == known
-    each = metrics.multilabel_report(y, s, np.array([0.1, 0.2, 0.3, 0.05, 0.5]))
-    called = s >= np.array([0.1, 0.2, 0.3, 0.05, 0.5])
-    np.testing.assert_allclose(each["micro"].recall, (called & (y == 1)).sum() / (y == 1).sum())
-    nothing = metrics.multilabel_report(np.full((2, 2), np.nan), np.zeros((2, 2)))
-    assert np.isnan([*nothing.values()]).all()
-
-
 @pytest.mark.parametrize("score", [0.01, 0.5, 1 / 3])
 def test_a_score_counts_from_the_threshold_on_everywhere(score: float) -> None:
     truth, scores = np.array([[0], [0], [0], [1.0]]), np.array([[score / 4], [score / 3], [score / 2], [score]])
@@ -246,8 +225,6 @@ def test_a_score_counts_from_the_threshold_on_everywhere(score: float) -> None:
     assert best.tolist() == [score]
     for threshold in (best, score):
         assert metrics.confusion(truth, scores, threshold)["sensitivity"].tolist() == [1]
-        found = metrics.multilabel_report(truth, scores, threshold)
-        assert found["micro"] == found["macro"] == (1, 1, 1)
 
 
 def test_a_label_without_a_threshold_has_no_scores() -> None:
@@ -260,16 +237,9 @@ def test_a_label_without_a_threshold_has_no_scores() -> None:
     for values in metrics.confusion(truth, scores, limits).values():
         assert values[0] == 1
         assert np.isnan(values[1])
-    with pytest.warns(UserWarning, match="without a threshold.*columns 1$"):
-        found = metrics.multilabel_report(truth, scores, limits)
-    assert found == metrics.multilabel_report(truth[:, :1], scores[:, :1], limits[0])
-    with pytest.warns(UserWarning, match="columns 0, 1"):
-        nothing = metrics.multilabel_report(truth, scores, [NAN, NAN])
-    assert np.isnan([*nothing.values()]).all()
-    for score in (metrics.confusion, metrics.multilabel_report):
-        for one in (NAN, [NAN]):
-            with pytest.raises(ValueError, match="thresholds is NaN"):
-                score(truth, scores, one)
+    for one in (NAN, [NAN]):
+        with pytest.raises(ValueError, match="thresholds is NaN"):
+            metrics.confusion(truth, scores, one)
 
 
 def sure(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -279,7 +249,7 @@ def sure(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_an_order_that_the_type_has_lost_is_told(dtype: torch.dtype) -> None:
+def test_types_that_lose_the_order_give_a_warning(dtype: torch.dtype) -> None:
     targets, scores = sure(dtype)
     for score in (
         lambda t, s: metrics.auroc(t, s),

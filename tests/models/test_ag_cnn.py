@@ -46,7 +46,7 @@ def test_published_means() -> None:
 
 
 @torch.inference_mode()
-def test_each_output_is_what_its_parts_give() -> None:
+def test_each_output_agrees_with_its_branch() -> None:
     model, x = small(), images()
     everything = model.forward_all(x)
     found = model.crop(x, model.global_branch.forward_features(x))
@@ -135,7 +135,7 @@ def test_a_branch_takes_checkpoints_of_its_network() -> None:
 
 
 @torch.inference_mode()
-def test_nothing_to_look_at_is_the_whole_image() -> None:
+def test_a_map_without_hot_region_gives_the_whole_image() -> None:
     model, x = small(), images(2)
     for p in model.global_branch.backbone.parameters():
         p.zero_()

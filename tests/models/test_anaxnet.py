@@ -16,10 +16,9 @@ from thoraxlib import graphs, training
 from thoraxlib.checkpoints.load import CheckpointError
 from thoraxlib.datasets.samples import Samples
 from thoraxlib.detection import Regions
-from thoraxlib.explanation.by_regions import paint
+from thoraxlib.explanation.findings import paint
 from thoraxlib.heads import regions as region_heads
-from thoraxlib.metrics import evaluate_regions
-from thoraxlib.metrics.image_level import image_level
+from thoraxlib.metrics import evaluate_regions, image_level
 from thoraxlib.models.anaxnet import AnaXNet
 from thoraxlib.registry import OptionError
 
@@ -210,7 +209,7 @@ def test_half_precision() -> None:
         ({"head": {"name": "region_graph", "missing": "drop"}}, ValueError, "missing='drop'"),
         ({"head": {"name": "region_graph", "finding_branch": "sum"}}, ValueError, "finding_branch='sum'"),
         ({"head": {"name": "region_linear", "classifier": "each"}}, ValueError, "classifier='each'"),
-        ({"head": "region_linear", "adjacency": "full"}, OptionError, "head 'region_linear' has no graph.*adjacency"),
+        ({"head": "region_linear", "adjacency": "full"}, OptionError, "'region_linear' has no option 'adjacency'"),
         ({"regions": ["spleen"]}, ValueError, "no shipped counts have all of"),
         ({"adjacency": graphs.Graph(("a",), torch.eye(1))}, ValueError, "the graph has no 'right lung'"),
         ({"head": {"name": "region_linear", "regions": NAMES}}, OptionError, "the head has regions=.*, the model"),
@@ -297,7 +296,7 @@ def test_a_checkpoint_with_scores_beside_the_weights(tmp_path: Path) -> None:
 def test_a_checkpoint_whose_graph_is_none(tmp_path: Path) -> None:
     graph = torch.eye(4)
     graph[0, 1] = 1
-    with pytest.raises(ValueError, match="anatomy_inp_tensor is no adjacency as AnaXNet makes it"):
+    with pytest.raises(ValueError, match="anatomy_inp_tensor is no adjacency matrix of AnaXNet"):
         thoraxlib.load_checkpoint(built("released"), of_the_original(tmp_path, graph))
 
 
@@ -623,7 +622,7 @@ def test_images_of_their_regions() -> None:
 
 
 class Plain(nn.Module):
-    """A detector of somebody's own, which says nothing of its input."""
+    """A detector without an input specification."""
 
     def forward(self, x: Tensor) -> Any:
         raise NotImplementedError

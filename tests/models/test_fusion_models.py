@@ -185,13 +185,13 @@ def test_a_trained_segmenter_learns_from_the_labels(name: str, x: Tensor) -> Non
         ({"fusion": None}, "segmenter= makes masks for a fusion"),
         ({"segmenter": {**UNET, "in_chans": 1}}, "the segmenter takes 1 channels, the model's images have 3"),
         ({"neck": "transition"}, "with fusion= leave them out"),
-        ({"pool": "pcam"}, "weighs the places of one map for each label; these are 6 maps"),
+        ({"pool": "pcam"}, "weighs the locations of one map for each label, and there are 6 maps"),
         ({"head": "map"}, "the head 'map' takes one map"),
         ({"head": "classwise"}, "the head 'classwise' takes one map"),
         ({"head": "vit_per_stage", "fusion": "seg_input"}, "two maps or more, got 512"),
     ],
 )
-def test_parts_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+def test_components_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(**{"segmenter": UNET, **options})
 

@@ -151,7 +151,7 @@ class OwnBackbone(nn.Module):
         return [self.conv(x)]
 
 
-def test_own_modules_as_parts() -> None:
+def test_ready_modules_as_components() -> None:
     model = thoraxlib.build("chexnet", backbone=OwnBackbone())
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 14)
     with pytest.raises(TypeError, match="needs the attribute 'channels'"):
@@ -250,7 +250,7 @@ def test_fields_of_the_input_are_changed_one_by_one() -> None:
     assert thoraxlib.build("pcam", preset="jfhealthcare", backbone="resnet10t", input_spec=whole).input_spec == whole
 
 
-def test_unified_dcnn_padchest_is_the_seed_s_network() -> None:
+def test_unified_dcnn_padchest_is_the_network_of_jaydurant() -> None:
     ours = thoraxlib.build("unified_dcnn_padchest", preset="jaydurant").eval()
     recorded = thoraxlib.build("unified_dcnn", preset="jaydurant").eval()  # that the parity tests compare
     assert ours.labels == recorded.labels == labels.build("padchest_openi22")

@@ -13,7 +13,6 @@ from torchvision.models import resnet18
 import thoraxlib
 from thoraxlib.heads.label_graph import LabelGraphHead
 from thoraxlib.heads.linear import LinearHead
-from thoraxlib.layers.pointwise import MapGELU, PointwiseConv2d
 
 OWN = [
     "van_b0",
@@ -144,7 +143,7 @@ class Odd(nn.Module):
         return torch.cat([self.norms[4](plain), self.norms[5](returned)]), returned
 
 
-def test_what_else_is_seen_is_not_folded() -> None:
+def test_outputs_with_other_uses_are_not_folded() -> None:
     model, x = _used(Odd()), torch.randn(2, 3, 8, 8)
     fast = thoraxlib.optimize_for_inference(model, (x,))
     assert [index for index, norm in enumerate(fast.norms) if isinstance(norm, nn.Identity)] == [4]
@@ -200,27 +199,3 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="save the model that they come from"):
         thoraxlib.save_pretrained(fast, tmp_path / "folder")
     thoraxlib.save_pretrained(model, tmp_path / "folder")
-
-
-@pytest.mark.parametrize("size", [(8, 7, 7), (8, 12, 9), (1, 7, 7), (1, 14, 14), (3, 1, 1), (20, 4, 4), (0, 4, 4)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_pointwise_layers(size: tuple[int, int, int], layout: torch.memory_format, threads: int) -> None:
-    torch.manual_seed(0)
-    n, *sides = size
-    ours = nn.Sequential(PointwiseConv2d(6, 10), MapGELU())
-    plain = nn.Sequential(nn.Conv2d(6, 10, 1), nn.GELU())
-    plain.load_state_dict(ours.state_dict())
-    x = torch.randn(n, 6, *sides).contiguous(memory_format=layout).requires_grad_()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        results = []
-        for net in (ours, plain):
-            out = net(x)
-            gradients = torch.autograd.grad(out.square().sum(), [x, *net.parameters()])
-            results.append([out, *gradients])
-    finally:
-        torch.set_num_threads(before)
-    for got, expected in zip(*results, strict=True):
-        torch.testing.assert_close(got, expected)

@@ -35,7 +35,7 @@ def test_a_fine_tuned_file_has_the_same_logits(family: str, tmp_path: Path) -> N
     spec = {"size": options["img_size"]} if "img_size" in options else {}
     rest = {key: value for key, value in options.items() if key != "img_size"}
     model = thoraxlib.build("timm", backbone=family, labels=LABELS, input_spec=spec, **rest).eval()
-    assert thoraxlib.load_checkpoint(model, tmp_path / "f") == "timm"
+    assert thoraxlib.load_checkpoint(model, tmp_path / "f") == "plain"
     x = torch.randn(1, 3, *model.input_spec.size)
     with torch.no_grad():
         assert torch.equal(model(x), theirs(x))

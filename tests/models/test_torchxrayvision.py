@@ -206,7 +206,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 
 def with_organs(net: nn.Module) -> None:
-    """Make some places of grey noise belong to every structure."""
+    """Make some pixels of grey noise belong to every structure."""
     with torch.no_grad():
         net.classification.weight.mul_(20)
         found = net.eval()(torch.rand(1, 1, 64, 64).expand(-1, 3, -1, -1) * 4 - 2)

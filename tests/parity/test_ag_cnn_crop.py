@@ -13,8 +13,8 @@ from torch import Tensor
 
 from thoraxlib.localization import crops
 from thoraxlib.localization.components import find_components
-from thoraxlib.localization.crops.heat import heat
-from thoraxlib.localization.masks import otsu
+from thoraxlib.localization.crops.base import heat
+from thoraxlib.localization.maps import otsu
 from thoraxlib.reproduce.fixed_point import upsample_uint8
 
 CASES = {case["name"]: case for case in load_record("ag_cnn_crop.json")["outputs"]["cases"]}

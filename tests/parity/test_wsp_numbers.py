@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thoraxlib import InputSpec, losses, metrics
 from thoraxlib.images import preprocess_for
-from thoraxlib.images.enhance import blur3, equalize
+from thoraxlib.images.resize import blur3, equalize
 from thoraxlib.models.pcam import JF_INPUT
 
 PREPROCESS = load_record("jfhealthcare_preprocess.json")["outputs"]

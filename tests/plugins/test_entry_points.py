@@ -1,4 +1,4 @@
-"""Entry points of every room, and those that go wrong: each spoils its own name and nothing else."""
+"""Entry points of every subpackage; a broken one affects only its own name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def every_registry() -> list[Registry[Any]]:
         for value in vars(importlib.import_module(info.name)).values():
             if isinstance(value, Registry):
                 found[id(value)] = value
-    return sorted(found.values(), key=lambda registry: registry.room)
+    return sorted(found.values(), key=lambda registry: registry.subpackage)
 
 
 REGISTRIES = every_registry()
@@ -41,15 +41,15 @@ REGISTRIES = every_registry()
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Put a package with a module and entry points where Python finds it; gives the module's name."""
+    """Install a package with a module and entry points; the function returns the module's name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def put(package: str, code: str, **points: dict[str, str]) -> str:
         module = f"plugin_for_test_{next(NUMBERS)}"
         (tmp_path / f"{module}.py").write_text(code)
         lines = []
-        for room, names in points.items():
-            lines += [f"[thoraxlib.{room.replace('__', '.')}]"]
+        for subpackage, names in points.items():
+            lines += [f"[thoraxlib.{subpackage.replace('__', '.')}]"]
             lines += [f"{name} = {value.format(module=module)}" for name, value in names.items()]
         folder = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
@@ -75,12 +75,12 @@ class make(thoraxlib.models.ChestModel):
 """
 
 
-@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.room)
-def test_every_room_has_its_group(registry: Registry[Any], install: Install) -> None:
-    room = importlib.import_module(f"thoraxlib.{registry.room}")
-    assert room.registry is registry
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.subpackage)
+def test_every_subpackage_has_its_group(registry: Registry[Any], install: Install) -> None:
+    subpackage = importlib.import_module(f"thoraxlib.{registry.subpackage}")
+    assert subpackage.registry is registry
     before = registry.names()
-    module = install("some-parts", MAKE, **{registry.room.replace(".", "__"): {"plugged": "{module}:make"}})
+    module = install("some-parts", MAKE, **{registry.subpackage.replace(".", "__"): {"plugged": "{module}:make"}})
     assert set(registry.names()) == {*before, "plugged"}
     assert module not in sys.modules
     assert registry.describe("plugged").summary == "Made by a plug-in."
@@ -90,7 +90,7 @@ def test_every_room_has_its_group(registry: Registry[Any], install: Install) -> 
 
 def test_the_guide_names_every_group() -> None:
     groups = re.findall(r"^\| `thoraxlib\.([a-z_.]+)` \|", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert sorted(groups) == [registry.room for registry in REGISTRIES]
+    assert sorted(groups) == [registry.subpackage for registry in REGISTRIES]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_broken_plugin(code: str, value: str, message: str, install: Install) 
     install("broken-parts", code, layers__pooling={"broken": value})
     install("good-parts", MAKE, layers__pooling={"good": "{module}:make"})
     assert {"avg", "broken", "good"} <= set(pooling.names())
-    for verb in (pooling.build, pooling.describe):
+    for call in (pooling.build, pooling.describe):
         with pytest.raises(ImportError, match=rf"(?s)layers\.pooling.*'broken'.*from broken-parts.*{message}"):
-            verb("broken")
+            call("broken")
     with pytest.raises(ImportError, match="broken-parts"):
         thoraxlib.build("chexnet", backbone="resnet10t", pool="broken")
     with pytest.raises(UnknownNameError, match="did you mean 'broken'"):
@@ -124,17 +124,17 @@ def test_a_broken_plugin(code: str, value: str, message: str, install: Install) 
     assert type(pooling.build("avg")).__module__.startswith("thoraxlib.")
 
 
-def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Install) -> None:
+def test_other_layouts_are_recognised_beside_a_broken_one(install: Install) -> None:
     install("broken-layouts", "raise RuntimeError('boom')", checkpoints={"aaa_first": "{module}:make"})
     model = thoraxlib.build("chexnet", backbone="resnet10t")
     state = {key.removeprefix("backbone.net."): value for key, value in model.state_dict().items()}
     state = {key.replace("head.fc", "fc"): value for key, value in state.items()}
     with pytest.warns(UserWarning, match="'aaa_first'.*broken-layouts.*boom"):
-        assert checkpoints.load_checkpoint(model, state) == "timm"
+        assert checkpoints.load_checkpoint(model, state) == "plain"
 
 
 @pytest.mark.parametrize(
-    ("room", "name", "build"),
+    ("subpackage", "name", "build"),
     [
         ("models", "chexnet", lambda: thoraxlib.build("chexnet", backbone="van_b0")),
         ("backbones", "resnet10t", lambda: backbones.build("resnet10t")),  # timm's
@@ -146,33 +146,33 @@ def test_a_broken_layout_does_not_keep_others_from_being_recognised(install: Ins
         ),
     ],
 )
-def test_a_name_of_the_library_stays_the_library_s(
-    room: str, name: str, build: Callable[[], Any], install: Install
+def test_a_plugin_cannot_take_a_name_of_the_library(
+    subpackage: str, name: str, build: Callable[[], Any], install: Install
 ) -> None:
-    module = install("bold-parts", MAKE, **{room: {name: "{module}:make", "other": "{module}:make"}})
+    module = install("bold-parts", MAKE, **{subpackage: {name: "{module}:make", "other": "{module}:make"}})
     with pytest.warns(UserWarning, match=rf"'{name}' is taken.*plug-in {module}:make is not used"):
         part = build()
     assert type(part).__module__.startswith("thoraxlib.")
     assert module not in sys.modules
-    registry = importlib.import_module(f"thoraxlib.{room.replace('__', '.')}").registry
+    registry = importlib.import_module(f"thoraxlib.{subpackage.replace('__', '.')}").registry
     assert registry.names().count(name) == 1
     assert registry.describe(name).origin.startswith("thoraxlib.")
     assert registry.build("other", a=1).options == {"a": 1}
 
 
-def test_a_name_that_two_packages_have(install: Install) -> None:
+def test_a_name_that_two_packages_declare(install: Install) -> None:
     install("one-parts", MAKE, layers__pooling={"both": "{module}:make", "one": "{module}:make"})
     install("two-parts", MAKE, layers__pooling={"both": "{module}:make", "two": "{module}:make"})
     assert pooling.names().count("both") == 1
-    for verb in (pooling.build, pooling.describe):
+    for call in (pooling.build, pooling.describe):
         with pytest.raises(ImportError, match=r"'both' \(.*-parts and .*-parts\).*several packages; uninstall"):
-            verb("both")
+            call("both")
     assert pooling.build("one", a=1).options == {"a": 1}
     assert pooling.build("two", a=2).options == {"a": 2}
 
 
 @pytest.mark.parametrize("value", ["3", "torch.nn.Linear(2, 2)"])
-def test_a_model_that_is_none(value: str, install: Install) -> None:
+def test_a_plugin_that_builds_no_model(value: str, install: Install) -> None:
     install("no-models", f"import torch\ndef odd():\n    return {value}\n", models={"odd": "{module}:odd"})
     with pytest.raises(TypeError, match=r"'odd' must build a thoraxlib\.models\.ChestModel, got (int|Linear)"):
         thoraxlib.build("odd")

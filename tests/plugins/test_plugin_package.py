@@ -33,12 +33,12 @@ def imported():
     return [name for name in sys.modules if name.startswith("thoraxlib_example")]
 
 
-for name, room in PARTS.items():
-    assert name in room.names(), (name, room)
+for name, subpackage in PARTS.items():
+    assert name in subpackage.names(), (name, subpackage)
 assert imported() == [], "names are found without importing the package"
 
-for name, room in PARTS.items():
-    card = room.describe(name)
+for name, subpackage in PARTS.items():
+    card = subpackage.describe(name)
     assert card.origin.startswith("thoraxlib_example."), card.origin
     assert card.summary
 assert "preset 'dense'" in str(thoraxlib.describe("shallow_graph"))
@@ -98,7 +98,7 @@ except UnknownNameError as error:
 
 
 def run(code: str, *arguments: Path, path: Path | None = None) -> str:
-    """What a fresh Python prints; `path` is where it finds further packages."""
+    """Return the output of a new Python process; `path` has further packages."""
     paths = [str(path)] if path is not None else []
     paths += [str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
@@ -113,7 +113,7 @@ def run(code: str, *arguments: Path, path: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip installed the package."""
+    """Install the package into a folder by pip."""
     for needed in ("pip", "hatchling"):
         pytest.importorskip(needed, reason=f"{needed} installs the package; the extra [test] has it")
     folder = tmp_path_factory.mktemp("site")
@@ -124,7 +124,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_is_installed_as_a_package_of_its_own(installed: Path) -> None:
+def test_it_is_installed_as_its_own_package(installed: Path) -> None:
     (distribution,) = metadata.distributions(path=[str(installed)])
     assert distribution.name == "thoraxlib-example"
     groups = {point.group for point in distribution.entry_points}
@@ -132,7 +132,7 @@ def test_it_is_installed_as_a_package_of_its_own(installed: Path) -> None:
     assert not (installed / "thoraxlib").exists()
 
 
-def test_its_parts_do_what_the_library_s_own_do(installed: Path, tmp_path: Path) -> None:
+def test_its_components_work_in_a_new_process(installed: Path, tmp_path: Path) -> None:
     assert run(USE, tmp_path / "saved", path=installed).endswith("all is well\n")
     # where the package is not installed, loading says what is wanted
     told = run(WITHOUT, tmp_path / "saved")

@@ -24,13 +24,13 @@ def test_scores_are_their_formulas() -> None:
 def test_bounds_and_absent_organs() -> None:
     heart = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     heart[:2, :, 2:5, 2:5] = 1
-    found = heart.clone()
-    found[1], found[2, :, 0, 0] = 0, 1
+    predicted = heart.clone()
+    predicted[1], predicted[2, :, 0, 0] = 0, 1
     for score in (segmentation.dice_score, segmentation.iou_score):
-        values = score(found, heart)[:, 0]
-        assert values[:3].tolist() == [1, 0, 0]  # found, missed, made up
+        values = score(predicted, heart)[:, 0]
+        assert values[:3].tolist() == [1, 0, 0]  # correct, missed, invented
         assert values[3].isnan()  # in neither
-        assert score(found, heart).nanmean(dim=0).item() == pytest.approx(1 / 3)
+        assert score(predicted, heart).nanmean(dim=0).item() == pytest.approx(1 / 3)
 
 
 def test_large_masks_are_counted_exactly() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thoraxlib import segmentation
 from thoraxlib.registry import OptionError, UnknownNameError
-from thoraxlib.segmentation.base import ORGANS, RULES, Segmenter, check_classes, foreground
+from thoraxlib.segmentation.base import ORGANS, RULES, Segmenter, foreground
 
 NAMES = segmentation.names()
 SMALL: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "xrv_pspnet": {"size": 64}}
@@ -75,8 +75,8 @@ def test_shapes_of_the_unet(depth: int, norm: bool) -> None:
     assert net.middle_conv.second.weight.shape[0] == 4 * 2**depth
 
 
-def test_the_padding_is_not_seen() -> None:
-    """What lies in the middle of an image does not depend on how its border is made up."""
+def test_the_padding_does_not_matter() -> None:
+    """The centre of an image does not depend on the padding of its border."""
     net = built("unet", depth=1).eval()
     x = torch.rand(1, 3, 31, 31)
     whole = net(nn.functional.pad(x, (0, 1, 0, 1), mode="replicate"))
@@ -151,7 +151,7 @@ def test_bad_classes(name: str, classes: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="the background and at least one organ, no name twice; got"):
         built(name, classes=classes)
     with pytest.raises(ValueError, match="no name twice"):
-        check_classes(classes)
+        Segmenter(classes, 3)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_describe() -> None:
 
 
 class Threshold(Segmenter):
-    """Bright places are lung."""
+    """Bright pixels are lung."""
 
     def __init__(self, *, at: float = 0.5, in_chans: int = 3) -> None:
         super().__init__(("background", "lungs"), in_chans)

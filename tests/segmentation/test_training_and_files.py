@@ -41,7 +41,7 @@ def test_classes_of_masks() -> None:
     assert torch.equal(found[:, 1].bool(), (masks[:, 0] | masks[:, 1]) & ~heart)
     own = segmentation.organ_masks(masks, NAMES, ("none", "airway"), {"airway": ["trachea"]})
     assert torch.equal(own[:, 1].bool(), masks[:, 3])
-    with pytest.raises(ValueError, match="no mask makes up the class 'spine'.*right lung"):
+    with pytest.raises(ValueError, match="no mask for the class 'spine'.*right lung"):
         segmentation.organ_masks(masks, NAMES, ("background", "spine"))
     with pytest.raises(ValueError, match="masks are 4 and mask_names 2"):
         segmentation.organ_masks(masks, NAMES[:2], classes)
@@ -49,7 +49,7 @@ def test_classes_of_masks() -> None:
 
 def test_evaluate() -> None:
     class Perfect(segmentation.Segmenter):
-        """Gives the true masks, of which it is told."""
+        """Returns the true masks, which it is given."""
 
         def __init__(self, images: Any) -> None:
             super().__init__(segmentation.ORGANS, 3)
@@ -70,7 +70,7 @@ def test_evaluate() -> None:
     assert report.mean_dice() == 1
     assert "heart" in str(report)
     assert "1.000 (1.000 to 1.000)" in str(report)
-    with pytest.raises(ValueError, match="gives no masks"):
+    with pytest.raises(ValueError, match="samples of .* have no masks"):
         segmentation.evaluate(small_unet(), synthetic(2, masks=False))
 
 
@@ -133,7 +133,7 @@ def test_another_segmenter_or_size_does_not_go_on_from_a_run(tmp_path: Path) -> 
 
 def test_masks_as_files(tmp_path: Path) -> None:
     images, unet = synthetic(5), small_unet()
-    paths = segmentation.predict_masks(unet, images, tmp_path, batch_size=2)
+    paths = segmentation.predict_masks(unet, images, output=tmp_path, batch_size=2, num_workers=1, progress=False)
     assert [path.name for path in paths] == [f"{name}.png" for name in images.ids]
     with torch.inference_mode():
         x = torch.stack([transform_for(unet.input_spec)({"image": image["image"]})["image"] for image in images])
@@ -165,7 +165,7 @@ def test_masks_as_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop", "pad_end"])
 def test_masks_are_in_the_image_s_frame(resize: str, tmp_path: Path) -> None:
     class Bright(segmentation.Segmenter):
-        """The heart is what is bright."""
+        """The heart is bright."""
 
         def __init__(self) -> None:
             super().__init__(("background", "heart"), 1)
@@ -216,8 +216,8 @@ def test_a_classifier_trains_on_masks_from_files(tmp_path: Path) -> None:
     )
     runs = []
     unet.register_forward_hook(lambda *args: runs.append(1))
-    seen: list[Tensor] = []
-    model.fusion.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    masks_used: list[Tensor] = []
+    model.fusion.register_forward_pre_hook(lambda module, args: masks_used.append(args[1]))
     parts = {}
     for name, seed in (("train", 0), ("val", 1)):
         images = synthetic(16, seed, labels=("Mass", "Effusion"), balance=1.0)
@@ -239,7 +239,7 @@ def test_a_classifier_trains_on_masks_from_files(tmp_path: Path) -> None:
     training.fit(model, data, output=tmp_path / "run", epochs=1, monitor="val/loss", accelerator="cpu", progress=False)
     found = training.predict(model, parts["val"], progress=False)
     assert not runs
-    assert all(masks[:, :, :, :24].max() == 0 and masks[:, :, 8:-8, 40:-8].min() == 1 for masks in seen)
+    assert all(masks[:, :, :, :24].max() == 0 and masks[:, :, 8:-8, 40:-8].min() == 1 for masks in masks_used)
     assert found.logits.shape == (16, 2)
     saved = thoraxlib.load_pretrained(tmp_path / "run" / "model")
     x = torch.rand(1, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""Faults of the data and the settings that are told before the first epoch."""
+"""Faults of the data and the settings that raise before the first epoch."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def test_soft_labels_are_for_training(tmp_path: Path, value: float, monitor: str
     for name, target in (("soft", value), ("unknown", NAN)):
         data = images()
         data.parts["val"].targets[3, 0] = target
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             logged = fit(data, tmp_path / name, monitor=monitor).trainer.callback_metrics
         scores[name] = [float(logged[key]) for key in ("val/auroc", "val/average_precision")]
         text = f"val: 1 targets between 0 and 1, such as {value:g}, take no part in the scores"
-        assert any(str(warning.message).startswith(text) for warning in told) == (name == "soft")
+        assert any(str(warning.message).startswith(text) for warning in caught) == (name == "soft")
     assert scores["soft"] == scores["unknown"]
 
 
 class Plain(nn.Module):
-    """A loss that knows nothing of unknown labels, with a weight that lies somewhere."""
+    """A loss that cannot take unknown labels, with a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Plain(nn.Module):
 
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), Plain(), nn.MSELoss()])
-def test_unknown_labels_and_a_loss_that_has_none(tmp_path: Path, part: str, loss: nn.Module) -> None:
+def test_unknown_labels_and_a_loss_that_cannot_take_them(tmp_path: Path, part: str, loss: nn.Module) -> None:
     data = images()
     data.parts[part].targets[5, 1] = NAN
     refused(data, tmp_path / "run", ValueError, f"is NaN where a label is unknown, and {part} has such", loss=loss)
@@ -114,7 +114,7 @@ def test_validation_labels_of_one_class(tmp_path: Path, monitor: str, value: flo
 
 
 class Logs(Callback):
-    """A score of one's own."""
+    """Logs a score."""
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         pl_module.log("val/own", 0.5)
@@ -122,9 +122,9 @@ class Logs(Callback):
 
 @pytest.mark.parametrize("monitor", ["val_auroc", "val/AUROC", "auroc", "val/dice"])
 def test_a_score_that_nobody_logs(tmp_path: Path, monitor: str) -> None:
-    told = f"monitor='{monitor}': allowed are 'train/loss', 'val/loss', 'val/auroc'"
-    refused(images(), tmp_path / "run", ValueError, told, monitor=monitor)
-    refused(images(), tmp_path / "run", ValueError, told, monitor=monitor, callbacks=[LearningRateMonitor()])
+    message = f"monitor='{monitor}': allowed are 'train/loss', 'val/loss', 'val/auroc'"
+    refused(images(), tmp_path / "run", ValueError, message, monitor=monitor)
+    refused(images(), tmp_path / "run", ValueError, message, monitor=monitor, callbacks=[LearningRateMonitor()])
     for callback in (EarlyStopping(monitor), ModelCheckpoint(monitor=monitor)):
         refused(images(), tmp_path / "run", ValueError, f"monitor of .*'{monitor}'", callbacks=[callback])
 

@@ -1,4 +1,4 @@
-"""What the PadChest + Open-i repository trains."""
+"""The stage of the PadChest + Open-i repository."""
 
 from __future__ import annotations
 

@@ -48,10 +48,10 @@ def main():
     whole = fit("whole")
     result = fit("killed", [Killed()])
     found = training.predict(result.model, Images(33, seed=1), transform=to_float, progress=False)
-    told = write(result.score)
+    shared = write(result.score)
     torch.save(
         {"whole": whole.model.state_dict(), "resumed": result.model.state_dict(), "scores": [whole.score, result.score],
-         "told": told, "logits": found.logits, "targets": found.targets, "first": training.is_first_process(),
+         "shared": shared, "logits": found.logits, "targets": found.targets, "first": training.is_first_process(),
          "world": result.trainer.world_size},
         out / f"rank{os.environ['RANK']}.pt",
     )
@@ -87,7 +87,7 @@ def test_killed_and_resumed_it_ends_as_it_would_have(tmp_path: Path) -> None:
     assert [each["first"] for each in ranks] == [True, False]
     for each in ranks:
         assert each["world"] == 2
-        assert each["told"] == {"score": ranks[0]["scores"][1], "by": "0"}
+        assert each["shared"] == {"score": ranks[0]["scores"][1], "by": "0"}
         assert each["scores"][0] == each["scores"][1] == ranks[0]["scores"][0]
         for name, value in each["resumed"].items():
             assert torch.equal(value, ranks[0]["whole"][name])
@@ -106,7 +106,7 @@ def test_an_example(tmp_path: Path) -> None:
     flags = [
         "--data",
         "synthetic",
-        "--images",
+        "--num-images",
         "24",
         "--size",
         "32",

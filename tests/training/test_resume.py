@@ -1,4 +1,4 @@
-"""An interrupted, prolonged or doubled run: the weights of one that was left alone, or a clear refusal."""
+"""Interrupted, prolonged and doubled runs: the weights of an uninterrupted run, or a clear error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from samples import Images, Net, jitter, to_float
 
 from thoraxlib import training
 from thoraxlib.training import processes
-from thoraxlib.utils.files import alone
+from thoraxlib.utils.files import locked
 
 HERE = Path(__file__).parent
 SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9)
@@ -56,7 +56,7 @@ def last(output: Path) -> dict[str, Any]:
 
 
 def same(a: Path, b: Path) -> bool:
-    """Whether two runs ended alike: weights, optimizer, schedule, and the best epoch."""
+    """Return True if two runs ended alike: weights, optimizer, schedule, and the best epoch."""
     one, other = last(a), last(b)
     moments = [list(state["optimizer_states"][0]["state"].values()) for state in (one, other)]
     rates = [state["optimizer_states"][0]["param_groups"][0]["lr"] for state in (one, other)]
@@ -116,7 +116,7 @@ def test_a_plateau_steps_once_in_each_epoch(tmp_path: Path, scheduler: Any) -> N
     assert result.trainer.lr_scheduler_configs[0].scheduler.last_epoch == 3
 
 
-def test_a_plateau_of_the_wrong_end_is_told(tmp_path: Path) -> None:
+def test_a_plateau_with_the_wrong_mode_warns(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the min of val/auroc, of which the max is the best"):
         run(tmp_path, scheduler=ReduceLROnPlateau, monitor="val/auroc", epochs=1)
 
@@ -195,7 +195,7 @@ def test_a_lock_that_a_killed_run_leaves_for_some_seconds_is_waited_for(tmp_path
     held, free = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with alone(tmp_path):
+        with locked(tmp_path):
             held.set()
             free.wait(60)
 

@@ -1,4 +1,4 @@
-"""Training in stages: what each trains, hands over and leaves alone, and what an interruption does not change."""
+"""Training in stages: trained and frozen parts, the hand-over between stages, and interruptions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from samples import Images, jitter, to_float
 
 import thoraxlib
 from thoraxlib import metrics, training
-from thoraxlib.training.ag_cnn import ORDERS, _every_15
+from thoraxlib.training.recipes import ORDERS, _every_15
 
 HERE = Path(__file__).parent
 ADAM = partial(torch.optim.Adam, lr=0.02)
@@ -44,7 +44,7 @@ def branch() -> nn.Module:
 
 
 class Net(nn.Module):
-    """Two branches and a layer over what they say, with AG-CNN's names."""
+    """Two branches and a layer over their logits, with AG-CNN's names."""
 
     def __init__(self, detach: bool = True) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def stages(order: str = "G_L_F", epochs: Any = 2) -> list[training.Stage]:
 
 
 class Watch(Callback):
-    """What of the model a stage changes, and in what mode it is."""
+    """Records the parts that a stage changes, and their mode."""
 
     def __init__(self) -> None:
         self.changed: list[set[str]] = []
@@ -133,7 +133,7 @@ def test_each_stage_changes_its_parts_only(
 
 
 def test_the_best_epoch_is_handed_over(tmp_path: Path) -> None:
-    """A rate that first learns and then destroys: what goes on is not the last epoch."""
+    """A rate that first learns and then destroys: the next stage does not begin with the last epoch."""
     plan = stages(epochs=[5, 1, 1])
     plan[0] = training.Stage(
         name="global",

@@ -1,4 +1,4 @@
-"""What users read of the public API, with the types that both checkers must find: none of them is Any."""
+"""Attributes and results of the public API, with the types that both checkers must find: none is Any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts that use the public API as the README and the tutorial do are free of type errors."""
+"""Scripts that use the public API like the README and the tutorial have no type errors."""
 
 from __future__ import annotations
 

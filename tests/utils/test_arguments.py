@@ -1,4 +1,4 @@
-"""Which ones: whole numbers or a mask."""
+"""Positions given as whole numbers or as a mask."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_positions(asked: Any, expected: list[int]) -> None:
     assert positions("rows", asked, 3) == expected
 
 
-def test_without_a_count_numbers_alone() -> None:
+def test_without_a_count_masks_are_refused() -> None:
     assert positions("rows", [7, -9], None) == [7, -9]
     with pytest.raises(ValueError, match="rows: 2 booleans among 2 values; whole numbers are needed"):
         positions("rows", [True, False], None)

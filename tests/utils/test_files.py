@@ -1,4 +1,4 @@
-"""Files: whole or not at all, with the modes of new files, and held by one process; errors of the machine."""
+"""Atomic writing, modes of new files, locks of folders, errors of the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from thoraxlib.utils.files import alone, discard_scratch, is_environment_error, replacing, whole
+from thoraxlib.utils import files
+from thoraxlib.utils.files import discard_scratch, is_environment_error, locked, replacing
 
 LEFT = ".table.0123456789abcdef.part.csv"
 
@@ -36,7 +37,7 @@ def mode(path: Path) -> int:
 @pytest.mark.parametrize(
     ("mask", "of_file", "of_folder"), [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)]
 )
-def test_modes_are_those_of_new_files_whoever_writes(
+def test_file_modes_follow_the_umask(
     mask: int, of_file: int, of_folder: int, umask: Callable[[int], int], tmp_path: Path
 ) -> None:
     umask(mask)
@@ -50,25 +51,25 @@ def test_modes_are_those_of_new_files_whoever_writes(
             scratch.write_text("a,b")
         assert mode(path) == of_file
     assert mode(path.parent) == of_folder
-    with alone(path.parent):
+    with locked(path.parent):
         assert mode(path.parent / ".lock") == of_file
 
 
-def test_content_is_synced_before_its_name_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path, told = tmp_path / "table.csv", []
+def test_content_is_synced_before_the_rename(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, synced = tmp_path / "table.csv", []
 
     def fsync(descriptor: int) -> None:
         there = os.fstat(descriptor)
-        told.append(("folder" if stat.S_ISDIR(there.st_mode) else there.st_size, path.exists()))
+        synced.append(("folder" if stat.S_ISDIR(there.st_mode) else there.st_size, path.exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
     with replacing(path) as scratch:
         scratch.write_text("a,b")
-    assert told == [(3, False), ("folder", True)]
+    assert synced == [(3, False), ("folder", True)]
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
-def test_a_sync_that_fails_is_an_error_unless_the_disk_has_none(
+def test_a_failed_sync_is_an_error_unless_unsupported(
     number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fsync(descriptor: int) -> None:
@@ -96,7 +97,7 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "link").is_symlink()
 
 
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_scratch_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     theirs = [".a.x.part.c", "table.0123456789abcdef.part.csv", ".table.0123456789abcdef.csv", ".x.part"]
     for name in (LEFT, ".labels.0123456789abcdef.part", *theirs):
         (tmp_path / "below").mkdir(exist_ok=True)
@@ -107,7 +108,7 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert {path.name for path in (tmp_path / "below").iterdir()} == set(theirs)
 
 
-def test_what_was_left_a_day_ago_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+def test_old_scratch_files_are_removed_by_the_next_writer(tmp_path: Path) -> None:
     fresh, old, theirs = (tmp_path / name for name in (LEFT, ".weights.fedcba9876543210.part", ".a.01.part.rar"))
     for path, hours in ((fresh, 1), (old, 25), (theirs, 25)):
         path.touch()
@@ -115,7 +116,7 @@ def test_what_was_left_a_day_ago_is_removed_by_the_next_writer(tmp_path: Path) -
     with replacing(tmp_path / "table.csv") as scratch:
         scratch.write_text("a")
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv", LEFT, theirs.name}
-    whole._discard_abandoned.cache_clear()
+    files._discard_abandoned.cache_clear()
 
 
 # -- the lock -----------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def test_what_was_left_a_day_ago_is_removed_by_the_next_writer(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "foreign file", "folder", "pipe"])
 @pytest.mark.parametrize("wait", [False, True])
-def test_a_lock_that_is_not_ours_is_neither_followed_nor_changed(kind: str, wait: bool, tmp_path: Path) -> None:
+def test_a_foreign_lock_file_is_refused_and_kept(kind: str, wait: bool, tmp_path: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "folder"
     lock = folder / ".lock"
     folder.mkdir()
@@ -138,20 +139,20 @@ def test_a_lock_that_is_not_ours_is_neither_followed_nor_changed(kind: str, wait
     else:
         lock.symlink_to(victim)
     before = lock.lstat()
-    with pytest.raises(ValueError, match=r"folder/\.lock was not written by thoraxlib"), alone(folder, wait=wait):
+    with pytest.raises(ValueError, match=r"folder/\.lock was not written by thoraxlib"), locked(folder, wait=wait):
         pytest.fail("held")
     assert lock.lstat() == before
     assert not victim.exists() if kind == "dangling link" else victim.read_text() == "as it was"
 
 
-def test_a_lock_is_given_back_and_kept_empty(tmp_path: Path) -> None:
+def test_a_lock_is_released_and_its_file_stays_empty(tmp_path: Path) -> None:
     for _ in range(2):
-        with alone(tmp_path), pytest.raises(ValueError, match="another process is writing to"), alone(tmp_path):
+        with locked(tmp_path), pytest.raises(ValueError, match="another process is writing to"), locked(tmp_path):
             pytest.fail("held twice")
     assert (tmp_path / ".lock").stat().st_size == 0
-    with pytest.raises(KeyError), alone(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
-    with alone(tmp_path, wait=True):
+    with locked(tmp_path, wait=True):
         pass
 
 
@@ -164,7 +165,7 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
 
 
 def of(module: str, kind: type[Exception] = Exception) -> Exception:
-    """What a package raises that is not installed."""
+    """Return an error of a package that is not installed."""
     return type("Trouble", (kind,), {"__module__": module})("trouble")
 
 

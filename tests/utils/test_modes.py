@@ -1,4 +1,4 @@
-"""A model as it computes in eval mode, while it stays in training mode."""
+"""Views of a model in eval mode, while the model stays in training mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from thoraxlib.utils.modes import eval_view, shared_copy
 
 
 class Block(nn.Module):
-    """Batch norm and dropout, whose outputs tell the mode."""
+    """Batch norm and dropout, whose outputs depend on the mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def trained(make: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("make", NETS)
-def test_a_view_computes_as_in_eval_mode_and_changes_nothing(make: Any) -> None:
+def test_a_view_computes_in_eval_mode_and_changes_nothing(make: Any) -> None:
     net, x = trained(make), torch.randn(2, 3, 8, 8)
     net.fc.eval()  # some parts may be frozen
     modes = [module.training for module in net.modules()]
@@ -164,7 +164,7 @@ def test_methods_that_change_weights_are_not_called() -> None:
     torch.testing.assert_close(found, net.eval()(x))
 
 
-def test_hooks_of_others_see_the_pass() -> None:
+def test_hooks_of_the_model_run_with_the_view() -> None:
     class Recorder:
         def __init__(self) -> None:
             self.shapes: list[torch.Size] = []
@@ -182,7 +182,7 @@ def test_hooks_of_others_see_the_pass() -> None:
     assert len(net.layers._forward_hooks) == 1
 
 
-def test_on_another_device_the_model_stays_where_it_is() -> None:
+def test_a_view_on_another_device_does_not_move_the_model() -> None:
     net = trained(Block)
     for mode in (True, False):
         view = eval_view(net.train(mode), torch.device("meta"))
@@ -192,7 +192,7 @@ def test_on_another_device_the_model_stays_where_it_is() -> None:
         assert [type(p) for p in view.parameters()] == [type(p) for p in net.parameters()]
 
 
-def test_a_compiled_network_is_seen_as_it_was() -> None:
+def test_a_view_of_a_compiled_network() -> None:
     net, x = trained(Block), torch.randn(2, 3, 8, 8)
     expected = eval_view(net)(x)
     refusing = "thoraxlib_never"
@@ -218,7 +218,7 @@ def test_a_scripted_network() -> None:
     assert scripted.training
 
 
-def test_what_cannot_be_copied_is_refused_in_training_mode() -> None:
+def test_a_model_that_cannot_be_copied_is_refused_in_training_mode() -> None:
     net = trained(Block)
     net.lock = threading.Lock()
     with pytest.raises(ValueError, match=r"Block cannot be copied .*lock.*model\.eval\(\)"):

@@ -1,4 +1,4 @@
-"""All results that are tables are shown, and written, in the same four ways."""
+"""Tables of results as text, Markdown and CSV, and in files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One reader for all: keys in batches, rows read in order, the random numbers of the process left alone."""
+"""The reader of batches: order, laziness, errors, random numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thoraxlib.input_spec import InputSpec
 from thoraxlib.utils.workers import in_batches, read_batches
 
 
-def test_batches_are_taken_as_they_are_asked_for() -> None:
+def test_batches_are_lazy() -> None:
     assert list(in_batches("abcde", 2)) == [["a", "b"], ["c", "d"], ["e"]]
     assert list(in_batches([], 2)) == []
     endless = count()
@@ -43,14 +43,14 @@ def test_rows_come_in_order_and_an_error_ends_the_loop(workers: int) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_workers_a_batch_is_read_when_it_is_asked_for() -> None:
+def test_without_workers_batches_are_read_lazily() -> None:
     asked: list[int] = []
     read = iter(read_batches(lambda key: asked.append(key) or key, in_batches(count(), 2), list))
     assert next(read) == [0, 1]
     assert asked == [0, 1]
 
 
-def test_samples_keep_what_is_not_to_be_transformed() -> None:
+def test_samples_keep_original_fields() -> None:
     images = datasets.build("synthetic", size=40, length=5, labels=["Mass", "Edema"], balance=1.0, masks=False)
     samples = Samples(images, transform_for(InputSpec(size=24)), original=("boxes", "box_labels", "size"))
     first, second = samples.batches(2, indices=[4, 0, 3])

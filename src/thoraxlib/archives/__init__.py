@@ -1,4 +1,4 @@
-"""Archives of any size: training copies prepared, and every image scored, in several processes, interrupted or not."""
+"""Process archives of any size in several processes, resumable: prepare training copies, and score all images."""
 
 from thoraxlib.archives.preparation import prepare
 from thoraxlib.archives.score import Scored, score_archive

@@ -1,4 +1,4 @@
-"""Which images are scored: found once, kept as a file of one line each, and read from there a part at a time."""
+"""List the images to be scored in a file of one line per image, and read them from there in batches."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from thoraxlib.archives.sources import Stored, streamed
+from thoraxlib.archives.sources import Stored, reason, stream
+from thoraxlib.images import transform_for
 from thoraxlib.images.copies import COPY, MANIFEST, PIXELS, TrainingCopy, entries
 from thoraxlib.images.reading import read
 from thoraxlib.images.windows import Window
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.utils.files import address
+from thoraxlib.utils.workers import context, in_batches, read_batches
 
 _MEMBER = re.compile(r"(.+?\.zip)/(.+)", flags=re.IGNORECASE)
+_array = lru_cache(maxsize=1)(partial(np.load, mmap_mode="r"))
 
 
 class Listed(NamedTuple):
@@ -33,15 +37,15 @@ class Listed(NamedTuple):
     Attributes
     ----------
     stored : Stored
-        The file itself.
+        The file.
     pixels : str, optional
-        The array of a training copy that has its pixels.
+        Array of a training copy that has its pixels.
     row : int, optional
-        In that array.
+        Row of that array.
     size : (int, int), optional
-        (H, W) of the image itself, where the pixels are a copy's.
+        (H, W) of the original image, if the pixels are in a copy.
     error : str, optional
-        Why the copy lacks it.
+        Why the copy does not have it.
     """
 
     stored: Stored
@@ -51,22 +55,22 @@ class Listed(NamedTuple):
     error: str | None = None
 
     def to_line(self) -> str:
-        """As a line of JSON."""
+        """Return a line of JSON."""
         return json.dumps([list(self.stored), *self[1:]], ensure_ascii=False) + "\n"
 
     @classmethod
     def of_line(cls, line: str) -> Listed:
-        """What :meth:`to_line` wrote."""
+        """Parse a line of :meth:`to_line`."""
         stored, pixels, row, size, error = json.loads(line)
         return cls(Stored(*stored), pixels, row, tuple(size) if size else None, error)
 
     def image(self, bits: int | None = None, window: Window | None = None) -> tv_tensors.Image:
-        """Its pixels, (1, H, W) as :func:`thoraxlib.images.read` gives them.
+        """Read the pixels, (1, H, W) as :func:`thoraxlib.images.read` does.
 
         Raises
         ------
         ValueError
-            The copy lacks it; and whatever reading comes up with.
+            The training copy does not have the image. All errors of reading are raised, too.
         """
         if self.error is not None:
             raise ValueError(self.error)
@@ -75,19 +79,13 @@ class Listed(NamedTuple):
         return tv_tensors.Image(torch.from_numpy(_array(self.pixels)[self.row].copy())[None])
 
 
-@lru_cache(maxsize=1)
-def _array(path: str) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return pixels
-
-
 def copy_spec(sources: Sequence[str]) -> InputSpec | None:
-    """How the images were resized, if the source is a training copy.
+    """Return the input specification of the images if the source is a training copy, else None.
 
     Raises
     ------
     ValueError
-        A copy beside other sources, or one that is not finished.
+        There is a copy and another source, or the copy is not finished.
     """
     copies = [source for source in sources if _is_copy(source)]
     if not copies:
@@ -98,12 +96,12 @@ def copy_spec(sources: Sequence[str]) -> InputSpec | None:
 
 
 def images_of(sources: Sequence[str], pattern: str | None = None) -> Iterator[Listed]:
-    """All images of folders, archives, patterns, tables (.csv) and training copies, in the same order in each call.
+    """List all images of folders, archives, patterns, tables (.csv) and training copies, always in the same order.
 
     Raises
     ------
     FileNotFoundError, ImportError, ValueError
-        As :func:`thoraxlib.archives.sources.listed`; a table without a column ``path``, or without rows.
+        As :func:`thoraxlib.archives.sources.listed`; or a table has no column ``path``, or no rows.
     """
     for source in sources:
         if _is_copy(source):
@@ -111,7 +109,7 @@ def images_of(sources: Sequence[str], pattern: str | None = None) -> Iterator[Li
         elif source.lower().endswith(".csv"):
             yield from _of_table(source)
         else:
-            yield from map(Listed, streamed([source], pattern))
+            yield from map(Listed, stream([source], pattern))
 
 
 def _is_copy(source: str) -> bool:
@@ -129,7 +127,7 @@ def _of_copy(folder: Path) -> Iterator[Listed]:
 
 
 def _of_table(source: str) -> Iterator[Listed]:
-    """The images of a table, each where :func:`thoraxlib.utils.files.address` lets a table name it."""
+    """List the images of a table; :func:`thoraxlib.utils.files.address` checks each path."""
     import fsspec
 
     number = 0
@@ -142,9 +140,9 @@ def _of_table(source: str) -> Iterator[Listed]:
                 path = (row["path"] or "").strip()
                 if not path:
                     raise ValueError(f"{source}: row {number} has no path")
-                place = address(path, source)
-                member = _MEMBER.fullmatch(place)
-                url, inner = (member[1], member[2]) if member else (place, None)
+                url = address(path, source)
+                member = _MEMBER.fullmatch(url)
+                url, inner = member.groups() if member else (url, None)
                 yield Listed(Stored(row.get("id") or path, url, inner, 0, ""))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{source} is no table in UTF-8 after row {number}: {error}") from error
@@ -153,22 +151,91 @@ def _of_table(source: str) -> Iterator[Listed]:
 
 
 def write_listing(images: Iterator[Listed], path: Path) -> tuple[int, str]:
-    """Write them to a file, as they come; how many there are, and a digest of all that is known of them."""
+    """Write images to a file one by one; return their number, and a digest of all that is known of them."""
     count, digest = 0, hashlib.sha256()
     with path.open("wb") as file:
         for image in images:
-            line = image.to_line().encode(errors="surrogatepass")  # a name may be no text
+            line = image.to_line().encode(errors="surrogatepass")  # a name may be invalid UTF-8
             file.write(line)
             digest.update(line)
             count += 1
     return count, digest.hexdigest()[:16]
 
 
-def parts(path: Path, size: int, wanted: Collection[int]) -> Iterator[tuple[int, list[Listed]]]:
-    """Number and images of the wanted parts of a listing, of `size` images each but the last."""
+class Batch(NamedTuple):
+    """Images of one part of the listing.
+
+    Attributes
+    ----------
+    part : int
+        Number of the part.
+    images : list of Listed
+        N images.
+    errors : list of str or None
+        N: why an image could not be read.
+    x : Tensor
+        (M, C, h, w): the M images that could be read.
+    sizes : list of (int, int)
+        M: (H, W) of the pixels that were read.
+    """
+
+    part: int
+    images: list[Listed]
+    errors: list[str | None]
+    x: Tensor
+    sizes: list[tuple[int, int]]
+
+
+_Row = tuple[int, Listed, Tensor | None, tuple[int, int], str | None]
+
+
+def batches(
+    listing: Path,
+    part_size: int,
+    wanted: Collection[int],
+    spec: InputSpec,
+    *,
+    batch_size: int,
+    num_workers: int,
+    bits: int | None = None,
+    window: Window | None = None,
+) -> DataLoader[Any]:
+    """Read the images of the wanted parts in order, some batches ahead in worker processes; a batch is of one part."""
+    return read_batches(
+        partial(_read, transform=transform_for(spec), bits=bits, window=window),
+        _keys(listing, part_size, wanted, batch_size),
+        _batch,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context=context(__name__) if num_workers else None,
+    )
+
+
+def _keys(path: Path, part_size: int, wanted: Collection[int], batch_size: int) -> Iterator[list[tuple[int, Listed]]]:
+    """Read the wanted parts of a listing: lists of up to `batch_size` images of a part, each with its part's number."""
     with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
         for number in range(max(wanted, default=-1) + 1):
+            lines = islice(file, part_size)
             if number in wanted:
-                yield number, [Listed.of_line(line) for line in islice(file, size)]
+                for batch in in_batches(lines, batch_size):
+                    yield [(number, Listed.of_line(line)) for line in batch]
             else:
-                next(islice(file, size - 1, None), None)
+                next(islice(lines, part_size, None), None)
+
+
+def _read(
+    key: tuple[int, Listed], *, transform: Callable[[Tensor], Tensor], bits: int | None, window: Window | None
+) -> _Row:
+    part, listed = key
+    try:
+        image = listed.image(bits, window)
+        return part, listed, transform(image).as_subclass(Tensor), (image.shape[-2], image.shape[-1]), None
+    except Exception as error:  # files, decoders and buckets raise many kinds
+        return part, listed, None, (0, 0), reason(error, listed.stored)
+
+
+def _batch(rows: Sequence[_Row]) -> Batch:
+    numbers, images, tensors, sizes, errors = map(list, zip(*rows, strict=True))
+    whole = [x for x in tensors if x is not None]
+    kept = [size for size, error in zip(sizes, errors, strict=True) if error is None]
+    return Batch(numbers[0], images, errors, torch.stack(whole) if whole else torch.zeros(0), kept)

@@ -1,20 +1,23 @@
-"""Folder of scores: which parts of it are done, and which files are no work of ours."""
+"""Folder of scores: tables in Parquet or CSV, boxes, and a manifest of the finished parts."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from thoraxlib.archives import tables
-from thoraxlib.archives.tables import Row
 from thoraxlib.localization.coco import join_coco
-from thoraxlib.utils.files import alone, discard_scratch, goes_on, read_json, replacing, write_json
+from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.files import check_resumable, discard_scratch, locked, read_json, replacing, write_json
 
 MANIFEST, LISTING, SCORES, BOXES = "manifest.json", "listing.jsonl", "scores", "boxes"
+FORMATS = ("parquet", "csv")
+_KEYS = ("id", "path", "height", "width", "error")
 _WHY = {
     "fingerprint": "another model, or this one with other weights or options",
     "listing": "other images, or some of them have changed since",
@@ -23,65 +26,114 @@ _OVERWRITE = "choose another folder, or overwrite=True, which removes what was w
 _REMEDY = "choose another folder, or remove it yourself"
 
 
-class Output:
-    """Files of one run of scoring, each of which its manifest lists with a digest before it appears.
+class Row(NamedTuple):
+    """Row of a table: name, address and size of an image, and its probabilities or an error."""
 
-    So a file that is not listed is somebody else's, and a listed one that is not as it was written is written again.
-    Links are nobody's: they count as absent, and are replaced.
+    id: str
+    path: str
+    height: int | None = None
+    width: int | None = None
+    error: str | None = None
+    probabilities: Sequence[float] = ()
+
+
+def check_format(name: str, labels: Sequence[str]) -> None:
+    """Check that tables with a column for each label can be written in a format.
+
+    Raises
+    ------
+    ImportError
+        Parquet needs pyarrow.
+    ValueError
+        Unknown format, or a label has the name of another column.
+    """
+    one_of("format", name, FORMATS)
+    twice = sorted({*labels} & {*_KEYS})
+    if twice:
+        raise ValueError(f"the labels {twice} have the names of other columns, {_KEYS}")
+    if name == "parquet" and find_spec("pyarrow") is None:
+        raise ImportError('format="parquet" needs pyarrow: pip install "thoraxlib[archive]"; "csv" does not')
+
+
+def write_table(path: Path, labels: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write a table in the format of the file's extension."""
+    values = [[None if p != p else p for p in row.probabilities] or [None] * len(labels) for row in rows]
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow([*_KEYS, *labels])
+            for row, known in zip(rows, values, strict=True):
+                # nine digits are the precision of float32
+                table.writerow([*row[:-1], *("" if p is None else f"{p:.9g}" for p in known)])
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = [pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.string()]
+    kinds += [pyarrow.float32()] * len(labels)
+    columns = zip(*([*row[:-1], *known] for row, known in zip(rows, values, strict=True)), strict=True)
+    arrays = [pyarrow.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    parquet.write_table(pyarrow.table(arrays, names=[*_KEYS, *labels]), path)
+
+
+class Output:
+    """Files of one scoring run.
+
+    The manifest lists each file with a digest before the file appears. A file that is not listed is therefore foreign,
+    and a listed file with another content is written again. Links count as absent, and are replaced.
 
     Parameters
     ----------
     folder : Path
-        Where it is.
+        The output folder.
     format : str
-        Of the tables.
+        Format of the tables.
     boxes : bool
-        There are boxes, too.
+        Write boxes, too.
     """
 
     def __init__(self, folder: Path, format: str, boxes: bool) -> None:
         self.folder, self.boxes = folder, boxes
         self.kinds = {SCORES: format, BOXES: "json"} if boxes else {SCORES: format}
         self.parts = 0
+        self._joined = folder / f"{BOXES}.json"
 
     def _file(self, kind: str, number: int) -> Path:
         return self.folder / kind / f"{number:06d}.{self.kinds[kind]}"
-
-    def _joined(self) -> Path:
-        return self.folder / f"{BOXES}.json"
 
     def begin(
         self,
         run: Mapping[str, Any],
         about: Mapping[str, Any],
         listing: Callable[[Path], tuple[int, str]],
-        *,
-        overwrite: bool = False,
+        overwrite: bool,
     ) -> int:
-        """Write the listing, and see that a run that was begun here is of the same; how many images there are.
+        """Write the listing, and start or resume a run; return the number of images.
 
         Parameters
         ----------
         run : mapping
-            Settings, which must be equal when a run goes on.
+            Settings, which must be equal when a run is resumed.
         about : mapping
-            Whatever else the manifest says.
+            Other content of the manifest.
         listing : callable
-            Writes it to a file; how many images it has, and its digest.
+            Writes the listing to a file; returns the number of images and a digest.
         overwrite : bool
-            Remove what an earlier run wrote.
+            Remove the files of an earlier run.
 
         Raises
         ------
         ValueError
-            The folder holds another run, or files that no run wrote.
+            The folder holds another run, or foreign files.
         """
-        self._check_folders()
+        for kind in (SCORES, BOXES):
+            if (self.folder / kind).is_symlink():
+                raise ValueError(f"{self.folder / kind} is a link, which nothing is written through: {_REMEDY}")
         with replacing(self.folder / LISTING) as scratch:
             images, digest = listing(scratch)
             run = {**run, "listing": digest, "images": images}
             self.parts = -(-images // run["part_size"])
-            with alone(self.folder, wait=True):
+            with locked(self.folder, wait=True):
                 manifest = self._manifest()
                 if manifest is None:
                     self._check_empty()
@@ -89,14 +141,14 @@ class Output:
                     self._remove(manifest)
                     manifest = None
                 else:
-                    goes_on(self.folder, manifest["run"], run, "scores", _WHY, remedy=_OVERWRITE)
+                    check_resumable(self.folder, manifest["run"], run, "scores", _WHY, remedy=_OVERWRITE)
                 self._check_foreign({} if manifest is None else manifest)
                 if manifest is None:
-                    self._describe({"complete": False, "run": run, **about, "parts": {}})
+                    self._write_manifest({"complete": False, "run": run, **about, "parts": {}})
         return images
 
     def missing(self, numbers: Iterable[int]) -> list[int]:
-        """Those of the parts that are not there as they were written."""
+        """Select the parts that are absent or have another content than was written."""
         manifest = self._known()
         missing = [number for number in numbers if not self._is_whole(manifest, number)]
         if missing and manifest["complete"]:
@@ -104,39 +156,40 @@ class Output:
         return missing
 
     def write(self, number: int, labels: Sequence[str], rows: Sequence[Row], coco: Mapping[str, Any]) -> None:
-        """Write a part: `rows`, and where there are boxes the content of a COCO file."""
+        """Write a part: its rows, and with boxes the content of a COCO file."""
         for kind in self.kinds:
             discard_scratch(self.folder / kind, f"{number:06d}")
         with ExitStack() as stack:
             scratch = {kind: stack.enter_context(replacing(self._file(kind, number))) for kind in self.kinds}
-            tables.write(scratch[SCORES], labels, rows)
+            write_table(scratch[SCORES], labels, rows)
             if self.boxes:
                 scratch[BOXES].write_text(json.dumps(coco) + "\n", encoding="utf-8")
-            self._record({str(number): {kind: _digest(path) for kind, path in scratch.items()}})
+            failed = sum(row.error is not None for row in rows)
+            self._record({str(number): {"failed": failed} | {kind: _digest(path) for kind, path in scratch.items()}})
 
     def finish(self) -> int | None:
-        """Join the boxes, and write how many images failed, once all parts are there: that number, and else None."""
-        with alone(self.folder, wait=True):
+        """Once all parts are there, join the boxes and return the number of failed images; else return None."""
+        with locked(self.folder, wait=True):
             manifest = self._known()
-            files = [self._file(SCORES, number) for number in range(self.parts)]
-            if not all(_is_own(file) for file in files):
+            if not all(_is_own(self._file(SCORES, number)) for number in range(self.parts)):
                 return None
             damaged = any(not self._is_whole(manifest, number) for number in range(self.parts))
-            joined = not self.boxes or _is_as_written(self._joined(), manifest.get("joined"))
+            joined = not self.boxes or _is_as_written(self._joined, manifest.get("joined"))
             if manifest["complete"] and (damaged or not joined):
                 manifest["complete"] = False
-                self._describe(manifest)
+                self._write_manifest(manifest)
             if damaged:
                 return None
             if not manifest["complete"]:
-                for of in (BOXES, Path(MANIFEST).stem):  # of processes that were killed here
-                    discard_scratch(self.folder, of)
+                for stem in (BOXES, Path(MANIFEST).stem):  # of processes that were killed here
+                    discard_scratch(self.folder, stem)
                 if self.boxes:
-                    self._describe(manifest | {"joined": None})  # from now on that file is ours
-                    join_coco([self._file(BOXES, number) for number in range(self.parts)], self._joined())
-                    manifest["joined"] = _digest(self._joined())
-                manifest |= {"complete": True, "failed": sum(map(tables.failures, files))}
-                self._describe(manifest)
+                    self._write_manifest(manifest | {"joined": None})  # from now on that file is not foreign
+                    join_coco([self._file(BOXES, number) for number in range(self.parts)], self._joined)
+                    manifest["joined"] = _digest(self._joined)
+                failed = sum(manifest["parts"][str(number)]["failed"] for number in range(self.parts))
+                manifest |= {"complete": True, "failed": failed}
+                self._write_manifest(manifest)
             return int(manifest["failed"])
 
     def _manifest(self) -> dict[str, Any] | None:
@@ -147,9 +200,10 @@ class Output:
             content = read_json(path)
             run, parts = content["run"], content["parts"]
             numbers = [run["images"] + 0, run["part_size"] + 0, *map(int, parts)]
-            if min(numbers) < 0 or run["part_size"] < 1 or run["format"] not in tables.FORMATS:
+            numbers += [parts[key]["failed"] + 0 for key in parts]
+            if min(numbers) < 0 or run["part_size"] < 1 or run["format"] not in FORMATS:
                 raise ValueError("a number or format that no run has")
-            _ = run["boxes"], content["complete"], [parts[key].items() for key in parts]
+            _ = run["boxes"], content["complete"]
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise ValueError(f"{path} is damaged, or no manifest of scores ({error}): {_REMEDY}") from error
         return dict(content)
@@ -160,53 +214,47 @@ class Output:
             raise ValueError(f"{self.folder / MANIFEST} was removed while its scores were written")
         return manifest
 
-    def _describe(self, content: Mapping[str, Any]) -> None:
+    def _write_manifest(self, content: Mapping[str, Any]) -> None:
         write_json(self.folder / MANIFEST, content, indent=1)
 
-    def _record(self, parts: Mapping[str, Mapping[str, str]]) -> None:
-        """List parts that appear now."""
-        with alone(self.folder, wait=True):
+    def _record(self, parts: Mapping[str, Mapping[str, str | int]]) -> None:
+        """Add parts to the manifest."""
+        with locked(self.folder, wait=True):
             manifest = self._known()
-            self._describe({**manifest, "complete": False, "parts": {**manifest["parts"], **parts}})
+            self._write_manifest({**manifest, "complete": False, "parts": {**manifest["parts"], **parts}})
 
     def _is_whole(self, manifest: Mapping[str, Any], number: int) -> bool:
         digests = manifest["parts"].get(str(number), {})
         return all(_is_as_written(self._file(kind, number), digests.get(kind)) for kind in self.kinds)
 
-    def _check_folders(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for kind in (SCORES, BOXES):
-            if (self.folder / kind).is_symlink():
-                raise ValueError(f"{self.folder / kind} is a link, which nothing is written through: {_REMEDY}")
-
     def _check_empty(self) -> None:
-        for name in (*self.kinds, *([self._joined().name] if self.boxes else []), LISTING):
+        for name in (*self.kinds, *([self._joined.name] if self.boxes else []), LISTING):
             path = self.folder / name
             if any(path.iterdir()) if path.is_dir() else _exists(path):
-                raise ValueError(f"{self.folder} holds {name}, but no {MANIFEST} that says of what: {_REMEDY}")
+                raise ValueError(f"{self.folder} holds {name}, but no {MANIFEST} that describes it: {_REMEDY}")
 
     def _check_foreign(self, manifest: Mapping[str, Any]) -> None:
-        """Refuse to replace what the manifest does not list, whoever wrote it."""
+        """Raise ValueError if a file that the manifest does not list would be replaced."""
         listed = manifest.get("parts", {})
         unlisted = (number for number in range(self.parts) if str(number) not in listed)
         paths = [self._file(kind, number) for number in unlisted for kind in self.kinds]
         if self.boxes and "joined" not in manifest:
-            paths.append(self._joined())
+            paths.append(self._joined)
         for path in filter(_exists, paths):
             raise ValueError(f"{path} is no file of this run, and would be replaced: {_REMEDY}")
 
     def _remove(self, manifest: Mapping[str, Any]) -> None:
-        """Remove what a manifest lists, which stays itself."""
+        """Remove the files that a manifest lists, but not the manifest."""
         kinds = {SCORES: manifest["run"]["format"]} | ({BOXES: "json"} if manifest["run"]["boxes"] else {})
         for number in map(int, manifest["parts"]):
             for kind, ending in kinds.items():
                 (self.folder / kind / f"{number:06d}.{ending}").unlink(missing_ok=True)
         if "joined" in manifest:
-            self._joined().unlink(missing_ok=True)
+            self._joined.unlink(missing_ok=True)
 
 
 def _exists(path: Path) -> bool:
-    """Whether something other than a link is there."""
+    """Return True if something other than a link is there."""
     return path.exists() and not path.is_symlink()
 
 

@@ -1,34 +1,38 @@
-"""Image files in folders, zip archives and buckets, through fsspec."""
+"""List and open image files in folders, zip archives and buckets, with fsspec."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import stat
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from thoraxlib.images.reading import SUFFIXES
 from thoraxlib.utils.arguments import few, repeated
-from thoraxlib.utils.files import below, unzipping
+from thoraxlib.utils.files import below, is_environment_error, open_regular, unzipping
 
 _STAMPS = ("mtime", "etag", "ETag", "md5Hash", "generation", "LastModified", "updated", "created")
 _MAGIC = re.compile(r"[*?[]")
-_LARGEST = 2**30  # bytes of one file: far above any image
-_LARGEST_PACKED, _RATIO = 2**26, 100  # bytes up to which a member of an archive may be packed as well as can be
+_LARGEST = 2**30  # bytes of one file; images are far smaller
+_LARGEST_PACKED, _RATIO = 2**26, 100  # bytes up to which any compression ratio is accepted, and the ratio beyond
+
+
+#: Path or URL.
+Address: TypeAlias = str | os.PathLike[str]
 
 
 class Stored(NamedTuple):
-    """An image file, in a folder, a bucket or a zip archive.
+    """Image file in a folder, a bucket or a zip archive.
 
-    `name` is its path below the source, with slashes; the files of an archive ``a.zip`` are those of a folder ``a``.
-    `size` and `stamp` (time, checksum or tag, whatever its home knows without reading it) change when it does.
+    `name` is its path below the source, with slashes; an archive ``a.zip`` counts as a folder ``a``. `size` and `stamp`
+    (time, checksum or tag, known without reading the file) change when the file changes.
     """
 
     name: str
@@ -39,107 +43,95 @@ class Stored(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Where it is, for people."""
+        """Readable address of the file."""
         return self.url if self.member is None else f"{self.url}/{self.member}"
 
-    def open(self) -> Content:
-        """All its bytes, as a file.
+    def open(self) -> io.BytesIO:
+        """Read the whole file into memory.
 
         Raises
         ------
         ValueError
-            More than a gigabyte; a member of an archive that promises far more than the archive holds of it, or that is
-            neither stored nor deflated; or no regular file: a pipe or a device may never end.
+            The file has more than 1 GiB or is not a regular file; or a member of an archive has an extreme compression
+            ratio, or a compression other than deflate.
         """
         if self.size > _LARGEST:
             raise ValueError(f"the file has {self.size} bytes, more than {_LARGEST}")
         if self.member is not None:
-            return Content(_inflated(_archive(self.url), self.member), self.name)
-        with _opened(self.url) as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ValueError(f"the file has more than {_LARGEST} bytes")
-        return Content(content, self.name)
+            content = _inflated(_archive(self.url), self.member)
+        else:
+            with _opened(self.url) as source:
+                content = source.read(_LARGEST + 1)
+            if len(content) > _LARGEST:
+                raise ValueError(f"the file has more than {_LARGEST} bytes")
+        file = io.BytesIO(content)
+        file.name = self.name
+        return file
 
 
-class Content(io.BytesIO):
-    """A file in memory, with its name."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
-
-
-def listed(
-    sources: Sequence[str | os.PathLike[str]],
-    pattern: str | None = None,
-    without: str | os.PathLike[str] | None = None,
-) -> list[Stored]:
-    """The image files of all sources, in the order of their names.
+def listed(sources: Sequence[Address], pattern: str | None = None, without: Address | None = None) -> list[Stored]:
+    """List the image files of all sources, sorted by name.
 
     Parameters
     ----------
     sources : sequence of paths
         Folders, zip archives or single files, or patterns of them such as ``images/*/p1*.zip``: local, or URLs that
-        fsspec knows, such as ``gs://bucket/folder``. Archives within folders are looked into as well.
+        fsspec knows, such as ``gs://bucket/folder``. Archives within folders are opened, too.
     pattern : str, optional
-        Of the file's own name, such as ``"IM*"``; by default the endings .png, .jpg, .jpeg, .dcm and .dicom in either
-        case. Hidden files and those in ``__MACOSX`` are left out.
+        Pattern of file names, such as ``"IM*"``; by default the extensions .png, .jpg, .jpeg, .dcm and .dicom in any
+        case. Hidden files and files in ``__MACOSX`` are left out.
     without : path, optional
-        A local folder, of which no file is taken, wherever a pattern or a link leads.
+        Local folder to leave out, even if a pattern or a link leads into it.
 
     Raises
     ------
     FileNotFoundError
-        A source does not exist, or there is no image in any of them.
+        A source does not exist, or no source has an image.
     ImportError
         A bucket needs gcsfs or s3fs.
     ValueError
-        Two files of one name, a name that points out of its source, or a damaged archive.
+        Two files have the same name, a name points out of its source, or an archive is damaged.
     """
-    found: dict[str, Stored] = {}
-    for image in streamed(sources, pattern, without):
-        if found.setdefault(image.name, image) is not image:
-            raise ValueError(f"the sources have two files {image.name}: {found[image.name].url} and {image.url}")
-    return [found[name] for name in sorted(found)]
+    images: dict[str, Stored] = {}
+    for image in stream(sources, pattern, without):
+        if images.setdefault(image.name, image) is not image:
+            raise ValueError(f"the sources have two files {image.name}: {images[image.name].url} and {image.url}")
+    return [images[name] for name in sorted(images)]
 
 
-def streamed(
-    sources: Sequence[str | os.PathLike[str]],
-    pattern: str | None = None,
-    without: str | os.PathLike[str] | None = None,
-) -> Iterator[Stored]:
-    """As :func:`listed`, source by source, holding no more than a folder below a source, an archive or a bucket's list.
+def stream(sources: Sequence[Address], pattern: str | None = None, without: Address | None = None) -> Iterator[Stored]:
+    """Yield the image files source by source, with the parameters and errors of :func:`listed`.
 
-    The order is the same in each call. Names of several sources may be equal.
+    Memory holds the list of one folder below a source, of one archive, or of one bucket. The order is the same in each
+    call. Different sources may have files of the same name.
 
     Raises
     ------
     FileNotFoundError
-        No image, or a source that is not there.
+        A source does not exist, or no source has an image.
     """
     _archive.cache_clear()  # an archive may have been replaced
     none = True
     for source in sources:
         for image in _of_source(os.fspath(source), None if without is None else _real(without)):
-            if not _wanted(PurePosixPath(image.name), pattern):
+            path = PurePosixPath(image.name)
+            suits = fnmatchcase(path.name, pattern) if pattern else path.name.lower().endswith(SUFFIXES)
+            if not suits or path.name.startswith(".") or "__MACOSX" in path.parts:
                 continue
             below(image.name, image.url)
             none = False
-            yield image._replace(name=str(PurePosixPath(image.name)))  # x/./a.png is x/a.png
+            yield image._replace(name=str(path))  # x/./a.png is x/a.png
     if none:
         raise FileNotFoundError(f"no image ({pattern or ', '.join(SUFFIXES)}) in {', '.join(map(str, sources))}")
 
 
-def told(error: Exception) -> str:
-    """Why an image could not be read."""
+def reason(error: Exception, image: Stored) -> str:
+    """Describe why an image could not be read; raise `error` again if it is not the fault of the image."""
+    if is_environment_error(error) and sys.version_info >= (3, 11):
+        error.add_note(f"at {image.origin}; the same call goes on there")
+    if isinstance(error, ImportError) or is_environment_error(error):
+        raise error
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def _wanted(name: PurePosixPath, pattern: str | None) -> bool:
-    if name.name.startswith(".") or "__MACOSX" in name.parts:
-        return False
-    return fnmatchcase(name.name, pattern) if pattern else name.name.lower().endswith(SUFFIXES)
 
 
 def _of_source(source: str, without: str | None) -> Iterator[Stored]:
@@ -155,7 +147,7 @@ def _of_source(source: str, without: str | None) -> Iterator[Stored]:
         matches, top = sorted(system.glob(root)), root[: magic.start()].rpartition("/")[0]
     none = True
     for match in matches:
-        # listing follows a link to a match, but none below it
+        # a match may be a link that is followed; links below it are not
         real = _real(match) if without is not None and _local(system.unstrip_protocol(match)) is not None else None
         for path, info in _files(system, match):
             if real is not None and _within(_real(path) if info.get("islink") else real + path[len(match) :], without):
@@ -172,8 +164,8 @@ def _of_source(source: str, without: str | None) -> Iterator[Stored]:
         raise FileNotFoundError(f"no such folder or file, or nothing in it: {source}")
 
 
-def _real(path: str | os.PathLike[str]) -> str:
-    """A local path without links, and in one spelling where the system has several."""
+def _real(path: Address) -> str:
+    """Return a local path without links and with normalised case."""
     return os.path.normcase(os.path.realpath(path))
 
 
@@ -182,9 +174,9 @@ def _within(path: str, folder: str | None) -> bool:
 
 
 def _files(system: Any, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Paths and what is known of all files in and below a folder; of a local one, a folder below it at a time."""
+    """Yield path and details of all files below a folder; of a local folder, one subfolder at a time."""
     if "file" not in system.protocol or not system.isdir(root):
-        # a bucket lists thousands of files, whatever their folders, in one answer
+        # one answer of a bucket lists thousands of files of all folders
         yield from system.find(root, detail=True).items()
         return
     for entry in sorted(system.ls(root, detail=True), key=lambda entry: str(entry["name"])):
@@ -198,7 +190,7 @@ def _of_archive(url: str, prefix: str) -> Iterator[Stored]:
     with unzipping(f"{url} is no zip archive, or is cut off"):
         members = _archive(url).infolist()
     twice = repeated(member.filename for member in members)
-    if twice:  # of two members of one name, only the last can be read
+    if twice:  # zipfile reads only the last of them
         raise ValueError(f"{url} has several members of one name: {few(twice, 3)}")
     for member in members:
         if not member.is_dir():
@@ -215,7 +207,7 @@ def _archive(url: str) -> zipfile.ZipFile:
 
 
 class _Unmarked:
-    """An archive that marks names as UTF-8 that are not, at which zipfile gives up; without any such mark."""
+    """Zip archive without the UTF-8 mark of its names: zipfile fails if marked names are not UTF-8."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -224,7 +216,7 @@ class _Unmarked:
         return getattr(self.file, name)
 
     def read(self, size: int = -1) -> bytes:
-        """Bytes as the file has them, but for a member's header and for the directory, which zipfile reads in one."""
+        """Read bytes, with the mark cleared in a member's header and in the directory; zipfile reads each at once."""
         content, start = bytearray(self.file.read(size)), 0
         if size == 30 and content.startswith(b"PK\3\4") and len(content) == size:
             content[7] &= ~8
@@ -235,10 +227,10 @@ class _Unmarked:
 
 
 def _inflated(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member: no more than it promises is inflated, which zipfile leaves open for other ways of packing."""
+    """Inflate a member up to its declared size; zipfile guarantees that limit for deflate only."""
     info = archive.getinfo(name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("a member that is neither stored nor deflated, which are the ways of packing that are read")
+        raise ValueError("a member that is neither stored nor deflated: no other compression is read")
     if info.file_size > min(_LARGEST, max(_LARGEST_PACKED, _RATIO * info.compress_size)):
         raise ValueError(f"a member of {info.compress_size} bytes that promises {info.file_size}")
     with archive.open(info) as file:
@@ -246,17 +238,15 @@ def _inflated(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _local(url: str) -> Path | None:
-    """The path of a local file."""
+    """Return the path of a local file, or None for another URL."""
     return Path(url.removeprefix("file://")) if url.startswith("file://") or "://" not in url else None
 
 
 def _opened(url: str) -> IO[bytes]:
-    """A file, open for reading: its name is that of one file, whatever is in it, and never a chain of fsspec's."""
+    """Open a file for reading; its name is never a chain of fsspec."""
     path = _local(url)
     if path is not None:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError(f"{path} is no regular file")
-        return path.open("rb")
+        return open_regular(path)
     if "::" in url:
         raise ValueError(f"{url}: a name with '::' is none that can be opened")
     import fsspec

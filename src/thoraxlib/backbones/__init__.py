@@ -1,7 +1,7 @@
 """Backbones: image -> list of feature maps, fine to coarse.
 
-Every timm model that yields feature maps is a backbone under its timm name; torchvision's AlexNet and
-GoogLeNet, which timm lacks, are registered here.
+Every timm model with feature maps is a backbone under its timm name. timm does not have AlexNet and GoogLeNet; those of
+torchvision are registered here, with networks that only published code has.
 """
 
 from thoraxlib.backbones.base import Backbone, check_backbone
@@ -24,27 +24,27 @@ __all__ = [
 registry: Registry[Backbone] = Registry(
     "backbones",
     sources=[TimmSource()],
-    modules=[f"thoraxlib.backbones.{name}" for name in ("torchvision", "x_ray", "van", "dense_van", "vanillanet")],
+    modules=[f"thoraxlib.backbones.{name}" for name in ("torchvision", "x_ray", "van", "vanillanet")],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 
 def for_input(backbone: Spec | Backbone, spec: InputSpec, *, pretrained: bool = False) -> Backbone:
-    """The backbone that a name, a mapping or a ready module stands for, for a model's input.
+    """Build a backbone for a model's input from a name or a mapping.
 
     Parameters
     ----------
     backbone : str, mapping or Backbone
-        A ready one stays as it is, whatever the other two say.
+        A ready backbone is returned unchanged; the other two arguments are then ignored.
     spec : InputSpec
-        Its channels, and its size for those that are made for one.
+        The model's input: its channels, and its size for backbones with a fixed input size.
     pretrained : bool
-        ImageNet weights.
+        Load ImageNet weights.
 
     Raises
     ------
     TypeError
-        See :func:`check_backbone`.
+        The component is no backbone; see :func:`check_backbone`.
     """
     network = registry.resolve(backbone, in_chans=spec.channels, pretrained=pretrained, img_size=spec.size)
     check_backbone(network)

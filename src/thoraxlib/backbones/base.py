@@ -1,14 +1,17 @@
-"""The contract of a backbone."""
+"""Base class of the backbones, and its contract."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """Image to feature maps.
+    """Base class of backbones: image -> feature maps.
 
     ``forward(x: (N, in_chans, H, W)) -> list[Tensor]``: finest first, each (N, C_i, H_i, W_i), always NCHW.
 
@@ -27,22 +30,22 @@ class Backbone(nn.Module):
     in_chans: int
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of `x`, finest first."""
+        """Compute the feature maps of `x`, finest first."""
         raise NotImplementedError
 
     def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
-        """For each own state-dict key, its counterpart among a published checkpoint's `keys`, where it has one."""
+        """Map each own state-dict key to its counterpart among a published checkpoint's `keys`, if it has one."""
         available = set(keys)
         return {own: own for own in self.state_dict() if own in available}
 
 
 def check_backbone(module: nn.Module) -> None:
-    """Raise unless `module` keeps the contract of :class:`Backbone` as far as can be seen without running it.
+    """Raise an error unless `module` has the attributes of a :class:`Backbone`; its forward is not run.
 
     Raises
     ------
     TypeError
-        `module` is no module or lacks ``channels`` or ``strides``.
+        `module` is no module, or lacks ``channels`` or ``strides``.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"backbone must be a name, a mapping with 'name', or an nn.Module, got {type(module).__name__}")
@@ -53,3 +56,11 @@ def check_backbone(module: nn.Module) -> None:
                 f"backbone {type(module).__name__} needs the attribute {attribute!r}, a tuple with one int for each "
                 "feature map that its forward returns, finest first; see thoraxlib.backbones.Backbone"
             )
+
+
+def variant(summary: str, backbone: type[Backbone], *args: Any, **options: Any) -> Any:
+    """Return a factory of `backbone` with some arguments filled in; `summary` is the first line of its docstring."""
+    factory = partial(backbone, *args, **options)
+    doc = f"{summary}\n\n{inspect.getdoc(backbone)}"
+    vars(factory).update(__doc__=doc, __module__=backbone.__module__, __qualname__=backbone.__qualname__)
+    return factory

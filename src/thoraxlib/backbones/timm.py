@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from thoraxlib.backbones.base import Backbone
+from thoraxlib.backbones.base import Backbone, variant
 from thoraxlib.registry import OptionError
 from thoraxlib.utils.arguments import one_of
 
 
-class TimmBackbone(Backbone):
-    """Feature maps of a timm model, NCHW whatever the model's own layout.
+class FeatureInfoBackbone(Backbone):
+    """Feature maps of a network of timm's ``features_only`` engine, NCHW whatever the network's own layout.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Image -> list of maps, with timm's ``feature_info``.
+    in_chans : int
+        Channels of the image.
+    """
+
+    def __init__(self, net: Any, in_chans: int) -> None:
+        from timm.layers import Format
+
+        super().__init__()
+        self.net = net
+        self.in_chans = in_chans
+        self.channels = tuple(net.feature_info.channels())
+        self.strides = tuple(int(stride) for stride in net.feature_info.reduction())
+        self._channels_last_maps = getattr(net, "output_fmt", None) == Format.NHWC
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
+        maps: list[Tensor] = self.net(x)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last_maps else list(maps)
+
+    def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        """Undo how timm renames keys: ``features.conv0`` -> ``features_conv0``, or one level more."""
+        by_own: dict[str, str] = {}
+        for key in keys:
+            by_own[f"net.model.{key}"] = key
+            by_own[f"net.{key.replace('.', '_', 1)}"] = key
+            by_own[f"net.{key}"] = key
+        return {own: by_own[own] for own in self.state_dict() if own in by_own}
+
+
+class TimmBackbone(FeatureInfoBackbone):
+    """Feature maps of a timm model.
 
     Parameters
     ----------
@@ -27,7 +61,7 @@ class TimmBackbone(Backbone):
     pretrained : bool
         Load timm's weights (downloaded by timm and cached).
     img_size : int or (int, int), optional
-        Input size for models with a fixed one (plain and windowed transformers); others need none.
+        Input size, used only by models with a fixed one (plain and windowed transformers).
     **options
         Further options of the timm model, e.g. ``drop_path_rate``, ``output_stride``, ``out_indices``.
 
@@ -36,12 +70,10 @@ class TimmBackbone(Backbone):
     OptionError
         The model does not accept one of the `options`.
     ValueError
-        The model yields no feature maps.
+        The model has no feature maps.
     RuntimeError
-        Pretrained weights could not be had (offline, or none are published).
+        Pretrained weights could not be loaded (offline, or none are published).
     """
-
-    net: Any
 
     def __init__(
         self,
@@ -53,9 +85,7 @@ class TimmBackbone(Backbone):
         **options: Any,
     ) -> None:
         import timm
-        from timm.layers import Format
 
-        super().__init__()
         if not isinstance(in_chans, int) or in_chans < 1:
             raise ValueError(f"in_chans must be a positive int, got {in_chans!r}")
         if "checkpoint_path" in options:  # timm may unpickle it, and a saved model's config could name one
@@ -63,10 +93,9 @@ class TimmBackbone(Backbone):
         config = timm.models.get_pretrained_cfg(timm_name, allow_unregistered=True)
         if img_size is not None and config is not None and config.fixed_input_size:
             options["img_size"] = img_size
+        options |= {"features_only": True, "in_chans": in_chans}
         try:
-            self.net = timm.create_model(
-                timm_name, pretrained=pretrained, features_only=True, in_chans=in_chans, **options
-            )
+            net = timm.create_model(timm_name, pretrained=pretrained, **options)
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
@@ -81,41 +110,24 @@ class TimmBackbone(Backbone):
             raise ValueError(
                 f"backbones: timm model {timm_name!r} yields no feature maps ({type(error).__name__}: {error})"
             ) from error
-        self.in_chans = in_chans
-        self.channels = tuple(self.net.feature_info.channels())
-        self.strides = tuple(int(stride) for stride in self.net.feature_info.reduction())
-        self._channels_last_maps = getattr(self.net, "output_fmt", None) == Format.NHWC
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
-        maps: list[Tensor] = self.net(x)
-        return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last_maps else list(maps)
-
-    def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
-        """Undo how timm flattens one ``nn.Sequential`` level (``features.conv0`` -> ``features_conv0``) or nests."""
-        by_own: dict[str, str] = {}
-        for key in keys:
-            by_own[f"net.model.{key}"] = key
-            by_own[f"net.{key.replace('.', '_', 1)}"] = key
-            by_own[f"net.{key}"] = key
-        return {own: by_own[own] for own in self.state_dict() if own in by_own}
+        super().__init__(net, in_chans)
 
 
 class DenseNetBackbone(TimmBackbone):
-    """A timm DenseNet; parameters are the same whatever the options.
+    """A timm DenseNet; the options do not change its parameters.
 
     Parameters
     ----------
     timm_name : str
         ``"densenet121"``, ``"densenet169"``, ...
     output_stride : {32, 16, 8, 4}
-        Stride of the last map. Below 32, the last transitions do not pool: finer heat maps for more time.
+        Stride of the last map. Below 32, the last transitions do not pool: heat maps are finer and take more time.
     dilated : bool
-        With a lower `output_stride`, dilate the 3x3 convolutions behind it (as in DeepLab), so that weights trained at
-        stride 32 still fit. False leaves them as they are: each place sees less around it, for training from scratch
-        on small images.
+        Dilate the 3x3 convolutions after a transition that does not pool (as in DeepLab), so that weights trained at
+        stride 32 still fit. False keeps them as they are, with a smaller receptive field: for training from scratch on
+        small images.
     final_act : bool
-        Keep the ReLU after the last norm, as timm and torchvision have it; False stops at the norm.
+        Keep the ReLU after the last norm, as timm and torchvision do; False removes it.
     **options
         As for :class:`thoraxlib.backbones.TimmBackbone`.
     """
@@ -127,11 +139,8 @@ class DenseNetBackbone(TimmBackbone):
         super().__init__(timm_name, **options)
         if not final_act:
             list(self.net.children())[-1].act = nn.Identity()
-        self._refine(output_stride, dilated)
         self.strides = tuple(min(stride, output_stride) for stride in self.strides)
-
-    def _refine(self, output_stride: int, dilated: bool) -> None:
-        stride, dilation = 4, 1  # behind the stem
+        stride, dilation = 4, 1  # after the stem
         for name, stage in self.net.named_children():
             if "transition" in name:
                 stride *= 2
@@ -152,8 +161,8 @@ class EfficientNetBackbone(TimmBackbone):
     timm_name : str
         ``"efficientnet_b0"``, ``"tf_efficientnet_b0"``, ...
     conv_head : bool
-        The last map is the one that the network's own classifier pools, behind the 1x1 convolution that widens it
-        (320 to 1280 channels for B0). False ends the pyramid before it, as timm does.
+        Add the 1x1 convolution after the last map (320 to 1280 channels for B0); its output is what the network's own
+        classifier pools. False leaves it out, as timm's ``features_only`` does.
     **options
         As for :class:`thoraxlib.backbones.TimmBackbone`.
     """
@@ -170,44 +179,33 @@ class EfficientNetBackbone(TimmBackbone):
             self.channels = (*self.channels[:-1], whole.num_features)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
+        """Compute the feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
         maps = super().forward(x)
         return [*maps[:-1], self.tail(maps[-1])]
 
     def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
-        """As timm's, with the last convolution and norm."""
+        """Map the keys of :class:`TimmBackbone`, and those of the last convolution and norm."""
         keys = set(keys)
         tail = {f"tail.{name}": name for name in self.tail.state_dict() if name in keys}
         return super().checkpoint_keys(keys) | tail
 
 
 class TimmSource:
-    """Makes every timm model name a backbone name."""
+    """Source of the registry: every timm model name is a backbone name."""
 
     def names(self) -> Iterable[str]:
-        """Every architecture that timm knows."""
+        """List every architecture of timm."""
         import timm
 
         return list(timm.list_models())
 
     def find(self, name: str) -> Callable[..., Backbone] | None:
-        """A factory for the timm model `name`, or None."""
+        """Return a factory for the timm model `name`, or None if timm does not have it."""
         import timm
 
         if not timm.is_model(name):
             return None
-        if timm.models.is_model_in_modules(name, ["densenet"]):
-            return _Factory(DenseNetBackbone, name)
-        if timm.models.is_model_in_modules(name, ["efficientnet"]):
-            return _Factory(EfficientNetBackbone, name)
-        return _Factory(TimmBackbone, name)
-
-
-class _Factory(partial[TimmBackbone]):
-    """A backbone class with the timm name filled in, and a docstring for ``describe``."""
-
-    def __new__(cls, backbone: type[TimmBackbone], name: str) -> _Factory:
-        self = super().__new__(cls, backbone, name)
-        self.__doc__ = f"The timm model ``{name}`` as a feature pyramid.\n\n{inspect.getdoc(backbone)}"
-        self.__module__ = backbone.__module__
-        return self
+        kinds = {"densenet": DenseNetBackbone, "efficientnet": EfficientNetBackbone}
+        kind = next((kinds[key] for key in kinds if timm.models.is_model_in_modules(name, [key])), TimmBackbone)
+        factory: Callable[..., Backbone] = variant(f"The timm model ``{name}`` as a feature pyramid.", kind, name)
+        return factory

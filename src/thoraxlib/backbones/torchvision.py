@@ -1,8 +1,8 @@
-"""The backbones that timm lacks, from torchvision: AlexNet and GoogLeNet."""
+"""AlexNet and GoogLeNet of torchvision, which timm does not have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -10,49 +10,18 @@ from torch import Tensor, nn
 
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone
+from thoraxlib.backbones.timm import FeatureInfoBackbone
 from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD
 
-
-class _Tapped(Backbone):
-    """Modules run in turn; the outputs of some of them are the maps.
-
-    `taps` maps a module's dotted name to (channels, stride) of its output. Names are torchvision's, so that its
-    checkpoints fit.
-    """
-
-    def __init__(
-        self,
-        modules: Iterable[tuple[str, nn.Module]],
-        taps: Mapping[str, tuple[int, int]],
-        in_chans: int,
-        affine: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.affine = affine or nn.Identity()
-        self.stages = nn.ModuleDict({name.replace(".", "_"): module for name, module in modules})
-        self._taps = frozenset(name.replace(".", "_") for name in taps)
-        self.channels = tuple(channels for channels, _ in taps.values())
-        self.strides = tuple(stride for _, stride in taps.values())
-        self.in_chans = in_chans
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
-        x = self.affine(x)
-        maps = []
-        for name, module in self.stages.items():
-            x = module(x)
-            if name in self._taps:
-                maps.append(x)
-        return maps
-
-    def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
-        """Own keys by torchvision's names: ``features.0.weight`` is ``stages.features_0.weight`` here."""
-        by_own = {f"stages.{key.replace('.', '_', 1) if key.startswith('features.') else key}": key for key in keys}
-        return {own: by_own[own] for own in self.state_dict() if own in by_own}
+_ALEXNET = {"features.1": (64, 4), "features.4": (192, 8), "features.11": (256, 16), "features.12": (256, 32)}
+_GOOGLENET = {
+    **{"conv1": (64, 2), "conv3": (192, 4)},
+    **{"inception3b": (480, 8), "inception4e": (832, 16), "inception5b": (1024, 32)},
+}
 
 
 class _HalfNormalize(nn.Module):
-    """ImageNet-normalised pixels to (pixel - 0.5) / 0.5, which torchvision's GoogLeNet weights were trained on."""
+    """Convert ImageNet-normalised pixels to (pixel - 0.5) / 0.5, the input of torchvision's GoogLeNet weights."""
 
     scale: Tensor
     shift: Tensor
@@ -76,14 +45,11 @@ def alexnet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
     in_chans : int
         Channels of the images; the first layer's weights are adapted to them.
     pretrained : bool
-        ImageNet weights.
+        Load ImageNet weights.
     """
-    from torchvision import models
-
-    net = _create("alexnet", models.alexnet, models.AlexNet_Weights.IMAGENET1K_V1 if pretrained else None)
+    net = _network("alexnet", pretrained)
     adapt_first_conv(net.features, "0", in_chans)
-    taps = {"features.1": (64, 4), "features.4": (192, 8), "features.11": (256, 16), "features.12": (256, 32)}
-    return _Tapped(((f"features.{i}", module) for i, module in net.features.named_children()), taps, in_chans)
+    return _backbone(net, _ALEXNET, in_chans)
 
 
 @register("googlenet")
@@ -95,40 +61,27 @@ def googlenet(*, in_chans: int = 3, pretrained: bool = False) -> Backbone:
     in_chans : int
         Channels of the images.
     pretrained : bool
-        ImageNet weights, for images of 3 channels.
+        Load ImageNet weights, for images of 3 channels.
 
     Raises
     ------
     ValueError
-        Pretrained, and other than 3 channels.
+        `pretrained`, and a number of channels other than 3.
     """
-    from torchvision import models
-
     if pretrained and in_chans != 3:
         raise ValueError(f"googlenet: pretrained=True needs in_chans=3, got {in_chans}")
-    weights = models.GoogLeNet_Weights.IMAGENET1K_V1 if pretrained else None
-    net = _create(
-        "googlenet", models.googlenet, weights, **({} if pretrained else {"init_weights": True, "aux_logits": False})
-    )
+    net = _network("googlenet", pretrained, **({} if pretrained else {"init_weights": True, "aux_logits": False}))
     adapt_first_conv(net.conv1, "conv", in_chans)
-    taps = {
-        "conv1": (64, 2),
-        "conv3": (192, 4),
-        "inception3b": (480, 8),
-        "inception4e": (832, 16),
-        "inception5b": (1024, 32),
-    }
-    backbone = [
-        (name, module)
-        for name, module in net.named_children()
-        if not name.startswith(("aux", "avgpool", "dropout", "fc"))
-    ]
-    return _Tapped(backbone, taps, in_chans, _HalfNormalize() if pretrained else None)
+    if pretrained:
+        net = nn.Sequential(OrderedDict(affine=_HalfNormalize(), **dict(net.named_children())))
+    return _backbone(net, _GOOGLENET, in_chans)
 
 
-def _create(name: str, factory: Any, weights: Any, **options: Any) -> Any:
+def _network(name: str, pretrained: bool, **options: Any) -> Any:
+    from torchvision import models
+
     try:
-        return factory(weights=weights, **options)
+        return models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     except OSError as error:  # urllib's errors are OSErrors
         raise RuntimeError(
             f"backbones: pretrained weights of torchvision's {name} could not be downloaded ({error}); "
@@ -136,13 +89,21 @@ def _create(name: str, factory: Any, weights: Any, **options: Any) -> Any:
         ) from error
 
 
+def _backbone(net: Any, maps: dict[str, tuple[int, int]], in_chans: int) -> Backbone:
+    """Take the outputs of some modules, run in turn, as maps: module's name -> (channels, stride)."""
+    from timm.models import FeatureListNet
+
+    net.feature_info = [{"module": name, "num_chs": c, "reduction": stride} for name, (c, stride) in maps.items()]
+    return FeatureInfoBackbone(FeatureListNet(net, tuple(range(len(maps))), flatten_sequential=True), in_chans)
+
+
 def adapt_first_conv(parent: nn.Module, name: str, in_chans: int) -> None:
-    """Give the first convolution `in_chans` inputs, its weights adapted by timm's rule.
+    """Change the first convolution to `in_chans` input channels; timm's rule adapts its weights.
 
     Raises
     ------
     ValueError
-        Channels that are no positive int.
+        `in_chans` is no positive int.
     """
     from timm.models import adapt_input_conv
 

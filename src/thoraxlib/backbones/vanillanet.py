@@ -1,9 +1,8 @@
-"""VanillaNet."""
+"""VanillaNet, a plain chain of convolutions and poolings."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from itertools import accumulate, compress
 from operator import mul
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from thoraxlib.backbones import register
-from thoraxlib.backbones.base import Backbone
+from thoraxlib.backbones.base import Backbone, variant
 
 _EPS = 1e-6
 
@@ -23,8 +22,8 @@ _EPS = 1e-6
 class SeriesActivation(nn.Conv2d):
     """ReLU, depthwise 7x7 convolution, batch norm: (N, C, h, w) -> (N, C, h, w).
 
-    The "series informed activation function" of Chen et al. 2023 (arXiv 2305.12972) with n = 3: each place weighs the
-    activations around it.
+    The "series informed activation function" of Chen et al. 2023 (arXiv 2305.12972) with n = 3: a weighted sum of the
+    activations around each location.
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ class SeriesActivation(nn.Conv2d):
 
 
 class _Stage(nn.Module):
-    """Two 1x1 convolutions with norms, a leaky ReLU between them; pooling; a series activation."""
+    """Two 1x1 convolutions with norms and a leaky ReLU between them, then pooling and a series activation."""
 
     def __init__(self, channels: int, out: int, pool: nn.Module) -> None:
         super().__init__()
@@ -53,39 +52,43 @@ class _Stage(nn.Module):
         self.act = SeriesActivation(out)
 
     def forward(self, x: Tensor, slope: float) -> Tensor:
-        out: Tensor = self.act(self.pool(self.conv2(leaky(self.conv1(x), slope))))
+        out: Tensor = self.act(self.pool(self.conv2(_leaky(self.conv1(x), slope))))
         return out
 
 
 class VanillaNet(Backbone):
     """A plain chain of convolutions and poolings, without shortcuts (Chen et al. 2023, arXiv 2305.12972).
 
-    The maps are the last of each resolution. With `activation_slope` 1 the two convolutions of each stage are one
-    linear map: :meth:`fuse` makes them one convolution. The paper starts training with slope 0 and raises it to 1
-    epoch by epoch ("deep training"): set the attribute.
+    The maps are the last of each resolution. With `activation_slope` 1, the two convolutions of each stage are one
+    linear map, and :meth:`fuse` replaces them by one convolution. The paper starts training with slope 0 and raises it
+    to 1, epoch by epoch ("deep training"): set the attribute.
 
     Parameters
     ----------
     widths : sequence of int
         Channels of the stem and of each stage.
     strides : sequence of int
-        Of each stage's pooling.
+        Stride of each stage's pooling; 1 for none.
     pool_sizes : sequence of int, optional
-        Sides of the maps behind the poolings, finest first; by default they follow from the image.
+        Fixed sizes of the maps after each pooling with a stride above 1, finest first; by default, the sizes follow
+        from the image.
     in_chans : int
         Channels of the image.
+    pretrained : bool
+        Must be False: thoraxlib does not download the published weights.
     activation_slope : float
-        Of the leaky ReLUs for negative values, 0 to 1; see above.
+        Slope of the leaky ReLUs for negative values, 0 to 1.
 
     Attributes
     ----------
     activation_slope : float
-        As given; may be set at any time, the head "vanilla" has one too.
+        May be set at any time; the head "vanilla" has the same attribute.
 
     Raises
     ------
     ValueError
-        Not one width more than strides (the stem's), or another number of `pool_sizes` than poolings.
+        `pretrained` is True; `widths` that are not one more than `strides`, or `pool_sizes` that are not one for each
+        stride above 1.
     """
 
     stem1: Any
@@ -99,9 +102,15 @@ class VanillaNet(Backbone):
         *,
         pool_sizes: Sequence[int] | None = None,
         in_chans: int = 3,
+        pretrained: bool = False,
         activation_slope: float = 1.0,
     ) -> None:
         super().__init__()
+        if pretrained:
+            raise ValueError(
+                "VanillaNet: its weights are not downloaded; build with pretrained=False, and give a file to "
+                "thoraxlib.load_checkpoint(model, file, backbone_only=True)"
+            )
         pooling = [index for index, stride in enumerate(strides) if stride > 1]
         if len(widths) != len(strides) + 1:
             raise ValueError(f"widths must be one more than strides, got {widths} and {strides}")
@@ -121,28 +130,28 @@ class VanillaNet(Backbone):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
+        """Compute the feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
         slope = self.activation_slope
-        outputs = [self.stem2(leaky(self.stem1(x), slope))]
+        outputs = [self.stem2(_leaky(self.stem1(x), slope))]
         for stage in self.stages:
             outputs.append(stage(outputs[-1], slope))
         return list(compress(outputs, self._is_map))
 
     @torch.no_grad()
     def fuse(self) -> VanillaNet:
-        """Fold the batch norms and join each pair of convolutions, in place: the same outputs from fewer weights.
+        """Fold the batch norms and merge each pair of convolutions, in place: same outputs, fewer weights.
 
-        The state dict changes with it: load and save before.
+        This changes the state dict: load and save before.
 
         Returns
         -------
         VanillaNet
-            Itself.
+            This network.
 
         Raises
         ------
         ValueError
-            In training mode, with an `activation_slope` other than 1 (the pairs are not linear), or for a second time.
+            The network is in training mode or already fused, or its `activation_slope` is not 1.
         """
         fused = isinstance(self.stem1[1], nn.Identity)
         if self.training or self.activation_slope != 1 or fused:
@@ -158,8 +167,8 @@ class VanillaNet(Backbone):
         return self
 
 
-def leaky(x: Tensor, slope: float) -> Tensor:
-    """Leaky ReLU of `x`; with slope 1, `x` itself."""
+def _leaky(x: Tensor, slope: float) -> Tensor:
+    """Apply a leaky ReLU; with slope 1, return `x` itself."""
     return x if slope == 1 else F.leaky_relu(x, slope)
 
 
@@ -168,7 +177,7 @@ def _conv(channels: int, out: int) -> nn.Sequential:
 
 
 def _folded(conv: Any, norm: Any) -> tuple[Any, Any]:
-    """Weight and bias of one convolution that does what `conv` and then `norm` do; float64, to be rounded once."""
+    """Return weight and bias of one convolution that equals `conv` and then `norm`; in float64, to round only once."""
     conv, norm = (copy.deepcopy(part).to("cpu", torch.float64) for part in (conv, norm))
     return fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -176,12 +185,12 @@ def _folded(conv: Any, norm: Any) -> tuple[Any, Any]:
 
 
 def _give(conv: Any, weight: Tensor, bias: Tensor) -> None:
-    """Let `conv` have these, in the precision of its own."""
+    """Set weight and bias of `conv`, in its own precision."""
     conv.weight, conv.bias = (nn.Parameter(tensor.to(conv.weight)) for tensor in (weight, bias))
 
 
 def _join(first: Any, second: Any) -> None:
-    """Make `first` do what both do, each a convolution and a norm, the second one 1x1; `second` passes on."""
+    """Merge two pairs of convolution and norm, the second 1x1, into `first`; `second` becomes the identity."""
     (weight, bias), (mixing, shift) = _folded(*first[:2]), _folded(*second[:2])
     mixing = mixing[:, :, 0, 0]
     _give(first[0], torch.einsum("om,mchw->ochw", mixing, weight), mixing @ bias + shift)
@@ -203,27 +212,8 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
     last = [1024, 1024] if version > 5 else [1024]
     widths = [factor * width for width in (*first, 256, 512, *[512] * more, *last)]
     strides = {5: [2, 2, 2], 6: [2, 2, 2, 1]}.get(version, [1, 2, 2, *[1] * more, 2, 1])
-
-    def factory(
-        *,
-        in_chans: int = 3,
-        pretrained: bool = False,
-        widths: Sequence[int] = widths,
-        activation_slope: float = 1.0,
-    ) -> VanillaNet:
-        if pretrained:
-            raise ValueError(
-                f"{name}: pretrained=True is not supported; build with pretrained=False, and give a file, such as "
-                "thoraxlib.weights.fetch('vanillanet-5-imagenet'), to load_checkpoint(..., backbone_only=True)"
-            )
-        return VanillaNet(widths, strides, pool_sizes=pool_sizes, in_chans=in_chans, activation_slope=activation_slope)
-
-    pooled = f", poolings to maps of {', '.join(map(str, pool_sizes))}" if pool_sizes else ""
-    factory.__doc__ = (
-        f"VanillaNet-{version}: widths {widths}, strides {strides}{pooled}.\n\nIts weights are not downloaded: "
-        f"``pretrained=True`` is refused.\n\n{inspect.getdoc(VanillaNet)}"
-    )
-    register(name)(factory)
+    summary = f"VanillaNet-{version}: widths {widths}, strides {strides}."
+    register(name)(variant(summary, VanillaNet, widths=widths, strides=strides, pool_sizes=pool_sizes))
 
 
 for _version in range(5, 14):

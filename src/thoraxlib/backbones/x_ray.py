@@ -16,17 +16,17 @@ _KERNELS = (3, 1, 3, 1, 1, 1, 1)
 
 @register("x_ray_custom")
 class XRayBackbone(Backbone):
-    """The network that alinstein/X_RAY calls "custom": a stem and four stages, strides 4 to 64.
+    """The network called "custom" in alinstein/X_RAY: a stem and four stages, strides 4 to 64.
 
-    Each stage is seven convolutions (norm and ReLU before each) and, beside them, one 1x1 convolution; both are
-    average-pooled by two and concatenated. 1,626,255 parameters.
+    Each stage has two parallel branches: seven convolutions (norm and ReLU before each), and one 1x1 convolution. Both
+    outputs are average-pooled by two and concatenated. 1,626,255 parameters.
 
     Parameters
     ----------
     in_chans : int
         Channels of the image.
     dropout : float
-        At the end of each stage's longer branch, in training.
+        Rate at the end of each stage's longer branch, in training.
     """
 
     channels = (15, 45, 90, 180, 360)
@@ -45,14 +45,14 @@ class XRayBackbone(Backbone):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
+        """Compute the feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
         maps = [self.first_layer(x)]
         for layer, skip in zip(self.layers, self.skips, strict=True):
             maps.append(torch.cat([layer(maps[-1]), skip(maps[-1])], dim=1))
         return maps
 
     def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
-        """``layers.0`` is ``layer_0`` there, ``skips.0`` is ``skiplayer_0``."""
+        """Map ``layers.0`` to ``layer_0`` and ``skips.0`` to ``skiplayer_0``."""
         available = set(keys)
         theirs = {own: own.replace("layers.", "layer_").replace("skips.", "skiplayer_") for own in self.state_dict()}
         return {own: key for own, key in theirs.items() if key in available}

@@ -1,8 +1,8 @@
 """Class activation maps: model and images -> a heat map for every label, (N, K, h, w).
 
-``build(name, model)(x)`` runs the backbone once without gradients; where a method needs gradients, only the head is
-differentiated, for all labels together. No hooks, unless a layer inside a network is named; nothing of the model is
-changed. Works on the library's models and on timm's as they are, and on any network by naming a layer.
+``build(name, model)(x)`` runs the backbone once without gradients. Methods that need gradients differentiate only the
+head, for all labels together. Hooks are used only if a layer inside a network is named; the model is not changed. It
+works with the library's models and timm's models, and with any network if a layer is named.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from thoraxlib.cams.base import ClassActivationMap
-from thoraxlib.cams.split import Split, split
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.cams.split import Split
+from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -25,14 +25,13 @@ __all__ = [
     "normalize",
     "register",
     "registry",
-    "split",
     "upsample",
 ]
 
 registry: Registry[ClassActivationMap] = Registry(
     "cams",
     modules=[
-        *(f"thoraxlib.cams.{name}" for name in ("cam", "pcam", "gradcam", "gradcam_plusplus", "eigencam", "masking")),
+        *(f"thoraxlib.cams.{name}" for name in ("cam", "gradcam", "gradient_free")),
         "thoraxlib.reproduce.x_ray_cams",
     ],
 )
@@ -40,20 +39,20 @@ register, names, describe = registry.register, registry.names, registry.describe
 
 
 def build(name: str, model: nn.Module | Split, target: str | int | None = None, **options: Any) -> ClassActivationMap:
-    """The method called `name` for `model`; see :class:`ClassActivationMap` for what it does to images.
+    """Build a heat map method for a model; call the result as a :class:`ClassActivationMap`.
 
     Parameters
     ----------
     name : str
-        One of :func:`names`.
+        Name of the method, one of :func:`names`.
     model : nn.Module or Split
-        With ``forward_features`` and ``forward_head``, as the library's and timm's models have them; or any network, if
+        With ``forward_features`` and ``forward_head``, like the library's and timm's models; or any network, if
         `target` names a layer.
     target : str or int, optional
-        Dotted name of the layer whose output is explained (:func:`split`), or the number of a map of a model that has
-        several; default the map that the head sees, the last one of several.
+        Dotted name of the layer whose output is explained (:class:`Split`), or the index of a map if the model has
+        several; default the map that the head gets, the last one of several.
     **options
-        Of the method; see :func:`describe`.
+        Options of the method; see :func:`describe`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Published checkpoints: their layouts are recognised, translated and loaded whole or not at all."""
+"""Published checkpoints: recognise their layouts, translate them, and load them whole or not at all."""
 
 from thoraxlib.checkpoints.files import read, read_ag_cnn
 from thoraxlib.checkpoints.layout import Layout
@@ -17,21 +17,9 @@ __all__ = [
     "registry",
 ]
 
-registry: Registry[Layout] = Registry(
-    "checkpoints",
-    modules=[
-        "thoraxlib.checkpoints.native",
-        "thoraxlib.checkpoints.ag_cnn",
-        "thoraxlib.checkpoints.anaxnet",
-        "thoraxlib.checkpoints.chexnet",
-        "thoraxlib.checkpoints.cxr_family",
-        "thoraxlib.checkpoints.jaydurant",
-        "thoraxlib.checkpoints.jfhealthcare",
-        "thoraxlib.checkpoints.x_ray",
-        "thoraxlib.checkpoints.cxr_lka",
-        "thoraxlib.checkpoints.plain",
-    ],
-)
+_FILES = ("ag_cnn", "anaxnet", "chexnet", "cxr", "jaydurant", "jfhealthcare", "plain", "x_ray")
+
+registry: Registry[Layout] = Registry("checkpoints", modules=[f"thoraxlib.checkpoints.{name}" for name in _FILES])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 
 from thoraxlib.checkpoints.load import CheckpointError, load_checkpoint  # noqa: E402  (needs the registry above)

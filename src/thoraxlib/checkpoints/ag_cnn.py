@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, modern_densenet_keys
-
-_BRANCHES = ("global_branch", "local_branch")
+from thoraxlib.checkpoints.layout import LOGITS, OLD_DENSENET, Layout, having, renaming
 
 
 @register("ag_cnn")
@@ -16,13 +12,5 @@ def ag_cnn() -> Layout:
 
     :func:`thoraxlib.checkpoints.read_ag_cnn` makes it of the three files.
     """
-    return Layout(recognises=lambda state: "fusion.fc.weight" in state, translate=_translate)
-
-
-def _translate(state: StateDict) -> dict[str, Tensor]:
-    layers = {f"{branch}.classifier": f"{branch}.{LOGITS}" for branch in _BRANCHES} | {"fusion.fc": LOGITS}
-    result = {}
-    for key, value in modern_densenet_keys(state).items():
-        layer, _, leaf = key.rpartition(".")
-        result[f"{layers.get(layer, layer)}.{leaf}"] = value
-    return result
+    rules = {r"^(\w+_branch)\.classifier\.": rf"\1.{LOGITS}.", r"^fusion\.fc\.": f"{LOGITS}."}
+    return Layout(having(r"fusion\.fc\.weight$"), renaming({**OLD_DENSENET, **rules}))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict, bare
+from thoraxlib.checkpoints.layout import Layout, having, renaming
 
 _ADJACENCY = "anatomy_inp_tensor"
-_OWN = {
-    _ADJACENCY: "head.operator.matrix",
-    "anatomy_gc1.weight": "head.convolutions.0.weight",
-    "anatomy_gc2.weight": "head.convolutions.1.weight",
-    "fc.0.weight": "head.norm.weight",
-    "fc.0.bias": "head.norm.bias",
-    "fc.2.weight": "head.classifier.weight",
-    "fc.2.bias": "head.classifier.bias",
+_RULES = {
+    rf"^{_ADJACENCY}$": "head.operator.matrix",
+    r"^anatomy_gc1\.": "head.convolutions.0.",
+    r"^anatomy_gc2\.": "head.convolutions.1.",
+    r"^fc\.0\.": "head.norm.",
+    r"^fc\.2\.": "head.classifier.",
 }
 
 
@@ -26,23 +26,22 @@ def anaxnet() -> Layout:
     The detector is another file there, of detectron2; a model's own stays.
     """
     return Layout(
-        recognises=lambda state: "anatomy_gc1.weight" in bare(state),
-        translate=_translate,
-        kept=lambda key: key.startswith("detector."),
+        having(r"anatomy_gc1\.weight$"),
+        renaming(_RULES, _checked),
+        kept=re.compile(r"detector\.").match,
         names={"region_names": "regions18", "labels": "imagenome9"},
     )
 
 
-def _translate(state: StateDict) -> dict[str, Tensor]:
-    entries = bare(state)
-    graph = entries.get(_ADJACENCY)
-    if graph is not None and not (
-        graph.ndim == 2
-        and bool(((graph == 0) | (graph == 1)).all())
-        and graph.equal(graph.mT)
-        and bool((graph.diagonal() == 1).all())
+def _checked(key: str, value: Tensor) -> Tensor:
+    """Return the value unless it is an adjacency that AnaXNet's code cannot have made."""
+    if key == "head.operator.matrix" and not (
+        value.ndim == 2
+        and bool(((value == 0) | (value == 1)).all())
+        and value.equal(value.mT)
+        and bool((value.diagonal() == 1).all())
     ):
         raise ValueError(
-            f"{_ADJACENCY} is no adjacency as AnaXNet makes it: zeros and ones, symmetric, ones on the diagonal"
+            f"{_ADJACENCY} is no adjacency matrix of AnaXNet: zeros and ones, symmetric, ones on the diagonal"
         )
-    return {_OWN.get(key, key): value for key, value in entries.items()}
+    return value

@@ -1,36 +1,55 @@
-"""Reading checkpoint files without ever running code from them."""
+"""Read checkpoint files without running code from them."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from thoraxlib.checkpoints.kinds import is_safetensors, not_a_checkpoint
-from thoraxlib.checkpoints.layout import bare
+from thoraxlib.checkpoints.layout import views
 from thoraxlib.checkpoints.unpickling import unpickled
 from thoraxlib.utils.files import check_stored, open_regular
 
-# Where the sources keep the weights inside what they saved.
+# keys under which training scripts save the weights
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
-#: Where they keep a copy that is averaged over the steps of training.
+#: Keys of a copy of the weights that is averaged over the steps of training.
 AVERAGED = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "model_state_dict_ema", "model_ema_state_dict"),
     *("ema", "ema_model", "averaged_model"),
 )
 _DEPTH = 8  # of wrappers: a damaged file can hold itself
 
+_UNPACK = "; unpack it and give the file inside"
+_KINDS = {  # by the first bytes
+    b"\x1f\x8b": f"a gzip file{_UNPACK}",
+    b"BZh": f"a bzip2 file{_UNPACK}",
+    b"\xfd7zXZ\0": f"an xz file{_UNPACK}",
+    b"\x28\xb5\x2f\xfd": f"a zstd file{_UNPACK}",
+    b"7z\xbc\xaf\x27\x1c": f"a 7z archive{_UNPACK}",
+    b"Rar!": f"a RAR archive{_UNPACK}",
+    b"\x89HDF": "an HDF5 file, as Keras writes",
+    b"\x93NUMPY": "a NumPy array",
+    b"version https://git-lfs": "a Git LFS pointer and not the file that it stands for: git lfs pull fetches that",
+}
+_PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|error)", re.IGNORECASE)
+_CONTROL = re.compile(r"[^\S\t\n\r\f ]|[\0-\x08\x0e-\x1f\x7f]")
+
 
 def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """The state dict in a checkpoint file, on the CPU.
+    """Read the state dict in a checkpoint file, on the CPU.
 
-    NumPy's numbers and arrays, namespaces and paths may lie beside the weights; they are not read.
+    NumPy's numbers and arrays, namespaces and paths may stand beside the weights; they are not read.
 
     Parameters
     ----------
@@ -38,16 +57,15 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: 
         A safetensors file, or anything that ``torch.save`` wrote: a bare state dict, or one wrapped under
         ``state_dict``, ``model_state_dict``, ``model``, ``net``, ``network`` or ``module``.
     key : str, optional
-        Under which name the weights are in the file, such as ``"state_dict_ema"``, or with which their names begin. By
-        default, the first of the wrappers above; an averaged copy (EMA) is taken if it is the only one, and a warning
-        tells of one that is not.
+        Name of the weights in the file, such as ``"state_dict_ema"``, or the start of their names. By default, the
+        first of the wrappers above. An averaged copy (EMA) is read if it is the only one; otherwise a warning names it.
     allow_pickle : bool
-        Unpickle whole objects, which can run any code: for files that you trust only.
+        Unpickle whole objects, which can run any code: only for files that you trust.
 
     Raises
     ------
     FileNotFoundError
-        No such file.
+        The file does not exist.
     ValueError
         The file is truncated, is no checkpoint, holds no state dict (or none under `key`), or needs `allow_pickle`; or
         it is an archive that promises more than it holds, or no regular file.
@@ -55,31 +73,53 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: 
     Warns
     -----
     UserWarning
-        There is an averaged copy of the weights that is not taken.
+        The file also has an averaged copy of the weights, which is not read.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     open_regular(path).close()  # none of the readers below would refuse a pipe or a device
-    kind = None if is_safetensors(path) else not_a_checkpoint(path)
+    with path.open("rb") as file:
+        start = file.read(512)
+    stored = start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= path.stat().st_size - 8
     named = path.suffix == ".safetensors"
-    if kind is not None:
+    if not stored and (kind := _other_kind(path, start)):
         raise ValueError(f"{path}: no readable {'safetensors file' if named else 'checkpoint'}: it is {kind}")
-    content: Any = _safetensors(path) if named or is_safetensors(path) else _torch_save(path, allow_pickle)
+    try:
+        content: Any = load_file(path) if named or stored else _torch_save(path, allow_pickle)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: no readable safetensors file ({error})") from error
     try:
         return state_dict_of(content, key)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _other_kind(path: Path, start: bytes) -> str | None:
+    """Name the kind of a file that begins with `start`, if it is known and no checkpoint."""
+    if not start:
+        return "an empty file: was it truncated, or its download interrupted?"
+    kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
+    if kind is not None:
+        return kind
+    if start[257:262] == b"ustar":
+        return f"a tar archive{_UNPACK}"
+    if zipfile.is_zipfile(path):  # as torch.save writes, too
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except Exception:  # of a damaged one; torch says more
+            return None
+        return None if any(name.endswith("data.pkl") for name in names) else f"a zip archive{_UNPACK}"
+    if _PAGE.match(start):
+        return "a web page and not a file of weights: did the download need a login, or fail?"
     try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path}: no readable safetensors file ({error})") from error
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 3:  # not a character that is cut off
+            return None
+        text = start[: error.start].decode("utf-8")
+    return f"text, which begins with {text[:40]!r}" if text and not _CONTROL.search(text) else None
 
 
 def _torch_save(path: Path, allow_pickle: bool) -> Any:
@@ -89,72 +129,63 @@ def _torch_save(path: Path, allow_pickle: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False)
         with path.open("rb") as file:
             return unpickled(file)
-    except pickle.UnpicklingError as error:
-        if not any(word in str(error) for word in ("GLOBAL", "global", "reduce", "create new object", "build")):
-            raise _unreadable(path, error) from error
-        raise ValueError(
-            f"{path}: holds more than tensors (a whole pickled module, as jrzech/reproduce-chexnet saves it?), and "
-            "unpickling that can run any code. If you trust the file, pass allow_pickle=True once, then "
-            f"thoraxlib.save_pretrained(model, folder) to have it as safetensors ({_first_line(error)})"
-        ) from error
     except Exception as error:  # the unpickler of a damaged file raises many kinds
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    why = f"is it truncated, or not written by torch.save? ({type(error).__name__}: {error})"
-    return ValueError(f"{path}: no readable checkpoint; {why}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition(". ")[0].partition("\n")[0][:200]
+        words = ("GLOBAL", "global", "reduce", "create new object", "build")
+        if isinstance(error, pickle.UnpicklingError) and any(word in str(error) for word in words):
+            first = str(error).partition(". ")[0].partition("\n")[0][:200]
+            raise ValueError(
+                f"{path}: holds more than tensors (a whole pickled module, as jrzech/reproduce-chexnet saves it?), and "
+                "unpickling that can run any code. If you trust the file, pass allow_pickle=True once, then "
+                f"thoraxlib.save_pretrained(model, folder) to have it as safetensors ({first})"
+            ) from error
+        why = f"is it truncated, or not written by torch.save? ({type(error).__name__}: {error})"
+        raise ValueError(f"{path}: no readable checkpoint; {why}") from error
 
 
 def read_ag_cnn(
     global_branch: str | os.PathLike[str], local_branch: str | os.PathLike[str], fusion: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
-    """The three files of Ien001/AG-CNN (``AG_CNN_Global_epoch_1.pkl``, ...) as one state dict.
+    """Read the three files of Ien001/AG-CNN (``AG_CNN_Global_epoch_1.pkl``, ...) as one state dict.
 
     ``thoraxlib.load_checkpoint(model, read_ag_cnn(...))`` loads it, into a model of preset "ien001".
 
     Raises
     ------
     FileNotFoundError, ValueError
-        A file that is not there or cannot be read, as :func:`thoraxlib.checkpoints.read` says it.
+        A file does not exist or cannot be read, see :func:`thoraxlib.checkpoints.read`.
     ValueError
         Files in another order: a branch's file has ``classifier.weight``, the fusion's ``fc.weight``.
     """
     files = {"global_branch": global_branch, "local_branch": local_branch, "fusion": fusion}
     joined: dict[str, Tensor] = {}
-    for part, path in files.items():
-        state = bare(read(path))
-        wanted = "fc.weight" if part == "fusion" else "classifier.weight"
+    for name, path in files.items():
+        state = next(views(read(path)))
+        wanted = "fc.weight" if name == "fusion" else "classifier.weight"
         if wanted not in state:
-            raise ValueError(f"{part}={str(Path(path))!r} has no entry {wanted!r}: is it the file of another part?")
-        joined |= {f"{part}.{key}": value for key, value in state.items()}
+            raise ValueError(f"{name}={str(Path(path))!r} has no entry {wanted!r}: is it the file of another network?")
+        joined |= {f"{name}.{key}": value for key, value in state.items()}
     return joined
 
 
 def state_dict_of(content: Any, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint's content: bare, wrapped, or a whole module's.
+    """Return the state dict inside a checkpoint's content: bare, wrapped, or a whole module's.
 
     Parameters
     ----------
     content : Any
-        What a file holds.
+        Content of a file.
     key : str, optional
         See :func:`read`.
 
     Raises
     ------
     ValueError
-        There is none, or none under `key`; or an entry that no model could take: sparse, quantised, complex, or without
-        values.
+        There is none, or none under `key`; or an entry fits no model: sparse, quantised, complex, or without values.
 
     Warns
     -----
     UserWarning
-        As :func:`read`.
+        See :func:`read`.
     """
     start = None
     if key is not None:
@@ -186,11 +217,11 @@ def state_dict_of(content: Any, key: str | None = None) -> dict[str, Tensor]:
         if not begun:
             raise ValueError(f"key={key!r}: no weights under that name, and none whose names begin with {start!r}")
         content = begun
-    odd = [name for name, value in content.items() if not _plain(value)]
+    odd = [
+        name
+        for name, value in content.items()
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta
+    ]
     if odd:
         raise ValueError(f"entries that are no plain tensors of real numbers: {odd[:5]}")
     return dict(content)
-
-
-def _plain(value: Tensor) -> bool:
-    return value.layout == torch.strided and not (value.is_quantized or value.is_complex() or value.is_meta)

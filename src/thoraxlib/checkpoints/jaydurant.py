@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict, rename_head
+from thoraxlib.checkpoints.layout import LOGITS, Layout, StateDict, having, renaming
 
 _PREFIX = "base_model."
-_HEADS = ("fc", "classifier")
 
 
 @register("jaydurant")
@@ -20,9 +19,7 @@ def jaydurant() -> Layout:
 
     Its ResNet-50 has layer4 and fc a second time, as aliases; its DenseNet-121 is read as it was intended.
     """
-    return Layout(
-        recognises=lambda state: any(f"{_PREFIX}{head}.weight" in state for head in _HEADS), translate=_translate
-    )
+    return Layout(having(rf"{_PREFIX}(fc|classifier)\.weight$"), _translate)
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:
@@ -32,9 +29,7 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
     if differing:
         warnings.warn(
             f"{len(differing)} alias entries differ from their {_PREFIX}* twins, e.g. {differing[:3]}; the twins are "
-            "used, which is what the original class keeps when it loads such a file",
+            "used: the original class keeps them, too, when it loads such a file",
             stacklevel=2,
         )
-    merged = {**rest, **own}
-    head = next((head for head in _HEADS if f"{head}.weight" in merged), None)
-    return merged if head is None else rename_head(merged, head)
+    return renaming({r"^(fc|classifier)\.(weight|bias)$": rf"{LOGITS}.\2"})({**rest, **own})

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import re
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, stack_heads
+from thoraxlib.checkpoints.layout import OLD_DENSENET, Layout, having, renaming, stack_heads
+
+_RULES = {
+    **OLD_DENSENET,
+    # its Inception has "norm" where torchvision and timm have "bn"
+    r"^backbone\.(?!features\.)(.*)\.norm\.": r"backbone.\1.bn.",
+    r"^(backbone|attention_map)\.": "",
+}
+# norms and attention that the network may not use, and ImageNet's classifiers, which never run
+_SPARE = re.compile(r"head\.norm\.|(channel|spatial|pyramid)_attention\.|(classifier|fc)\.|Aux")
 
 
 @register("jfhealthcare")
 def jfhealthcare() -> Layout:
     """jfhealthcare/Chexpert ``pre_train.pth``, ``best1.ckpt``, ``train.ckpt``, and torchxrayvision's copy of the first.
 
-    Every file holds all three attention blocks and the labels' norms, whether the network used them or not; nothing in
-    it tells. ``pre_train.pth`` is of :func:`thoraxlib.build("jf_top1") <thoraxlib.build>`.
+    Every file holds all three attention blocks and the labels' norms, and does not say if the network used them.
+    ``pre_train.pth`` fits :func:`thoraxlib.build("jf_top1") <thoraxlib.build>`.
     """
-    return Layout(recognises=_recognises, translate=_translate, spare=_spare)
-
-
-def _recognises(state: StateDict) -> bool:
-    keys = bare(state)
-    return "fc_0.weight" in keys and "bn_0.weight" in keys and any(key.startswith("backbone.") for key in keys)
-
-
-def _translate(state: StateDict) -> dict[str, Tensor]:
-    entries = bare(state)
-    backbone = {_backbone_key(key): value for key, value in entries.items() if _in_backbone(key)}
-    others = {key: value for key, value in entries.items() if not key.startswith("backbone.")}
-    rest = {key.removeprefix("attention_map."): value for key, value in others.items()}
-    return {**modern_densenet_keys(backbone), **stack_heads(rest, "fc_", "bn_")}
-
-
-def _backbone_key(key: str) -> str:
-    name = key.removeprefix("backbone.")
-    # its Inception has "norm" where torchvision and timm have "bn"
-    return name if name.startswith("features.") else name.replace(".norm.", ".bn.")
-
-
-def _in_backbone(key: str) -> bool:
-    """Whether an entry is of the backbone's own layers, and not of ImageNet's classifiers, which never run."""
-    return key.startswith("backbone.") and not key.startswith(("backbone.classifier.", "backbone.fc.", "backbone.Aux"))
-
-
-def _spare(key: str) -> bool:
-    return key.startswith(("head.norm.", "channel_attention.", "spatial_attention.", "pyramid_attention."))
+    return Layout(
+        having(r"fc_0\.weight$", r"bn_0\.weight$", r"backbone\."),
+        lambda state: stack_heads(renaming(_RULES)(state), "fc_", "bn_"),
+        spare=_SPARE.match,
+    )

@@ -1,4 +1,4 @@
-"""What a checkpoint layout is, and what several of them share."""
+"""The description of a checkpoint layout, and helpers that several layouts share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 StateDict = Mapping[str, Tensor]
 
-#: What :attr:`Layout.translate` calls the last linear layer, whatever its source calls it.
+#: Name that :attr:`Layout.translate` gives to the last linear layer, whatever its source calls it.
 LOGITS = "<logits>"
 
-# torchvision up to 0.2.0 put dots into the names inside a dense layer; a transition's norm and conv never had them
-_OLD_DENSE_LAYER = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.")
+#: Rule of :func:`renaming` for DenseNets. torchvision up to 0.2.0 put dots into the names inside a dense layer
+#: (``denselayer1.norm.1.weight``); a transition's norm and conv never had them.
+OLD_DENSENET = {r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.": r"\1\2."}
 
 _COMPILED = re.compile(r"(^|\.)_orig_mod\.")
 _ENGINES = re.compile(r"^(module\.)+")
@@ -24,43 +25,69 @@ _AROUND = ("model.", "net.", "network.")
 
 @dataclass(frozen=True)
 class Layout:
-    """How one source names the entries of its state dict.
+    """Names that one source gives to the entries of its state dict.
 
     Attributes
     ----------
     recognises : Callable
-        State dict -> whether it has this layout.
+        State dict -> True if it has this layout. The prefixes of engines and ``torch.compile`` are removed before.
     translate : Callable
         State dict -> one whose backbone has the names of timm or torchvision and whose last layer is :data:`LOGITS`, or
         which has the model's own names.
     spare : Callable
-        Translated name -> whether the source may keep this entry without using it; such an entry needs no place in the
-        model.
+        Translated name -> true if the source may save this entry without using it: the model needs no such entry.
     kept : Callable
-        Own state-dict name -> whether the source does not save it, so that the model keeps what it was built with.
-    names : Mapping
-        Attribute of the model (``"labels"``) -> label set whose order the source's rows have. A model with as many
-        other names, or in another order, is refused.
+        Name in the model -> true if the source does not save this entry: the model keeps its own value.
+    names : Mapping[str, str]
+        Attribute of the model (``"labels"``) -> label set in whose order the source has its rows. A model with the same
+        number of names in another order, or with other names, is refused.
+    priority : int
+        Layouts of higher priority are tried first, those of equal priority in alphabetical order.
     """
 
     recognises: Callable[[StateDict], bool]
     translate: Callable[[StateDict], dict[str, Tensor]]
-    spare: Callable[[str], bool] = lambda key: False
-    kept: Callable[[str], bool] = lambda key: False
+    spare: Callable[[str], object] = lambda key: False
+    kept: Callable[[str], object] = lambda key: False
     names: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
 
 
-def bare(state: StateDict) -> dict[str, Tensor]:
-    """`state` without the ``module.`` that torch's data parallel engines put before every key."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def having(*patterns: str) -> Callable[[StateDict], bool]:
+    """Return a function that is True for state dicts in which each regular expression matches the start of a key."""
+    return lambda state: all(any(map(re.compile(pattern).match, state)) for pattern in patterns)
+
+
+def renaming(
+    rules: Mapping[str, str], change: Callable[[str, Tensor], Tensor] = lambda key, value: value
+) -> Callable[[StateDict], dict[str, Tensor]]:
+    """Return a function that renames the entries of a state dict.
+
+    Parameters
+    ----------
+    rules : mapping of str to str
+        Regular expressions and their replacements, applied to each name one after the other.
+    change : callable
+        (new name, value) -> the value under the new name, in another shape for instance.
+    """
+
+    def rename(state: StateDict) -> dict[str, Tensor]:
+        result = {}
+        for key, value in state.items():
+            for pattern, replacement in rules.items():
+                key = re.sub(pattern, replacement, key)
+            result[key] = change(key, value)
+        return result
+
+    return rename
 
 
 def views(state: StateDict) -> Iterator[StateDict]:
-    """`state` without what engines and ``torch.compile`` put into the names, and what is inside of modules around it.
+    """Yield `state` without the prefixes of engines and ``torch.compile``, then the networks inside other modules.
 
-    Such modules, of Lightning and of plain scripts, may hold more than the network, such as the weights of a loss.
+    Modules of Lightning and of plain scripts hold the network as an attribute, and other weights, such as a loss's.
     """
-    # torch's AveragedModel counts what it averaged
+    # torch's AveragedModel counts the models that it averaged
     plain = {_ENGINES.sub("", _COMPILED.sub(r"\1", key)): value for key, value in state.items() if key != "n_averaged"}
     yield plain
     for start in _AROUND:
@@ -69,23 +96,17 @@ def views(state: StateDict) -> Iterator[StateDict]:
             yield from views(inside)
 
 
-def modern_densenet_keys(state: StateDict) -> dict[str, Tensor]:
-    """``denselayer1.norm.1.weight`` -> ``denselayer1.norm1.weight``, and so on; other keys stay."""
-    return {_OLD_DENSE_LAYER.sub(r"\1\2.", key): value for key, value in state.items()}
-
-
-def rename_head(state: StateDict, head: str) -> dict[str, Tensor]:
-    """`state` with the layer `head` renamed to :data:`LOGITS`."""
-    leaves = {f"{head}.{leaf}": f"{LOGITS}.{leaf}" for leaf in ("weight", "bias")}
-    return {leaves.get(key, key): value for key, value in state.items()}
+def matrix(value: Tensor) -> Tensor:
+    """Weight (K, C) of the linear layer that equals a 1x1 convolution; vectors, such as biases, stay."""
+    return value.flatten(1) if value.ndim > 1 else value
 
 
 def stack_heads(state: StateDict, head: str, norm: str | None = None) -> dict[str, Tensor]:
     """`state` with the one-label layers ``<head>0``, ``<head>1``, ... as one layer :data:`LOGITS`.
 
-    Their 1x1 convolutions become rows of one linear layer; their batch norms ``<norm>0``, ... become one norm, side by
-    side, under the name that :class:`thoraxlib.heads.classwise.ClasswiseHead` has for it. Layers of different shapes
-    are left out, so that the model lacks them.
+    Their 1x1 convolutions become rows of one linear layer. Their batch norms ``<norm>0``, ... are concatenated into the
+    norm of :class:`thoraxlib.heads.classwise.ClasswiseHead`. Layers of different shapes are left out, so that the model
+    lacks them.
     """
     count = sum(key.startswith(head) and key.endswith(".weight") for key in state)
     renamed = {(head, leaf): f"{LOGITS}.{leaf}" for leaf in ("weight", "bias")}
@@ -95,6 +116,6 @@ def stack_heads(state: StateDict, head: str, norm: str | None = None) -> dict[st
     for (layer, leaf), name in renamed.items():
         parts = [state[key] for k in range(count) if (key := f"{layer}{k}.{leaf}") in state]
         if parts and len(parts) == count and len({part.shape[1:] for part in parts}) == 1:
-            stacked[name] = torch.cat([part.flatten(1) if part.ndim > 1 else part for part in parts])
+            stacked[name] = torch.cat([matrix(part) for part in parts])
     layers = tuple(layer for layer in (head, norm) if layer is not None)
     return {**{key: value for key, value in state.items() if not key.startswith(layers)}, **stacked}

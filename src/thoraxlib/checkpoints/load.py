@@ -1,4 +1,4 @@
-"""Loading a published checkpoint into a model: all of it, or an error that says what does not fit."""
+"""Load a published checkpoint into a model: all of it, or raise an error that lists what does not fit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from thoraxlib.checkpoints.files import AVERAGED, read, state_dict_of
 from thoraxlib.checkpoints.layout import LOGITS, StateDict, views
 from thoraxlib.utils.modes import uncompiled
 
-# what the heads call the layer with one row for each label
+# names, in the heads, of the layer with one row for each label
 _LAST = ("head.fc", "head.conv", "head.linear.fc")
-# whose files may be of a backbone alone
-_OWN, _PLAIN = "thoraxlib", ("timm", "torchvision")
+# layouts whose files may be of a backbone alone
+_OWN, _PLAIN = "thoraxlib", "plain"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not fit the model: unmatched or misshapen entries, all listed."""
+    """Error of a checkpoint that does not fit the model; it lists all unmatched and misshapen entries."""
 
 
 def load_checkpoint(
@@ -37,24 +37,24 @@ def load_checkpoint(
 ) -> str:
     """Load weights that others published (or that a plain PyTorch script saved) into `model`.
 
-    Nothing is loaded unless everything fits: every entry of the checkpoint has its place in the model with the same
-    shape (entries that the source keeps without using them need none), and every parameter and buffer of the model gets
-    a value (missing ``num_batches_tracked`` counters, which files from before torch 0.4.1 lack, are set to 0). The
-    prefixes of ``torch.compile``, data parallel engines and Lightning are taken off the names.
+    Nothing is loaded unless everything fits: every entry of the checkpoint that its source uses belongs to an entry of
+    the model of the same shape, and every parameter and buffer of the model gets a value (missing
+    ``num_batches_tracked`` counters, which files from before torch 0.4.1 lack, are set to 0). The prefixes of
+    ``torch.compile``, data parallel engines and Lightning are removed from the names.
 
     Parameters
     ----------
     model : nn.Module
         Built by :func:`thoraxlib.build`, as it is or compiled by ``torch.compile``.
     checkpoint : path or mapping
-        A file (see :func:`thoraxlib.checkpoints.read`), or what such a file holds.
+        A file (see :func:`thoraxlib.checkpoints.read`), or the content of one.
     layout : str, optional
         One of :func:`thoraxlib.checkpoints.names`; default: recognised by its keys.
     backbone_only : bool
         Load the backbone alone and leave the head (and neck) as they are, e.g. from ImageNet weights, or from a file
         that has no head.
     key : str, optional
-        Where the weights are in the file, such as ``"state_dict_ema"``; see :func:`thoraxlib.checkpoints.read`.
+        Name of the weights in the file, such as ``"state_dict_ema"``; see :func:`thoraxlib.checkpoints.read`.
     allow_pickle : bool
         See :func:`thoraxlib.checkpoints.read`.
 
@@ -66,45 +66,45 @@ def load_checkpoint(
     Raises
     ------
     CheckpointError
-        Unmatched or misshapen entries, other names than the source's, or no known layout. The model is left untouched.
+        Unmatched or misshapen entries, other labels than the source's, or no known layout. The model stays unchanged.
     FileNotFoundError, ValueError
         The file cannot be read.
 
     Warns
     -----
     UserWarning
-        The file has a copy of the weights, averaged over the training, that is not taken.
+        The file also has a copy of the weights averaged over the training, which is not loaded.
     """
     model = uncompiled(model)
     if isinstance(checkpoint, Mapping):
         state = state_dict_of(checkpoint, key)
     else:
         state = read(checkpoint, key=key, allow_pickle=allow_pickle)
-    name, found, headless = _recognise(model, state, layout)
+    name, network, headless = _recognised(model, state, layout)
     if headless and not backbone_only:
         raise CheckpointError(
-            f"the checkpoint has the backbone's weights (layout {name!r}) and no head: backbone_only=True loads them, "
-            "leaves the model's head as it is. Nothing was loaded."
+            f"the checkpoint has the backbone's weights (layout {name!r}) and no head: backbone_only=True loads them "
+            "and leaves the model's head unchanged. Nothing was loaded."
         )
-    for copy in {entry.partition(".")[0] for entry in state if len(found) < len(state)} & {*AVERAGED}:
-        warnings.warn(f"weights averaged over the training are not loaded: key={copy!r} takes them", stacklevel=2)
+    for copy in {entry.partition(".")[0] for entry in state if len(network) < len(state)} & {*AVERAGED}:
+        warnings.warn(f"weights averaged over the training are not loaded: key={copy!r} loads them", stacklevel=2)
     source = registry.build(name)
     _check_names(name, model, source.names)
     convert = getattr(model, "checkpoint_filter", None)
-    translated = source.translate(found if convert is None else convert(found))
-    places = _places(model, translated)
+    translated = source.translate(network if convert is None else convert(network))
+    sources = _sources(model, translated)
     own = model.state_dict()
     if backbone_only:
         own = {key: value for key, value in own.items() if _of_backbone(key)}
-        places = {key: theirs for key, theirs in places.items() if key in own}
-        translated = {theirs: translated[theirs] for theirs in places.values()}
-    new = {key: translated[theirs] for key, theirs in places.items()}
+        sources = {key: theirs for key, theirs in sources.items() if key in own}
+        translated = {theirs: translated[theirs] for theirs in sources.values()}
+    new = {key: translated[theirs] for key, theirs in sources.items()}
     for key, value in own.items():
         if key not in new and key.endswith("num_batches_tracked"):
             new[key] = torch.zeros_like(value)
         elif key not in new and source.kept(key):
             new[key] = value
-    unused = sorted(key for key in set(translated) - set(places.values()) if not source.spare(key))
+    unused = sorted(key for key in set(translated) - set(sources.values()) if not source.spare(key))
     _check(name, model, own, new, unused)
     model.load_state_dict(new, strict=not backbone_only)
     return name
@@ -114,54 +114,53 @@ def _of_backbone(key: str) -> bool:
     return "backbone" in key.split(".")
 
 
-def _recognise(model: nn.Module, state: StateDict, layout: str | None) -> tuple[str, StateDict, bool]:
-    """Name of the layout, the part of `state` that has it, and whether that is a backbone alone."""
+def _recognised(model: nn.Module, state: StateDict, layout: str | None) -> tuple[str, StateDict, bool]:
+    """Name of the layout, the network's part of `state`, and True if that is a backbone alone."""
     layouts = dict(registry.working()) if layout is None else {layout: registry.build(layout)}
-    parts = list(views(state))
-    for part in parts:
-        for name, source in layouts.items():
-            if source.recognises(part):
-                return name, part, False
+    networks = list(views(state))
+    for network in networks:
+        for name in sorted(layouts, key=lambda name: -layouts[name].priority):
+            if layouts[name].recognises(network):
+                return name, network, False
     counters = "num_batches_tracked"
     wanted = {key for key in model.state_dict() if _of_backbone(key) and not key.endswith(counters)}
-    for part in parts:
-        for begun in (part, {f"backbone.{key}": value for key, value in part.items()}):
-            if _OWN in layouts and wanted and wanted <= begun.keys():
-                return _OWN, begun, True
-        for name in (name for name in _PLAIN if name in layouts):
-            if wanted and wanted <= _places(model, layouts[name].translate(part)).keys():
-                return name, part, True
+    for network in networks if wanted else ():
+        for entries in (network, {f"backbone.{key}": value for key, value in network.items()}):
+            if _OWN in layouts and wanted <= entries.keys():
+                return _OWN, entries, True
+        if _PLAIN in layouts and wanted <= _sources(model, layouts[_PLAIN].translate(network)).keys():
+            return _PLAIN, network, True
     if layout is not None:
-        return layout, parts[0], False
+        return layout, networks[0], False
     raise CheckpointError(
         f"the checkpoint's layout is not recognised; it has {len(state)} entries such as {_some(state)}. "
         f"Known layouts: {', '.join(registry.names())}; name one with layout=..."
     )
 
 
-def _places(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str]:
-    """Own state-dict key -> key of the translated checkpoint."""
+def _sources(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, str]:
+    """Map the model's state-dict keys to keys of the translated checkpoint."""
     own = model.state_dict()
-    places = {key: key for key in own if key in translated}
-    for part in ("", "backbone", "head"):
-        module: Any = getattr(model, part, None) if part else model
+    sources = {key: key for key in own if key in translated}
+    for component in ("", "backbone", "head"):
+        module: Any = getattr(model, component, None) if component else model
+        start = f"{component}." if component else ""
         if hasattr(module, "checkpoint_keys"):
-            start = f"{part}." if part else ""
-            places |= {start + key: theirs for key, theirs in module.checkpoint_keys(translated).items()}
+            sources |= {start + key: theirs for key, theirs in module.checkpoint_keys(translated).items()}
     last = next((name for name in _LAST if f"{name}.weight" in own), None)
     for leaf in ("weight", "bias"):
         if last is not None and f"{LOGITS}.{leaf}" in translated:
-            places[f"{last}.{leaf}"] = f"{LOGITS}.{leaf}"
+            sources[f"{last}.{leaf}"] = f"{LOGITS}.{leaf}"
     for name, branch in model.named_children():
         if hasattr(branch, "backbone"):  # a classifier itself
             start = f"{name}."
             inside = {key.removeprefix(start): value for key, value in translated.items() if key.startswith(start)}
-            places |= {start + own: start + theirs for own, theirs in _places(branch, inside).items()}
-    return places
+            sources |= {start + own: start + theirs for own, theirs in _sources(branch, inside).items()}
+    return sources
 
 
 def _check_names(name: str, model: nn.Module, names: Mapping[str, str]) -> None:
-    """Raise where the model's names are as many as the source's, but not those in their order: no shape would tell."""
+    """Raise if model and source have the same number of names, but not the same names in the same order."""
     for attribute, label_set in names.items():
         theirs, ours = label_sets.build(label_set), tuple(getattr(model, attribute, ()))
         if len(ours) == len(theirs) and label_sets.align(theirs, ours) != list(range(len(theirs))):

@@ -1,33 +1,34 @@
-"""Plain torchvision and timm models, such as ImageNet weights or a fine-tuned copy of them."""
+"""State dicts of this library's own models, and of plain torchvision and timm models."""
 
 from __future__ import annotations
+
+import re
 
 from torch import Tensor
 
 from thoraxlib.checkpoints import register
-from thoraxlib.checkpoints.layout import Layout, StateDict, bare, modern_densenet_keys, rename_head
+from thoraxlib.checkpoints.layout import LOGITS, OLD_DENSENET, Layout, StateDict, having, renaming
+
+_HEADS = ("fc", "classifier", "head.fc", "head", "last_linear", "classifier.6", "classifier.1")
 
 
-@register("timm")
-def timm() -> Layout:
-    """Models of timm: the backbone's own names; head ``fc``, ``classifier``, ``head.fc``, ``head``, ``last_linear``."""
-    return _plain("fc", "classifier", "head.fc", "head", "last_linear")
+@register("thoraxlib")
+def thoraxlib() -> Layout:
+    """State dicts of this library's models; also of a Lightning run, whose names begin with ``model.``."""
+    return Layout(having(r"(\w+_branch\.)?backbone\.", r"head\."), translate=dict)
 
 
-@register("torchvision")
-def torchvision() -> Layout:
-    """Models of torchvision: the backbone's own names; head ``fc``, ``classifier`` or its last element."""
-    return _plain("fc", "classifier", "classifier.6", "classifier.1")
+@register("plain")
+def plain() -> Layout:
+    """Models of torchvision and timm: the backbone's own names, last layer ``fc``, ``classifier``, ``head`` and others.
+
+    ImageNet weights, or a fine-tuned copy of them.
+    """
+    heads = "|".join(map(re.escape, _HEADS))
+    return Layout(having(rf"({heads})\.weight$"), _translate, priority=-1)
 
 
-def _plain(*heads: str) -> Layout:
-    def find(state: StateDict) -> str | None:
-        keys = bare(state)
-        return next((head for head in heads if f"{head}.weight" in keys), None)
-
-    def translate(state: StateDict) -> dict[str, Tensor]:
-        entries = modern_densenet_keys(bare(state))
-        head = find(entries)
-        return rename_head(entries, head) if head is not None else entries
-
-    return Layout(recognises=lambda state: find(state) is not None, translate=translate)
+def _translate(state: StateDict) -> dict[str, Tensor]:
+    head = next((re.escape(head) for head in _HEADS if f"{head}.weight" in state), None)
+    rules = {} if head is None else {rf"^{head}\.(weight|bias)$": rf"{LOGITS}.\1"}
+    return renaming({**OLD_DENSENET, **rules})(state)

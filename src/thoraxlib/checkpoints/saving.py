@@ -1,4 +1,4 @@
-"""Save models and parts: weights as safetensors, everything else as JSON, to a folder or to the Hub."""
+"""Save models and components to a folder or to the Hub: weights as safetensors, the config as JSON."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import nn
 
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import as_json, without_pretrained
-from thoraxlib.utils.files import alone, discard_scratch, parse_json, read_json, replacing, write_json
+from thoraxlib.utils.files import discard_scratch, locked, parse_json, read_json, replacing, write_json
 from thoraxlib.utils.modes import uncompiled
 
 #: The two files of a saved model.
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-#: Advice for a ready part that no registry knows.
+#: Advice for a ready component that no registry knows.
 BY_NAME = (
-    "Register the part in its room (for instance @thoraxlib.backbones.register(...)) and pass it by name, so that the "
-    "saved model can be built again"
+    "Register the component (for instance @thoraxlib.backbones.register(...)) and pass it by name, so that the saved "
+    "model can be built again"
 )
 _CARD = "README.md"
 _CARRIED = "thoraxlib"  # the key of the config in the weights' metadata
@@ -32,7 +32,7 @@ _MODEL_CARD = """---
 {{ card_data }}
 ---
 
-A chest X-ray model of the Python library thoraxlib. `config.json` says which one, with what labels and input:
+A chest X-ray model of the Python library thoraxlib. `config.json` describes the network, its labels and its input:
 
 ```python
 import thoraxlib
@@ -53,42 +53,47 @@ class Persistent(
     tags=["chest-x-ray", "thoraxlib"],
     model_card_template=_MODEL_CARD,
 ):
-    """``save_pretrained`` and ``push_to_hub`` for models and parts that a registry built.
+    """Base class with ``save_pretrained`` and ``push_to_hub``, for models and components that a registry built.
 
-    The Hub mixin does the transport; this class says what is in the folder: ``config.json`` (how to build the model,
-    its labels and input spec) and ``model.safetensors``. :func:`thoraxlib.load_pretrained` loads it.
+    The Hub mixin does the transport; this class defines the files: ``config.json`` (how to build the model, its labels
+    and input spec) and ``model.safetensors``. :func:`thoraxlib.load_pretrained` loads them.
 
     Attributes
     ----------
-    room : str
-        Registry of the parts.
+    subpackage : str
+        Subpackage of thoraxlib whose registry builds the component.
     input_spec : InputSpec
         Description of the input.
     """
 
-    room: ClassVar[str]
+    subpackage: ClassVar[str]
     input_spec: InputSpec
 
     def described(self) -> dict[str, Any]:
-        """Describe how to build it again, as plain JSON.
+        """Return the config that builds it again, as plain JSON.
 
         Raises
         ------
         TypeError
-            Nothing records that, or a ready part that no registry knows is in it.
+            No registry built it, or it has a ready component that no registry knows.
         """
-        part = getattr(self, "registry_spec", None)
-        if part is None:
+        spec = getattr(self, "registry_spec", None)
+        if spec is None:
             raise TypeError(
                 f"this {type(self).__name__} was not built by a registry, so nothing records how to build it again; "
                 "register a factory for it and build it by name"
             )
         try:
-            options = as_json(part)
+            options = as_json(spec)
         except TypeError as error:
-            raise TypeError(f"cannot save {part['name']!r}, which has {error}: {BY_NAME}") from error
+            raise TypeError(f"cannot save {spec['name']!r}, which has {error}: {BY_NAME}") from error
         name = options.pop("name")
-        return {"room": self.room, "name": name, "options": options, "input_spec": self.input_spec.to_json()}
+        return {
+            "subpackage": self.subpackage,
+            "name": name,
+            "options": options,
+            "input_spec": self.input_spec.to_json(),
+        }
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **hub: Any) -> str | None:  # type: ignore[override]
         """See the mixin, whose arguments `hub` are, and :func:`save_pretrained`, with its errors."""
@@ -96,7 +101,7 @@ class Persistent(
         return super().save_pretrained(save_directory, **hub)  # type: ignore[arg-type]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the weights, which carry the config: from their rename on, the folder is of this model."""
+        """Write the weights, which carry the config: from their rename on, the folder holds this model."""
         from safetensors.torch import save_model
 
         from thoraxlib import __version__
@@ -108,12 +113,12 @@ class Persistent(
 
     @classmethod
     def from_pretrained(cls, *_: Any, **__: Any) -> Any:
-        """Refuse: the mixin's own hands what a config says to the download.
+        """Refuse: the mixin's own method would pass options of a config to the download.
 
         Raises
         ------
         NotImplementedError
-            Always; :func:`thoraxlib.load_pretrained` loads models and parts.
+            Always; :func:`thoraxlib.load_pretrained` loads models and components.
         """
         raise NotImplementedError(f"load with thoraxlib.load_pretrained(folder, {cls.__name__})")
 
@@ -122,20 +127,20 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Write `model` to `folder` as ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
     The weights carry the config, and one rename puts both in place, so that an interrupted save leaves the old model or
-    the new one; ``config.json`` is a copy for people and the Hub. One process writes to a folder at a time, and what an
-    earlier one that was killed left unfinished is removed.
+    the new one; ``config.json`` is a copy for people and the Hub. One process writes to a folder at a time, and removes
+    unfinished files of an earlier one that was killed.
 
     Parameters
     ----------
     model : nn.Module
         Built by :func:`thoraxlib.build`, as it is or compiled by ``torch.compile``.
     folder : path
-        Made if needed; a model saved there before is replaced. A ``README.md`` that is there stays as it is.
+        Created if needed; a model saved there before is replaced. An existing ``README.md`` is kept.
 
     Raises
     ------
     TypeError
-        The model was not built by the registry, holds a ready part that no registry knows, or is no
+        The model was not built by a registry, has a ready component that no registry knows, or is no
         :class:`Persistent` (a plug-in's own class must be).
     FileExistsError
         The folder has a ``config.json`` or ``model.safetensors`` that this library did not write.
@@ -144,7 +149,7 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     model.described()
     folder = Path(folder)
     _check_own(folder)
-    with alone(folder, wait=True):
+    with locked(folder, wait=True):
         for name in (WEIGHTS, CONFIG, _CARD):
             discard_scratch(folder, Path(name).stem)
         if not os.path.lexists(folder / _CARD):
@@ -154,7 +159,7 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 
 
 def can_be_saved(model: nn.Module) -> bool:
-    """Whether :func:`save_pretrained` can write `model`: it is known how to build it again."""
+    """Return True if :func:`save_pretrained` can write `model`: a record says how to build it again."""
     try:
         _persistent(model).described()
     except TypeError:
@@ -163,7 +168,7 @@ def can_be_saved(model: nn.Module) -> bool:
 
 
 def _persistent(model: nn.Module) -> Persistent:
-    """`model`, or what ``torch.compile`` wrapped, if it can describe itself."""
+    """Return `model`, or the module that ``torch.compile`` wrapped, if it can describe itself."""
     model = uncompiled(model)
     if not isinstance(model, Persistent):
         raise TypeError(
@@ -174,7 +179,7 @@ def _persistent(model: nn.Module) -> Persistent:
 
 
 def _check_own(folder: Path) -> None:
-    """Raise FileExistsError where saving to `folder` would replace what this library did not write."""
+    """Raise FileExistsError if saving to `folder` would replace files that this library did not write."""
     written = {}
     for name in (CONFIG, WEIGHTS):
         path = folder / name
@@ -193,7 +198,7 @@ def _check_own(folder: Path) -> None:
 
 
 def read_header(path: Path) -> tuple[dict[str, list[int]], Any]:
-    """Read the names and shapes of the weights in a file, and the config that it carries, if it does.
+    """Read the names and shapes of the weights in a file, and the config that it carries, or None.
 
     Raises
     ------
@@ -210,7 +215,7 @@ def read_header(path: Path) -> tuple[dict[str, list[int]], Any]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Of all weights and buffers."""
+    """Hash of all weights and buffers."""
     whole = hashlib.sha256()
     for value in model.state_dict().values():
         whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -218,9 +223,9 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Of what a model is: its weights and how it is built, the same for its saved and loaded copy on any device.
+    """Hash of a model's config and weights, the same for its saved and loaded copy on any device.
 
-    Of how a model is built that cannot be saved, only its class is known.
+    For models that cannot be saved, a hash of class name and weights.
     """
     try:
         config = _persistent(model).described()

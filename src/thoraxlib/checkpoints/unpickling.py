@@ -12,9 +12,9 @@ import torch
 
 
 class _Inert:
-    """A stand-in for an object beside the weights, of which nothing is kept.
+    """Stand-in for an object beside the weights; it keeps nothing of it.
 
-    NumPy's own would trust the file: a data type of its state may hold pointers.
+    NumPy's own objects would trust the file: a data type in their state may hold pointers.
     """
 
     def __new__(cls, *_: Any) -> _Inert:
@@ -22,10 +22,6 @@ class _Inert:
 
     def __setstate__(self, state: Any) -> None:
         pass
-
-
-def _new_dict(*_: Any) -> dict[Any, Any]:
-    return {}
 
 
 _CORES = ("numpy.core", "numpy._core")  # of NumPy 1, and of NumPy 2
@@ -37,31 +33,27 @@ _NAMES = (
     *("datetime.date", "datetime.datetime", "datetime.timedelta"),
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str")),
 )
+_LIGHTNING = (
+    *("lightning.fabric.utilities.data", "lightning_fabric.utilities.data"),
+    *("lightning.pytorch.utilities.parsing", "pytorch_lightning.utilities.parsing"),
+)
 _STAND_INS: Mapping[str, Any] = {
     **dict.fromkeys(_NAMES, _Inert),
-    "collections.defaultdict": _new_dict,
+    "collections.defaultdict": lambda *_: {},
     # filled item by item, as a dict
-    **dict.fromkeys(
-        (
-            f"{module}.AttributeDict"
-            for module in ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data")
-        ),
-        dict,
-    ),
-    "pytorch_lightning.utilities.parsing.AttributeDict": dict,
-    "lightning.pytorch.utilities.parsing.AttributeDict": dict,
+    **{f"{module}.AttributeDict": dict for module in _LIGHTNING},
 }
 
 
 def unpickled(file: BinaryIO) -> Any:
-    """What a file of ``torch.save`` holds, on the CPU; NumPy's values, namespaces and paths are inert stand-ins.
+    """Read a file of ``torch.save``, on the CPU; inert stand-ins replace NumPy's values, namespaces and paths.
 
-    torch's list of what its users allow is left as it is, and honoured.
+    torch's list of the globals that its users allow is honoured, and not changed.
 
     Raises
     ------
     pickle.UnpicklingError
-        The file holds something else, or is damaged.
+        The file holds other objects, or is damaged.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -72,7 +64,7 @@ def unpickled(file: BinaryIO) -> Any:
 
 @cache
 def _unpickler() -> Any:
-    """A second copy of torch's restricted unpickler, whose list of allowed names is not that of the whole process."""
+    """Copy of torch's restricted unpickler with its own list of allowed names, apart from that of the process."""
     shared: Any = torch._weights_only_unpickler  # type: ignore[attr-defined]
     spec = find_spec(shared.__name__)
     assert spec is not None

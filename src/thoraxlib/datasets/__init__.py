@@ -1,21 +1,26 @@
-"""Data sets of dicts of tensors, with labels (NaN = unknown), boxes, regions and masks where they exist.
+"""Data sets of samples with labels (NaN = unknown) and, if they exist, boxes, regions and masks.
 
 Every data set has ``labels``, ``targets``, ``patient_ids`` and ``ids`` (see :class:`ChestDataset`), so that class
 weights, splits and statistics need no image to be decoded.
 """
 
-from thoraxlib.datasets.anaxnet_features import read_anaxnet_features
 from thoraxlib.datasets.base import ChestDataset
 from thoraxlib.datasets.coco import save_coco, to_coco, to_detectron2
-from thoraxlib.datasets.collate import collate
 from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.organs import WithOrganMasks
-from thoraxlib.datasets.prevalence import Prevalence, prevalence
-from thoraxlib.datasets.region_statistics import RegionStatistics, region_statistics
-from thoraxlib.datasets.regions import RegionTable, read_regions
-from thoraxlib.datasets.split_files import load_split, save_split
-from thoraxlib.datasets.splits import Subset, oversample, split_by_patient, split_patients
-from thoraxlib.datasets.stratify import stratified_split, stratify_patients
+from thoraxlib.datasets.regions import RegionTable, read_anaxnet_features, read_regions
+from thoraxlib.datasets.samples import collate
+from thoraxlib.datasets.splits import (
+    Subset,
+    load_split,
+    oversample,
+    save_split,
+    split_by_patient,
+    split_patients,
+    stratified_split,
+    stratify_patients,
+)
+from thoraxlib.datasets.statistics import Prevalence, RegionStatistics, prevalence, region_statistics
 from thoraxlib.registry import Registry
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Several data sets as one, on common labels."""
+"""Concatenate data sets with different labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.base import ChestDataset, bounding_boxes
 
 if TYPE_CHECKING:
     from thoraxlib.datasets.padchest import TermTree
@@ -22,35 +22,34 @@ _OF_REGIONS = ("regions", "present", "region_labels")
 
 
 class Concat(Dataset[dict[str, Any]]):
-    """Several data sets one after the other, itself a data set, with one order of labels.
+    """Concatenate data sets, with common labels in one order.
 
-    Labels are found by name in any data set's spelling ("Effusion" is "pleural effusion"); what a data set does not
-    know is NaN for its images.
+    Labels match in any data set's spelling ("Effusion" is "pleural effusion"). The targets of a label that a part does
+    not know are NaN for its images.
 
     Parameters
     ----------
     parts : mapping of str to ChestDataset, or sequence of ChestDataset
         With names, ids and patients become ``name/id``. Without, they stay as they are, and no two parts may share one.
     labels : str or sequence of str, optional
-        The common labels. By default all labels of the parts, in the order in which they come.
+        The common labels. By default all labels of the parts, in the order of the parts.
     tree : TermTree, optional
-        Which finding is a kind of which: an image with a finding has everything that it is a kind of, where it was
-        negative or unknown. With ``padchest.TermTree.shipped()`` an image of NIH with Consolidation has infiltrates.
+        Tree of findings: an image with a finding also gets its ancestors as positive labels. With
+        ``padchest.TermTree.shipped()``, an image of NIH with Consolidation has infiltrates.
 
     Attributes
     ----------
     labels, targets, patient_ids, ids
         See :class:`ChestDataset`.
     boxed : Tensor
-        bool (N,), where a part has it; False for the images of those that have not. All samples then have boxes, those
-        of labels that are left.
+        bool (N,), if a part has it; False for the images of the others. Samples then have boxes of the common labels.
     region_names : tuple of str
-        Where all parts have the same: samples then have regions, and their findings in the common order.
+        If all parts have the same: samples then have regions, with their findings in the common order.
 
     Raises
     ------
     ValueError
-        No part, a part that knows none of the labels, or an id or patient of several parts without names.
+        There is no part, a part has none of the labels, or parts without names share an id or patient.
 
     Examples
     --------
@@ -76,9 +75,15 @@ class Concat(Dataset[dict[str, Any]]):
         self.parts: list[ChestDataset] = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
         if not self.parts:
             raise ValueError("parts holds no data set")
-        self.labels: tuple[str, ...] = _all_labels(self.parts) if labels is None else label_sets.resolve(labels)
+        if labels is None:
+            spelling: dict[str, str] = {}
+            for label in (label for part in self.parts for label in part.labels):
+                spelling.setdefault(label_sets.canonical(label), label)
+            labels = tuple(spelling.values())
+        self.labels: tuple[str, ...] = label_sets.resolve(labels)
         self._columns = [_Columns.of(part.labels, self.labels, tree) for part in self.parts]
-        for name, part, columns in zip(names, self.parts, self._columns, strict=True):
+        pairs = list(zip(names, self.parts, strict=True))
+        for (name, part), columns in zip(pairs, self._columns, strict=True):
             if all(column is None for column in columns.own) and not any(columns.kinds):
                 raise ValueError(
                     f"part {name!r} has none of the labels {list(self.labels)}; it has {list(part.labels)}"
@@ -90,10 +95,9 @@ class Concat(Dataset[dict[str, Any]]):
         if not named:
             _check_apart([part.ids for part in self.parts], "id")
             _check_apart([part.patient_ids for part in self.parts], "patient")
-        before = [f"{name}/" if named else "" for name in names]
-        pairs = list(zip(before, self.parts, strict=True))
-        self.ids: list[str] = [start + name for start, part in pairs for name in part.ids]
-        self.patient_ids: list[str] = [start + name for start, part in pairs for name in part.patient_ids]
+        start = "{}/{}" if named else "{1}"
+        self.ids: list[str] = [start.format(name, own) for name, part in pairs for own in part.ids]
+        self.patient_ids: list[str] = [start.format(name, own) for name, part in pairs for own in part.patient_ids]
         if any(hasattr(part, "boxed") for part in self.parts):
             none = torch.zeros(1, dtype=torch.bool)
             self.boxed: Tensor = torch.cat([getattr(part, "boxed", none.expand(len(part))) for part in self.parts])
@@ -118,26 +122,16 @@ class Concat(Dataset[dict[str, Any]]):
         return sample
 
     def _boxes(self, sample: dict[str, Any], columns: list[int | None]) -> tuple[Tensor, Tensor]:
-        """The sample's boxes of labels that are left, by their new numbers."""
+        """Return the boxes of the common labels, and the positions of these labels."""
         if "boxes" not in sample:
-            size = tuple(sample["image"].shape[-2:])
-            empty = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=size)  # type: ignore[call-overload]
-            return empty, torch.zeros(0, dtype=torch.long)
+            return bounding_boxes(torch.zeros(0, 4), sample["image"].shape[-2:]), torch.zeros(0, dtype=torch.long)
         new = {old: number for number, old in enumerate(columns) if old is not None}
         moved = torch.tensor([new.get(old, -1) for old in sample["box_labels"].tolist()], dtype=torch.long)
         return tv_tensors.wrap(sample["boxes"][moved >= 0], like=sample["boxes"]), moved[moved >= 0]
 
 
-def _all_labels(parts: Sequence[ChestDataset]) -> tuple[str, ...]:
-    first: dict[str, str] = {}
-    for part in parts:
-        for label in part.labels:
-            first.setdefault(label_sets.canonical(label), label)
-    return tuple(first.values())
-
-
 class _Columns(NamedTuple):
-    """Where the common labels are among those of a part: their own column, and those of findings of their kind."""
+    """For each common label, its column in a part, and the columns of its descendants in the tree."""
 
     own: list[int | None]
     kinds: list[list[int]]
@@ -149,13 +143,13 @@ class _Columns(NamedTuple):
             return cls(own, [[] for _ in labels])
         terms = {label_sets.canonical(term): term for term in tree.terms}
         above = [tree.with_ancestors([terms.get(label_sets.canonical(label), label)]) for label in source]
-        named = [{label_sets.canonical(term) for term in found} for found in above]
+        named = [{label_sets.canonical(term) for term in terms_of} for terms_of in above]
         wanted = [label_sets.canonical(label) for label in labels]
         pairs = zip(wanted, own, strict=True)
-        return cls(own, [[c for c, found in enumerate(named) if name in found and c != k] for name, k in pairs])
+        return cls(own, [[c for c, names in enumerate(named) if name in names and c != k] for name, k in pairs])
 
     def arrange(self, targets: Tensor) -> Tensor:
-        """(N, K) in the common order, NaN where nothing is known."""
+        """Bring targets to the common order (N, K); NaN for labels that the part does not know."""
         unknown = targets.new_full((len(targets), 1), torch.nan)
         arranged = torch.cat([targets, unknown], dim=1)[:, [-1 if column is None else column for column in self.own]]
         for column, kinds in enumerate(self.kinds):

@@ -1,8 +1,9 @@
-"""The library's own entries of the room; imported on the first use of one of its verbs."""
+"""Register the library's data sets; imported when the registry is first used."""
 
 from thoraxlib.datasets import register
 from thoraxlib.datasets.chest_imagenome import ChestImaGenome
 from thoraxlib.datasets.chexpert import CheXpert
+from thoraxlib.datasets.coco import RegionCoco
 from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.image_mask import ImageMask
 from thoraxlib.datasets.medmnist import ChestMNIST, PneumoniaMNIST
@@ -10,7 +11,6 @@ from thoraxlib.datasets.mimic_cxr import MIMICCXR
 from thoraxlib.datasets.nih14 import NIH14
 from thoraxlib.datasets.openi import OpenI
 from thoraxlib.datasets.padchest import PadChest
-from thoraxlib.datasets.region_coco import RegionCoco
 from thoraxlib.datasets.synthetic import SyntheticDataset
 
 register("chest_imagenome")(ChestImaGenome)

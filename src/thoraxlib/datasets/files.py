@@ -1,32 +1,32 @@
-"""The image files below a folder: found once, looked up by name."""
+"""Find the image files below a folder, by name."""
 
 from __future__ import annotations
 
-import glob
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from thoraxlib.images.copies import COPY, CopiedImage, ImageFile, TrainingCopy
 from thoraxlib.images.pictures import size_of
 from thoraxlib.images.reading import SUFFIXES, read
-from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.arguments import few, one_of
 from thoraxlib.utils.files import below, open_regular
 
 T = TypeVar("T")
+StrPath: TypeAlias = str | os.PathLike[str]
 
-_ENDS = {b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}  # by the signature, not the name
+_ENDS = {b"\x89PNG\r\n\x1a\n": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}  # end mark by signature
 
 
-def check_root(root: str | os.PathLike[str], argument: str = "root") -> Path:
-    """`root` as a path; `argument` is its name in messages.
+def check_root(root: StrPath, argument: str = "root") -> Path:
+    """Return `root` as a path if it is a folder; `argument` is its name in messages.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        There is no such folder.
+        `root` is not a folder.
     """
     path = Path(root)
     if not path.exists():
@@ -37,12 +37,12 @@ def check_root(root: str | os.PathLike[str], argument: str = "root") -> Path:
 
 
 def find_file(root: Path, *patterns: str) -> Path:
-    """The last match, in alphabetical order, of the first pattern that has one.
+    """Find the last file, in alphabetical order, that matches the first pattern with a match.
 
     Raises
     ------
     FileNotFoundError
-        None has.
+        No pattern matches.
     """
     for pattern in patterns:
         matches = sorted(root.glob(pattern))
@@ -52,7 +52,7 @@ def find_file(root: Path, *patterns: str) -> Path:
 
 
 def opened(root: Path) -> Path | TrainingCopy:
-    """Open the training copy that `root` is; another folder is given back as it is.
+    """Open `root` if it is a training copy; return any other folder unchanged.
 
     Raises
     ------
@@ -63,82 +63,72 @@ def opened(root: Path) -> Path | TrainingCopy:
 
 
 def index_images(root: Path, pattern: str | None = "images*") -> dict[str, ImageFile]:
-    """Map the name of every image file in the folders of `root` that match `pattern`, at any depth, to the file.
+    """Map the bare name of every image, in the folders of `root` that match `pattern`, at any depth, to its file.
 
-    Without a pattern all of `root` is looked into. Names in tables are only ever looked up here, so that none can point
-    out of `root`. A training copy (:func:`thoraxlib.archives.prepare`) at `root` itself, or in such a folder, counts as
-    the files that it was made of.
+    Without a pattern, all of `root` is searched. Names in tables are only looked up here, so that none can lead out of
+    `root`. A training copy (:func:`thoraxlib.archives.prepare`) at `root`, or in one of the folders, stands for the
+    files that it was made from. Of several files with one name, the first counts.
 
     Raises
     ------
     FileNotFoundError
         There is no image.
     """
-    found: dict[str, ImageFile] = {}
-    folder = opened(root)
-    tops = (
-        [""]
-        if pattern is None or isinstance(folder, TrainingCopy)
-        else [top.name for top in sorted(root.glob(pattern))]
-    )
+    folder, tops = opened(root), [""]
+    if pattern is not None and isinstance(folder, Path):
+        tops = [top.name for top in sorted(root.glob(pattern))]
+    images: dict[str, ImageFile] = {}
     for name, image in _images_in(folder, tops):
-        found.setdefault(name.rpartition("/")[2], image)
-    if not found:
-        place = root if pattern is None else f"the folders {pattern} of {root}"
-        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {place}")
-    return found
+        images.setdefault(name.rpartition("/")[2], image)
+    if not images:
+        where = root if pattern is None else f"the folders {pattern} of {root}"
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {where}")
+    return images
 
 
 def index_tree(root: Path | TrainingCopy, tops: Iterable[str]) -> dict[str, ImageFile]:
-    """Map the path below `root`, with slashes, of every image file in its folders `tops`, at any depth, to the file.
+    """Map the relative POSIX path of every image in the subfolders `tops` of `root`, at any depth, to its file.
 
-    For releases with files of the same name in different folders; as in :func:`index_images`, no name in a table can
-    point out of `root`, and training copies count.
+    This is for releases with files of one name in several folders. Training copies count as in :func:`index_images`.
 
     Raises
     ------
     FileNotFoundError
         There is no image.
     ValueError
-        A folder that is not below `root`.
+        A folder is not below `root`.
     """
     folder, path = (opened(root), root) if isinstance(root, Path) else (root, root.folder)
     tops = sorted(below(top, path) for top in tops)
-    found = dict(_images_in(folder, tops))
-    if not found:
-        first = ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "")
-        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {first} of {path}")
-    return found
+    images = dict(_images_in(folder, tops))
+    if not images:
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in the folders {few(tops, 5)} of {path}")
+    return images
 
 
 def top_folders(root: Path | TrainingCopy) -> list[str]:
-    """Name the folders in `root` itself, in alphabetical order; those of the files that a training copy was made of."""
+    """List the folders directly in `root`, or in the folder that a training copy was made from, in sorted order."""
     if isinstance(root, Path):
         return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     return sorted({name.partition("/")[0] for name in root.names if "/" in name})
 
 
 def index_named(root: Path, names: Iterable[str]) -> dict[str, ImageFile]:
-    """Map names to image files below `root` that a table may mean: paths below it, or bare names at any depth.
+    """Map the names of a table to image files: paths below `root`, or bare names at any depth.
 
     Raises
     ------
     FileNotFoundError
         There is no image.
     ValueError
-        A name that points out of `root`.
+        A name leads out of `root`.
     """
-    tops: set[str] = set()
-    for name in names:
-        tops.add(plain(name, root).rpartition("/")[0])
-    if tops <= {""}:
-        root = root.absolute()  # "." has no name
-        return index_images(root.parent, glob.escape(root.name))
-    return index_tree(root, tops)
+    tops = {plain(name, root).rpartition("/")[0] for name in names}
+    return index_images(root, None) if tops <= {""} else index_tree(root, tops)
 
 
 def plain(name: str, source: object) -> str:
-    r"""Give a path of a table one spelling: with slashes, without ``.`` and empty parts.
+    r"""Return a path of a table with slashes, and without ``.`` and empty parts.
 
     Raises
     ------
@@ -154,7 +144,7 @@ def plain(name: str, source: object) -> str:
 
 
 def _images_in(root: Path | TrainingCopy, tops: Iterable[str]) -> Iterator[tuple[str, ImageFile]]:
-    """Find the images in the folders `tops` of `root`: their paths below it, with slashes, and where they are."""
+    """Yield the relative POSIX path and the file of each image in the subfolders `tops` of `root`."""
     paths = [PurePosixPath(top) for top in tops]
     if isinstance(root, TrainingCopy):
         wanted = set(paths)
@@ -171,21 +161,21 @@ def _images_in(root: Path | TrainingCopy, tops: Iterable[str]) -> Iterator[tuple
                 yield str(parent / name), image
     for top in paths:
         for folder, folders, files in os.walk(root / top):
-            here = PurePosixPath(Path(folder).relative_to(root).as_posix())
+            prefix = PurePosixPath(Path(folder).relative_to(root).as_posix())
             if COPY in files:
                 folders.clear()
                 for name, image in _images_in(TrainingCopy(folder), [""]):
-                    yield str(here / name), image
+                    yield str(prefix / name), image
             else:
                 for name in files:
                     if name.lower().endswith(SUFFIXES):
-                        yield str(here / name), Path(folder, name)
+                        yield str(prefix / name), Path(folder, name)
 
 
 def existing(
     names: Sequence[str], files: dict[str, ImageFile], missing: str, where: Path, **chosen: object
 ) -> list[int]:
-    """Positions of the names that have a file.
+    """Return the positions of the names that have an image file.
 
     Parameters
     ----------
@@ -194,46 +184,45 @@ def existing(
     files : dict of str to ImageFile
         From :func:`index_images`.
     missing : {"error", "skip"}
-        With ``"skip"``, files that are absent, or that cannot be read, are left out with one warning. A PNG or JPEG
-        file that ends with its end mark, and a DICOM file that is not empty, is taken for one that can; every other
-        file is read to find out. With ``"error"``, absent ones raise; others raise when they are read.
+        "error": raise if files are absent. "skip": leave out files that are absent or cannot be read, with one warning.
+        A PNG or JPEG file that ends with its end mark, and a DICOM file that is not empty, counts as readable; any
+        other file is read to find out.
     where : Path
-        The folder, for the messages.
+        The folder, for messages.
     **chosen
-        Options that the names were chosen by, for the message.
+        Options that selected the names, for messages.
 
     Raises
     ------
     FileNotFoundError
-        With the count and the first names.
+        Files are absent; the message has their number and the first names.
     ValueError
-        Another value of `missing`; or no image is left.
+        No image is left.
     """
     one_of("missing", missing, ("error", "skip"))
-    usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _is_read(files.get(n))
+    usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _is_readable(files.get(n))
     is_usable = [usable(name) for name in names]
     kept = [position for position, good in enumerate(is_usable) if good]
-    lost = [position for position, good in enumerate(is_usable) if not good]
-    if lost:
-        first = ", ".join(names[position] for position in lost[:5]) + (", ..." if len(lost) > 5 else "")
-        if missing == "error":
-            raise FileNotFoundError(
-                f"{len(lost)} of {len(names)} images are missing below {where}: {first}; pass missing='skip' to go on "
-                "without them"
-            )
+    absent = [name for name, good in zip(names, is_usable, strict=True) if not good]
+    if absent and missing == "error":
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(names)} images are missing below {where}: {few(absent, 5)}; pass missing='skip' to "
+            "go on without them"
+        )
+    if absent:
         warnings.warn(
-            f"{len(lost)} of {len(names)} images below {where} are missing or cut off, or cannot be read, and are "
-            f"skipped: {first}",
-            stacklevel=3,
+            f"{len(absent)} of {len(names)} images below {where} are missing or cut off, or cannot be read, and are "
+            f"skipped: {few(absent, 5)}",
+            stacklevel=4,
         )
     if not kept:
-        asked = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "missing": missing}.items())
-        raise ValueError(f"no image is left: {asked}, {where}")
+        options = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "missing": missing}.items())
+        raise ValueError(f"no image is left: {options}, {where}")
     return kept
 
 
-def _is_read(path: ImageFile | None) -> bool:
-    """Whether a file can be read as an image, by its end where that tells; no stricter than the decoder."""
+def _is_readable(path: ImageFile | None) -> bool:
+    """Return True if a file is an image, by its end mark if it has one; no stricter than the decoder."""
     if path is None:
         return False
     if isinstance(path, CopiedImage):
@@ -258,7 +247,7 @@ def _is_read(path: ImageFile | None) -> bool:
 
 
 def image_size(path: ImageFile) -> tuple[int, int]:
-    """Find (H, W) of an image as :func:`thoraxlib.images.read` gives it: from its copy, its header, or its pixels.
+    """Return (H, W) of an image as :func:`thoraxlib.images.read` gives it: from its copy, its header, or its pixels.
 
     Raises
     ------
@@ -271,12 +260,12 @@ def image_size(path: ImageFile) -> tuple[int, int]:
         with open_regular(path) as file:
             return size_of(file, path)
     except ValueError:
-        height, width = read(path).shape[-2:]  # DICOM; read says what else is wrong
+        height, width = read(path).shape[-2:]  # DICOM; for other files, read raises the precise error
         return int(height), int(width)
 
 
 def progress_bar(items: Collection[T], what: str, *, shown: bool = True) -> Iterable[T]:
-    """`items`, with a bar on standard error if that is a terminal and `shown`."""
+    """Iterate over `items` with a progress bar on standard error, if that is a terminal and `shown`."""
     from tqdm import tqdm
 
     bar: Iterable[T] = tqdm(items, desc=what, disable=None if shown else True)

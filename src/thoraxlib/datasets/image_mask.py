@@ -1,9 +1,8 @@
-"""A folder of images and a folder of organ masks."""
+"""Images with organ masks, in two folders."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +13,56 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from thoraxlib.datasets.files import check_root
-from thoraxlib.datasets.images import ImageDataset
-from thoraxlib.images.copies import ImageFile
+from thoraxlib.datasets.base import ImageDataset, Transform
+from thoraxlib.datasets.files import StrPath, check_root
 from thoraxlib.images.pictures import decode
 from thoraxlib.images.reading import SUFFIXES
-from thoraxlib.utils.arguments import one_of
+from thoraxlib.utils.arguments import few, one_of
 from thoraxlib.utils.files import open_regular
 
 _SUFFIXES = (*SUFFIXES, ".bmp", ".gif", ".tif", ".tiff")
 
 
 class ImageMask(ImageDataset):
-    """Images with organ masks, one label image an image: a grey value, or palette entry, for each organ.
+    """Images with organ masks, from a label image for each image: a grey value or palette entry stands for an organ.
 
-    The layout of ChestHeart in QUST-SmartData/CXRClassification (``root="train"``, ``pair="order"``, two classes), and,
-    by its options, of most public sets of lung and heart masks.
+    This is the layout of ChestHeart in QUST-SmartData/CXRClassification (``root="train"``, ``pair="order"``, two
+    classes) and, with the right options, of most public sets of lung and heart masks.
 
     Parameters
     ----------
     root : path
-        The folder that holds the other two.
+        The folder of the other two folders.
     classes : sequence of str, or mapping of str to int
-        The organs: of values 1, 2, ... in this order, or by name and value, such as ``{"lungs": 255}``. Value 0 is
-        background, which has a mask only where it is named.
+        The organs: with values 1, 2, ... in this order, or by name and value, such as ``{"lungs": 255}``. Value 0 is
+        background, which has a mask only if it is named.
     images, masks : str
-        Folders in `root`; "." is `root` itself. Their own subfolders are not looked into.
+        Folders in `root`; "." is `root` itself. Their subfolders are not searched.
     pair : {"name", "order"}
-        By name without extension; or the first of each folder, the second of each, and so on, by sorted names.
+        Pair images and masks by name without extension, or by their position in the sorted names.
     suffix : str
-        What a mask's name has behind the image's, such as "_mask" of ``12_mask.png`` for ``12.jpg``; for
-        ``pair="name"``. Other files in the folder of masks are left alone.
+        Suffix of a mask's name after the image's name, such as "_mask" for ``12.jpg`` and ``12_mask.png``; for
+        ``pair="name"``. Other files in the folder of masks are ignored.
     transform : callable, optional
-        From sample to sample, e.g. :func:`thoraxlib.images.transform_for`, which resizes masks to nearest neighbours.
+        From sample to sample, e.g. :func:`thoraxlib.images.transform_for`, which resizes masks by nearest neighbour.
 
     Attributes
     ----------
     mask_names : tuple of str
-        The M organs of ``masks``, uint8 (M, H, W), 0 and 1. A mask of another size than its image's is brought to it,
-        to nearest neighbours.
+        The M organs of ``masks``, uint8 (M, H, W), 0 and 1. A mask that differs in size from its image is resized
+        (nearest neighbour).
     ids : list of str
         Names of the images, without extension.
     labels, targets, patient_ids
-        See :class:`~thoraxlib.datasets.ChestDataset`: no labels, (N, 0); each image is a patient of its own.
+        See :class:`~thoraxlib.datasets.ChestDataset`: no labels, (N, 0); each image is its own patient.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        No such folder, or no image in it.
+        A folder is missing, or has no image.
     ValueError
-        Classes without name, with a value twice or below 0; images without mask or masks without image; two files of
-        one name. For a sample: a mask that is coloured, holds another value than those of the classes, or is of another
-        shape than the image.
+        Classes are wrong, images and masks do not pair, or two files have one name. For a sample: a mask is coloured,
+        has a value of no class, or differs in shape from the image.
 
     Examples
     --------
@@ -84,37 +81,40 @@ class ImageMask(ImageDataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str],
+        root: StrPath,
         classes: Sequence[str] | Mapping[str, int],
         images: str = "image",
         masks: str = "label",
         pair: str = "name",
         suffix: str = "",
-        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        transform: Transform | None = None,
     ) -> None:
-        self.root = check_root(root)
-        self.transform = transform
+        super().__init__(root, transform=transform)
         self._classes = _by_value(classes)
         self.mask_names: tuple[str, ...] = tuple(self._classes)
         folders = check_root(self.root / images, "images"), check_root(self.root / masks, "masks")
         one_of("pair", pair, ("name", "order"))
         pairs = _by_name(*folders, suffix) if pair == "name" else _by_order(*folders, suffix)
-        self._paths = [image for image, _ in pairs]
-        self._masks = [mask for _, mask in pairs]
+        self._paths, self._masks = [image for image, _ in pairs], [mask for _, mask in pairs]
         self.ids = [image.stem for image, _ in pairs]
         self.patient_ids = list(self.ids)
-        self.labels = ()
         self.targets = torch.zeros(len(self.ids), 0)
 
     def _sample(self, index: int) -> dict[str, Any]:
-        sample = super()._sample(index)
-        masks = _one_hot(self._masks[index], self._classes)
-        sample["masks"] = tv_tensors.Mask(_fitted(masks, sample["image"], self._masks[index], self._paths[index]))
-        return sample
+        sample, path = super()._sample(index), self._masks[index]
+        masks, size = _one_hot(path, self._classes), sample["image"].shape[-2:]
+        (h, w), (height, width) = masks.shape[-2:], size
+        if abs(h * width - w * height) > max(height, width):  # sides may differ by rounding
+            raise ValueError(
+                f"{path} has {w} x {h} pixels, its image {self._paths[index]} {width} x {height}: of another shape"
+            )
+        if (h, w) != (height, width):
+            masks = F.interpolate(masks[None], size=(height, width), mode="nearest-exact")[0]
+        return {**sample, "masks": tv_tensors.Mask(masks)}
 
 
 def _by_value(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
-    """Value of each class, by name."""
+    """Return the value of each class, by name."""
     if isinstance(classes, Mapping):
         named = dict(classes)
     else:
@@ -128,7 +128,7 @@ def _by_value(classes: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Image files of a folder, by name."""
+    """List the image files of a folder, sorted by name."""
     files = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
     if not files:
         raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in {folder}")
@@ -138,27 +138,27 @@ def _files(folder: Path) -> list[Path]:
 def _by_order(images: Path, masks: Path, suffix: str) -> list[tuple[Path, Path]]:
     if suffix or images == masks:
         raise ValueError("pair='order' needs two folders and no suffix; pair='name' takes one")
-    pictures, labels = _files(images), _files(masks)
-    if len(pictures) != len(labels):
-        raise ValueError(f"pair='order': {len(pictures)} images in {images}, but {len(labels)} masks in {masks}")
-    return list(zip(pictures, labels, strict=True))
+    image_files, mask_files = _files(images), _files(masks)
+    if len(image_files) != len(mask_files):
+        raise ValueError(f"pair='order': {len(image_files)} images in {images}, but {len(mask_files)} masks in {masks}")
+    return list(zip(image_files, mask_files, strict=True))
 
 
 def _by_name(images: Path, masks: Path, suffix: str) -> list[tuple[Path, Path]]:
     if images == masks and not suffix:
         raise ValueError(f"images and masks are both in {images}: suffix is needed to tell them apart")
-    labels = {path.stem.removesuffix(suffix): path for path in _unique(masks) if path.stem.endswith(suffix)}
-    same = images == masks
-    pictures = {path.stem: path for path in _unique(images) if not (same and path.stem.endswith(suffix))}
-    lonely = {"images without mask": sorted(pictures.keys() - labels.keys()),
-              "masks without image": sorted(labels.keys() - pictures.keys())}  # fmt: skip
-    if any(lonely.values()) or not pictures:
-        lists = [f"{len(names)} {what} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
-                 for what, names in lonely.items() if names]  # fmt: skip
+    mask_of = {path.stem.removesuffix(suffix): path for path in _unique(masks) if path.stem.endswith(suffix)}
+    image_of = {path.stem: path for path in _unique(images) if images != masks or not path.stem.endswith(suffix)}
+    unpaired = {
+        "images without mask": sorted(image_of.keys() - mask_of.keys()),
+        "masks without image": sorted(mask_of.keys() - image_of.keys()),
+    }
+    if any(unpaired.values()) or not image_of:
+        lists = [f"{len(names)} {what} ({few(names, 5)})" for what, names in unpaired.items() if names]
         raise ValueError(
             f"{images} and {masks} do not pair by name with suffix={suffix!r}: {'; '.join(lists) or 'no image'}"
         )
-    return [(image, labels[name]) for name, image in pictures.items()]
+    return [(image, mask_of[name]) for name, image in image_of.items()]
 
 
 def _unique(folder: Path) -> list[Path]:
@@ -170,17 +170,17 @@ def _unique(folder: Path) -> list[Path]:
 
 
 def _one_hot(path: Path, classes: Mapping[str, int]) -> Tensor:
-    """Masks uint8 (M, H, W) of a label image."""
+    """Read a label image as masks, uint8 (M, H, W)."""
     values = _values(path)
     odd = np.unique(values[~np.isin(values, [0, *classes.values()])])
     if len(odd):
         known = ", ".join(f"{value} {name}" for name, value in {"background": 0, **classes}.items())
-        raise ValueError(f"{path}: the values {', '.join(map(str, odd[:5]))} are those of no class; known: {known}")
+        raise ValueError(f"{path}: the values {', '.join(map(str, odd[:5]))} belong to no class; known: {known}")
     return torch.from_numpy(np.stack([values == value for value in classes.values()]).astype(np.uint8))
 
 
 def _values(path: Path) -> NDArray[np.generic]:
-    """The values (H, W) of a label image as they are stored: grey of any depth, or palette entries."""
+    """Read the stored values (H, W) of a label image: grey of any depth, or palette entries."""
     with open_regular(path) as file:
         image = decode(file, path)
     if image.mode in ("1", "L", "P", "I") or image.mode.startswith("I;16"):
@@ -189,13 +189,3 @@ def _values(path: Path) -> NDArray[np.generic]:
     if image.mode == "F" or not (channels == channels[..., :1]).all():
         raise ValueError(f"{path}: a label image must be grey, or have a palette; got mode {image.mode} with colours")
     return channels[..., 0]
-
-
-def _fitted(masks: Tensor, image: Tensor, path: Path, picture: ImageFile) -> Tensor:
-    """Masks of the image's size; shapes may differ by a pixel's rounding."""
-    (h, w), (height, width) = masks.shape[-2:], image.shape[-2:]
-    if (h, w) == (height, width):
-        return masks
-    if abs(h * width - w * height) > max(height, width):
-        raise ValueError(f"{path} has {w} x {h} pixels, its image {picture} {width} x {height}: of another shape")
-    return F.interpolate(masks[None], size=(height, width), mode="nearest-exact")[0]

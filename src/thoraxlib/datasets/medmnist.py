@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.samples import Transform
+from thoraxlib.datasets.base import Transform
 from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.download import DigestError, cache_folder, digest, download
 

@@ -1,28 +1,32 @@
-"""What data sets with named regions share: boxes, presence, and the findings of each region."""
+"""Data sets with named regions: boxes, presence, and the findings of each region."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import warnings
-from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import tv_tensors
 
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.base import ChestDataset, ImageDataset, bounding_boxes
 from thoraxlib.datasets.files import progress_bar
-from thoraxlib.datasets.images import ImageDataset
-from thoraxlib.metrics.image_level import image_level
+from thoraxlib.metrics.studies import image_level
+from thoraxlib.utils.arguments import repeated
+from thoraxlib.utils.arrays import table
+from thoraxlib.utils.files import read_json
 
-_FEW = 10  # images: fewer say nothing of whether all are resized copies
+_FEW = 10  # images: too few to conclude that all are resized copies
 
 
 class RegionDataset(ImageDataset):
-    """Images with R named regions, each with a box and the findings that it shows; a reader sets the attributes.
+    """Base class of readers of images with R named regions, each with a box and the findings that it shows.
 
     Samples also have ``regions`` (boxes (R, 4) in the file's own pixels, 0 0 0 0 for an absent region), ``present``
     (bool (R,)) and ``region_labels`` (float32 (R, K): 1, 0 or NaN; NaN for absent regions).
@@ -40,9 +44,9 @@ class RegionDataset(ImageDataset):
     sizes : list of (int, int)
         (H, W) of each image.
     file_names : list of str
-        Of each image, below the folder of images.
+        Path of each image below the folder of images.
     report : dict of str to int
-        What was left out or changed, by reason. One warning says it as well.
+        Numbers of images and boxes that were left out or changed, by reason; one warning also gives them.
     """
 
     region_names: tuple[str, ...]
@@ -53,24 +57,39 @@ class RegionDataset(ImageDataset):
     file_names: list[str]
     report: dict[str, int]
 
-    def _set_regions(self, boxes: Tensor, listed: Tensor, targets: Tensor) -> None:
-        """Set what is known of the regions, and the images' targets, from boxes of the release; warn of the report."""
-        clipped = clip_boxes(boxes, listed, self.sizes)
-        lost = int((listed & ~clipped.present).any(dim=1).sum())
+    def _set_regions(self, boxes: NDArray[np.float32], listed: NDArray[np.bool_], targets: NDArray[np.float32]) -> None:
+        """Set the regions and the targets of the images from the boxes of a release; warn of changes.
+
+        Parameters
+        ----------
+        boxes : NDArray
+            float32 (N, R, 4), in pixels of the images.
+        listed : NDArray
+            bool (N, R): True where there is a box.
+        targets : NDArray
+            float32 (N, R, K).
+        """
+        xyxy, given = torch.from_numpy(boxes), torch.from_numpy(listed)
+        limit = torch.tensor([[w, h, w, h] for h, w in self.sizes], dtype=torch.float32).reshape(-1, 1, 4)
+        inside = torch.minimum(xyxy.clamp(min=0), limit)
+        present = given & (inside[..., 2:] > inside[..., :2]).all(dim=-1)
+        lost = int((given & ~present).any(dim=1).sum())
         if len(self.sizes) >= _FEW and lost > len(self.sizes) / 2:
             raise ValueError(
                 f"{lost} of {len(self.sizes)} images have boxes that lie outside them: are the images resized copies? "
                 "The boxes are in the pixels of the original ones"
             )
-        self.region_boxes, self.region_present = clipped.xyxy, clipped.present
-        self.region_targets = targets.masked_fill(~clipped.present[..., None], torch.nan)
-        self.targets = image_level(self.region_targets)
-        self.report |= {"boxes cut off at the border": clipped.clipped, "boxes outside the image": clipped.outside}
+        self.region_boxes, self.region_present = torch.where(present[..., None], inside, 0.0), present
+        self.region_targets = torch.from_numpy(targets).masked_fill(~present[..., None], torch.nan)
+        self.report |= {
+            "boxes cut off at the border": int((present & (inside != xyxy).any(dim=-1)).sum()),
+            "boxes outside the image": int((given & ~present).sum()),
+        }
         self.report = {reason: count for reason, count in self.report.items() if count}
         if self.report:
-            told = ", ".join(f"{count} {reason}" for reason, count in self.report.items())
-            warnings.warn(f"{type(self).__name__}, left out or changed: {told}", stacklevel=4)
-        self.warn_unknown("no finding is known of any region that is in an image")
+            counts = ", ".join(f"{count} {reason}" for reason, count in self.report.items())
+            warnings.warn(f"{type(self).__name__}, left out or changed: {counts}", stacklevel=4)
+        self._set_targets(image_level(self.region_targets), "no finding is known of any region that is in an image")
 
     def _sample(self, index: int) -> dict[str, Any]:
         sample = super()._sample(index)
@@ -81,65 +100,100 @@ class RegionDataset(ImageDataset):
                 f"{self._paths[index]} has {w} x {h} pixels, its boxes are for {width} x {height}: the images must be "
                 "the original ones, not resized copies"
             )
-        boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-overload]
-            self.region_boxes[index].clone(), format="XYXY", canvas_size=size
-        )
+        boxes = bounding_boxes(self.region_boxes[index].clone(), size)
         present, labels = self.region_present[index].clone(), self.region_targets[index].clone()
         return {**sample, "regions": boxes, "present": present, "region_labels": labels}
 
 
-class ClippedBoxes(NamedTuple):
-    """Boxes within their images, and what had to be done.
+class DenseBoxes(NamedTuple):
+    """One box for each of n images and R regions.
 
     Attributes
     ----------
-    xyxy : Tensor
-        float32 (N, R, 4); 0 0 0 0 where there is none.
-    present : Tensor
-        bool (N, R).
-    clipped, outside : int
-        Boxes that lay partly, and wholly, outside.
+    boxes : NDArray
+        float32 (n, R, 4); 0 0 0 0 where there is none.
+    source : NDArray
+        int64 (n, R): position of the box in the list; -1 where there is none.
+    flat, doubled : int
+        Boxes left out because they have no area (or a coordinate that is not finite), and because their region has
+        another box.
     """
 
-    xyxy: Tensor
-    present: Tensor
-    clipped: int
-    outside: int
+    boxes: NDArray[np.float32]
+    source: NDArray[np.int64]
+    flat: int
+    doubled: int
 
 
-def clip_boxes(xyxy: Tensor, listed: Tensor, sizes: Sequence[tuple[int, int]]) -> ClippedBoxes:
-    """Cut boxes (N, R, 4), of which `listed` (N, R) are given, off at the borders of images of `sizes` (H, W)."""
-    limit = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=torch.float32).reshape(-1, 1, 4)
-    inside = torch.minimum(xyxy.clamp(min=0), limit)
-    present = listed & (inside[..., 2:] > inside[..., :2]).all(dim=-1)
-    changed = present & (inside != xyxy).any(dim=-1)
-    inside = torch.where(present[..., None], inside, 0.0)
-    return ClippedBoxes(inside, present, int(changed.sum()), int((listed & ~present).sum()))
+def dense_boxes(
+    boxes: NDArray[np.float32],
+    image: NDArray[np.integer[Any]],
+    region: NDArray[np.integer[Any]],
+    shape: tuple[int, int],
+) -> DenseBoxes:
+    """Select the first box with an area for each image and region.
+
+    Parameters
+    ----------
+    boxes : NDArray
+        float32 (M, 4): x1 y1 x2 y2.
+    image, region : NDArray
+        (M,): positions of the box in the result; negative for boxes to leave out.
+    shape : (int, int)
+        n and R.
+    """
+    kept = np.flatnonzero((image >= 0) & (region >= 0))
+    xyxy = boxes[kept]
+    has_area = np.isfinite(xyxy).all(axis=1) & (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
+    kept = kept[has_area]
+    cells, first = np.unique(image[kept].astype(np.int64) * shape[1] + region[kept], return_index=True)
+    source = np.full(shape[0] * shape[1], -1)
+    source[cells] = kept[first]
+    dense = np.zeros((len(source), 4), np.float32)
+    dense[cells] = boxes[kept[first]]
+    doubled = len(kept) - len(cells)
+    return DenseBoxes(dense.reshape(*shape, 4), source.reshape(shape), int((~has_area).sum()), doubled)
 
 
-def find_names(asked: Sequence[str], known: Sequence[str], argument: str, source: str) -> list[int]:
-    """The position in `known` of each name that is asked for, in any data set's spelling.
+def inverse(positions: Sequence[int], count: int) -> NDArray[np.int32]:
+    """Return (count,): the index of each number in `positions`, or -1; negative positions are ignored.
+
+    Examples
+    --------
+    >>> inverse([2, -1, 0], 4).tolist()
+    [2, -1, 0, -1]
+    """
+    result = np.full(count, -1, np.int32)
+    for index, position in enumerate(positions):
+        if position >= 0:
+            result[position] = index
+    return result
+
+
+def find_names(names: Sequence[str], known: Sequence[str], argument: str, source: str) -> list[int]:
+    """Return the position in `known` of each name, in any data set's spelling.
 
     Raises
     ------
     ValueError
-        A name that is not known, with those closest to it; two names of one thing.
+        A name is unknown (the message has the closest ones), or two names mean the same.
     """
-    found = label_sets.align(known, asked)
-    lost = [name for name, place in zip(asked, found, strict=True) if place is None]
-    if lost:
-        close = difflib.get_close_matches(lost[0].lower(), known, n=3, cutoff=0.5)
+    matches = label_sets.align(known, names)
+    unknown = [name for name, position in zip(names, matches, strict=True) if position is None]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0].lower(), known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
-        raise ValueError(f"{argument}: {', '.join(map(repr, lost))} not known to {source}; {hint}")
-    times = Counter(found)
-    twice = [name for name, place in zip(asked, found, strict=True) if times[place] > 1]
+        raise ValueError(f"{argument}: {', '.join(map(repr, unknown))} not known to {source}; {hint}")
+    positions = [position for position in matches if position is not None]
+    again = set(repeated(positions))
+    twice = [name for name, position in zip(names, positions, strict=True) if position in again]
     if twice:
         raise ValueError(f"{argument}: {', '.join(map(repr, twice))} are the same to {source}")
-    return [place for place in found if place is not None]
+    return positions
 
 
 class RegionTable(NamedTuple):
-    """The regions of a whole data set: N images, R regions, K labels.
+    """Regions of a whole data set: N images, R regions, K labels.
 
     Attributes
     ----------
@@ -164,15 +218,15 @@ class RegionTable(NamedTuple):
 
 
 def read_regions(dataset: ChestDataset, *, progress: bool = True) -> RegionTable:
-    """The regions of a data set in one table.
+    """Read the regions of a data set into one table.
 
-    Where a data set knows them beforehand, no image is decoded, and boxes are in the files' own pixels whatever its
-    transform does; otherwise (the synthetic data set) every sample is made once.
+    If the data set knows them, no image is decoded, and boxes are in the files' own pixels, without the data set's
+    transform. Otherwise (the synthetic data set) every sample is made once.
 
     Parameters
     ----------
     dataset : ChestDataset
-        With ``region_names``, and ``regions``, ``present`` and ``region_labels`` in its samples.
+        A data set with ``region_names``, and ``regions``, ``present`` and ``region_labels`` in its samples.
     progress : bool
         Show a progress bar, on a terminal.
 
@@ -199,3 +253,76 @@ def read_regions(dataset: ChestDataset, *, progress: bool = True) -> RegionTable
             values.append(sample[key].as_subclass(Tensor))
     boxes, present, targets = (torch.stack(values) for values in columns.values())
     return RegionTable(names, dataset.labels, sizes, boxes, present, targets)
+
+
+def read_anaxnet_features(
+    path: str | os.PathLike[str],
+    *,
+    regions: str | Sequence[str] = "regions18",
+    labels: str | Sequence[str] = "imagenome9",
+) -> dict[str, Any]:
+    """Read a file of region features that AnaXNet's extractor writes (``FeatureData``).
+
+    In these files features are in the order of regions, with zeros for regions that were not detected, but boxes, names
+    (``objects``) and labels (``target``) are in the order of the detections' scores, and the original trains on them in
+    this order. Here labels and boxes are moved to the rows of their regions. Of two detections of one region the first,
+    with the higher score, is used.
+
+    Parameters
+    ----------
+    path : path
+        ``<image_id>.json``.
+    regions : str or sequence of str
+        R names, in the order of the features.
+    labels : str or sequence of str
+        K names, in the order of the labels.
+
+    Returns
+    -------
+    dict
+        ``features`` (float32 (R, D)), ``present`` (bool (R,)), ``regions`` (float32 (R, 4), x1 y1 x2 y2 as detectron2
+        gives them, 0 0 0 0 for an absent region), ``scores`` (float32 (R,): NaN, the file has none), ``region_labels``
+        (float32 (R, K), NaN for absent regions), ``labels`` (float32 (K,)) and ``id``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is no JSON, a field is missing or has another number of rows or columns, or a region is unknown. The
+        message names the file.
+    """
+    names, findings = label_sets.resolve(regions), label_sets.resolve(labels)
+    path = Path(path)
+    try:
+        content = read_json(path)
+        objects = [str(name) for name in content["objects"]]
+        width = len(content["features"][0]) if content["features"] else 0
+        features = _rows(content["features"], len(names), width, "features")
+        boxes = _rows(content["bbox"], len(objects), 4, "bbox")
+        if not bool(boxes.isfinite().all()):
+            raise ValueError("bbox: finite numbers are wanted")
+        targets = _rows(content["target"], len(objects), len(findings), "target")
+        image_id = str(content["image_id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no feature file of AnaXNet: {type(error).__name__}: {error}") from error
+    first = {name: row for row, name in reversed(list(enumerate(objects)))}
+    rows = torch.tensor(find_names(list(first), names, "objects", str(path)), dtype=torch.long)
+    source = torch.tensor(list(first.values()), dtype=torch.long)
+    present = torch.zeros(len(names), dtype=torch.bool).index_fill(0, rows, True)
+    region_labels = torch.full((len(names), len(findings)), torch.nan).index_copy(0, rows, targets[source])
+    return {
+        "features": features,
+        "present": present,
+        "regions": torch.zeros(len(names), 4).index_copy(0, rows, boxes[source]),
+        "scores": torch.full((len(names),), torch.nan),
+        "region_labels": region_labels,
+        "labels": image_level(region_labels),
+        "id": image_id,
+    }
+
+
+def _rows(values: list[list[float]], rows: int, columns: int, part: str) -> Tensor:
+    if len(values) != rows:
+        raise ValueError(f"{part}: {rows} rows are wanted, got {len(values)}")
+    return torch.from_numpy(table(values, columns, part)).float()

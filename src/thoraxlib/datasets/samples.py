@@ -1,4 +1,4 @@
-"""Read the samples of a data set as a model takes them."""
+"""Read samples for a model, and join them to batches."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from thoraxlib.datasets.base import ChestDataset
-from thoraxlib.datasets.collate import collate
+from thoraxlib.datasets.base import ChestDataset, bounding_boxes
+from thoraxlib.datasets.base import Transform as Transform
 from thoraxlib.images import InputTransform
 from thoraxlib.utils.workers import in_batches, read_batches
 
-Transform = Callable[[dict[str, Any]], dict[str, Any]]
 _KEPT = ("image", "organ_mask", "features", "labels", "id")
 _REGIONS = ("regions", "present", "region_labels")
 _CACHED = {"image", "organ_mask", "masks", "features", *_REGIONS}
+_STACKED = (*sorted(_CACHED), "labels", "scores")
 
 
 class Samples(Dataset[dict[str, Any]]):
-    """What training and prediction read of a data set: ``image``, ``labels``, ``id``, and the ``index``.
+    """Read ``image``, ``labels``, ``id`` and ``index`` of a data set's samples, for training and prediction.
 
-    Also ``organ_mask`` (uint8 (1, H, W)), where samples have one (:class:`thoraxlib.datasets.WithOrganMasks`);
-    ``masks``, and ``regions``, ``present`` and ``region_labels``, where they are asked for; and ``features`` with those
-    three instead of an image, of a :class:`thoraxlib.detection.FeatureStore`.
+    Samples also have ``organ_mask`` (uint8 (1, H, W)) if the data set gives it
+    (:class:`thoraxlib.datasets.WithOrganMasks`); on request ``masks``, and ``regions``, ``present`` and
+    ``region_labels``. Those of a :class:`thoraxlib.detection.FeatureStore` have ``features`` and these three instead of
+    an image.
 
     Parameters
     ----------
     dataset : ChestDataset
         The images.
     transform : callable, optional
-        From sample to sample, on top of the data set's own. It sees no boxes, and masks and regions if asked for.
+        From sample to sample, after the data set's own. It gets no boxes; masks and regions on request.
     cache : bool
-        Keep the data set's images, as they come from it, in memory: they must be of one size and type.
+        Keep the images of the data set in memory; they must have one size and type.
     seed : int
-        Random transforms are a function of this, the epoch and the index alone.
+        Random transforms depend on this, the epoch and the index only.
     masks, regions : bool
-        Read ``masks`` as well; ``regions`` and, where samples have them, ``present`` and ``region_labels``.
+        Also read ``masks``; ``regions``, ``present`` and ``region_labels``.
     original : sequence of str
-        Keys that are read as well and not transformed; not with `cache`. ``size`` is (H, W) of the image before.
+        Keys to read without the transform; not with `cache`. ``size`` is (H, W) of the image before it.
 
     Attributes
     ----------
     collate : callable
-        Makes a batch of them. Where `transform` is one of :func:`thoraxlib.images.transform_for`, its last step is left
-        to this: images that are normalised one by one take the memory of the batch once more.
+        Joins samples to a batch. If `transform` comes from :func:`thoraxlib.images.transform_for`, this also does its
+        last step: normalising images one by one would need the memory of another batch.
 
     Raises
     ------
     ValueError
-        Images of several sizes, with `cache`; for a sample, NaN or infinite pixels.
+        Images differ in size, with `cache`; or, when a sample is read, pixels are NaN or infinite.
     """
 
     def __init__(
@@ -97,29 +98,29 @@ class Samples(Dataset[dict[str, Any]]):
         return len(self.dataset)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The sample of an index, or of (epoch, index)."""
+        """Return the sample of an index, or of (epoch, index)."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        # torch.manual_seed would seed every device as well, which costs more than a transform
+        # torch.manual_seed would also seed every device, which takes longer than a transform
         generator = torch.default_generator
         before = generator.get_state()
         generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
         try:
             sample = self._read(index)
-            beside = {name: sample.pop(name) for name in self.original if name in sample}
+            untransformed = {name: sample.pop(name) for name in self.original if name in sample}
             if "size" in self.original:
-                beside["size"] = tuple(sample["image"].shape[-2:])
+                untransformed["size"] = tuple(sample["image"].shape[-2:])
             sample = self._transformed(sample)
         finally:
             generator.set_state(before)
         values = sample["features" if "features" in sample else "image"]
         if values.is_floating_point() and not bool(values.isfinite().all()):
             raise ValueError(f"{sample['id']}: NaN or infinite values")
-        return {**{name: sample[name] for name in self.kept if name in sample}, **beside, "index": index}
+        return {**{name: sample[name] for name in self.kept if name in sample}, **untransformed, "index": index}
 
     def batches(
         self, batch_size: int, *, indices: Sequence[int] | None = None, num_workers: int = 0
     ) -> DataLoader[dict[str, Any]]:
-        """Read the samples in order, or those of `indices`, a batch at a time."""
+        """Return a loader of batches of all samples, or of those of `indices`, in order."""
         order = list(in_batches(range(len(self)) if indices is None else indices, batch_size))
         return read_batches(self.__getitem__, order, self.collate, num_workers=num_workers)
 
@@ -140,11 +141,62 @@ class Samples(Dataset[dict[str, Any]]):
 
 
 def _typed(key: str, value: Tensor, images: Tensor | None) -> Any:
-    """A cached value as a data set gives it, for transforms to know what it is."""
-    if images is None:  # features of regions
+    """Restore the type of a cached value, on which transforms depend."""
+    if images is None or key in ("present", "region_labels"):  # without images, the values are features of regions
         return value
     if key == "regions":
-        return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=tuple(images.shape[-2:]))  # type: ignore[call-overload]
-    if key in ("present", "region_labels"):
-        return value
+        return bounding_boxes(value, images.shape[-2:])
     return (tv_tensors.Image if key == "image" else tv_tensors.Mask)(value)
+
+
+def collate(
+    samples: Sequence[dict[str, Any]], *, images: Callable[[list[Tensor]], Tensor] = torch.stack
+) -> dict[str, Any]:
+    """Join samples to a batch: stack images, labels, regions, masks and features; keep the rest (boxes, ids) as lists.
+
+    Parameters
+    ----------
+    samples : sequence of dict
+        Samples of one data set, transformed to one image size.
+    images : callable
+        Joins a list of images of one shape to a tensor. ``transform_for(spec).normalize.batch`` also normalises them,
+        for samples that went only through ``transform_for(spec).place``.
+
+    Returns
+    -------
+    dict
+        ``image`` (N, C, H, W), ``labels`` (N, K), ``regions`` (N, R, 4), ``present`` (N, R), ``region_labels``
+        (N, R, K), ``masks`` (N, M, H, W), ``features`` (N, R, D), ``scores`` (N, R), as plain tensors;
+        ``boxes``, ``box_labels``, ``id``: lists of length N.
+
+    Raises
+    ------
+    ValueError
+        There are no samples, or they differ in keys or shapes.
+
+    Examples
+    --------
+    >>> batch = collate([{"image": torch.zeros(1, 8, 8), "id": "a"}, {"image": torch.ones(1, 8, 8), "id": "b"}])
+    >>> batch["image"].shape, batch["id"]
+    (torch.Size([2, 1, 8, 8]), ['a', 'b'])
+    """
+    if not samples:
+        raise ValueError("samples is empty")
+    keys = list(samples[0])
+    for sample in samples:
+        if set(sample) != set(keys):
+            raise ValueError(f"samples have different keys: {sorted(keys)} and {sorted(sample)}")
+    join = dict.fromkeys(_STACKED, torch.stack) | {"image": images}
+    return {key: _joined(key, [sample[key] for sample in samples], join.get(key)) for key in keys}
+
+
+def _joined(key: str, values: list[Any], join: Callable[[list[Tensor]], Tensor] | None) -> Any:
+    if join is None:
+        return values
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{key!r} of the samples has different shapes {sorted(shapes)}; "
+            "bring them to one size with a transform, e.g. images.transform_for(model.input_spec)"
+        )
+    return join([value.as_subclass(Tensor) for value in values])

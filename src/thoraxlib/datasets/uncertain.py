@@ -1,4 +1,4 @@
-"""Labels mined from reports by the CheXpert labeller: 1, 0, -1 for uncertain, blank for not mentioned."""
+"""Labels of the CheXpert labeller: 1, 0, -1 for uncertain, blank for not mentioned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thoraxlib import labels as label_sets
-from thoraxlib.datasets.tables import Table, is_blank
+from thoraxlib.datasets.tables import Table, is_blank, match_labels
 from thoraxlib.utils.arguments import one_of
 
 _VALUES = {"1.0": 1.0, "1": 1.0, "0.0": 0.0, "0": 0.0, "-1.0": -1.0, "-1": -1.0}
@@ -27,37 +27,35 @@ def mined_targets(
     findings: Sequence[str],
     source: str,
 ) -> NDArray[np.float32]:
-    """(rows, K) of a table, with what is uncertain or blank replaced; NaN for labels that are no finding.
+    """Return the targets of a table (rows, K); NaN for labels that are no finding of it.
 
     Parameters
     ----------
     table : Table
-        With a column for each finding, in any spelling.
+        A table with a column for each finding, in any spelling.
     labels : sequence of str
-        The K labels that are asked for.
+        The K labels.
     uncertain : str or mapping of str to str
-        What -1 means: a policy for all labels, or by label ("ignore" for the others); see
+        The meaning of -1: a policy for all labels, or by label ("ignore" for the others); see
         :class:`~thoraxlib.datasets.chexpert.CheXpert`.
     blank : {"zeros", "ignore"}
-        0 or NaN for what is not mentioned.
+        Target of an observation that is not mentioned: 0 or NaN.
     seed : int
-        Of smoothed labels, which are drawn for the whole table, so that an image's does not depend on the others asked
-        for.
+        Random seed of smoothed labels. They are drawn for the whole table, so that an image's labels do not depend on
+        the selection of images.
     findings : sequence of str
-        What the table can tell.
+        The findings of the table.
     source : str
-        The data set's name, for messages.
+        Name of the data set, for messages.
 
     Raises
     ------
     ValueError
-        A column that is lacking or there twice, a value that is not 1, 0, -1 or blank (empty, or a word for it such as
-        "nan"), an unknown policy, or no known label.
+        A column is missing or comes twice; a value is not 1, 0, -1 or blank (empty, or a word for it such as "nan"); a
+        policy is unknown; or no label is known.
     """
     one_of("blank", blank, ("zeros", "ignore"))
-    sources = label_sets.align(findings, labels)
-    if all(position is None for position in sources):
-        raise ValueError(f"labels: none of {list(labels)} is known to {source}; known: {', '.join(findings)}")
+    sources = match_labels(labels, findings, source)
     draws = np.random.default_rng(seed).random((len(table.rows), len(findings)))
     targets = np.full((len(table.rows), len(labels)), np.nan, dtype=np.float32)
     for k, (position, policy) in enumerate(zip(sources, _policies(uncertain, labels), strict=True)):
@@ -78,8 +76,11 @@ def mined_targets(
 
 
 def _values(table: Table, finding: str) -> NDArray[np.float64]:
-    """1, 0, -1 and NaN of the column of a finding."""
-    texts = table.column(_column(table, finding))
+    """Read the column of a finding, in any spelling, as 1, 0, -1 and NaN."""
+    spelled = [name for name in table.columns if label_sets.canonical(name) == label_sets.canonical(finding)]
+    if len(spelled) > 1 and finding not in spelled:
+        raise ValueError(f"{table.path} has {len(spelled)} columns of {finding!r}: {', '.join(map(repr, spelled))}")
+    texts = table.column(finding, *spelled)
     values = np.array([_VALUES.get(text, np.nan if is_blank(text) else np.inf) for text in texts])
     wrong = np.flatnonzero(np.isinf(values))
     if len(wrong):
@@ -88,29 +89,18 @@ def _values(table: Table, finding: str) -> NDArray[np.float64]:
     return values
 
 
-def _column(table: Table, finding: str) -> str:
-    """The column that has the name of a finding, or else another spelling of it."""
-    spelt = [name for name in table.columns if label_sets.canonical(name) == label_sets.canonical(finding)]
-    if finding in spelt or not spelt:
-        return finding
-    if len(spelt) > 1:
-        raise ValueError(f"{table.path} has {len(spelt)} columns of {finding!r}: {', '.join(map(repr, spelt))}")
-    return spelt[0]
-
-
 def _policies(uncertain: str | Mapping[str, str], labels: Sequence[str]) -> list[str]:
-    """The policy of each label."""
     if uncertain == "jf":
         return [_JF.get(label_sets.canonical(label), "zeros") for label in labels]
     if isinstance(uncertain, str):
         chosen = [uncertain] * len(labels)
     else:
-        names = {label_sets.canonical(label): label for label in labels}
+        names = [label_sets.canonical(label) for label in labels]
+        by_name = {label_sets.canonical(label): policy for label, policy in uncertain.items()}
         unknown = [label for label in uncertain if label_sets.canonical(label) not in names]
         if unknown:
             raise ValueError(f"uncertain names {unknown}, which are not among the labels {list(labels)}")
-        by_name = {label_sets.canonical(label): policy for label, policy in uncertain.items()}
-        chosen = [by_name.get(label_sets.canonical(label), "ignore") for label in labels]
+        chosen = [by_name.get(name, "ignore") for name in names]
     for policy in chosen:
         one_of("uncertain", policy, _POLICIES, ", or 'jf' for all labels")
     return chosen

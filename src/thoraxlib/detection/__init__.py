@@ -1,9 +1,8 @@
-"""Anatomical regions: image -> a box and a feature vector for each region."""
+"""Detection of anatomical regions: from an image to a box and a feature vector for each region."""
 
 from thoraxlib.detection.base import RegionDetector, Regions
 from thoraxlib.detection.evaluate import RegionReport, average_precision, evaluate
-from thoraxlib.detection.extract import extract
-from thoraxlib.detection.store import FeatureStore
+from thoraxlib.detection.store import FeatureStore, extract
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -22,6 +21,6 @@ __all__ = [
 ]
 
 registry: Registry[RegionDetector] = Registry(
-    "detection", modules=[f"thoraxlib.detection.{name}" for name in ("torchvision", "pyramid", "template")]
+    "detection", modules=[f"thoraxlib.detection.{name}" for name in ("torchvision", "faster_rcnn", "template")]
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

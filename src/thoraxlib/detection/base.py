@@ -1,4 +1,4 @@
-"""The contract of a region detector."""
+"""Base class of region detectors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from thoraxlib import labels
 from thoraxlib.checkpoints.saving import Persistent, fingerprint
 from thoraxlib.input_spec import InputSpec
 
-#: Side of a detector's input unless another is asked for: the short side at which AnaXNet's detector looks.
+#: Default side of a detector's input in pixels: the short side of AnaXNet's detector.
 SIDE = 800
 
 
 class Regions(NamedTuple):
-    """The regions of a batch of N images, row r of each being ``region_names[r]``.
+    """The regions of a batch of N images; row r is ``region_names[r]``.
 
     Attributes
     ----------
     boxes : Tensor
-        float32 (N, R, 4): x1, y1, x2, y2 in pixels of the input. A region below the score threshold has its most likely
-        box all the same; one without any has 0 0 0 0.
+        float32 (N, R, 4): x1, y1, x2, y2 in pixels of the input. A region below the score threshold still has its most
+        likely box; a region without any box has 0 0 0 0.
     scores : Tensor
         float32 (N, R): probability of the box, from 0 to 1.
     present : Tensor
-        bool (N, R): whether the region was found.
+        bool (N, R): the score is above the detector's threshold.
     features : Tensor
         (N, R, D): zeros where the region is not present.
     """
@@ -41,9 +41,9 @@ class Regions(NamedTuple):
 
 
 class RegionDetector(Persistent):
-    """``forward(x: (N, C, h, w)) -> Regions`` of images as ``input_spec`` describes them.
+    """Base class: ``forward(x: (N, C, h, w)) -> Regions``, for images that ``input_spec`` describes.
 
-    A subclass has three steps: :meth:`maps` (backbone), :meth:`locate` (where the regions are), and :meth:`pool`
+    A subclass has three steps: :meth:`maps` (backbone), :meth:`locate` (boxes of the regions), and :meth:`pool`
     (features of boxes).
 
     Parameters
@@ -51,11 +51,11 @@ class RegionDetector(Persistent):
     regions : str or sequence of str
         A set of names (``"regions18"``), or the names.
     input_spec : InputSpec
-        For which input it is made.
+        The input that the detector takes.
     feature_dim : int
         D.
     score_threshold : float
-        A region is present if its score is above, strictly; from 0 to 1.
+        A region is present if its score is strictly above; from 0 to below 1.
 
     Attributes
     ----------
@@ -67,10 +67,10 @@ class RegionDetector(Persistent):
     Raises
     ------
     ValueError
-        No name or one twice; a threshold out of range.
+        No name, or one twice; a threshold out of range.
     """
 
-    room: ClassVar[str] = "detection"
+    subpackage: ClassVar[str] = "detection"
 
     def __init__(
         self, regions: str | Sequence[str], input_spec: InputSpec, feature_dim: int, score_threshold: float = 0.7
@@ -82,46 +82,46 @@ class RegionDetector(Persistent):
         self.input_spec, self.feature_dim, self.score_threshold = input_spec, feature_dim, float(score_threshold)
 
     def maps(self, x: Tensor) -> Any:
-        """What :meth:`locate` and :meth:`pool` look at, of images (N, C, h, w)."""
+        """Compute the feature maps of images (N, C, h, w) that :meth:`locate` and :meth:`pool` take."""
         raise NotImplementedError
 
     def locate(self, maps: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (N, R, 4) and scores (N, R), without gradient."""
+        """Compute boxes (N, R, 4) and scores (N, R), without gradient."""
         raise NotImplementedError
 
     def pool(self, maps: Any, boxes: Tensor, x: Tensor) -> Tensor:
-        """Features (N, R, D) of boxes (N, R, 4)."""
+        """Compute features (N, R, D) of boxes (N, R, 4)."""
         raise NotImplementedError
 
     def losses(self, x: Tensor, regions: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
-        """The losses of images (N, C, h, w) with true boxes (N, R, 4), by name.
+        """Compute the training losses, by name.
 
         Parameters
         ----------
         x : Tensor
             (N, C, h, w).
         regions : Tensor
-            (N, R, 4): boxes in pixels of `x`.
+            (N, R, 4): true boxes in pixels of `x`.
         present : Tensor, optional
-            bool (N, R): which boxes count; those without area never do. By default all that have one.
+            bool (N, R): the boxes that count; by default all. Boxes without area never count.
 
         Raises
         ------
         TypeError
-            A detector that has none, as it is not trained on boxes.
+            The detector is not trained on boxes, so it has no losses.
         ValueError
-            Boxes of another shape, or not finite where present.
+            Boxes have another shape, or are not finite where present.
         """
         raise TypeError(f"{type(self).__name__} is not trained on boxes: it has no losses")
 
     def forward(self, x: Tensor) -> Regions:
-        """The regions of images (N, C, h, w)."""
+        """Detect the regions of images (N, C, h, w)."""
         maps = self.maps(x)
         boxes, scores = self.locate(maps, x)
-        return self._of(maps, x, boxes, scores, scores > self.score_threshold)
+        return self._regions(maps, x, boxes, scores, scores > self.score_threshold)
 
     def region_features(self, x: Tensor, boxes: Tensor, present: Tensor | None = None) -> Regions:
-        """Features of boxes that are given, such as an annotator's; their scores are 1, those of absent regions 0.
+        """Compute features of given boxes, such as an annotator's. Scores are 1, and 0 for absent regions.
 
         Parameters
         ----------
@@ -130,39 +130,42 @@ class RegionDetector(Persistent):
         boxes : Tensor
             (N, R, 4): x1, y1, x2, y2 in pixels of `x`.
         present : Tensor, optional
-            bool (N, R): by default where the box has an area. A region whose box has none is never present.
+            bool (N, R): by default True. A region whose box has no area is never present.
 
         Raises
         ------
         ValueError
-            Boxes of another shape, or not finite where present.
+            Boxes have another shape, or are not finite where present.
         """
-        boxes, present = is_there(self, x, boxes, present)
+        boxes, present = checked_boxes(self, x, boxes, present)
         boxes = torch.where(present[..., None], boxes, 0.0)
-        return self._of(self.maps(x), x, boxes, present.float(), present)
+        return self._regions(self.maps(x), x, boxes, present.float(), present)
 
     def fingerprint(self) -> str:
-        """Of weights, construction, region names and threshold: detectors with equal ones give equal regions."""
+        """Hash of weights, config, region names and threshold; detectors with equal hashes give equal regions."""
         written = json.dumps([fingerprint(self), self.region_names, self.score_threshold])
         return hashlib.sha256(written.encode()).hexdigest()[:16]
 
-    def _of(self, maps: Any, x: Tensor, boxes: Tensor, scores: Tensor, present: Tensor) -> Regions:
+    def _regions(self, maps: Any, x: Tensor, boxes: Tensor, scores: Tensor, present: Tensor) -> Regions:
         features = self.pool(maps, boxes, x)
         return Regions(boxes, scores, present, torch.where(present[..., None], features, 0.0))
 
 
 def default_spec(in_chans: int, changes: Mapping[str, Any] | InputSpec | None) -> InputSpec:
-    """ImageNet's mean and deviation, :data:`SIDE` pixels, the image whole (padded to a square), with `changes`."""
+    """Return the default input spec with `changes`.
+
+    The default is :data:`SIDE` pixels, the image padded to a square, ImageNet's mean and standard deviation.
+    """
     return InputSpec.imagenet(in_chans, size=SIDE, resize="pad").updated(changes)
 
 
-def is_there(detector: RegionDetector, x: Tensor, boxes: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Checked boxes, cut off at the image's border, and which of them are present and have an area.
+def checked_boxes(detector: RegionDetector, x: Tensor, boxes: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Check boxes, clip them to the image, and return them with a mask of those that are present and have an area.
 
     Raises
     ------
     ValueError
-        Boxes or `present` of another shape; a box of a present region that is not finite.
+        Boxes or `present` have another shape; a box of a present region is not finite.
     """
     shape = (len(x), len(detector.region_names))
     if boxes.shape != (*shape, 4):

@@ -1,4 +1,4 @@
-"""How well a detector finds the regions."""
+"""Compare detected regions with the true ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thoraxlib.detection.base import RegionDetector
-from thoraxlib.detection.reading import batches, in_image
+from thoraxlib.detection.reading import batches, to_image
 from thoraxlib.localization.metrics import paired_iou
 from thoraxlib.metrics.intervals import Interval, bootstrap_mean, percentiles, resampled_weights
 from thoraxlib.utils.arguments import one_of
@@ -25,17 +25,17 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class RegionReport(Table):
-    """The best box of every region on every image beside the true one; ``print`` it.
+    """Agreement of each region's best box with the true one on every image; ``print`` shows a table.
 
     Attributes
     ----------
     region_names : tuple of str
         R names.
     iou : Tensor
-        float32 (N, R): of the best box, whatever its score, and the true one; NaN where the region is not in the image.
+        float32 (N, R): IoU of the best box, whatever its score, and the true one; NaN where the image has no true box.
     scores : Tensor
-        float32 (N, R): of the best box.
-    found : Tensor
+        float32 (N, R): score of the best box.
+    detected : Tensor
         bool (N, R): the score is above the detector's threshold.
     ids, patient_ids : list of str
         The images.
@@ -44,43 +44,43 @@ class RegionReport(Table):
     region_names: tuple[str, ...]
     iou: Tensor
     scores: Tensor
-    found: Tensor
+    detected: Tensor
     ids: list[str]
     patient_ids: list[str]
     _name = "detection"
 
     @property
     def present(self) -> Tensor:
-        """Where there is a true box, bool (N, R)."""
+        """Mask of the true boxes, bool (N, R)."""
         return ~self.iou.isnan()
 
     def mean_iou(self) -> Tensor:
-        """Of each region over the images that show it, (R,); NaN for a region that none does."""
+        """Mean IoU of each region over the images that show it, (R,); NaN if no image does."""
         return self.iou.nanmean(dim=0)
 
     def detection_rate(self) -> Tensor:
-        """Share of the images showing a region in which it is found, (R,)."""
-        return (self.found & self.present).sum(dim=0) / self.present.sum(dim=0)
+        """Fraction of the images that show a region in which it is detected, (R,)."""
+        return (self.detected & self.present).sum(dim=0) / self.present.sum(dim=0)
 
     def false_rate(self) -> Tensor:
-        """Share of the images without a region in which it is found all the same, (R,)."""
-        return (self.found & ~self.present).sum(dim=0) / (~self.present).sum(dim=0)
+        """Fraction of the images without a region in which it is detected all the same, (R,)."""
+        return (self.detected & ~self.present).sum(dim=0) / (~self.present).sum(dim=0)
 
     def ap50(self) -> Tensor:
         """Average precision of each region at an IoU of 0.5, (R,); see :func:`average_precision`."""
         return average_precision(self.iou, self.scores)
 
     def map50(self) -> float:
-        """Mean over the regions that any image shows."""
+        """Mean of :meth:`ap50` over the regions that any image shows."""
         return float(self.ap50().nanmean())
 
     def interval(self, score: str = "iou", *, n_bootstrap: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
-        """Percentile intervals of each region's score, and of their mean, over resampled patients.
+        """Compute percentile intervals of each region's score, and of their mean, over resampled patients.
 
         Parameters
         ----------
         score : {"iou", "ap50", "detection_rate"}
-            Which score.
+            The score.
         n_bootstrap, level, seed
             See :func:`thoraxlib.metrics.bootstrap`.
 
@@ -90,76 +90,70 @@ class RegionReport(Table):
             Another score, or numbers out of range.
         """
         one_of("score", score, ("iou", "ap50", "detection_rate"))
-        drawn: dict[str, Any] = {
-            "n_bootstrap": n_bootstrap,
-            "level": level,
-            "seed": seed,
-            "patient_ids": self.patient_ids,
-        }
+        options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed}
+        options["patient_ids"] = self.patient_ids
         if score != "ap50":
-            values = self.iou if score == "iou" else torch.where(self.present, self.found.double(), torch.nan)
-            return bootstrap_mean(array(values), **drawn)
+            values = self.iou if score == "iou" else torch.where(self.present, self.detected.double(), torch.nan)
+            return bootstrap_mean(array(values), **options)
         parts = [
             np.stack(list(_weighted(self.iou, self.scores, weights)), axis=1)
-            for weights in resampled_weights(len(self.ids), **drawn)
+            for weights in resampled_weights(len(self.ids), **options)
         ]
         return percentiles(np.concatenate(parts), level)
 
     def _cells(self) -> list[list[str]]:
-        found = self.detection_rate()
+        rate = self.detection_rate()
         columns = [
             ["region", *self.region_names, "mean"],
             ["images", *map(str, self.present.sum(dim=0).tolist()), str(len(self.ids))],
             ["IoU (95 %)", *self.interval("iou").beside(self.mean_iou())],
             ["AP@0.5 (95 %)", *self.interval("ap50").beside(self.ap50())],
-            ["found", *(f"{value:.3f}" for value in (*found.tolist(), float(found.nanmean())))],
+            ["detected", *(f"{value:.3f}" for value in (*rate.tolist(), float(rate.nanmean())))],
         ]
         return [list(row) for row in zip(*columns, strict=True)]
 
 
 def evaluate(
-    detector: RegionDetector, dataset: Any, *, batch_size: int = 16, num_workers: int = 0, progress: bool = False
+    detector: RegionDetector, dataset: Any, *, batch_size: int = 16, num_workers: int = 0, progress: bool = True
 ) -> RegionReport:
-    """Compare a detector's regions with the true ones, in the images' own pixels.
+    """Compare a detector's regions with the true ones, in pixels of the original images.
 
     Parameters
     ----------
     detector : RegionDetector
-        Runs where it is, in eval mode.
+        Runs on its own device, in eval mode.
     dataset : dataset
         Samples have ``regions``; the data set has the detector's ``region_names``.
     batch_size, num_workers : int
-        Images at a time, and processes that read them.
+        Images in a batch, and processes that read them.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Raises
     ------
     ValueError
-        No images, images without regions, or other regions.
+        No images, images without regions, or other regions than the detector's.
     """
     from tqdm.auto import tqdm
 
-    iou, scores, found, ids = [], [], [], []
     detector = eval_view(detector)
-    device, bar = device_of(detector), tqdm(total=len(dataset), desc="evaluate", disable=not progress)
-    with torch.inference_mode(), bar:
-        for images in batches(detector, dataset, batch_size=batch_size, num_workers=num_workers, truth=True):
-            regions = detector(images.x.to(device))
-            boxes = in_image(regions.boxes.cpu(), detector.input_spec, images.sizes)
-            iou.append(torch.where(images.present, paired_iou(boxes, images.boxes), torch.nan))
-            scores.append(regions.scores.float().cpu())
-            found.append(regions.present.cpu())
-            ids += images.ids
-            bar.update(len(images.ids))
-    table = torch.cat(iou), torch.cat(scores), torch.cat(found)
-    return RegionReport(detector.region_names, *table, ids=ids, patient_ids=list(dataset.patient_ids))
+    loader = batches(detector, dataset, batch_size=batch_size, num_workers=num_workers, truth=True)
+    rows, ids = list[tuple[Tensor, ...]](), list[str]()
+    with torch.inference_mode():
+        for batch in tqdm(loader, desc="evaluate", disable=not progress, leave=False):
+            regions = detector(batch["image"].to(device_of(detector)))
+            boxes = to_image(regions.boxes.cpu(), detector.input_spec, batch["size"])
+            iou = torch.where(batch["present"], paired_iou(boxes, torch.stack(batch["boxes"])), torch.nan)
+            rows.append((iou, regions.scores.float().cpu(), regions.present.cpu()))
+            ids += batch["id"]
+    iou, scores, detected = map(torch.cat, zip(*rows, strict=True))
+    return RegionReport(detector.region_names, iou, scores, detected, ids, list(dataset.patient_ids))
 
 
 def average_precision(iou: Tensor, scores: Tensor) -> Tensor:
-    """COCO's average precision at an IoU of 0.5 of each region, float64 (R,), with one box for each region and image.
+    """Compute COCO's average precision at an IoU of 0.5 of each region, for one box for each region and image.
 
-    The images are ordered by score; a box is right if its IoU is at least 0.5, and wrong where there is none to find.
+    The images are ordered by score. A box is right if its IoU is at least 0.5, and wrong if there is no true box.
     Precision is the highest at this or a higher recall, averaged over 101 recalls from 0 to 1.
 
     Parameters
@@ -172,7 +166,7 @@ def average_precision(iou: Tensor, scores: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        0 to 1; NaN for a region without a true box.
+        float64 (R,), 0 to 1; NaN for a region without a true box.
 
     Raises
     ------
@@ -195,7 +189,7 @@ def average_precision(iou: Tensor, scores: Tensor) -> Tensor:
 
 
 def _weighted(iou: Tensor, scores: Tensor, weights: Floats) -> Iterator[Floats]:
-    """The same for images counted so often as each row of `weights` (B, N) says: for each region (B,)."""
+    """Yield the average precision (B,) of each region, with images weighted by each row of `weights` (B, N)."""
     for overlap, score in zip(array(iou).T, array(scores).T, strict=True):
         order = np.argsort(-score, kind="stable")
         counted, hit = weights[:, order], overlap[order] >= _HIT  # NaN is no hit
@@ -208,6 +202,6 @@ def _weighted(iou: Tensor, scores: Tensor, weights: Floats) -> Iterator[Floats]:
 
 
 def _at_recalls(recall: Floats, precision: Floats) -> Floats:
-    """Mean precision at 101 recalls, of curves (B, N); 0 beyond the last recall."""
+    """Average the precision of curves (B, N) at 101 recalls; 0 beyond the last recall."""
     ended = np.pad(precision, ((0, 0), (0, 1)))
     return np.array([p[np.searchsorted(r, _RECALLS)].mean() for r, p in zip(recall, ended, strict=True)])

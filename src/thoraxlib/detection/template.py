@@ -1,4 +1,4 @@
-"""Regions without a detector: each at its mean place."""
+"""Regions without a detector: each at its mean box."""
 
 from __future__ import annotations
 
@@ -20,41 +20,43 @@ _RESOLUTION = 7
 
 @register("template")
 class Template(RegionDetector):
-    """Each region where it is on average, with features of a backbone; nothing is detected.
+    """Place each region at its mean box; features are those of a backbone. Nothing is detected.
 
-    :meth:`fit` learns the places from annotated images. Without it, the backbone still gives the features of given
-    boxes (:meth:`region_features`).
+    :meth:`fit` computes the mean boxes from annotated images. Without it, only features of given boxes are available
+    (:meth:`region_features`).
 
     Parameters
     ----------
     regions : str or sequence of str
-        A set of names, or the names.
+        A set of region names, or the names.
     backbone : str, mapping or Backbone
         From :mod:`thoraxlib.backbones`.
     pretrained : bool
         ImageNet weights for the backbone.
     stage : int
-        Which of the backbone's maps the features are of, the finest being 0 and the deepest -1. A region's features are
-        the mean over 7 x 7 places in its box (RoIAlign), one for each channel.
+        Index of the backbone's map that gives the features: 0 is the finest, -1 the deepest. Features are pooled to
+        7 x 7 locations (RoIAlign) and averaged, one for each channel.
     score_threshold : float
-        Of no effect, as every region that has a place has the score 1; kept for one contract.
+        No effect: every region with a mean box has the score 1. All detectors have this option.
     in_chans : int
         Channels of the images.
     input_spec : mapping or InputSpec, optional
-        Changes to the default input: 800 x 800 pixels, the image padded to a square, ImageNet's mean and deviation.
+        Changes to the default input: 800 x 800 pixels, the image padded to a square, ImageNet's mean and standard
+        deviation.
 
     Attributes
     ----------
-    places : Tensor
-        (R, 4): x1, y1, x2, y2 as shares of the input's sides; NaN before :meth:`fit` and for regions never seen.
+    mean_boxes : Tensor
+        (R, 4): x1, y1, x2, y2 as fractions of the input's sides; NaN before :meth:`fit`, and for regions that no image
+        shows.
 
     Raises
     ------
     ValueError
-        A stage that the backbone does not have.
+        The backbone has no such stage.
     """
 
-    places: Tensor
+    mean_boxes: Tensor
 
     def __init__(
         self,
@@ -75,56 +77,57 @@ class Template(RegionDetector):
             )
         super().__init__(regions, spec, network.channels[stage], score_threshold)
         self.backbone, self.stage = network, stage
-        self.register_buffer("places", torch.full((len(self.region_names), 4), torch.nan))
+        self.register_buffer("mean_boxes", torch.full((len(self.region_names), 4), torch.nan))
 
     def fit(self, dataset: Any, *, batch_size: int = 16, num_workers: int = 0) -> Template:
-        """Take each region's mean box over the images that show it.
+        """Compute each region's mean box over the images that show it.
 
         Parameters
         ----------
         dataset : dataset
             Samples have ``regions``; the data set has this detector's ``region_names``.
         batch_size, num_workers : int
-            Images at a time, and processes that read them.
+            Images in a batch, and processes that read them.
 
         Raises
         ------
         ValueError
-            No images, images without regions, or other regions.
+            No images, images without regions, or other regions than the detector's.
         """
         h, w = self.input_spec.size
         total, count = torch.zeros(len(self.region_names), 4, dtype=torch.float64), torch.zeros(len(self.region_names))
         for batch in batches(self, dataset, batch_size=batch_size, num_workers=num_workers, truth=True):
-            seen = batch.seen_present
-            total += torch.where(seen[..., None], batch.seen.double(), 0.0).sum(dim=0)
-            count += seen.sum(dim=0)
-        self.places.copy_(total / count[:, None] / torch.tensor([w, h, w, h]))
+            boxes = batch["regions"]
+            present = batch["present"] & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)  # a crop may lose some
+            total += torch.where(present[..., None], boxes.double(), 0.0).sum(dim=0)
+            count += present.sum(dim=0)
+        self.mean_boxes.copy_(total / count[:, None] / torch.tensor([w, h, w, h]))
         return self
 
     def maps(self, x: Tensor) -> Tensor:
-        """The map of the stage."""
+        """Return the map of the stage."""
         maps: list[Tensor] = self.backbone(x)
         return maps[self.stage]
 
     def locate(self, maps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same places in all images.
+        """Return the same boxes for all images.
 
         Raises
         ------
         RuntimeError
-            The template was not fitted yet.
+            The template is not fitted.
         """
-        if bool(self.places.isnan().all()):
-            raise RuntimeError("this template has no places yet: give it annotated images, fit(dataset)")
+        if bool(self.mean_boxes.isnan().all()):
+            raise RuntimeError("this template is not fitted: call fit(dataset) with annotated images")
         h, w = x.shape[-2:]
-        known = ~self.places.isnan().any(dim=1)
-        boxes = torch.where(known[:, None], self.places, 0.0) * self.places.new_tensor([w, h, w, h])
+        known = ~self.mean_boxes.isnan().any(dim=1)
+        boxes = torch.where(known[:, None], self.mean_boxes, 0.0) * self.mean_boxes.new_tensor([w, h, w, h])
         return boxes.expand(len(x), -1, -1), known.to(boxes.dtype).expand(len(x), -1)
 
     def pool(self, maps: Tensor, boxes: Tensor, x: Tensor) -> Tensor:
-        """Mean of the map over each box."""
+        """Average the map over each box."""
         from torchvision.ops import roi_align
 
         scale = maps.shape[-1] / x.shape[-1]
-        cells: Tensor = roi_align(maps, list(boxes.to(maps.dtype)), _RESOLUTION, scale, sampling_ratio=2, aligned=True)
-        return cells.mean(dim=(2, 3)).view(*boxes.shape[:2], -1)
+        pooled: Tensor = roi_align(maps, list(boxes.to(maps.dtype)), _RESOLUTION, scale, sampling_ratio=2, aligned=True)
+        return pooled.mean(dim=(2, 3)).view(*boxes.shape[:2], -1)

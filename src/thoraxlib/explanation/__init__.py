@@ -1,22 +1,9 @@
-"""What a model finds on images, and where: :func:`explain`, its results, and the ways to see."""
+"""Explain images: :func:`explain`, its results, and boxes of a whole data set."""
 
 from __future__ import annotations
 
-from thoraxlib.explanation.images import check_model, explain, explain_each, look_of, thresholds
+from thoraxlib.explanation.images import explain, explain_each
 from thoraxlib.explanation.localized import Localized, localize, tune
-from thoraxlib.explanation.look import Seen
 from thoraxlib.explanation.result import Explanation, Finding
 
-__all__ = [
-    "Explanation",
-    "Finding",
-    "Localized",
-    "Seen",
-    "check_model",
-    "explain",
-    "explain_each",
-    "localize",
-    "look_of",
-    "thresholds",
-    "tune",
-]
+__all__ = ["Explanation", "Finding", "Localized", "explain", "explain_each", "localize", "tune"]

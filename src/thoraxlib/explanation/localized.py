@@ -1,4 +1,4 @@
-"""A model's boxes for a data set beside the true ones, and the choice of a rule's options."""
+"""Boxes of a model on a data set together with the true boxes, and the choice of a rule's options."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from thoraxlib.utils.modes import device_of
 
 
 class Localized(NamedTuple):
-    """Boxes of a data set's images, in their own pixels.
+    """Detected and true boxes of a data set's images, in the images' own pixels.
 
     Attributes
     ----------
     detected, truth : Boxes
-        ``image`` is the position in `ids`.
+        ``image`` is the index in `ids`.
     ids : tuple of str
-        Of the images.
+        Names of the images.
     sizes : tuple of (int, int)
         (H, W) of the images.
     """
@@ -46,10 +46,10 @@ def localize(
     rule: Spec | Any = "threshold",
     batch_size: int = 32,
 ) -> Localized:
-    """The boxes that a model's heat maps give on the images with true boxes: ChestX-ray8's protocol.
+    """Find boxes in a model's heat maps of the images that have true boxes: ChestX-ray8's protocol.
 
-    Every label of the model is looked at, whatever its probability; a box's score is the probability times the mean of
-    the map in it. :func:`localization_table` of the result is the paper's table.
+    Boxes are found for every label, whatever its probability; a box's score is the probability times the mean of the
+    map in it. :func:`localization_table` of the result is the paper's table.
 
     Parameters
     ----------
@@ -57,13 +57,13 @@ def localize(
         With ``input_spec`` and ``labels``.
     dataset : ChestDataset
         With the model's labels, and with boxes, e.g. ``datasets.build("nih14", ...)`` of a folder with
-        ``BBox_List_2017.csv``. Images without boxes are not decoded where it has ``boxed``.
+        ``BBox_List_2017.csv``. If it has ``boxed``, images without boxes are not decoded.
     method : str or mapping
         From :mod:`thoraxlib.cams`.
     rule : str, mapping or callable
         From :mod:`thoraxlib.localization`.
     batch_size : int
-        Images at a time.
+        Images per forward pass.
 
     Raises
     ------
@@ -77,34 +77,27 @@ def localize(
     samples = Samples(dataset, transform_for(model.input_spec), original=("boxes", "box_labels", "size"))
     boxed = getattr(dataset, "boxed", torch.ones(len(dataset), dtype=torch.bool))
     detected: list[Boxes] = []
-    truth: list[Boxes] = []
-    ids: list[str] = []
-    sizes: list[tuple[int, int]] = []
+    known: dict[str, list[Any]] = {"boxes": [], "box_labels": [], "id": [], "size": []}
     for batch in samples.batches(batch_size, indices=boxed.nonzero().flatten().tolist()):
         if "boxes" not in batch:
             raise ValueError("the data set has no boxes")
         logits, maps = cam.with_logits(batch["image"].to(device_of(model)))
         found = rule(maps, model.input_spec.size, logits.sigmoid())
         for image, boxes, size in zip(batch["id"], batch["boxes"], batch["size"], strict=True):
-            _check_frame(image, boxes, size)
-        true = Boxes.from_lists(batch["boxes"], batch["box_labels"])
-        for boxes, into in ((to_original(found, model.input_spec, batch["size"]), detected), (true, truth)):
-            into.append(boxes._replace(image=boxes.image + len(ids)))
-        ids += batch["id"]
-        sizes += batch["size"]
-    if not any(len(boxes.image) > 0 for boxes in truth):
+            canvas = tuple(getattr(boxes, "canvas_size", size))
+            if canvas != size:
+                raise ValueError(
+                    f"image {image} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: "
+                    "images and true boxes must have the same frame"
+                )
+        found = to_original(found, model.input_spec, batch["size"])
+        detected.append(found._replace(image=found.image + len(known["id"])))
+        for key, values in known.items():
+            values += batch[key]
+    truth = Boxes.from_lists(known["boxes"], known["box_labels"])
+    if not len(truth.image):
         raise ValueError("the data set has no boxes")
-    return Localized(Boxes.concatenate(detected), Boxes.concatenate(truth), tuple(ids), tuple(sizes))
-
-
-def _check_frame(image: str, boxes: Tensor, size: tuple[int, int]) -> None:
-    """Raise where an image's boxes were made for another size of it."""
-    canvas = tuple(getattr(boxes, "canvas_size", size))
-    if canvas != size:
-        raise ValueError(
-            f"image {image} has {size[1]} x {size[0]} pixels, its boxes are of {canvas[1]} x {canvas[0]}: image "
-            "and truth must have one frame"
-        )
+    return Localized(Boxes.concatenate(detected), truth, tuple(known["id"]), tuple(known["size"]))
 
 
 def tune(
@@ -117,23 +110,23 @@ def tune(
     criterion: str = "iou",
     threshold: float = 0.3,
 ) -> dict[str, Any]:
-    """The options of a rule with the highest mean accuracy: choose them on images that are not tested on.
+    """Choose the options of a rule with the highest mean accuracy; use images that are not in the test set.
 
     Parameters
     ----------
     name : str
-        Of a rule.
+        Name of the rule.
     options : mapping
-        For each option the values to try; all combinations are.
+        Values to try for each option; all combinations are tried.
     maps : Tensor
         (N, K, h, w).
     size : (int, int)
-        Of the images, in whose pixels the true boxes are.
+        (H, W) of the images, in whose pixels the true boxes are.
     truth : Boxes
-        Of these images.
+        True boxes of these images.
     criterion, threshold
-        Of the accuracy, averaged over the labels that have true boxes; detections count for the labels that an image
-        has true boxes of.
+        Kind of overlap and its minimum. The accuracy is averaged over the labels that have true boxes; detections count
+        only on images that have a true box of the same label.
 
     Returns
     -------

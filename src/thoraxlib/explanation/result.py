@@ -1,4 +1,4 @@
-"""What was found on an image: to print, to draw, to save."""
+"""Explanation of one image: print, draw and save it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Finding:
     Attributes
     ----------
     label : str
-        Its name.
+        Name of the label.
     probability : float
         0 to 1.
     boxes : tuple of (float, float, float, float)
         x1, y1, x2, y2 in the file's pixels, the highest score first.
     scores : tuple of float
-        Of the boxes: the probability times the mean of the stretched map in it.
-        Where the boxes are anatomical regions, the finding's probability in each.
+        For each box, the probability times the mean of the stretched map in it; if the boxes are anatomical regions,
+        the finding's probability in each region.
     map : Tensor
-        float32 (H, W): the heat map in the image's own frame; what the model did not see is NaN.
+        float32 (H, W): the heat map at the image's size; NaN outside the model's input.
     regions : tuple of str
-        Names of the boxes, where they are anatomical regions; otherwise empty.
+        Names of the boxes if they are anatomical regions; otherwise empty.
     """
 
     label: str
@@ -45,28 +45,28 @@ class Finding:
     regions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        names = [f"{region} " for region in self.regions] or [""] * len(self.boxes)
+        names = self.regions or [""] * len(self.boxes)
         corners = [" ".join(f"{value:.0f}" for value in box) for box in self.boxes]
-        places = "; ".join(name + box for name, box in zip(names, corners, strict=True))
-        return f"{self.label:<28}{self.probability:>7.3f}  {places}"
+        boxes = "; ".join(f"{name} {box}".strip() for name, box in zip(names, corners, strict=True))
+        return f"{self.label:<28}{self.probability:>7.3f}  {boxes}"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model says about one image; ``print`` it, or :meth:`save` it.
+    """Probabilities and findings of one image; ``print`` it, or :meth:`save` it.
 
     Attributes
     ----------
     name : str
-        Of the image: the file's stem, or its position; unique among those explained together.
+        Name of the image: the file's stem, or its position; unique among the images explained together.
     image : Tensor
-        uint8, or floating point in [0, 1]: (1, H, W), the image as it was read.
+        uint8, or floating point in [0, 1]: (1, H, W), the image before preprocessing.
     probabilities : Mapping[str, float]
-        Of every label; NaN where it could not be assessed, as no anatomical region was found.
+        Probability of every label; NaN if no anatomical region was found.
     findings : tuple of Finding
-        Labels whose probability is at least their threshold, the likeliest first.
+        Labels whose probability is at least their threshold, the most probable first.
     method, rule : str
-        How maps and boxes were made.
+        Names of the heat map method and of the box rule.
     """
 
     name: str
@@ -82,23 +82,17 @@ class Explanation:
         return int(self.image.shape[-2]), int(self.image.shape[-1])
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.name} ({self.size[1]} x {self.size[0]} pixels)",
-            f"{'finding':<28}{'p':>7}  boxes (x1 y1 x2 y2)",
-        ]
-        lines += [str(finding) for finding in self.findings]
+        size = f"({self.size[1]} x {self.size[0]} pixels)"
+        lines = [f"{self.name} {size}", f"{'finding':<28}{'p':>7}  boxes (x1 y1 x2 y2)", *map(str, self.findings)]
         if not self.findings:
             known = {label: value for label, value in self.probabilities.items() if value == value}
-            highest = max(known, key=known.__getitem__, default=None)
-            lines.append(
-                "no region found: not assessed"
-                if highest is None
-                else f"nothing above its threshold; highest: {highest} {known[highest]:.3f}"
-            )
+            highest = max(known, key=known.__getitem__, default="")
+            nothing = f"nothing above its threshold; highest: {highest} {known.get(highest, 0):.3f}"
+            lines.append(nothing if known else "no region found: not assessed")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but pixels and maps, as plain JSON."""
+        """Return everything except pixels and maps as plain JSON."""
         return {
             "image": self.name,
             "size": list(self.size),
@@ -118,19 +112,21 @@ class Explanation:
         }
 
     def panel(self, *, side: int = 512, most: int = 5, truth: Mapping[str, Sequence[Any]] | None = None) -> Image.Image:
-        """The image, and beside it the likeliest findings, each with its heat map and boxes.
+        """Draw the image, and next to it the most probable findings, each with its heat map and boxes.
 
         Parameters
         ----------
         side : int
-            Longer side of a picture in the panel, in pixels.
+            Longer side of each picture in the panel, in pixels.
         most : int
-            Findings at most.
+            Maximum number of findings.
         truth : mapping of str to sequence, optional
-            True boxes (x1, y1, x2, y2) of labels, in the image's pixels: drawn dashed, in another colour, with a
-            legend.
+            True boxes (x1, y1, x2, y2) of labels, in the image's pixels. They are drawn dashed, in another colour,
+            with a legend.
         """
-        image = plotting.fit(self.image, side)  # first, so that lines and letters are those of a picture of this size
+        image = plotting.fit(
+            self.image, side
+        )  # before drawing, so that lines and letters have the size for this picture
         scale = torch.tensor([image.width / self.size[1], image.height / self.size[0]] * 2)
         true = {label: torch.as_tensor(boxes).float().reshape(-1, 4) * scale for label, boxes in (truth or {}).items()}
         names = [label for label, boxes in true.items() for _ in range(len(boxes))]
@@ -141,14 +137,14 @@ class Explanation:
             cell = plotting.overlay(image, finding.map.nan_to_num(lowest))
             cell = plotting.draw_boxes(cell, true.get(finding.label, []), truth=True)
             boxes = torch.tensor(finding.boxes).reshape(-1, 4) * scale
-            names = [f"{region} " for region in finding.regions] or [""] * len(boxes)
-            texts = [f"{name}{score:.2f}" for name, score in zip(names, finding.scores, strict=True)]
+            names = list(finding.regions) or [""] * len(boxes)
+            texts = [f"{name} {score:.2f}".strip() for name, score in zip(names, finding.scores, strict=True)]
             cells.append(plotting.draw_boxes(cell, boxes, texts))
             titles.append(f"{finding.label} {finding.probability:.2f}")
         return plotting.panel(cells, titles, columns=min(len(cells), 3), side=side, legend=truth is not None)
 
     def save(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Write ``<name>.png``, the panel, and ``<name>.json`` into `folder`, each whole or not at all.
+        """Write the panel ``<name>.png`` and ``<name>.json`` into `folder`, atomically.
 
         `options` are those of :meth:`panel`.
         """

@@ -1,4 +1,4 @@
-"""Graph convolutions: node features (..., K, F) and a graph -> node features (..., K, F')."""
+"""Graph convolutions: from node features (..., K, F) and a graph to node features (..., K, F')."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thoraxlib.graphs.operator import GraphOperator
+from thoraxlib.graphs.graph import GraphOperator
 from thoraxlib.registry import OptionError, Registry, Spec
 
 
 class DenseConvolution(nn.Module):
-    """``N X W + b`` (Kipf and Welling 2017, arXiv 1609.02907, equation 2, without the activation).
+    """Graph convolution ``N X W + b`` (Kipf and Welling 2017, arXiv 1609.02907, equation 2, without the activation).
 
-    The right choice for graphs of a few dozen nodes. The product goes over the narrower side first.
+    It is the right choice for graphs of a few dozen nodes.
 
     Parameters
     ----------
     in_channels, out_channels : int
         F and F'.
     bias : bool
-        Have b.
+        Add b.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
@@ -36,7 +36,7 @@ class DenseConvolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor, graph: GraphOperator) -> Tensor:
-        """(..., K, F) -> (..., K, F')."""
+        """Map node features (..., K, F) to (..., K, F')."""
         matrix = graph.matrix.to(x.dtype)
         narrow_in = self.weight.shape[0] < self.weight.shape[1]
         out = (matrix @ x) @ self.weight if narrow_in else matrix @ (x @ self.weight)
@@ -44,25 +44,26 @@ class DenseConvolution(nn.Module):
 
 
 class GeometricConvolution(nn.Module):
-    """A layer of torch_geometric on the same graph.
+    """Graph convolution by a layer of torch_geometric.
 
     Parameters
     ----------
     layer : str
         A class of ``torch_geometric.nn`` with ``(in_channels, out_channels)``: "GCNConv", "SAGEConv", "GATv2Conv", ...
-        Edge weights go to those that take them. GCNConv is built with ``normalize=False``, as the graph is normalised
+        Layers that take edge weights get them. GCNConv is built with ``normalize=False``, since the graph is normalised
         already, and so equals the dense product.
     in_channels, out_channels : int
         F and F'.
     bias : bool
-        Have a bias, where the layer leaves the choice.
+        Add a bias, if the layer has this option.
     **options
-        The layer's own.
+        Options of the layer.
 
     Raises
     ------
     OptionError
-        The layer does not take them, or gives another number of channels (``concat=False`` for attention heads).
+        The layer does not take the options, or returns another number of channels (use ``concat=False`` for attention
+        heads).
     """
 
     def __init__(self, layer: str, in_channels: int, out_channels: int, *, bias: bool = False, **options: Any) -> None:
@@ -82,12 +83,12 @@ class GeometricConvolution(nn.Module):
         self.weighted = "edge_weight" in inspect.signature(kind.forward).parameters
 
     def forward(self, x: Tensor, graph: GraphOperator) -> Tensor:
-        """(..., K, F) -> (..., K, F').
+        """Map node features (..., K, F) to (..., K, F').
 
         Raises
         ------
         OptionError
-            The layer gives another number of channels.
+            The layer returns another number of channels.
         """
         nodes, batch = x.shape[-2], x.shape[:-2]
         copies = math.prod(batch)
@@ -105,23 +106,23 @@ class GeometricConvolution(nn.Module):
         return out.view(*batch, nodes, self.out_channels)
 
 
-_OTHERS = ("CuGraph", "MeshCNN")  # those need a package of their own, this one the edges of a mesh
+_OTHERS = ("CuGraph", "MeshCNN")  # CuGraph's need another package, MeshCNN's the edges of a mesh
 
 
 class _Geometric:
-    """Makes every suitable class of torch_geometric the name of a convolution, in lower case as well."""
+    """Source of every suitable layer of torch_geometric, by its class name or the name in lower case."""
 
     def names(self) -> Iterable[str]:
-        """Classes whose first arguments are the two widths."""
+        """List the classes that need the two widths, node features and edges only."""
         from torch_geometric.nn import conv
 
         return [name for name in conv.__all__ if not name.startswith(_OTHERS) and self._suits(getattr(conv, name))]
 
     def find(self, name: str) -> Callable[..., nn.Module] | None:
-        """A factory for the layer `name`, or None."""
-        layer = (
-            next((own for own in self.names() if name in (own, own.lower())), None) if "conv" in name.lower() else None
-        )
+        """Return a factory of the layer `name`, or None."""
+        if "conv" not in name.lower():  # torch_geometric need not be imported
+            return None
+        layer = next((own for own in self.names() if name in (own, own.lower())), None)
         if layer is None:
             return None
         factory = partial(GeometricConvolution, layer)
@@ -146,23 +147,23 @@ register("dense")(DenseConvolution)
 
 
 def chain(convolution: Spec, widths: Sequence[int], *, bias: bool, learn_adjacency: bool) -> nn.ModuleList:
-    """Convolutions of one kind, from each of the `widths` to the next.
+    """Build convolutions of one kind, from each of the `widths` to the next.
 
     Parameters
     ----------
     convolution : str or mapping
-        Of this registry.
+        From this registry.
     widths : sequence of int
         F of the nodes, and F' of each convolution.
     bias : bool
-        Have biases.
+        Add biases.
     learn_adjacency : bool
-        The weights of the graph's edges are trained.
+        True if the weights of the edges are trained.
 
     Raises
     ------
     ValueError
-        `learn_adjacency`, and a convolution that takes no edge weights.
+        `learn_adjacency` with a convolution that takes no edge weights.
     """
     made = nn.ModuleList(
         registry.resolve(convolution, in_channels=before, out_channels=after, bias=bias)

@@ -1,4 +1,4 @@
-"""Classifiers that a graph convolution makes of label embeddings."""
+"""A head whose classifiers are computed from label embeddings by graph convolutions."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _ADJACENCY = {"name": "mlgcn", "isolated": "ignore"}
 
 @register("label_graph")
 class LabelGraphHead(LinearClassifier):
-    """``H pool(features)``, where row k of H comes from label k and its neighbours: (N, C, h, w) -> (N, K).
+    """``H pool(features)``, where row k of H is computed from label k and its neighbours: (N, C, h, w) -> (N, K).
 
-    ML-GCN (Chen et al. 2019, arXiv 1904.03582, section 3.3): label embeddings E (K, F) pass through graph convolutions
-    ``H' = act(N H W)`` until they are as wide as the image's vector. H does not depend on the image:
-    :func:`thoraxlib.optimize_for_inference` computes it once and makes it the weight of a linear head.
+    ML-GCN (Chen et al. 2019, arXiv 1904.03582, section 3.3): graph convolutions ``H' = act(N H W)`` map the label
+    embeddings E (K, F) to the width of the image's vector. H does not depend on the image:
+    :func:`thoraxlib.optimize_for_inference` computes it once and uses it as the weight of a linear head.
 
     Parameters
     ----------
     in_channels : int or sequence of int
-        C, or those of several maps.
+        C; several numbers for several maps.
     num_labels : int
         K.
     labels : str or sequence of str
@@ -46,17 +46,17 @@ class LabelGraphHead(LinearClassifier):
     pool : str, mapping or nn.Module
         From :mod:`thoraxlib.layers.pooling`.
     dropout : float
-        On the image's vector, in training.
+        Rate on the image's vector, in training.
     adjacency : str, mapping or Graph
         From :mod:`thoraxlib.graphs.adjacency`.
     counts : str, mapping or LabelCounts, optional
-        What adjacency and embeddings are counted from; by default shipped counts that have all labels.
+        Counts from which adjacency and embeddings are computed; by default shipped counts that have all labels.
     embeddings : str, mapping or Embedding
         From :mod:`thoraxlib.graphs.embeddings`.
     hidden : sequence of int
         Widths between embedding and classifier.
     act, act_last : {"leaky_relu", "gelu", "relu", None}
-        After every convolution but the last, and after the last.
+        Activation after each convolution except the last, and after the last.
     convolution : str or mapping
         From :mod:`thoraxlib.graphs.convolutions`.
     normalize : {"sym_transposed", "sym", "row", "none"}
@@ -64,13 +64,13 @@ class LabelGraphHead(LinearClassifier):
     learn_adjacency : bool
         Train the graph's matrix too.
     bias : bool
-        In the convolutions.
+        Use a bias in the convolutions.
 
     Raises
     ------
     ValueError
-        Labels that counts, graph or embeddings lack; another number of embeddings than labels; `learn_adjacency` and a
-        convolution that takes no edge weights.
+        Labels that counts, graph or embeddings do not have; a number of embeddings that differs from that of labels;
+        `learn_adjacency`, and a convolution without edge weights.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class LabelGraphHead(LinearClassifier):
         super().__init__(in_channels, pool=pool, dropout=dropout)
         labels = label_sets.resolve(labels)
         if len(labels) != num_labels:
-            raise ValueError(f"labels are {len(labels)}, num_labels={num_labels}: they must be as many")
-        for name, value in (("act", act), ("act_last", act_last)):
-            one_of(name, value, _ACTIVATIONS)
+            raise ValueError(f"labels has {len(labels)} names, and num_labels={num_labels}: must be equal")
+        one_of("act", act, _ACTIVATIONS)
+        one_of("act_last", act_last, _ACTIVATIONS)
         counted = None if counts is None else graphs.counts.registry.resolve(counts)
         graph = label_graph(labels, adjacency, counted)
         self.operator = graphs.GraphOperator(graph, normalize=normalize, learn=learn_adjacency)
@@ -111,7 +111,7 @@ class LabelGraphHead(LinearClassifier):
         self.acts = [*[act] * len(hidden), act_last]
 
     def classifier(self) -> tuple[Tensor, Tensor | None]:
-        """H (K, in_features), and no bias."""
+        """Return H (K, in_features), and no bias."""
         return self.label_classifiers(), None
 
     def label_classifiers(self) -> Tensor:
@@ -123,7 +123,7 @@ class LabelGraphHead(LinearClassifier):
 
     @torch.no_grad()
     def fuse(self) -> LinearHead:
-        """A linear head with H as its weight: the same logits, for inference."""
+        """Return a linear head with H as its weight: same logits, for inference."""
         in_channels = self.channels if len(self.channels) > 1 else self.channels[0]
         weight = self.label_classifiers()
         head = LinearHead(in_channels, len(weight), pool=self.pool).train(self.training)

@@ -1,4 +1,4 @@
-"""Pooling, then a linear layer."""
+"""Linear heads: pooling, then a linear layer; or a 1x1 convolution, then pooling."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib.heads import register
-from thoraxlib.heads.base import Features, Head
+from thoraxlib.heads.base import Features, Head, one_map
 from thoraxlib.layers import pooling
 from thoraxlib.layers.pooling import expansion, per_label
 from thoraxlib.registry import Spec
 
 
 class LinearClassifier(Head):
-    """``W pool(features) + b`` for heads that say in :meth:`classifier` what W and b are.
+    """Base class of linear heads, ``W pool(features) + b``; subclasses return W and b from :meth:`classifier`.
 
-    Of several maps, each is pooled, and their vectors are put side by side.
+    If there are several maps, each is pooled, and the vectors are concatenated.
 
     Parameters
     ----------
     in_channels : int or sequence of int
-        C, or those of several maps.
+        C; several numbers for several maps.
     pool : str, mapping or nn.Module
         From :mod:`thoraxlib.layers.pooling`, or any module (N, C, h, w) -> (N, C).
     dropout : float
-        Before the linear layer, in training.
+        Rate before the linear layer, in training.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class LinearClassifier(Head):
     Raises
     ------
     ValueError
-        A pooling that weighs locations for each label ("pcam"), and several maps.
+        Several maps, and a pooling with separate weights for each label ("pcam").
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class LinearClassifier(Head):
         self.in_features = sum(self.channels) * expansion(self.pool)
         if per_label(self.pool) and len(self.channels) > 1:
             raise ValueError(
-                f"pool {type(self.pool).__name__} weighs the places of one map for each label; these are "
+                f"pool {type(self.pool).__name__} weighs the locations of one map for each label, and there are "
                 f"{len(self.channels)} maps: use 'avg', 'max' or 'lse'"
             )
 
     def classifier(self) -> tuple[Tensor, Tensor | None]:
-        """W (K, in_features) and b (K,), or None for no b."""
+        """Return W (K, in_features) and b (K,), or None for no b."""
         raise NotImplementedError
 
     def forward(self, features: Any) -> Tensor:
-        """Logits (N, K)."""
+        """Compute the logits (N, K)."""
         if per_label(self.pool):
             maps = self.logit_maps(features)
             if self.training and self.dropout.p > 0:
                 return self.classify(self.pool(features, maps))
-            logits: Tensor = self.pool(maps)  # the same, without vectors
+            logits: Tensor = self.pool(maps)  # equal, without computing the vectors
             return logits
         vector = self.vector(features)
         if self.training:
@@ -73,28 +73,28 @@ class LinearClassifier(Head):
         return F.linear(vector, *self.classifier())
 
     def vector(self, features: Features) -> Tensor:
-        """The pooled maps side by side, (N, in_features)."""
+        """Pool the maps and concatenate the vectors, (N, in_features)."""
         if isinstance(features, Tensor):
             pooled: Tensor = self.pool(features)
             return pooled
         return torch.cat([self.pool(part) for part in features], dim=1)
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """Logits (N, K) of a vector for each label, (N, K, C)."""
+        """Compute the logits (N, K) of vectors (N, K, C), one for each label."""
         weight, bias = self.classifier()
         logits: Tensor = (self.dropout(vectors) * weight).sum(dim=2)
         return logits if bias is None else logits + bias
 
     def logit_maps(self, features: Any, *, bias: bool = True) -> Tensor:
-        """``W features + b`` at every location, (N, K, h, w); with average pooling its mean is the logit.
+        """Compute ``W features + b`` at every location, (N, K, h, w); with average pooling, its mean is the logit.
 
-        Of several maps, the sum of what each adds, on the grid of the first, the finest: a cell of a coarser map adds
-        the same to all cells in it.
+        The logits of several maps are added up on the grid of the first, finest map; coarser ones are resized to it
+        (nearest neighbour).
 
         Raises
         ------
         NotImplementedError
-            The pooling widens its vector ("avg_max"): no location has one that W fits.
+            The pooled vector is wider than the map ("avg_max"), so that W does not fit the vector of a location.
         """
         if expansion(self.pool) != 1:
             raise NotImplementedError(
@@ -114,18 +114,18 @@ class LinearClassifier(Head):
 class LinearHead(LinearClassifier):
     """``W pool(features) + b``: (N, C, h, w) -> (N, K).
 
-    With a pooling that weighs locations for each label ("pcam"), row k of W sees the vector of label k.
+    If the pooling has separate weights for each label ("pcam"), row k of W is applied to the vector of label k.
 
     Parameters
     ----------
     in_channels : int or sequence of int
-        C, or those of several maps.
+        C; several numbers for several maps.
     num_labels : int
         K.
     pool : str, mapping or nn.Module
         From :mod:`thoraxlib.layers.pooling`, or any module (N, C, h, w) -> (N, C).
     dropout : float
-        Before the linear layer, in training.
+        Rate before the linear layer, in training.
     """
 
     def __init__(
@@ -140,5 +140,51 @@ class LinearHead(LinearClassifier):
         self.fc = nn.Linear(self.in_features, num_labels)
 
     def classifier(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the layer."""
+        """Return weight and bias of the layer."""
         return self.fc.weight, self.fc.bias
+
+
+@register("map")
+class MapHead(Head):
+    """``pool(W features + b)``: a logit map for each label, pooled to one logit, (N, C, h, w) -> (N, K).
+
+    Parameters
+    ----------
+    in_channels : int
+        C.
+    num_labels : int
+        K.
+    pool : str, mapping or nn.Module
+        From :mod:`thoraxlib.layers.pooling`, or any module (N, K, h, w) -> (N, K). With "pcam", this is the head of
+        PCAM.
+    dropout : float
+        Rate on whole channels of the features, in training.
+
+    Raises
+    ------
+    ValueError
+        Several maps of a fusion, or a pooling with more than one number for each map ("avg_max").
+    """
+
+    def __init__(
+        self, in_channels: int, num_labels: int, *, pool: Spec | nn.Module = "lse", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        one_map("map", in_channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv = nn.Conv2d(in_channels, num_labels, 1)
+        self.pool = pooling.registry.resolve(pool)
+        if expansion(self.pool) != 1:
+            raise ValueError(
+                f"pool {type(self.pool).__name__} gives {expansion(self.pool)} numbers for each map, and the head "
+                "'map' needs one logit; use the head 'linear'"
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute the logits (N, K)."""
+        logits: Tensor = self.pool(self.logit_maps(self.dropout(features)))
+        return logits
+
+    def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
+        """Compute per-location logits (N, K, h, w)."""
+        return F.conv2d(features, self.conv.weight, self.conv.bias if bias else None)

@@ -19,26 +19,26 @@ from thoraxlib.registry import Spec
 class VanillaHead(LinearHead):
     """``V leaky(norm(W pool(features) + b)) + c``: (N, C, h, w) -> (N, K).
 
-    The classifier of VanillaNet (Chen et al. 2023, arXiv 2305.12972): a linear layer to the K labels, batch norm, leaky
-    ReLU, and a layer from K to K. With `activation_slope` 1 it is one linear map in eval mode, so that per-location
-    logits exist and :meth:`fuse` makes it one layer.
+    The classifier of VanillaNet (Chen et al. 2023, arXiv 2305.12972): a linear layer with K outputs, batch norm, leaky
+    ReLU, and a linear layer from K to K. With `activation_slope` 1, it is one linear map in eval mode: it has
+    per-location logits, and :meth:`fuse` replaces it by one layer.
 
     Parameters
     ----------
     in_channels, num_labels, pool, dropout
         See :class:`~thoraxlib.heads.linear.LinearHead`.
     activation_slope : float
-        Of the leaky ReLU for negative values; see :class:`thoraxlib.backbones.vanillanet.VanillaNet`.
+        Slope of the leaky ReLU for negative values; see :class:`thoraxlib.backbones.vanillanet.VanillaNet`.
 
     Attributes
     ----------
     activation_slope : float
-        As given; may be set at any time.
+        May be set at any time.
 
     Raises
     ------
     ValueError
-        A pooling that weighs locations for each label ("pcam"): the hidden units are no labels.
+        A pooling with separate weights for each label ("pcam"), as the hidden units are no labels.
     """
 
     norm: Any
@@ -56,7 +56,7 @@ class VanillaHead(LinearHead):
         super().__init__(in_channels, num_labels, pool=pool, dropout=dropout)
         if per_label(self.pool):
             raise ValueError(
-                f"pool {type(self.pool).__name__} weighs places for each label, and the head 'vanilla' has hidden "
+                f"pool {type(self.pool).__name__} weighs locations for each label, and the head 'vanilla' has hidden "
                 "units before the labels; use 'avg', 'max' or 'lse'"
             )
         self.activation_slope = activation_slope
@@ -64,18 +64,18 @@ class VanillaHead(LinearHead):
         self.out = nn.Linear(num_labels, num_labels)
 
     def forward(self, features: Any) -> Tensor:
-        """Logits (N, K)."""
+        """Compute the logits (N, K)."""
         hidden = self.norm(self.fc(self.dropout(self.vector(features))))
         logits: Tensor = self.out(hidden if self.activation_slope == 1 else F.leaky_relu(hidden, self.activation_slope))
         return logits
 
     def classifier(self) -> tuple[Tensor, Tensor]:
-        """W and b of the one linear layer that the head is in eval mode.
+        """Return W and b of the single linear layer that equals the head in eval mode.
 
         Raises
         ------
         NotImplementedError
-            It is none: `activation_slope` is not 1.
+            The head is not linear, as `activation_slope` is not 1.
         """
         if self.activation_slope != 1:
             raise NotImplementedError(
@@ -90,19 +90,19 @@ class VanillaHead(LinearHead):
 
     @torch.no_grad()
     def fuse(self) -> VanillaHead:
-        """Make both layers and the norm one layer, in place: the same outputs, for inference.
+        """Merge both layers and the norm into one layer, in place: same outputs, for inference.
 
-        The state dict changes with it: load and save before.
+        This changes the state dict: load and save before.
 
         Returns
         -------
         VanillaHead
-            Itself.
+            This head.
 
         Raises
         ------
         ValueError
-            In training mode, or with an `activation_slope` other than 1.
+            The head is in training mode, or its `activation_slope` is not 1.
         """
         if self.training or self.activation_slope != 1:
             raise ValueError(

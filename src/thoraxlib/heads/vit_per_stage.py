@@ -1,4 +1,4 @@
-"""A small vision transformer for every map."""
+"""A head with a small vision transformer for each map."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from thoraxlib.registry import Spec
 
 @register("vit_per_stage")
 class ViTPerStage(Head):
-    """The sum of a vision transformer's logits for every map but the last, and of the last one's linear logits.
+    """Sum of the logits of a vision transformer for each map but the last, and of a linear head for the last.
 
-    SegFusionVANViT (QUST-SmartData/CXRClassification), whose own transformers are never trained nor saved.
+    SegFusionVANViT (QUST-SmartData/CXRClassification), whose own transformers are neither trained nor saved.
 
     Parameters
     ----------
     in_channels : sequence of int
-        Of the maps: as many transformers as there are, less one.
+        Channels of the maps; there is one transformer for each map but the last.
     num_labels : int
         K.
     sizes : sequence of (int, int)
-        (h, w) of the maps for which the position codes are made; they are resampled for others. A model with a fusion
-        fills them in.
+        (h, w) of the maps, for which the position embeddings are made; they are resampled for other sizes. A model
+        with a fusion fills them in.
     pool : str, mapping or nn.Module
-        Of the last map; from :mod:`thoraxlib.layers.pooling`.
+        Pooling of the last map; from :mod:`thoraxlib.layers.pooling`.
     patch : int
-        Places of a map that become a token, on each side; fewer for a map that is smaller by `sizes`. A rest at the
-        right and bottom is cut off; a map that is smaller than a patch all the same is filled up with zeros.
+        Side of a patch (one token), in locations of the map; smaller for maps smaller than that by `sizes`. A remainder
+        at the right and bottom is cut off; a map smaller than a patch is padded with zeros.
     width, depth, num_heads : int
-        Of each transformer.
+        Width, depth and attention heads of each transformer.
 
     Raises
     ------
     ValueError
-        A single map, or another number of sizes than of maps.
+        A single map, or a number of sizes that differs from that of the maps.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class ViTPerStage(Head):
         self.patches = [min(patch, *size) for size in sizes[:-1]]
         self.vits = nn.ModuleList(
             VisionTransformer(
-                img_size=tuple(side // side_of * side_of for side in size),
-                patch_size=side_of,
+                img_size=tuple(side // patch_size * patch_size for side in size),
+                patch_size=patch_size,
                 in_chans=channels,
                 num_classes=num_labels,
                 embed_dim=width,
@@ -75,17 +75,17 @@ class ViTPerStage(Head):
                 num_heads=num_heads,
                 dynamic_img_size=True,
             )
-            for channels, size, side_of in zip(stages, sizes, self.patches, strict=False)
+            for channels, size, patch_size in zip(stages, sizes, self.patches, strict=False)
         )
         self.linear = LinearHead(last, num_labels, pool=pool)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits (N, K) of maps (N, C_i, h_i, w_i)."""
+        """Compute the logits (N, K) of maps (N, C_i, h_i, w_i)."""
         *stages, last = features
         logits: Tensor = self.linear(last)
         for vit, x, patch in zip(self.vits, stages, self.patches, strict=True):
             height, width = (max(side // patch, 1) * patch for side in x.shape[-2:])
-            # backbones that do not pad have smaller maps than their strides say
+            # maps of backbones without padding are smaller than the strides say
             short = [max(patch - side, 0) for side in x.shape[-2:]]
             x = F.pad(x, (0, short[1], 0, short[0])) if any(short) else x
             logits = logits + vit(x[..., :height, :width])

@@ -1,6 +1,6 @@
-"""Images: reading (PNG, JPEG, DICOM, PIL, arrays, tensors) and the preprocessing that belongs to a model.
+"""Read images (PNG, JPEG, DICOM, PIL, arrays, tensors) and preprocess them for a model.
 
-Train-time augmentations are a room of their own, :mod:`thoraxlib.images.augmentations`, with the usual four verbs.
+Augmentations for training have a registry of their own, :mod:`thoraxlib.images.augmentations`.
 """
 
 from thoraxlib.images import augmentations

@@ -1,4 +1,4 @@
-"""Training copies: images of one size, ready to be read many times; :func:`thoraxlib.archives.prepare` writes them."""
+"""Read training copies: images of one size in one array, written by :func:`thoraxlib.archives.prepare`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from thoraxlib.input_spec import InputSpec
 from thoraxlib.utils.files import below, is_environment_error, parse_json, read_json
 
 COPY, MANIFEST, PIXELS = "copy.json", "manifest.jsonl", "pixels.npy"
-_NUMBERS = ("row", "height", "width", "check")  # of the entry of an image that is there
+_NUMBERS = ("row", "height", "width", "check")  # in the entry of an image that was prepared
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """What a copy says of itself: version, settings, and whether it is finished.
+    """Read the version, settings and completeness of a copy.
 
     Raises
     ------
@@ -31,14 +31,13 @@ def description(folder: Path) -> dict[str, Any]:
     try:
         return dict(read_json(folder / COPY))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / COPY} is damaged ({error}): prepare the images anew, in another folder") from error
+        raise ValueError(f"{folder / COPY} is damaged ({error}): prepare the images in a new folder") from error
 
 
 class TrainingCopy:
-    """A folder that :func:`thoraxlib.archives.prepare` wrote, opened for reading.
+    """Images written by :func:`thoraxlib.archives.prepare`, opened for reading.
 
-    Data sets read it of their own accord where it takes the place of the folder of their images; this class is for
-    other uses.
+    Data sets use this class themselves if the copy is in the place of their folder of images.
 
     Parameters
     ----------
@@ -48,21 +47,20 @@ class TrainingCopy:
     Attributes
     ----------
     folder : Path
-        The same.
+        The folder.
     spec : InputSpec
-        Its size and resize rule are those of the copy.
+        Size and resize rule of the copy.
     names : tuple of str
-        Of the images, as they were called below their source, in the order of their rows.
+        Paths of the images below their source, in the order of their rows.
     failures : dict of str to str
-        Name -> error of the images that could not be read, which the copy lacks.
+        Name -> error of the images that could not be read.
 
     Raises
     ------
     FileNotFoundError
-        There is no copy.
+        `folder` holds no copy.
     ValueError
-        The copy is not finished, was written by another version or in another form, or its ``copy.json`` or manifest is
-        damaged.
+        The copy is not finished, has another version or form, or its ``copy.json`` or manifest is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -81,32 +79,30 @@ class TrainingCopy:
             raise ValueError(f"{self.folder / COPY} is damaged ({error!r}): prepare the images anew") from error
         if form != "array":
             raise ValueError(f"{self.folder}: a copy of form 'array' is wanted, got {form!r}; prepare the images anew")
-        found = entries(self.folder / MANIFEST).values()
-        self.failures = {entry["name"]: entry["error"] for entry in found if "error" in entry}
-        kept = sorted((entry for entry in found if "row" in entry), key=lambda entry: entry["row"])
-        self.names = tuple(entry["name"] for entry in kept)
+        listed = entries(self.folder / MANIFEST).values()
+        self.failures = {entry["name"]: entry["error"] for entry in listed if "error" in entry}
+        kept = sorted((entry for entry in listed if "row" in entry), key=lambda entry: entry["row"])
         self._images = {entry["name"]: (entry["row"], (entry["height"], entry["width"])) for entry in kept}
+        self.names = tuple(self._images)
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """uint8 (rows, h, w), mapped into memory: a row is read when it is used.
+        """Pixels of all images, uint8 (rows, h, w), mapped into memory.
 
         Raises
         ------
         ValueError
-            The array is damaged, or not that of the manifest.
+            The array is damaged, or does not agree with the manifest.
         """
         path, rows = self.folder / PIXELS, max((self.row(name) for name in self.names), default=-1) + 1
         try:
             pixels: NDArray[Any] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except FileNotFoundError:
-            raise
         except Exception as error:  # NumPy raises many kinds for damaged files
-            if is_environment_error(error):
+            if isinstance(error, FileNotFoundError) or is_environment_error(error):
                 raise
             raise ValueError(f"{path} is damaged: {error}") from error
         if pixels.dtype != np.uint8 or pixels.shape[1:] != self.spec.size or len(pixels) < rows:
-            raise ValueError(f"{path} holds {pixels.dtype} {pixels.shape}: it is not that of the manifest")
+            raise ValueError(f"{path} holds {pixels.dtype} {pixels.shape}, which is not the array of the manifest")
         return pixels
 
     def __len__(self) -> int:
@@ -116,45 +112,29 @@ class TrainingCopy:
         return name in self._images
 
     def row(self, name: str) -> int:
-        """The row of an image.
-
-        Raises
-        ------
-        KeyError
-            The copy lacks it.
-        """
+        """Return the row of an image; a KeyError means that the copy does not have it."""
         row: int = self._images[name][0]
         return row
 
     def size(self, name: str) -> tuple[int, int]:
-        """(H, W) of an image itself.
-
-        Raises
-        ------
-        KeyError
-            The copy lacks it.
-        """
+        """Return (H, W) of the original image; a KeyError means that the copy does not have it."""
         return self._images[name][1]
 
     def image(self, name: str) -> tv_tensors.Image:
-        """A copied image, uint8 (1, h, w).
-
-        Raises
-        ------
-        KeyError
-            The copy lacks it.
-        """
+        """Return the copied image, uint8 (1, h, w); a KeyError means that the copy does not have it."""
         return tv_tensors.Image(torch.from_numpy(self.pixels[self.row(name)].copy())[None])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "pixels"}  # each process maps it anew
+        return {
+            key: value for key, value in self.__dict__.items() if key != "pixels"
+        }  # each process maps the array itself
 
     def __repr__(self) -> str:
         return f"TrainingCopy({str(self.folder)!r}): {len(self)} images of {self.spec.size}"
 
 
 class CopiedImage(NamedTuple):
-    """An image of a training copy, for the data set that it belongs to; as a path, the file that it stands for."""
+    """Image of a training copy in a data set; as a path, it is the path below the copy's folder."""
 
     copy: TrainingCopy
     name: str
@@ -167,15 +147,15 @@ class CopiedImage(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the image that was copied."""
+        """(H, W) of the original image."""
         return self.copy.size(self.name)
 
     def stand_in(self) -> tv_tensors.Image:
-        """A black image of the image's own size that takes no memory: boxes and masks are worked out against it."""
+        """Return a black image of the original size that takes no memory, for computing boxes and masks."""
         return tv_tensors.Image(torch.zeros((), dtype=torch.uint8).expand(1, *self.size))
 
     def placed(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """`sample`, made with the stand-in, with the copy's pixels, and boxes and masks where they lie in it."""
+        """Return a sample made with :meth:`stand_in`, with the copy's pixels and with boxes and masks in its frame."""
         moved: dict[str, Any] = {"image": self.copy.image(self.name)}
         for key, value in sample.items():
             if isinstance(value, (tv_tensors.BoundingBoxes, tv_tensors.Mask)):
@@ -184,35 +164,34 @@ class CopiedImage(NamedTuple):
         return {**sample, **moved}
 
 
-#: Where an image of a data set is: in a file of its own, or in a training copy.
+#: Image of a data set: a file of its own, or an image of a training copy.
 ImageFile: TypeAlias = Path | CopiedImage
 
 
 def entries(manifest: Path) -> dict[str, dict[str, Any]]:
-    """Name -> the last entry of each image in a manifest; a line that was cut off at the end is no entry.
+    """Read the last entry of each image in a manifest, by name; ignore a last line that was cut off.
 
     Raises
     ------
     ValueError
-        Naming the line: it is no entry of an image, or its name points out of the copy.
+        A line is not an entry of an image, or its name is a path out of the copy. The message has the line's number.
     """
-    found: dict[str, dict[str, Any]] = {}
+    last: dict[str, dict[str, Any]] = {}
     with manifest.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.endswith(b"\n"):
-                entry = _entry(parse_json(line, where := f"{manifest}:{number}"), where)
-                found[entry["name"]] = entry
-    return found
+                entry = parse_json(line, where := f"{manifest}:{number}")
+                if not _is_entry(entry):
+                    raise ValueError(f"{where} is damaged: not an image's entry; prepare the images in a new folder")
+                last[below(entry["name"], where)] = entry
+    return last
 
 
-def _entry(content: Any, where: str) -> dict[str, Any]:
-    """`content`, if it is what a preparation writes of an image: where it lies, or the error that it gave."""
-    entry: dict[str, Any] = content if isinstance(content, dict) else {}
-    numbers = _NUMBERS if "row" in entry else ()
-    texts = ("name",) if numbers else ("name", "error")
-    if not all(isinstance(entry.get(key), str) for key in texts) or not all(
-        isinstance(entry.get(key), int) and entry[key] >= 0 for key in numbers
-    ):
-        raise ValueError(f"{where} is damaged: it is no image's entry; prepare the images anew, in another folder")
-    below(entry["name"], where)
-    return entry
+def _is_entry(content: Any) -> bool:
+    """Return True if `content` is what a preparation writes for an image: its row and size, or its error."""
+    if not isinstance(content, dict):
+        return False
+    texts, numbers = (("name",), _NUMBERS) if "row" in content else (("name", "error"), ())
+    return all(isinstance(content.get(key), str) for key in texts) and all(
+        isinstance(content.get(key), int) and content[key] >= 0 for key in numbers
+    )

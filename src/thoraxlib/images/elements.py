@@ -1,14 +1,15 @@
-"""Elements of a DICOM data set: those that are asked for, found within bounds and without looking into the others.
+"""Read chosen elements of a DICOM file, with bounds on memory and work.
 
-pydicom reads and converts all that a file holds, at any depth, and quotes it in errors and warnings. Files here may be
-hostile, and their texts are of patients: this reader takes a list of tags, skips everything else unread, counts its
-steps, and puts no value into a message.
+pydicom reads and converts all elements of a file, at any depth, and quotes values in errors and warnings. Files may be
+hostile, and their texts are personal data of patients. This reader therefore takes a list of elements, skips all others
+unread, counts its steps, and puts no value into a message.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
+import sys
 import zlib
 from typing import BinaryIO, NamedTuple
 
@@ -23,13 +24,14 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS = 0x7FE00010
 
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # VRs with a length of four bytes
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
-_MOST_STEPS = 100_000  # elements and items, at all depths that are walked through
-_MOST_BYTES = 1 << 26  # beside the pixels
+_MOST_STEPS = 100_000  # elements and items, at all depths
+_MOST_BYTES = 1 << 26  # in addition to the pixels
 _LONGEST = 4096  # bytes of a number or text
+_CHUNK = 1 << 24  # bytes read at once
 
 _HEADER = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
@@ -48,11 +50,14 @@ class _Element(NamedTuple):
     stop: int
 
 
-def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins with `head`, at least its first 132 bytes, may be DICOM.
+_ABSENT = _Element("", 0, 0)
 
-    Either the prefix is at its place, or a data set without preamble and file meta information begins at once: with
-    group 8 (or 2), in explicit or implicit VR.
+
+def is_dicom(head: bytes) -> bool:
+    """Return True if a file that begins with `head`, at least its first 132 bytes, may be a DICOM file.
+
+    The file has the prefix DICM after its preamble; or it has no preamble and no file meta information, and its data
+    set begins with group 8 (or 2), in explicit or implicit VR.
     """
     if head[128:_START] == b"DICM":
         return True
@@ -62,31 +67,29 @@ def is_dicom(head: bytes) -> bool:
     group, element = struct.unpack_from("<HH" if little else ">HH", head)
     if group not in (2, 8) or element > 0x1FF:
         return False
-    if head[4:6] in _LONG | _SHORT:
-        return True
-    return little and struct.unpack_from("<I", head, 4)[0] <= _LONGEST
+    return head[4:6] in _LONG | _SHORT or (little and struct.unpack_from("<I", head, 4)[0] <= _LONGEST)
 
 
 def parse(stream: BinaryIO) -> DataSet:
-    """The data set of a DICOM file, from its first byte on.
+    """Read a DICOM file from its first byte.
 
     Raises
     ------
     ValueError
-        It is no DICOM file, is cut off within an element, or has more elements or bytes than are read.
+        The file is not DICOM, is cut off within an element, or has too many elements or bytes.
     """
     begin = stream.tell()
     head = _read(stream, _START)
     if not is_dicom(head):
         raise ValueError("it has neither the prefix DICM nor a data set at its start")
     limit = PILImage.MAX_IMAGE_PIXELS
-    most = None if limit is None else _MOST_BYTES + 4 * limit
+    most = sys.maxsize - 1 if limit is None else _MOST_BYTES + 4 * limit
     stream.seek(begin)
-    content = _read(stream, None if most is None else most + 1)
+    content = _read(stream, most + 1)
     start, syntax = _file_meta(content, _START if head[128:] == b"DICM" else 0)
     if syntax == _DEFLATED:
         content, start = _inflated(content[start:], most), 0
-    if most is not None and len(content) > most:
+    if len(content) > most:
         raise ValueError(f"it is longer than {most} bytes; raise PIL.Image.MAX_IMAGE_PIXELS if it is meant")
     little = syntax != _BIG_ENDIAN
     if not syntax:
@@ -97,16 +100,16 @@ def parse(stream: BinaryIO) -> DataSet:
 
 
 class DataSet:
-    """The elements of one level of a DICOM file, by keyword; values are made of their bytes when they are asked for.
+    """Elements of one level of a DICOM file by keyword; their values are converted on request.
 
     Parameters
     ----------
     content : bytes
-        The file.
+        The whole file.
     start, stop : int
-        Where the level lies in it.
+        First byte of the level, and the byte after its last one.
     little : bool
-        Whether it is little-endian.
+        The byte order is little-endian.
     keywords : tuple of str
         The elements to find.
     syntax : str
@@ -115,164 +118,143 @@ class DataSet:
     Raises
     ------
     ValueError
-        The level is cut off within an element, or has too many of them.
+        The level is cut off within an element, or has too many elements.
     """
 
     def __init__(
         self, content: bytes, start: int, stop: int, little: bool, keywords: tuple[str, ...], syntax: str
     ) -> None:
-        self.syntax = syntax
-        self.little = little
+        self.syntax, self.little = syntax, little
         self._content, self._order, self._steps = content, "<" if little else ">", 0
-        # writers mix them up: the first element shows which it is
+        # some writers use the wrong one of explicit and implicit VR: the first element shows which it is
         self._explicit = content[start + 4 : start + 6] in _LONG | _SHORT
         tags = _tags(keywords)
         self._elements: dict[str, _Element] = {}
         while start + 8 <= stop:
             tag, vr, begin, length = self._head(start)
-            if length == _UNDEFINED:
-                end, start = self._past(begin, stop)
-            else:
-                end = start = begin + length
-            if start > stop:
-                raise ValueError("it is cut off")
+            end, start = self._ends(begin, length, stop)
             if tag in tags:
                 self._elements[tags[tag]] = _Element(vr, begin, end)
             if tag >= _PIXELS:
                 break
 
     def __contains__(self, keyword: str) -> bool:
-        """Whether the element is there and not empty."""
-        return self.length(keyword) > 0
-
-    def length(self, keyword: str) -> int:
-        """Bytes of an element's value; 0 where it is empty or absent."""
-        element = self._elements.get(keyword)
-        return element.stop - element.start if element else 0
+        """Return True if the element is there and not empty."""
+        _, start, stop = self._elements.get(keyword, _ABSENT)
+        return stop > start
 
     def vr(self, keyword: str) -> str:
-        """How the value of an element that is there is represented, such as ``"US"``."""
+        """Return the value representation of an element that is there, such as ``"US"``."""
         from pydicom.datadict import dictionary_VR
 
         stated = self._elements[keyword].vr
         return dictionary_VR(keyword).partition(" or ")[0] if stated in ("", "UN") else stated
 
     def value(self, keyword: str) -> bytes:
-        """The bytes of an element; none where it is empty or absent."""
-        element = self._elements.get(keyword)
-        return self._content[element.start : element.stop] if element else b""
+        """Return the bytes of an element; none if it is empty or absent."""
+        _, start, stop = self._elements.get(keyword, _ABSENT)
+        return self._content[start:stop]
 
     def texts(self, keyword: str) -> list[str]:
-        """The values of an element with one or several texts, without the spaces around them.
+        """Return the texts of an element, without the spaces around them.
 
         Raises
         ------
         ValueError
-            The element is longer than texts are.
+            The element is too long for texts.
         """
         value = self._short(keyword).decode("ascii", "replace")
         return [text.strip(" \0") for text in value.split("\\")] if value.strip(" \0") else []
 
     def numbers(self, keyword: str) -> list[float]:
-        """The values of an element with one or several numbers.
+        """Return the numbers of an element.
 
         Raises
         ------
         ValueError
-            One is no number, or not finite; the element is longer than numbers are.
+            A value is not a finite number, or the element is too long for numbers.
         """
         value, code = self._short(keyword), _BINARY.get(self.vr(keyword)) if keyword in self else None
         try:
             if code is None:
-                texts = self.texts(keyword)
-                numbers = [float(text) for text in texts if "_" not in text]
-                whole = len(numbers) == len(texts)
+                # float() takes "1_0", which DICOM does not have
+                numbers = [float(text.replace("_", "x")) for text in self.texts(keyword)]
             else:
                 numbers = [number for (number,) in struct.iter_unpack(self._order + code, value)]
-                whole = True
         except (ValueError, struct.error):
-            whole = False
-        if not whole or not all(abs(number) < float("inf") for number in numbers):
-            raise ValueError(f"{keyword} must be a finite number, or several") from None
+            numbers = [float("nan")]
+        if not all(abs(number) < float("inf") for number in numbers):
+            raise ValueError(f"{keyword} must be a finite number, or several")
         return numbers
 
     def integer(self, keyword: str, default: int | None = None) -> int:
-        """The first value of an element, as an integer; `default` where it is empty or absent.
+        """Return the first value of an element as an integer; `default` if it is empty or absent.
 
         Raises
         ------
         ValueError
-            It is no integer, or absent without a `default`.
+            The value is not an integer, or is absent and there is no `default`.
         """
-        numbers = self.numbers(keyword)
+        numbers = self.numbers(keyword) or ([] if default is None else [default])
         if not numbers:
-            if default is None:
-                raise ValueError(f"it has no {keyword}")
-            return default
+            raise ValueError(f"it has no {keyword}")
         if numbers[0] != int(numbers[0]):
             raise ValueError(f"{keyword} must be an integer")
         return int(numbers[0])
 
     def tables(self, keyword: str) -> list[DataSet]:
-        """The look-up tables in a sequence.
+        """Return the look-up tables in a sequence.
 
         Raises
         ------
         ValueError
             The sequence is damaged, or has too many elements and items.
         """
-        found: list[DataSet] = []
-        element = self._elements.get(keyword)
-        if element is None:
-            return found
-        start, stop = element.start, element.stop
+        tables: list[DataSet] = []
+        _, start, stop = self._elements.get(keyword, _ABSENT)
         while start + 8 <= stop:
             tag, _, begin, length = self._head(start)
             if tag != _ITEM:
                 raise ValueError(f"{keyword} does not consist of items")
-            end, start = self._past(begin, stop) if length == _UNDEFINED else (begin + length, begin + length)
-            if start > stop:
-                raise ValueError("it is cut off")
-            found.append(DataSet(self._content, begin, end, self.little, _TABLE, self.syntax))
-            self._steps += found[-1]._steps
-        return found
+            end, start = self._ends(begin, length, stop)
+            tables.append(DataSet(self._content, begin, end, self.little, _TABLE, self.syntax))
+            self._steps += tables[-1]._steps
+        return tables
 
     def _short(self, keyword: str) -> bytes:
-        if self.length(keyword) > _LONGEST:
+        value = self.value(keyword)
+        if len(value) > _LONGEST:
             raise ValueError(f"{keyword} is longer than {_LONGEST} bytes")
-        return self.value(keyword)
+        return value
 
     def _head(self, at: int) -> tuple[int, str, int, int]:
-        """(tag, VR or nothing, where the value begins, its length) of the element or item at `at`."""
+        """Return (tag, VR or "", first byte of the value, length of the value) of the element or item at `at`."""
         self._steps += 1
         if self._steps > _MOST_STEPS:
             raise ValueError(f"it has more than {_MOST_STEPS} elements and items")
         try:
             group, element, length = struct.unpack_from(self._order + "HHI", self._content, at)
-            vr = self._content[at + 4 : at + 6]
+            tag, vr, begin = group << 16 | element, self._content[at + 4 : at + 6], at + 8
             if group == 0xFFFE or not self._explicit or not (vr.isalpha() and vr.isupper()):
-                return group << 16 | element, "", at + 8, length
+                return tag, "", begin, length
             if vr in _LONG:
-                return (
-                    group << 16 | element,
-                    vr.decode(),
-                    at + 12,
-                    *struct.unpack_from(self._order + "I", self._content, at + 8),
-                )
-            return (
-                group << 16 | element,
-                vr.decode(),
-                at + 8,
-                *struct.unpack_from(self._order + "H", self._content, at + 6),
-            )
+                begin, (length,) = at + 12, struct.unpack_from(self._order + "I", self._content, at + 8)
+            else:
+                (length,) = struct.unpack_from(self._order + "H", self._content, at + 6)
+            return tag, vr.decode(), begin, length
         except struct.error:
             raise ValueError("it is cut off") from None
 
-    def _past(self, at: int, stop: int) -> tuple[int, int]:
-        """Where a value of undefined length, with all that is nested in it, ends; and what comes after its delimiter.
+    def _ends(self, at: int, length: int, stop: int) -> tuple[int, int]:
+        """Return the end of the value at `at`, and the first byte after it and its delimiter.
 
-        Items and sequences are counted in and out, so that no depth of them needs a stack.
+        A value of undefined length ends where all nested items and sequences are closed. They are counted, so no depth
+        needs a stack.
         """
+        if length != _UNDEFINED:
+            if at + length > stop:
+                raise ValueError("it is cut off")
+            return at + length, at + length
         depth = 1
         while at + 8 <= stop:
             tag, _, begin, length = self._head(at)
@@ -288,37 +270,35 @@ class DataSet:
         raise ValueError("it is cut off")
 
 
-def _read(stream: BinaryIO, most: int | None) -> bytes:
-    parts, left = [], most
-    while left is None or left > 0:
-        part = stream.read(1 << 24 if left is None else min(left, 1 << 24))
-        if not part:
-            break
-        parts.append(part)
-        left = None if left is None else left - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def _read(stream: BinaryIO, most: int) -> bytes:
+    """Read a stream to its end, or its first `most` bytes."""
+    chunks: list[bytes] = []
+    while most > 0 and (chunk := stream.read(min(most, _CHUNK))):
+        chunks.append(chunk)
+        most -= len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _file_meta(content: bytes, start: int) -> tuple[int, str]:
-    """Where the file meta information (explicit VR, little-endian) ends, and the transfer syntax; "" without one."""
+    """Return the end of the file meta information (explicit VR, little-endian) and the transfer syntax, "" if none."""
     syntax = ""
     while content[start : start + 2] == b"\x02\0" and start + 12 <= len(content):
-        long = content[start + 4 : start + 6] in _LONG
-        length = int.from_bytes(content[start + 8 : start + 12] if long else content[start + 6 : start + 8], "little")
-        begin = start + (12 if long else 8)
+        begin, digits = (start + 12, 4) if content[start + 4 : start + 6] in _LONG else (start + 8, 2)
+        length = int.from_bytes(content[begin - digits : begin], "little")
         if content[start + 2 : start + 4] == b"\x10\0":
             syntax = content[begin : begin + min(length, 64)].decode("ascii", "replace").strip(" \0")
         start = begin + length
     return start, syntax
 
 
-def _inflated(content: bytes, most: int | None) -> bytes:
+def _inflated(content: bytes, most: int) -> bytes:
+    """Inflate a deflated data set, up to `most` + 1 bytes."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = stream.decompress(content, 0 if most is None else most + 1)
+        inflated = stream.decompress(content, most + 1)
     except zlib.error:
         raise ValueError("its deflated data set is damaged") from None
-    if not stream.eof and (most is None or len(inflated) <= most):
+    if not stream.eof and len(inflated) <= most:
         raise ValueError("it is cut off")
     return inflated
 

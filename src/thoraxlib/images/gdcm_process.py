@@ -1,9 +1,9 @@
-"""Decode JPEG and JPEG-LS with GDCM: a program that :mod:`thoraxlib.images.isolated` runs, in a process of its own.
+"""Decode JPEG and JPEG-LS with GDCM: a program that :mod:`thoraxlib.images.isolated` runs in a process of its own.
 
-GDCM ends its process where an image is damaged in some ways; this one may end. It is run by its path, so that nothing
-but GDCM is imported. It writes :data:`READY` first. Then each request on its input (:data:`REQUEST` and the compressed
-image) gets an answer on its output: the number of bytes (:data:`ANSWER`), 0 where GDCM refuses the image, and the
-bytes. It ends when its input does.
+Some damaged images make GDCM end its process; this process may end. It is started by its path, so that nothing but
+GDCM is imported. It first writes :data:`READY`. Then it answers each request on its input (:data:`REQUEST` and the
+compressed image) on its output: the number of bytes (:data:`ANSWER`), 0 if GDCM refuses the image, and the bytes. It
+ends when its input ends.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import struct
 import sys
 from typing import Any, BinaryIO
 
-#: Rows, columns, bits of a value in the answer, seconds that it may take, transfer syntax, bytes of the image.
+#: Rows, columns, bits of a value in the answer, time limit in seconds, transfer syntax, bytes of the image.
 REQUEST = struct.Struct("<4I64sQ")
-#: Bytes of the values.
+#: Number of bytes of the values.
 ANSWER = struct.Struct("<Q")
 #: The first byte of the output.
 READY = b"\x06"
@@ -26,7 +26,7 @@ def main() -> None:
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)  # GDCM writes what it thinks of an image
+    os.dup2(silence, 1)  # GDCM prints remarks
     os.dup2(silence, 2)
     sys.path[:] = sys.argv[1:]
     import faulthandler
@@ -38,7 +38,7 @@ def main() -> None:
     while request := _exactly(requests, REQUEST.size):
         *layout, seconds, syntax, length = REQUEST.unpack(request)
         compressed = _exactly(requests, length)
-        faulthandler.dump_traceback_later(seconds, exit=True)  # also from within a decoder that does not return
+        faulthandler.dump_traceback_later(seconds, exit=True)  # also ends a decoder that does not return
         try:
             values = _decoded(gdcm, compressed, syntax.rstrip(b"\0").decode(), *layout)
         except Exception:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:
-    """Read so many bytes, or end the process where the other one has ended; nothing between two requests."""
+    """Read `length` bytes; end this process if the input ends within a request, or return nothing between requests."""
     content = file.read(length)
     if len(content) < length and (content or length != REQUEST.size):
         sys.exit()
@@ -70,7 +70,7 @@ def _decoded(gdcm: Any, compressed: bytes, syntax: str, rows: int, columns: int,
     image.SetDataElement(element)
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
-    image.SetPixelFormat(gdcm.PixelFormat(1, bits, bits, bits - 1, 0))  # fewer bits in use are among what ends it
+    image.SetPixelFormat(gdcm.PixelFormat(1, bits, bits, bits - 1, 0))  # fewer used bits may end the process
     values: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")
     return values
 

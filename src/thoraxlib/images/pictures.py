@@ -1,9 +1,10 @@
-"""Files of pictures, opened with Pillow: chosen formats, in whole depth, as a viewer turns them."""
+"""Read image files with Pillow (selected formats, in full depth, upright), and headers of JPEG without decoding."""
 
 from __future__ import annotations
 
 import errno
 import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,25 +14,21 @@ from numpy.typing import NDArray
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
 
-from thoraxlib.images.codestream import header
-
-#: Pillow's names of the formats that are read, all decoded within this process; JPEG includes cameras' MPO.
+#: Pillow's names of the accepted formats, all decoded within this process; JPEG includes the MPO of cameras.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 
 _ODD_TIFF = "TIFF with pixels of a kind that Pillow does not read"
-_KINDS = {
-    b"%!PS": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"%PDF": "PDF",
-    b"II*\0": _ODD_TIFF,
-    b"MM\0*": _ODD_TIFF,
-    b"\x89HDF": "HDF5",
-    b"SIMPLE": "FITS",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "packed by gzip",
-    b"<": "HTML or XML",
-    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
-    b"\x93NUMPY": "a NumPy array",
+_KINDS: dict[str, bytes | tuple[bytes, ...]] = {
+    "PostScript": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "PDF": b"%PDF",
+    _ODD_TIFF: (b"II*\0", b"MM\0*"),
+    "HDF5": b"\x89HDF",
+    "FITS": b"SIMPLE",
+    "a zip archive": b"PK\x03\x04",
+    "packed by gzip": b"\x1f\x8b",
+    "HTML or XML": b"<",
+    "a pointer of Git LFS, whose file was not fetched": b"version https://git-lfs",
+    "a NumPy array": b"\x93NUMPY",
 }
 _TURNS = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
@@ -43,19 +40,23 @@ _TURNS = {
     8: PILImage.Transpose.ROTATE_90,
 }
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 262, 284, 322, 323  # of TIFF
-_SWAPPED = re.compile(r"B[FS]$")  # deep big-endian values, which libtiff gives in this machine's order
+_SWAPPED = re.compile(r"B[FS]$")  # deep big-endian values, which libtiff returns in native order
 _DEEP = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers SOF, and SOF of JPEG-LS
+_SCAN = 0xDA
+_JPEG_END = b"\xff\xd9"
+_JP2, _J2K = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"  # some writers store JPEG 2000 as a JP2 file
 
 
 class Pixels(NamedTuple):
-    """The grey or colours of a picture.
+    """Pixels of an image, grey or colour.
 
     Attributes
     ----------
     values : ndarray
         (H, W) or (H, W, 3): uint8, uint16, or float32 for floating-point files.
     inverted : bool
-        The least value is white.
+        The lowest value is white.
     """
 
     values: NDArray[Any]
@@ -63,12 +64,12 @@ class Pixels(NamedTuple):
 
 
 def read_pixels(file: BinaryIO, path: Path) -> Pixels:
-    """The pixels of a picture, in the depth that the file has, turned as its orientation says.
+    """Read the pixels of an image file in the file's own depth, upright.
 
     Raises
     ------
     ValueError
-        As :func:`decode`; colours of more than 8 bits that Pillow does not give in whole depth.
+        As :func:`decode`; or the colours have more than 8 bits and Pillow cannot read them in full depth.
     """
     image = _opened(file, path)
     if not _is_narrowed(image, file, path):
@@ -85,13 +86,13 @@ def read_pixels(file: BinaryIO, path: Path) -> Pixels:
 
 
 def decode(file: BinaryIO, path: Path) -> PILImage.Image:
-    """The whole picture as Pillow has it, turned as its orientation says; of several pictures in a file the first.
+    """Decode the first image of a file with Pillow, upright.
 
     Raises
     ------
     ValueError
-        Naming the file: it has none of the :data:`FORMATS`, is damaged, larger than Pillow's limit, or has colours of
-        more than 8 bits.
+        The file has none of the :data:`FORMATS`, is damaged, larger than Pillow's limit, or has colours of more than 8
+        bits. The message names the file.
     MemoryError, OSError
         Memory is short, or the disk fails.
     """
@@ -103,42 +104,42 @@ def decode(file: BinaryIO, path: Path) -> PILImage.Image:
 
 
 def size_of(file: BinaryIO, path: Path) -> tuple[int, int]:
-    """(H, W) of what :func:`decode` gives, from the header.
+    """Read (H, W) of the upright image from the header.
 
     Raises
     ------
     ValueError
-        Naming the file: it has none of the :data:`FORMATS`, or is larger than Pillow's limit.
+        The file has none of the :data:`FORMATS`, or is larger than Pillow's limit. The message names the file.
     """
     image = _opened(file, path)
-    tags = getattr(image, "tag_v2", None)  # whether Pillow has turned the size of a TIFF depends on its version
+    tags = getattr(image, "tag_v2", None)  # some versions of Pillow turn image.size of a TIFF, others do not
     width, height = image.size if tags is None else (tags[_WIDTH], tags[_HEIGHT])
     if width == height:
         return height, width
-    if image.format == "PNG" and _says_more_at_its_end(file):
+    if image.format == "PNG" and _has_late_text(file):
         _load(image, path)
     return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def pixels_of(image: PILImage.Image) -> Pixels:
-    """The pixels of a picture of Pillow's, turned as its orientation says, if it still has one.
+    """Return the pixels of a Pillow image, upright.
 
     Raises
     ------
     ValueError
-        32-bit pixels that 16 bits do not hold.
+        32-bit pixels do not fit into 16 bits.
     """
     image.load()
     tags = getattr(image, "tag_v2", {})
-    inverted = is_deep(image) and tags.get(_PHOTOMETRIC) == 0  # Pillow itself inverts such pixels of 8 bits and less
+    inverted = is_deep(image) and tags.get(_PHOTOMETRIC) == 0  # Pillow inverts pixels of up to 8 bits itself
     image = upright(image)
     if image.mode.startswith("I;16"):
-        values = np.array(image).astype(np.uint16)  # also brings big-endian modes to native order
-    elif image.mode == "I":  # 32 bits in memory: what some Pillow versions make of a 16-bit PNG
-        wide = np.array(image)
-        if wide.size and (wide.min() < 0 or wide.max() > 65535):
-            raise ValueError(f"32-bit pixels must lie in 0 ... 65535, got {wide.min()} ... {wide.max()}")
-        values = wide.astype(np.uint16)
+        values = np.array(image).astype(np.uint16)  # converts big-endian modes to native order
+    elif image.mode == "I":  # 32 bits: some versions of Pillow open a 16-bit PNG so
+        values = np.array(image)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise ValueError(f"32-bit pixels must lie in 0 ... 65535, got {values.min()} ... {values.max()}")
+        values = values.astype(np.uint16)
     elif image.mode in ("F", "L"):
         values = np.array(image)
     else:
@@ -147,74 +148,68 @@ def pixels_of(image: PILImage.Image) -> Pixels:
 
 
 def _opened(file: BinaryIO, path: Path) -> Any:
-    """The picture, of which no pixel is read yet."""
+    """Open an image without reading pixels; raise ValueError for TIFF files that Pillow would misread."""
     try:
-        image = PILImage.open(file, formats=FORMATS)
+        image: Any = PILImage.open(file, formats=FORMATS)
     except Exception as error:
-        raise _told(error, file, path) from error
-    if image.format == "TIFF":
-        _check_tiff(image, path)
-    return image
-
-
-def _check_tiff(image: Any, path: Path) -> None:
+        raise _explained(error, file, path) from error
+    if image.format != "TIFF":
+        return image
     if any(tile[0] == "libtiff" and _SWAPPED.search(str(tile[3][0])) for tile in image.tile):
         raise ValueError(f"{path} is no image that Pillow can read here: it is {_ODD_TIFF}")
     width, height = (image.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
-    limit = PILImage.MAX_IMAGE_PIXELS  # a tile is decoded whole, whatever the size of the picture
+    limit = PILImage.MAX_IMAGE_PIXELS  # a tile is decoded as a whole, whatever the size of the image
     if limit is not None and isinstance(width, int) and isinstance(height, int) and width * height > 2 * limit:
         raise ValueError(f"{path} is too large: it has tiles of {width} x {height} pixels")
+    return image
 
 
 def _load(image: PILImage.Image, path: Path) -> None:
     try:
         image.load()
     except Exception as error:
-        raise _told(error, None, path) from error
+        raise _explained(error, None, path) from error
 
 
-def _told(error: Exception, file: BinaryIO | None, path: Path) -> Exception:
-    """The error that says what is wrong with the file; memory and disk are not its fault."""
-    # a damaged file can send Pillow to where no file reaches, which is EINVAL
+def _explained(error: Exception, file: BinaryIO | None, path: Path) -> Exception:
+    """Turn an error of Pillow into a ValueError that names the file; keep errors of memory and disk."""
+    # a damaged file can make Pillow seek outside of the file, which is EINVAL
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
         return error
     if isinstance(error, UnidentifiedImageError) and file is not None:
         file.seek(0)
-        start = file.read(32)
-        kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
-        return ValueError(
-            f"{path} is no image that Pillow can read here ({', '.join(FORMATS)}): it is "
-            f"{kind or 'empty, truncated or of another kind'}"
-        )
+        start, other = file.read(32), "empty, truncated or of another kind"
+        kind = next((kind for kind, starts in _KINDS.items() if start.startswith(starts)), other)
+        return ValueError(f"{path} is no image that Pillow can read here ({', '.join(FORMATS)}): it is {kind}")
     if isinstance(error, PILImage.DecompressionBombError):
         return ValueError(f"{path} is too large ({error}); raise PIL.Image.MAX_IMAGE_PIXELS if it is meant")
     return ValueError(f"{path} is truncated or corrupt: {error}")  # Pillow's plug-ins raise many kinds
 
 
 def is_deep(image: PILImage.Image) -> bool:
-    """Whether Pillow has one channel of more than 8 bits of the picture."""
+    """Return True if a Pillow image has one channel of more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def upright(image: PILImage.Image) -> PILImage.Image:
-    """The picture as a viewer turns it; the same one, if it says nothing of its orientation."""
+    """Turn an image as its EXIF or TIFF orientation says; without orientation, return it unchanged."""
     image.load()
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: PILImage.Image) -> int:
-    """1 to 8 as EXIF counts them; 1 where there is none, or none that can be read: viewers ignore it too."""
+    """Return the EXIF orientation, 1 to 8; 1 if it is absent or unreadable, as in image viewers."""
     try:
         # not PNG's own, which would load the pixels
         orientation = PILImage.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # EXIF is a TIFF of its own, and may be damaged as one
+    except Exception:  # EXIF has the structure of a TIFF file, and may be damaged
         return 1
     return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
 
 
-def _says_more_at_its_end(file: BinaryIO) -> bool:
-    """Whether a PNG file has text or EXIF after its pixels, which Pillow sees when it has read these."""
+def _has_late_text(file: BinaryIO) -> bool:
+    """Return True if a PNG file has text or EXIF after its pixels, which Pillow reads only after them."""
     position, after_pixels = 8, False
     while True:
         file.seek(position)
@@ -229,7 +224,7 @@ def _says_more_at_its_end(file: BinaryIO) -> bool:
 
 
 def _is_narrowed(image: Any, file: BinaryIO, path: Path) -> bool:
-    """Whether several channels have more bits than the 8 that Pillow leaves of them."""
+    """Return True if there are several channels of more than 8 bits, which Pillow reduces to 8 bits."""
     if len(image.getbands()) == 1 or not image.tile:
         return False
     if image.format == "TIFF":
@@ -237,10 +232,10 @@ def _is_narrowed(image: Any, file: BinaryIO, path: Path) -> bool:
     if image.format == "JPEG2000":
         file.seek(0)
         try:
-            found = header(file.read())
+            head = header(file.read())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        return found is not None and found.bits > 8
+        return head is not None and head.bits > 8
     args = image.tile[0][3]
     if image.format == "PPM":
         return isinstance(args, tuple) and isinstance(args[1], int) and args[1] > 255
@@ -248,22 +243,22 @@ def _is_narrowed(image: Any, file: BinaryIO, path: Path) -> bool:
 
 
 def _deep(tile: Any) -> tuple[str, str]:
-    """The channels and the order of bytes of a 16-bit tile, as :data:`_DEEP`; ("", "") for others."""
+    """Channels and byte order of a 16-bit tile, such as ("RGB", "B"); ("", "") for other tiles."""
     args = tile[3]
-    found = _DEEP.fullmatch(args if isinstance(args, str) else str(args[0]))
-    return (found[1], found[2]) if found else ("", "")
+    match = _DEEP.fullmatch(args if isinstance(args, str) else str(args[0]))
+    return (match[1], match[2]) if match else ("", "")
 
 
 def _bytes(file: BinaryIO, path: Path, byte: int) -> NDArray[np.uint8]:
-    """The first or second byte of each 16-bit value, (H, W) or (H, W, 3): Pillow's decoders keep the one asked for."""
+    """Read the first or second byte of each 16-bit value, (H, W) or (H, W, 3), which Pillow's decoders select."""
     image = _opened(file, path)
     tiles = []
     for tile in image.tile:
         args, channels = tile[3], _deep(tile)[0]
-        if getattr(image, "tag_v2", {}).get(_PLANAR) == 2:  # Pillow gives one of the bytes, whichever is asked for
+        if getattr(image, "tag_v2", {}).get(_PLANAR) == 2:  # planar: Pillow returns the same byte for both modes
             channels = ""
         if args == "LA;16B":
-            mode = ("LA;16B", "ARGB")[byte]  # the second takes the four bytes as alpha, red, green, blue
+            mode = ("LA;16B", "ARGB")[byte]  # the second mode reads the four bytes as alpha, red, green, blue
         elif channels:
             mode = f"{channels};16{'BL'[byte]}"
         else:
@@ -274,3 +269,57 @@ def _bytes(file: BinaryIO, path: Path, byte: int) -> NDArray[np.uint8]:
     _load(image, path)
     values: NDArray[np.uint8] = np.array(upright(image))
     return values[..., 0] if args == "LA;16B" else values[..., :3]
+
+
+class Header(NamedTuple):
+    """Size of an image in pixels, bits of a value, and number of channels."""
+
+    height: int
+    width: int
+    bits: int
+    channels: int
+
+
+def header(image: bytes) -> Header | None:
+    """Return the header of an image in one of the JPEG formats; None for other data.
+
+    Raises
+    ------
+    ValueError
+        The header is damaged, or the image is cut off.
+
+    Examples
+    --------
+    >>> header(bytes.fromhex("ffd8 ffc3 000b 0c 0028 0019 01 011100 ffda 0008 ffd9"))
+    Header(height=40, width=25, bits=12, channels=1)
+    """
+    if image.startswith(_JP2):
+        image = image[max(image.find(_J2K), 0) :]
+    if image[:2] not in (b"\xff\xd8", b"\xff\x4f"):
+        return None
+    if _JPEG_END not in image[-64:]:  # some writers pad after it
+        raise ValueError("the compressed image is cut off: it has no end")
+    try:
+        return _of_jpeg(image) if image[1] == 0xD8 else _of_jpeg_2000(image)
+    except (struct.error, IndexError) as error:
+        raise ValueError("the compressed image has no whole header") from error
+
+
+def _of_jpeg(image: bytes) -> Header:
+    frame, position = None, 2
+    while image[position] == 0xFF:  # up to the pixels: a broken chain of segments may crash a decoder
+        marker, length = struct.unpack_from(">xBH", image, position)
+        if marker == _SCAN and frame is not None:
+            return frame
+        if marker in _FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", image, position + 4)
+            frame = Header(height, width, bits, channels)
+        position += 1 if marker == 0xFF else 2 + length  # a marker may have 0xFF before it
+    raise IndexError
+
+
+def _of_jpeg_2000(image: bytes) -> Header:
+    marker, right, bottom, left, top, channels, depth = struct.unpack_from(">2xH4x4I16xHB", image)
+    if marker != 0xFF51:
+        raise IndexError
+    return Header(bottom - top, right - left, (depth & 127) + 1, channels)

@@ -1,4 +1,4 @@
-"""Any source of an image -> one grey ``tv_tensors.Image``."""
+"""Read an image from any source as one grey ``tv_tensors.Image``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from torchvision import tv_tensors
 
 from thoraxlib.images.elements import is_dicom
 from thoraxlib.images.pictures import Pixels, pixels_of, read_pixels
-from thoraxlib.images.windows import Window, check_window, shown, windowed
-from thoraxlib.utils.arrays import Floats
+from thoraxlib.images.windows import Window, check_window, displayed, windowed
 from thoraxlib.utils.files import open_regular
 
-#: What :func:`read` accepts.
+#: Sources that :func:`read` accepts.
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | PILImage.Image | NDArray[np.generic] | Tensor
 
-#: Endings of image files.
+#: Extensions of image files.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 _DICOM_SUFFIXES = SUFFIXES[-2:]
-_LARGEST = 2**30  # bytes of a file: far above any image
+_LARGEST = 2**30  # bytes of a file; images are far smaller
 
 
 def read(source: Source, *, bits: int | None = None, window: Window | None = None) -> tv_tensors.Image:
@@ -35,25 +34,26 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
     Parameters
     ----------
     source : str, Path, binary file, PIL image, array or tensor
-        - a file, by its path or open for reading: PNG, JPEG, TIFF, BMP, GIF, PPM, WebP or JPEG 2000, whatever its name
-          says (grey, palette or colour, of up to 16 bits a channel), or DICOM (with the extra ``dicom``; see
-          :func:`thoraxlib.images.dicom.read_dicom`); of a file with several pictures the first is read;
-        - an image of Pillow's;
+        - a file, by its path or open for reading: PNG, JPEG, TIFF, BMP, GIF, PPM, WebP or JPEG 2000 (grey, palette or
+          colour, up to 16 bits per channel), or DICOM (with the extra ``dicom``; see
+          :func:`thoraxlib.images.dicom.read_dicom`). The content decides, not the extension. If a file has several
+          images, the first one is read;
+        - a Pillow image;
         - an array (H, W) or (H, W, 1 | 3 | 4): channels last;
         - a tensor (H, W) or (1 | 3 | 4, H, W): channels first.
 
         Arrays and tensors are uint8, uint16, or floating point within [0, 1]. Colour becomes grey with the weights of
-        ITU-R BT.601; alpha is ignored. Files and Pillow's images come as a viewer shows them: turned as their EXIF or
-        TIFF orientation says, so that boxes are in that frame, and inverted where TIFF says that zero is white.
+        ITU-R BT.601; alpha is ignored. Files and Pillow images are turned as their EXIF or TIFF orientation says (boxes
+        are in that frame), and inverted if TIFF defines zero as white.
     bits : int, optional
-        For sources of more than 8 bits: how many are in use, e.g. 12 for DICOM-derived PNGs that store 0 ... 4095.
-        By default all 16, so that the value 65535 becomes 1. DICOM files say it themselves.
+        Bits in use, for sources of more than 8 bits: 12 for PNG files made of DICOM that store 0 ... 4095. By default
+        all 16: the value 65535 becomes 1. DICOM files state it themselves.
     window : {"bits", "percentiles", "minmax"}, (float, float) or int, optional
-        How greys of more than 8 bits come to [0, 1]; 8-bit pixels of other files than DICOM are taken as they are.
-        ``"bits"``: the whole range of `bits`. ``"percentiles"``: from the 0.5 to the 99.5 percentile of the image;
-        ``"minmax"``: from its least to its greatest value. (centre, width): a DICOM window in the unit of the pixels.
-        A number k, for DICOM: the k-th of the file's VOI tables and windows. By default the first of these, else
-        ``"percentiles"``, for DICOM, and ``"bits"`` for everything else.
+        Mapping of greys of more than 8 bits to [0, 1]; 8-bit pixels of files other than DICOM are not changed.
+        ``"bits"``: the whole range of `bits`. ``"percentiles"``: from the 0.5 to the 99.5 percentile of the image.
+        ``"minmax"``: from its minimum to its maximum. (centre, width): a DICOM window in the unit of the pixels. A
+        number k, for DICOM: the k-th of the file's VOI tables and windows. The default is the first of these, else
+        ``"percentiles"``, for DICOM, and ``"bits"`` for all other sources.
 
     Returns
     -------
@@ -63,15 +63,14 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        The file is truncated, corrupt, no regular file, of another format, of more than 1 GiB, or larger than Pillow's
-        limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``) allows; it has colours of more than 8 bits in a form that Pillow
-        does not read in whole (16-bit RGB and RGBA of PNG and TIFF, and PNG's grey with alpha, are read); pixels are
-        NaN, infinite, outside [0, 1] or beyond `bits`; the shape is empty or none of those above; `window` is none of
-        those above.
+        The file is truncated, corrupt, not a regular file, of another format, larger than 1 GiB, or has more pixels
+        than Pillow's limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``); its colours have more than 8 bits in a form that
+        Pillow cannot read in full depth (16-bit RGB and RGBA of PNG and TIFF, and PNG's grey with alpha, are read);
+        pixels are NaN, infinite, outside [0, 1] or beyond `bits`; or the shape, `bits` or `window` is not allowed.
     TypeError
-        `source` is of another kind, or its pixels are of another type.
+        `source` is of another type, or its pixels are.
 
     Examples
     --------
@@ -100,14 +99,12 @@ def read(source: Source, *, bits: int | None = None, window: Window | None = Non
         return _from_tensor(source, bits, window)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return _read_file(source, Path(str(getattr(source, "name", "the file"))), bits, window)
-    raise TypeError(
-        f"source must be a path, a binary file, a PIL image, a numpy array or a torch tensor, got "
-        f"{type(source).__module__}.{type(source).__qualname__}"
-    )
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    raise TypeError(f"source must be a path, a binary file, a PIL image, an array or a tensor, got {kind}")
 
 
 def check_greys(bits: int | None, window: Window | None) -> None:
-    """Raise ValueError for `bits` or a `window` that :func:`read` would not take."""
+    """Raise ValueError unless `bits` and `window` are allowed values of :func:`read`."""
     if bits is not None and (isinstance(bits, bool) or not (isinstance(bits, int) and 1 <= bits <= 16)):
         raise ValueError(f"bits must be between 1 and 16, got {bits!r}")
     if window is not None:
@@ -135,7 +132,7 @@ def _from_pixels(pixels: Pixels, bits: int | None, window: Window | None) -> tv_
 
 
 def _array_to_tensor(array: NDArray[np.generic]) -> Tensor:
-    # a copy, because from_numpy takes neither other byte orders nor negative strides, and shares memory
+    # a copy: from_numpy shares memory, and accepts neither other byte orders nor negative strides
     native = array.dtype.newbyteorder("=")
     if native in (np.uint8, np.uint16):
         return torch.from_numpy(np.array(array, dtype=native, order="C"))
@@ -145,7 +142,7 @@ def _array_to_tensor(array: NDArray[np.generic]) -> Tensor:
 
 
 def _from_tensor(x: Tensor, bits: int | None, window: Window | None) -> tv_tensors.Image:
-    """Checked and grey: (1, H, W) uint8 or float32 in [0, 1]."""
+    """Check a tensor and convert it to grey: (1, H, W), uint8 or float32 in [0, 1]."""
     if x.ndim == 2:
         x = x.unsqueeze(0)
     if x.ndim != 3 or x.shape[0] not in (1, 3, 4):
@@ -155,29 +152,21 @@ def _from_tensor(x: Tensor, bits: int | None, window: Window | None) -> tv_tenso
     if isinstance(window, int):
         raise ValueError(f"window={window}: only DICOM files have windows of their own")
     if x.dtype == torch.uint16 and window not in (None, "bits"):
-        levels = x if x.shape[0] == 1 else _grey(scaled(x)).mul_(65535).round_().to(torch.uint16)
-        return tv_tensors.Image(_windowed(levels, window))
+        deep = x if x.shape[0] == 1 else _grey(scaled(x)).mul_(65535).round_().to(torch.uint16)
+        pixels = displayed(deep.cpu().numpy(), lambda levels, counts: windowed(levels, counts, window))
+        return tv_tensors.Image(torch.from_numpy(pixels).to(x.device))
     return tv_tensors.Image(_grey(scaled(x, bits)))
 
 
-def _windowed(x: Tensor, how: Window) -> Tensor:
-    """uint16 to float32 within [0, 1]."""
-
-    def table(levels: Floats, counts: NDArray[np.int64]) -> Floats:
-        return windowed(levels, counts, how)
-
-    return torch.from_numpy(shown(x.cpu().numpy(), table)).to(x.device)
-
-
 def scaled(x: Tensor, bits: int | None = None) -> Tensor:
-    """uint8 as it is; uint16 and floating point as float32, checked to lie within [0, 1].
+    """Convert uint16 and floating-point pixels to float32 within [0, 1]; return uint8 unchanged.
 
     Raises
     ------
     ValueError
-        Pixels above what `bits` hold, not finite, or floating-point ones outside of [0, 1].
+        Pixels are beyond `bits`, not finite, or floating-point ones outside of [0, 1].
     TypeError
-        Pixels of another type.
+        The pixels have another type.
     """
     if x.dtype == torch.uint8:
         return x
@@ -191,13 +180,11 @@ def scaled(x: Tensor, bits: int | None = None) -> Tensor:
         raise TypeError(_pixel_types(x.dtype))
     x = x.to(torch.float32)
     low, high = x.aminmax()
-    if not (low >= 0 and high <= 1):  # so written, NaN fails as well
+    if not (low >= 0 and high <= 1):  # written so that NaN fails, too
         if not x.isfinite().all():
             raise ValueError("pixels must be finite, got NaN or infinite ones")
-        raise ValueError(
-            f"floating-point pixels must lie in [0, 1], got {low:.6g} ... {high:.6g}; "
-            "give 8-bit pixels as uint8, deeper ones as uint16"
-        )
+        remedy = "give 8-bit pixels as uint8, deeper ones as uint16"
+        raise ValueError(f"floating-point pixels must lie in [0, 1], got {low:.6g} ... {high:.6g}; {remedy}")
     return x
 
 
@@ -206,7 +193,7 @@ def _pixel_types(dtype: object) -> str:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """(1 | 3 | 4, H, W) -> (1, H, W), weights of ITU-R BT.601; equal channels keep their value exactly."""
+    """Convert (1 | 3 | 4, H, W) to grey (1, H, W), by ITU-R BT.601; equal channels keep their value exactly."""
     if x.shape[0] == 1:
         return x
     if x.dtype == torch.uint8:  # 16-bit fixed point, as Pillow computes it

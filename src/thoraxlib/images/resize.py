@@ -1,4 +1,4 @@
-"""The resize rules of an input spec, as one resize and one crop with exact numbers."""
+"""Resize rules of an input spec, each with exact numbers; histogram equalisation and blur of 8-bit images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from thoraxlib.images.enhance import blur3, equalize
 from thoraxlib.input_spec import InputSpec
 
 
 class Placement(NamedTuple):
-    """How an image lies in a model's input: resized to (height, width), then cut out from (top, left).
+    """Position of an image in a model's input: it is resized to (height, width), then cropped from (top, left).
 
-    A point (x, y) of the image's pixel coordinates lies at ``x * width / W - left``, ``y * height / H - top`` of the
-    input. Negative `top` and `left` mean borders.
+    A point (x, y) in pixels of the image is at ``x * width / W - left``, ``y * height / H - top`` in the input.
+    Negative `top` and `left` are borders.
     """
 
     height: int
@@ -26,21 +25,21 @@ class Placement(NamedTuple):
     left: int
 
     def shared(self, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Rows and columns of what is both in the resized image and in an input of `size`: in the one, in the other.
+        """Return the overlap of the resized image and an input of `size`: (rows, columns) of both, as slices.
 
         >>> Placement(height=4, width=2, top=1, left=-1).shared((2, 4))
         ((slice(1, 3, None), slice(0, 2, None)), (slice(0, 2, None), slice(1, 3, None)))
         """
-        resized, seen = [], []
+        resized, of_input = [], []
         for length, start, side in ((self.height, self.top, size[0]), (self.width, self.left, size[1])):
             count = min(length, start + side) - max(start, 0)
             resized.append(slice(max(start, 0), max(start, 0) + count))
-            seen.append(slice(max(-start, 0), max(-start, 0) + count))
-        return (resized[0], resized[1]), (seen[0], seen[1])
+            of_input.append(slice(max(-start, 0), max(-start, 0) + count))
+        return (resized[0], resized[1]), (of_input[0], of_input[1])
 
 
 def placement(spec: InputSpec, height: int, width: int) -> Placement:
-    """Where an image of `height` x `width` pixels goes in the input that `spec` describes.
+    """Return the position of an image of `height` x `width` pixels in the input that `spec` describes.
 
     Examples
     --------
@@ -52,12 +51,10 @@ def placement(spec: InputSpec, height: int, width: int) -> Placement:
     h, w = spec.size
     if spec.resize == "stretch":
         return Placement(h, w, 0, 0)
-    if spec.resize == "crop":
-        goal_h, goal_w = round(h / spec.crop_ratio), round(w / spec.crop_ratio)
-        by_height = goal_h * width >= goal_w * height  # the image is the wider one: its height decides
-    else:
-        goal_h, goal_w = h, w
-        by_height = goal_h * width <= goal_w * height
+    crops = spec.resize == "crop"
+    goal_h, goal_w = (round(h / spec.crop_ratio), round(w / spec.crop_ratio)) if crops else (h, w)
+    # a crop fills the input with the relatively shorter side of the image, padding with the longer one
+    by_height = goal_h * width >= goal_w * height if crops else goal_h * width <= goal_w * height
     if spec.resize == "pad_end":  # rounded as jfhealthcare/Chexpert does
         if by_height:
             return Placement(goal_h, max(1, round(goal_h / (height / width))), 0, 0)
@@ -71,9 +68,9 @@ def placement(spec: InputSpec, height: int, width: int) -> Placement:
 
 
 class Resize(v2.Transform):  # type: ignore[misc]
-    """Bring images with their boxes and masks to ``spec.size`` by ``spec.resize``: bilinear, antialiased.
+    """Resize images with their boxes and masks to ``spec.size`` by the rule ``spec.resize``: bilinear, antialiased.
 
-    Before that, images are equalised and blurred if the spec says so, in 8 bits.
+    If the spec says so, images are first converted to 8 bits and equalised or blurred.
 
     Parameters
     ----------
@@ -87,20 +84,20 @@ class Resize(v2.Transform):  # type: ignore[misc]
         self._whole = Placement(*spec.size, 0, 0)
 
     def forward(self, *inputs: Any) -> Any:
-        """Inputs brought to size; a sample or image that has it, as of a training copy, comes back at once."""
-        seen = inputs[0].get("image") if len(inputs) == 1 and isinstance(inputs[0], dict) else inputs[0]
-        done = isinstance(seen, torch.Tensor) and tuple(seen.shape[-2:]) == self.spec.size
+        """Resize the inputs; samples and images that have the size already, as in a training copy, are unchanged."""
+        image = inputs[0].get("image") if len(inputs) == 1 and isinstance(inputs[0], dict) else inputs[0]
+        done = isinstance(image, torch.Tensor) and tuple(image.shape[-2:]) == self.spec.size
         if done and not (self.spec.equalize or self.spec.blur) and placement(self.spec, *self.spec.size) == self._whole:
             return inputs[0] if len(inputs) == 1 else inputs
         return super().forward(*inputs)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The placement for the inputs' common size."""
+        """Return the placement for the inputs' common size."""
         height, width = v2.functional.get_size(flat_inputs[0])
         return {"place": placement(self.spec, height, width)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize and cut one input."""
+        """Resize and crop or pad one input."""
         place, size = params["place"], self.spec.size
         is_image = not isinstance(inpt, (tv_tensors.BoundingBoxes, tv_tensors.Mask))
         if is_image and (self.spec.equalize or self.spec.blur):
@@ -123,20 +120,16 @@ class Resize(v2.Transform):  # type: ignore[misc]
         levels = equalize(levels) if self.spec.equalize else levels
         return tv_tensors.wrap(blur3(levels) if self.spec.blur else levels, like=image)
 
-    def extra_repr(self) -> str:
-        """Size and rule."""
-        return f"size={self.spec.size}, rule={self.spec.resize!r}, crop_ratio={self.spec.crop_ratio:.4g}"
-
 
 def _resized(inpt: Any, height: int, width: int) -> Any:
     return v2.functional.resize(inpt, [height, width], antialias=True)
 
 
 def _grey_bytes_resized(image: Any, height: int, width: int) -> Any:
-    """Bytes (..., H, W) as :func:`_resized` gives them, in torch 2.15 to the last bit, at a third of the time.
+    """Resize 8-bit grey images (..., H, W) as :func:`_resized` does, bit for bit in torch 2.15, in a third of the time.
 
-    PyTorch widens each grey byte to a pixel of four channels. Here, these are four strips of rows while the width
-    changes, and four neighbours of a row while the height does; rows and columns are padded to multiples of four.
+    PyTorch pads each grey byte to four channels. Here, the four channels are four strips of rows while the width
+    changes, and four neighbouring columns while the height changes; rows and columns are padded to multiples of four.
     """
     rows, columns = image.shape[-2:]
     strips = _padded(image.as_subclass(torch.Tensor), 0, -rows % 4).reshape(-1, 4, -(-rows // 4), columns)
@@ -148,3 +141,34 @@ def _grey_bytes_resized(image: Any, height: int, width: int) -> Any:
 
 def _padded(image: torch.Tensor, right: int, bottom: int) -> torch.Tensor:
     return F.pad(image, (0, right, 0, bottom)) if right or bottom else image
+
+
+def equalize(image: torch.Tensor) -> torch.Tensor:
+    """Equalise the histogram of each image, uint8 (..., H, W), as OpenCV's ``equalizeHist`` with its float32 factor.
+
+    The lowest level that occurs becomes 0, and a level v becomes ``round(255 (n(v) - n0) / (n - n0))``: n(v) is the
+    number of pixels up to v, n0 that of the lowest level, and n that of all. An image of one level is unchanged.
+    """
+    flat = image.flatten(0, -3).flatten(1).long() if image.ndim > 2 else image.flatten().long()[None]
+    counts = torch.zeros(len(flat), 256, dtype=torch.float64, device=image.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float64))
+    cumulated = counts.cumsum(dim=1)
+    first = counts.gather(1, (counts > 0).int().argmax(dim=1, keepdim=True))
+    rest = cumulated[:, -1:] - first
+    factor = 255 / rest.clamp(min=1).float()
+    levels = torch.arange(256, device=image.device, dtype=torch.float32)
+    table = torch.where(rest > 0, ((cumulated - first).float() * factor).round(), levels)
+    return table.clamp(min=0).gather(1, flat).to(torch.uint8).view_as(image)
+
+
+def blur3(image: torch.Tensor) -> torch.Tensor:
+    """Blur images, uint8 (..., H, W), as OpenCV's ``GaussianBlur`` with 3 x 3 pixels and sigma 0.
+
+    The kernel is (1, 2, 1) / 4 in both directions; the border is reflected, and the result is rounded half up.
+    """
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=image.device)
+    kernel = (kernel[:, None] * kernel)[None, None]
+    flat = image.reshape(-1, 1, *image.shape[-2:]).float()
+    mode = "reflect" if min(image.shape[-2:]) > 1 else "replicate"
+    total = F.conv2d(F.pad(flat, (1, 1, 1, 1), mode=mode), kernel)
+    return ((total + 8) / 16).floor().to(torch.uint8).view_as(image)

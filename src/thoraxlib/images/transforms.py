@@ -1,4 +1,4 @@
-"""The preprocessing that an :class:`~thoraxlib.InputSpec` asks for, for samples, images, tensors and files."""
+"""Preprocessing by an :class:`~thoraxlib.InputSpec`, for samples, images, tensors and files."""
 
 from __future__ import annotations
 
@@ -19,38 +19,37 @@ from thoraxlib.registry import Spec
 
 
 class HasInputSpec(Protocol):
-    """Anything that says what input it expects, as every thoraxlib model does."""
+    """Protocol of objects with an input specification, such as every model of thoraxlib."""
 
     input_spec: InputSpec
 
 
 def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> InputTransform:
-    """The transform that makes a model's input of an image.
+    """Return the transform from an image or sample to a model's input.
 
-    Resize (in the image's own depth: bilinear, antialiased, equal to Pillow within one grey level), scale to [0, 1],
-    repeat grey to the model's channels, subtract mean, divide by std. Boxes, regions and masks of a sample follow;
-    boxes of which less than one pixel is left are dropped together with their label, such regions become empty boxes
-    0 0 0 0, not ``present`` and with NaN for their ``region_labels``.
+    It resizes (in the image's own depth: bilinear, antialiased, equal to Pillow within one grey level), scales to
+    [0, 1], repeats grey for the model's channels, subtracts the mean and divides by the standard deviation. Boxes,
+    regions and masks of a sample are resized with it. A box with a side of less than one pixel is removed together with
+    its label. Such a region becomes the empty box 0 0 0 0, with ``present`` False and ``region_labels`` NaN.
 
     Parameters
     ----------
     spec : InputSpec
-        What the model expects.
+        The model's input.
     train : str, mapping or nn.Module, optional
-        An augmentation by name (see :func:`thoraxlib.images.augmentations.names`), as
-        ``{"name": ..., **options}``, or ready; it takes the place of the resize. None for evaluation.
+        Augmentation that replaces the resize: a name (see :func:`thoraxlib.images.augmentations.names`),
+        ``{"name": ..., **options}``, or a module. None for evaluation.
 
     Returns
     -------
     InputTransform
-        To be called with a data set's sample (dict with ``image``), a ``tv_tensors.Image``, or a tensor (..., C, H, W),
-        with C = 1 or ``spec.channels``; uint8, uint16, or floating point in [0, 1]. The image comes out as float32
-        (..., C, h, w).
+        Takes a data set's sample (dict with ``image``), a ``tv_tensors.Image``, or a tensor (..., C, H, W), with C = 1
+        or ``spec.channels``; uint8, uint16, or floating point in [0, 1]. Returns the image as float32 (..., C, h, w).
 
     Raises
     ------
     TypeError, ValueError
-        When called: another pixel type, NaN, values outside [0, 1], another number of channels.
+        On a call: another pixel type, NaN, values outside [0, 1], or another number of channels.
 
     Examples
     --------
@@ -63,21 +62,21 @@ def transform_for(spec: InputSpec, *, train: Spec | nn.Module | None = None) -> 
 
 
 class InputTransform(nn.Module):
-    """What :func:`transform_for` gives, in two steps, of which a batch can take the second at once.
+    """Transform of :func:`transform_for`, in two steps; the second can be applied to a whole batch.
 
     Parameters
     ----------
     spec : InputSpec
-        What the model expects.
+        The model's input.
     geometry : nn.Module
-        Brings an image with its boxes and masks to the model's size.
+        Resizes an image with its boxes and masks to the model's size.
 
     Attributes
     ----------
     place : callable
-        From sample to sample, to the model's size; pixels keep their depth, and grey its one channel.
+        Converts a sample to the model's size; pixels keep their depth, and grey its one channel.
     normalize : callable
-        The rest; its ``batch`` makes a batch of images as `place` gives them.
+        The other steps; its ``batch`` makes a batch of images returned by `place`.
     """
 
     def __init__(self, spec: InputSpec, geometry: nn.Module) -> None:
@@ -86,17 +85,17 @@ class InputTransform(nn.Module):
         self.normalize = _Normalize(spec)
 
     def forward(self, sample: Any) -> Any:
-        """A sample or image as the model wants it."""
+        """Convert a sample or image to the model's input."""
         return self.normalize(self.place(sample))
 
 
 def preprocess_for(model: HasInputSpec | InputSpec) -> Preprocessor:
-    """The preprocessing of `model`: from files, PIL images, arrays or tensors to its input.
+    """Return the preprocessing of `model`, from files, PIL images, arrays or tensors to its input.
 
     Parameters
     ----------
     model : Classifier or InputSpec
-        Anything with an ``input_spec``, or the spec itself.
+        An object with an ``input_spec``, or the spec itself.
 
     Returns
     -------
@@ -115,12 +114,12 @@ def preprocess_for(model: HasInputSpec | InputSpec) -> Preprocessor:
 
 
 class Preprocessor:
-    """Sources to model input; see :func:`preprocess_for`.
+    """Convert images of any source to model input; see :func:`preprocess_for`.
 
     Parameters
     ----------
     spec : InputSpec
-        What the model expects.
+        The model's input.
 
     Examples
     --------
@@ -134,48 +133,41 @@ class Preprocessor:
         self.transform = transform_for(spec)
 
     def __call__(self, source: Source | Sequence[Source]) -> Tensor:
-        """One source, a sequence of them, or a batch (N, ...) as one array or tensor: float32 (N, C, h, w).
+        """Convert one source, a sequence of sources, or a batch (N, ...) in one array or tensor to (N, C, h, w).
 
         Raises
         ------
         ValueError
-            No source at all, or one that :func:`~thoraxlib.images.read` refuses.
+            There is no source, or :func:`~thoraxlib.images.read` refuses one.
         """
-        sources = self._listed(source)
+        several = source.ndim == 4 if isinstance(source, (Tensor, np.ndarray)) else isinstance(source, (list, tuple))
+        sources: list[Source] = list(source) if several else [source]  # type: ignore[arg-type, list-item]
         if not sources:
             raise ValueError("source holds no image")
         return self.transform.normalize.batch([self.transform.place(read(one)) for one in sources])
-
-    @staticmethod
-    def _listed(source: Source | Sequence[Source]) -> list[Source]:
-        if isinstance(source, (Tensor, np.ndarray)):
-            return list(source) if source.ndim == 4 else [source]
-        return list(source) if isinstance(source, (list, tuple)) else [source]  # type: ignore[list-item]
 
     def __repr__(self) -> str:
         return f"Preprocessor({self.spec})"
 
 
 class _OnImage(nn.Module):
-    """Changes the image, alone or in a sample; v2.Transform would cost more than the work itself."""
+    """Change an image, alone or in a sample; v2.Transform would take longer than the change itself."""
 
     def forward(self, sample: Any) -> Any:
         if isinstance(sample, dict):
             return {**sample, "image": self.forward(sample["image"])}
         if not isinstance(sample, Tensor):
-            raise TypeError(
-                f"the image must be a tensor, got {type(sample).__qualname__}; read it with images.read first"
-            )
+            raise TypeError(f"the image must be a tensor, got {type(sample).__qualname__}; use images.read first")
         changed = self.change(sample.as_subclass(Tensor))
         return tv_tensors.Image(changed) if isinstance(sample, tv_tensors.Image) else changed
 
     def change(self, image: Tensor) -> Tensor:
-        """(..., C, H, W), to the same."""
+        """Return the changed image, (..., C, H, W)."""
         raise NotImplementedError
 
 
 class _Check(_OnImage):
-    """Refuse pixels that nothing after this could read rightly; uint16 becomes float."""
+    """Check shape and pixels; convert uint16 to floating point."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -191,33 +183,33 @@ class _Check(_OnImage):
 
 
 class _LostBoxes(nn.Module):
-    """What becomes of boxes that a crop left less than a pixel of.
+    """Remove boxes that a crop has left with a side of less than one pixel.
 
-    ``boxes`` are dropped, with their entries of ``box_labels``; ``regions`` keep their row, as the empty box 0 0 0 0,
-    not ``present`` and with ``region_labels`` of NaN.
+    ``boxes`` are removed with their ``box_labels``. ``regions`` keep their row, as the empty box 0 0 0 0, with
+    ``present`` False and ``region_labels`` NaN.
     """
 
     def forward(self, sample: Any) -> Any:
         if not isinstance(sample, dict):
             return sample
         changed: dict[str, Any] = {}
-        kept, seen = _some_left(sample, "boxes"), _some_left(sample, "regions")
+        kept, present = _is_large(sample, "boxes"), _is_large(sample, "regions")
         if kept is not None and not kept.all():
             changed["boxes"] = tv_tensors.wrap(sample["boxes"][kept], like=sample["boxes"])
             if "box_labels" in sample:
                 changed["box_labels"] = sample["box_labels"][kept]
-        if seen is not None and not seen.all():
-            empty = sample["regions"].as_subclass(Tensor) * seen[:, None]
+        if present is not None and not present.all():
+            empty = sample["regions"].as_subclass(Tensor) * present[:, None]
             changed["regions"] = tv_tensors.wrap(empty, like=sample["regions"])
             if "present" in sample:
-                changed["present"] = sample["present"] & seen
+                changed["present"] = sample["present"] & present
             if "region_labels" in sample:
-                changed["region_labels"] = sample["region_labels"].where(seen[:, None], torch.nan)
+                changed["region_labels"] = sample["region_labels"].where(present[:, None], torch.nan)
         return {**sample, **changed} if changed else sample
 
 
-def _some_left(sample: dict[str, Any], key: str) -> Tensor | None:
-    """Which boxes of ``sample[key]`` have a pixel or more, (B,); None for a sample without them."""
+def _is_large(sample: dict[str, Any], key: str) -> Tensor | None:
+    """Mask (B,) of the boxes ``sample[key]`` with sides of one pixel or more; None for a sample without them."""
     if key not in sample:
         return None
     boxes: Tensor = sample[key].as_subclass(Tensor)
@@ -225,7 +217,7 @@ def _some_left(sample: dict[str, Any], key: str) -> Tensor | None:
 
 
 class _Normalize(_OnImage):
-    """Grey to the model's channels, ``(pixels - mean) / std`` for pixels in [0, 1]; uint8 takes the same two steps."""
+    """Repeat grey for the model's channels, and compute ``(pixels - mean) / std`` of pixels scaled to [0, 1]."""
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
@@ -235,7 +227,7 @@ class _Normalize(_OnImage):
         return self.batch([image])[0]
 
     def batch(self, images: Sequence[Tensor]) -> Tensor:
-        """(N, ..., C, h, w) of N images (..., 1 or C, h, w), each of its own depth, written at once into the batch."""
+        """Normalise N images (..., 1 or C, h, w), each of its own depth, into one batch (N, ..., C, h, w)."""
         *leading, _, height, width = images[0].shape
         batch = torch.empty(len(images), *leading, len(self.mean), height, width, device=images[0].device)
         mean, std = self.mean.to(batch.device), self.std.to(batch.device)

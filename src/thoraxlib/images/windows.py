@@ -1,4 +1,4 @@
-"""From stored grey values to what is shown: windows, stretches and look-up tables, by level instead of by pixel."""
+"""Windows and stretches: from stored grey values to displayed ones, computed per grey level instead of per pixel."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from thoraxlib.utils.arrays import Floats
 
-#: ``table(levels, counts)``: what is shown, within [0, 1], of each of the stored `levels` (L,), which go up in steps
-#: of 1; `counts` (L,) says how many pixels have each.
+#: ``table(levels, counts)``: the displayed value, in [0, 1], of each of the stored `levels` (L,), which increase in
+#: steps of 1; `counts` (L,) are the numbers of pixels.
 Table: TypeAlias = Callable[[Floats, NDArray[np.int64]], Floats]
 
-#: How greys of more than 8 bits come to [0, 1]: ``"bits"``, the whole range of the bits in use; ``"percentiles"``,
-#: from the 0.5 to the 99.5 percentile of the image; ``"minmax"``, from its least to its greatest value; a pair
+#: Mapping of greys of more than 8 bits to [0, 1]: ``"bits"``, the whole range of the bits in use; ``"percentiles"``,
+#: from the 0.5 to the 99.5 percentile of the image; ``"minmax"``, from its minimum to its maximum; a pair
 #: (centre, width); or, for DICOM, the number of one of the file's own tables and windows.
 Window: TypeAlias = Literal["bits", "percentiles", "minmax"] | int | tuple[float, float]
 
@@ -24,24 +24,22 @@ _STRETCHES = {"percentiles": (0.005, 0.995), "minmax": (0.0, 1.0)}
 
 
 def check_window(value: object) -> None:
-    """Raise ValueError for what is no :data:`Window`."""
+    """Raise ValueError unless `value` is a :data:`Window`."""
     if isinstance(value, tuple):
         good = len(value) == 2 and all(isinstance(v, (int, float)) and _is_finite(v) for v in value)
     else:
         good = value in ("bits", *_STRETCHES) or (isinstance(value, int) and value >= 0)
     if not good or isinstance(value, bool):
-        raise ValueError(
-            f"window must be 'bits', 'percentiles', 'minmax', a pair (centre, width) or, for DICOM, the number of a "
-            f"window of the file, got {value!r}"
-        )
+        allowed = "'bits', 'percentiles', 'minmax', (centre, width) or, for DICOM, the number of a window of the file"
+        raise ValueError(f"window must be {allowed}, got {value!r}")
 
 
 def _is_finite(value: float) -> bool:
-    return abs(value) <= sys.float_info.max  # also of an int that is beyond what a float holds
+    return abs(value) <= sys.float_info.max  # also for an int beyond the range of float
 
 
-def shown(stored: NDArray[np.integer[Any]], table: Table) -> NDArray[np.float32]:
-    """Stored values, integers of up to 16 bits, through a table that is worked out once for each level."""
+def displayed(stored: NDArray[np.integer[Any]], table: Table) -> NDArray[np.float32]:
+    """Apply a table to stored values, integers of up to 16 bits; the table is computed once for each level."""
     low = int(stored.min())
     offset = stored.astype(np.int32) - low
     counts = np.bincount(offset.ravel())
@@ -50,14 +48,14 @@ def shown(stored: NDArray[np.integer[Any]], table: Table) -> NDArray[np.float32]
 
 
 def windowed(values: Floats, counts: NDArray[np.int64], how: Window) -> Floats:
-    """Levels by a stretch or a pair (centre, width).
+    """Map levels to [0, 1] by a stretch or a window.
 
     Parameters
     ----------
     values, counts : ndarray
-        (L,) The levels' values, in any order, and how many pixels have each; where none has any, all is black.
+        (L,) Values of the levels, in any order, and their numbers of pixels. Without any pixel, all levels become 0.
     how : {"percentiles", "minmax"} or (float, float)
-        The stretch, or the window.
+        The stretch, or (centre, width) of the window.
     """
     if isinstance(how, tuple):
         return window(values, *how)
@@ -68,7 +66,7 @@ def windowed(values: Floats, counts: NDArray[np.int64], how: Window) -> Floats:
     ranks = np.array(_STRETCHES[str(how)]) * (below[-1] - 1)  # as numpy.percentile: between two order statistics
     first, second = (values[order][np.searchsorted(below, r, side="right")] for r in (np.floor(ranks), np.ceil(ranks)))
     low, high = (first + (second - first) * (ranks - np.floor(ranks))).tolist()
-    step = (values.max() - values.min()) / max(len(values) - 1, 1)  # from level to level: 1, if they are as stored
+    step = (values.max() - values.min()) / max(len(values) - 1, 1)  # between levels: 1 for stored values
     span = max(high - low, 1e-6 * step)
     if span == 0:
         return np.zeros_like(values)
@@ -77,22 +75,21 @@ def windowed(values: Floats, counts: NDArray[np.int64], how: Window) -> Floats:
 
 
 def window(values: NDArray[Any], centre: float, width: float, function: str = "LINEAR") -> Floats:
-    """Values through a window, within [0, 1] (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+    """Map values to [0, 1] by a window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
     Parameters
     ----------
     values : ndarray
-        After the modality transform.
+        Values after the modality transform.
     centre, width : float
-        In the unit of `values`.
+        Window, in the unit of `values`.
     function : {"LINEAR", "LINEAR_EXACT", "SIGMOID"}
         VOILUTFunction of the file.
 
     Raises
     ------
     ValueError
-        `width` is below the function's least (1 for LINEAR, above 0 for the others), a number that is not finite, or
-        an unknown `function`.
+        `width` is below 1 for LINEAR, or not above 0 for the others; a number is not finite; or `function` is unknown.
 
     Examples
     --------

@@ -8,6 +8,6 @@ from thoraxlib.registry import Registry
 __all__ = ["build", "describe", "fusion", "names", "pooling", "register", "registry"]
 
 registry: Registry[nn.Module] = Registry(
-    "layers", modules=[f"thoraxlib.layers.{name}" for name in ("attention", "lka", "norm", "transition", "van")]
+    "layers", modules=[f"thoraxlib.layers.{name}" for name in ("attention", "lka", "transition", "van")]
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

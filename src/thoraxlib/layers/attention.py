@@ -1,12 +1,12 @@
-"""Attention over channels, over positions, and from a pyramid of scales: (N, C, h, w) -> (N, C, h, w).
+"""Attention over channels, over locations, and over a pyramid of scales: (N, C, h, w) -> (N, C, h, w).
 
-The three of alinstein/X_RAY and jfhealthcare/Chexpert, which are the same; their code calls them CAM, SAM and FPA.
+alinstein/X_RAY and jfhealthcare/Chexpert have the same three layers and call them CAM, SAM and FPA.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from thoraxlib.utils.arguments import one_of
 
 
 class Attention(nn.Module):
-    """A block that keeps the shape of its map.
+    """Base class of the attention layers; the output has the input's shape.
 
     Attributes
     ----------
@@ -26,18 +26,18 @@ class Attention(nn.Module):
     """
 
     out_channels: int
-    _source: str  # what published checkpoints call it
-    _renamed: dict[str, str]  # own name of a part -> its name there
+    _source: str  # its name in published checkpoints
+    _renamed: Mapping[str, str]  # own name of a submodule -> its name in published checkpoints
 
     def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
-        """For each own state-dict key, its counterpart among a published checkpoint's `keys`, where it has one."""
-        available, places = set(keys), {}
+        """Map each own state-dict key to its counterpart among a published checkpoint's `keys`, if it has one."""
+        available, pairs = set(keys), {}
         for own in self.state_dict():
             part = next((part for part in self._renamed if own.startswith(part)), "")
             theirs = f"{self._source}.{self._renamed.get(part, '')}{own[len(part) :]}"
             if theirs in available:
-                places[own] = theirs
-        return places
+                pairs[own] = theirs
+        return pairs
 
 
 @register("channel_attention")
@@ -54,7 +54,7 @@ class ChannelAttention(Attention):
     Raises
     ------
     ValueError
-        `reduction` leaves no unit.
+        `reduction` is below 1 or above C.
     """
 
     _source, _renamed = "channel_attention", {}
@@ -74,10 +74,10 @@ class ChannelAttention(Attention):
 
 @register("spatial_attention")
 class SpatialAttention(Attention):
-    """Each position looks at all others: ``x + gamma V softmax(Q K)`` (DANet, Fu et al. 2019, arXiv 1809.02983).
+    """Attention between all locations: ``x + gamma V softmax(Q K)`` (DANet, Fu et al. 2019, arXiv 1809.02983).
 
-    Without scaling; gamma is learned and starts at 0, where the block passes its map through. As the two repositories
-    released it, it cannot run (the softmax is called with a keyword that does not exist).
+    The scores are not scaled. gamma is learned and starts at 0, where the output is the input. The code of the two
+    repositories cannot run as released: it calls the softmax with a keyword that does not exist.
 
     Parameters
     ----------
@@ -89,10 +89,10 @@ class SpatialAttention(Attention):
     Raises
     ------
     ValueError
-        `reduction` leaves no channel.
+        `reduction` is below 1 or above C.
     """
 
-    _source, _renamed = "spatial_attention", {"query": "conv1", "key": "conv2", "value": "conv3", "gamma": "gamma"}
+    _source, _renamed = "spatial_attention", {"query": "conv1", "key": "conv2", "value": "conv3"}
 
     def __init__(self, in_channels: int, *, reduction: int = 8) -> None:
         super().__init__()
@@ -115,17 +115,19 @@ class SpatialAttention(Attention):
 class PyramidAttention(Attention):
     """``x`` through a 1x1 convolution, times a one-channel map from three scales, plus a global branch (FPA).
 
-    Feature pyramid attention (Li et al. 2018, arXiv 1805.10180), in the form of the two repositories: the pyramid has
-    one channel, and is not negative. They upsample to fixed fractions of the map and fail where its sides are no
-    multiples of 4; here a scale is upsampled to the size of the next finer one, which is the same where they run.
+    Feature pyramid attention (Li et al. 2018, arXiv 1805.10180) in the form of the two repositories: the pyramid's map
+    has one channel and no negative values. The repositories upsample by fixed factors, and fail if a side of the map
+    is no multiple of 4. Here each scale is upsampled to the size of the next finer one: the same result where the
+    repositories' code runs.
 
     Parameters
     ----------
     in_channels : int
         C.
     norm : {"batch", "group"}
-        After each convolution. Batch norm, as in the repositories, needs batches of at least 2 in training. Group norm
-        has 32 groups, or as many as divide the channels; theirs fails on the one-channel maps.
+        After each convolution. Batch norm, as in the repositories, needs at least 2 images in a training batch. Group
+        norm has 32 groups, or the largest number that divides both 32 and the channels; that of the repositories fails
+        on one-channel maps.
 
     Raises
     ------
@@ -137,6 +139,7 @@ class PyramidAttention(Attention):
 
     def __init__(self, in_channels: int, *, norm: Literal["batch", "group"] = "batch") -> None:
         super().__init__()
+        one_of("norm", norm, ("batch", "group"))
         self.out_channels = c = in_channels
         self.gap_branch = _conv(c, c, 1, 1, norm)
         self.mid_branch = _conv(c, c, 1, 1, norm)
@@ -146,8 +149,8 @@ class PyramidAttention(Attention):
         self.scale1 = _conv(1, 1, 7, 1, norm)
         self.scale2 = _conv(1, 1, 5, 1, norm)
         self.scale3 = _conv(1, 1, 3, 1, norm)
-        parts = {name: f"{name}.conv" for name, _ in self.named_children()}
-        self._renamed = {**parts, "gap_branch": "gap_branch.1.conv"}
+        renamed = {name: f"{name}.conv" for name, _ in self.named_children()}
+        self._renamed = {**renamed, "gap_branch": "gap_branch.1.conv"}
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
@@ -156,8 +159,8 @@ class PyramidAttention(Attention):
         d3 = self.downsample3(d2)
         u2 = self.scale2(d2) + _resized(self.scale3(d3), d2)
         u1 = self.scale1(d1) + _resized(u2, d1)
-        gate: Tensor = _resized(u1, x) * self.mid_branch(x) + self.gap_branch(x.mean(dim=(2, 3), keepdim=True))
-        return gate
+        out: Tensor = _resized(u1, x) * self.mid_branch(x) + self.gap_branch(x.mean(dim=(2, 3), keepdim=True))
+        return out
 
 
 def _reduced(channels: int, reduction: int) -> int:
@@ -171,7 +174,6 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _conv(channels: int, out: int, kernel: int, stride: int, norm: str) -> nn.Sequential:
-    """Convolution, norm, ReLU."""
-    one_of("norm", norm, ("batch", "group"))
+    """Build a convolution, a norm and a ReLU."""
     layer = nn.BatchNorm2d(out) if norm == "batch" else nn.GroupNorm(math.gcd(32, out), out)
     return nn.Sequential(nn.Conv2d(channels, out, kernel, stride, kernel // 2), layer, nn.ReLU())

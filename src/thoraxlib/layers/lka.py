@@ -1,4 +1,4 @@
-"""Large-kernel attention: a map times what a large kernel makes of it, the kernel taken apart."""
+"""Large-kernel attention: a feature map times a gate, which a large kernel, split into parts, computes from it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,89 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from thoraxlib.layers import register
-from thoraxlib.layers.depthwise import DepthwiseConv2d
-from thoraxlib.layers.pointwise import MapGELU, PointwiseConv2d
 from thoraxlib.registry import Spec
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """Depthwise convolution with stride 1 and zero padding to the same size: (N, C, h, w) -> (N, C, h, w).
+
+    On a CPU, a dilated kernel is applied to each phase of the map separately (:func:`by_phases`). This computes the
+    same sums many times faster than oneDNN's dilated convolution. On a CPU with gradients enabled, kernels above 3x3
+    run in the precision of their weights even under autocast: oneDNN's gradients of these weights are two to eight
+    times slower in bfloat16.
+
+    Parameters
+    ----------
+    channels : int
+        C.
+    kernel_size : int
+        Odd.
+    dilation : int
+        Distance between the kernel's elements, in pixels of the map.
+
+    Raises
+    ------
+    ValueError
+        An even kernel, for which no padding keeps the size.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        padding = dilation * (kernel_size // 2)
+        super().__init__(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
+        if input.device.type != "cpu":
+            return super().forward(input)
+        if self.kernel_size[0] > 3 and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._on_cpu(input.to(self.weight.dtype))
+        return self._on_cpu(input)
+
+    def _on_cpu(self, x: Tensor) -> Tensor:
+        if self.dilation[0] > 1:
+            return by_phases(x, self.weight, self.bias, self.dilation[0])
+        return super().forward(x)
+
+
+def by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Compute a dilated depthwise convolution as an ordinary one on ``dilation ** 2`` smaller maps.
+
+    A kernel with dilation d connects only locations whose coordinates are equal modulo d. All locations with the same
+    remainders form a smaller map (a phase), on which the kernel is dense.
+
+    Parameters
+    ----------
+    x : Tensor
+        (N, C, h, w).
+    weight : Tensor
+        (C, 1, k, k), k odd.
+    bias : Tensor, optional
+        (C,).
+    dilation : int
+        d.
+    """
+    n, c, height, width = x.shape
+    rows, columns = -(-height // dilation), -(-width // dilation)
+    x = F.pad(x, (0, columns * dilation - width, 0, rows * dilation - height))
+    # channels last throughout: the channels of a location are moved as one block
+    phases = x.permute(0, 2, 3, 1).reshape(n, rows, dilation, columns, dilation, c).permute(0, 2, 4, 1, 3, 5)
+    # a copy, not a reshape: compilers do not know the strides of a 1 x 1 map, and would make a view
+    phases = phases.clone(memory_format=torch.contiguous_format)
+    dense = phases.view(n * dilation**2, rows, columns, c).permute(0, 3, 1, 2)
+    dense = F.conv2d(dense, weight, bias, padding=weight.shape[-1] // 2, groups=c)
+    phases = dense.permute(0, 2, 3, 1).reshape(n, dilation, dilation, rows, columns, c).permute(0, 3, 1, 4, 2, 5)
+    whole = phases.reshape(n, rows * dilation, columns * dilation, c)
+    return whole[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+
+
 def split_kernel(kernel_size: int, dilation: int) -> tuple[int, int]:
-    """The two depthwise kernels that stand for one of `kernel_size`: 2 d - 1, and ceil(K / d) with dilation d.
+    """Return the two depthwise kernels that replace a kernel of size K: 2 d - 1, and ceil(K / d) with dilation d.
 
     Guo et al. 2022, arXiv 2202.09741, section 3.1.
 
@@ -41,21 +115,21 @@ def split_kernel(kernel_size: int, dilation: int) -> tuple[int, int]:
 class LKA(nn.Module):
     """``x * conv1x1(dilated depthwise(depthwise(x)))``: (N, C, h, w) -> (N, C, h, w).
 
-    Guo et al. 2022 (Visual Attention Network, arXiv 2202.09741), equations 2 and 3. No sigmoid: the gate is linear.
+    Guo et al. 2022 (Visual Attention Network, arXiv 2202.09741), equations 2 and 3. The gate has no sigmoid.
 
     Parameters
     ----------
     in_channels : int
         C.
     kernel_size : int
-        Of the kernel that the two depthwise ones stand for; see :func:`split_kernel`.
+        Size of the kernel that the two depthwise ones replace; see :func:`split_kernel`.
     dilation : int
-        Of the second.
+        Dilation of the second depthwise kernel.
 
     Raises
     ------
     ValueError
-        Sizes that cannot be split.
+        A kernel that cannot be split.
     """
 
     def __init__(self, in_channels: int, *, kernel_size: int = 21, dilation: int = 3) -> None:
@@ -64,7 +138,7 @@ class LKA(nn.Module):
         dense, dilated = split_kernel(kernel_size, dilation)
         self.conv0 = DepthwiseConv2d(in_channels, dense)
         self.conv_spatial = DepthwiseConv2d(in_channels, dilated, dilation)
-        self.conv1 = PointwiseConv2d(in_channels, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
@@ -76,7 +150,7 @@ class LKA(nn.Module):
 class MultiScaleLKA(nn.Module):
     """Large-kernel attention with a gate from several kernels: (N, C, h, w) -> (N, C, h, w).
 
-    Each branch is a depthwise, a dilated depthwise and a 1x1 convolution; a last 1x1 convolution joins them.
+    Each branch is a depthwise, a dilated depthwise and a 1x1 convolution. A last 1x1 convolution joins the branches.
     QUST-SmartData/CXRClassification, MultiScaleVAN.
 
     Parameters
@@ -84,17 +158,17 @@ class MultiScaleLKA(nn.Module):
     in_channels : int
         C.
     kernels : sequence of (int, int)
-        For each branch, the kernel and the dilated kernel.
+        Size of the kernel and of the dilated kernel, for each branch.
     dilation : int
-        Of the second kernels.
+        Dilation of the dilated kernels.
     used : sequence of int, optional
-        Which branch's result is taken at each place; default each its own. The original takes (0, 1, 2, 2, 2): its last
-        two branches hold parameters that nothing uses.
+        The branch whose output enters the last convolution at each position; default: every branch once. The original
+        has (0, 1, 2, 2, 2): the parameters of its last two branches are not used.
 
     Raises
     ------
     ValueError
-        `used` does not have a branch for each place.
+        `used` does not name a branch for each position.
     """
 
     def __init__(
@@ -111,15 +185,15 @@ class MultiScaleLKA(nn.Module):
         if len(self.used) != len(kernels) or not all(0 <= branch < len(kernels) for branch in self.used):
             raise ValueError(f"used must be {len(kernels)} positions of branches, got {self.used}")
         self.branches = nn.ModuleList(
-            nn.Sequential(DepthwiseConv2d(c, dense), DepthwiseConv2d(c, dilated, dilation), PointwiseConv2d(c, c))
+            nn.Sequential(DepthwiseConv2d(c, dense), DepthwiseConv2d(c, dilated, dilation), nn.Conv2d(c, c, 1))
             for dense, dilated in kernels
         )
-        self.conv = PointwiseConv2d(len(kernels) * c, c)
+        self.conv = nn.Conv2d(len(kernels) * c, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
-        made = {branch: self.branches[branch](x) for branch in sorted(set(self.used))}
-        gate: Tensor = self.conv(torch.cat([made[branch] for branch in self.used], dim=1))
+        outputs = {branch: self.branches[branch](x) for branch in sorted(set(self.used))}
+        gate: Tensor = self.conv(torch.cat([outputs[branch] for branch in self.used], dim=1))
         return x * gate
 
 
@@ -127,15 +201,15 @@ class MultiScaleLKA(nn.Module):
 class DilatedLKA(nn.Module):
     """Large-kernel attention with a gate from a sum of dilated 3x3 kernels: (N, C, h, w) -> (N, C, h, w).
 
-    QUST-SmartData/CXRClassification, DilationVAN: a 1x1 depthwise convolution and one 3x3 for each dilation, added, and
-    then a 1x1 convolution.
+    The gate is the sum of a 1x1 depthwise convolution and of one 3x3 depthwise convolution for each dilation, followed
+    by a 1x1 convolution. QUST-SmartData/CXRClassification, DilationVAN.
 
     Parameters
     ----------
     in_channels : int
         C.
     dilations : sequence of int
-        Of the 3x3 kernels.
+        Dilations of the 3x3 kernels.
     """
 
     def __init__(self, in_channels: int, *, dilations: Sequence[int] = (1, 3, 5, 7, 9)) -> None:
@@ -143,14 +217,11 @@ class DilatedLKA(nn.Module):
         self.out_channels = in_channels
         kernels = [DepthwiseConv2d(in_channels, 1), *(DepthwiseConv2d(in_channels, 3, d) for d in dilations)]
         self.kernels = nn.ModuleList(kernels)
-        self.conv1x1 = PointwiseConv2d(in_channels, in_channels)
+        self.conv1x1 = nn.Conv2d(in_channels, in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
-        total = self.kernels[0](x)
-        for kernel in self.kernels[1:]:
-            total = total + kernel(x)
-        gate: Tensor = self.conv1x1(total)
+        gate: Tensor = self.conv1x1(sum(kernel(x) for kernel in self.kernels))
         return x * gate
 
 
@@ -165,7 +236,7 @@ class LKAAttention(nn.Module):
     in_channels : int
         C.
     gate : str, mapping or module
-        "lka", "lka_multiscale", "lka_dilated" or another block of :mod:`thoraxlib.layers`.
+        "lka", "lka_multiscale", "lka_dilated" or another layer of :mod:`thoraxlib.layers`.
     """
 
     def __init__(self, in_channels: int, *, gate: Spec | nn.Module = "lka") -> None:
@@ -173,10 +244,10 @@ class LKAAttention(nn.Module):
 
         super().__init__()
         self.out_channels = in_channels
-        self.proj_1 = PointwiseConv2d(in_channels, in_channels)
-        self.activation = MapGELU()
+        self.proj_1 = nn.Conv2d(in_channels, in_channels, 1)
+        self.activation = nn.GELU()
         self.spatial_gating_unit = registry.resolve(gate, in_channels=in_channels)
-        self.proj_2 = PointwiseConv2d(in_channels, in_channels)
+        self.proj_2 = nn.Conv2d(in_channels, in_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""

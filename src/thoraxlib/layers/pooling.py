@@ -15,15 +15,17 @@ build, register, names, describe = registry.build, registry.register, registry.n
 
 
 class Pool(nn.Module):
-    """``forward(x: (N, C, h, w)) -> (N, C)``. Any module that does this is a pooling; the attributes are optional.
+    """Base class of poolings, ``forward(x: (N, C, h, w)) -> (N, C)``.
+
+    Any module with this ``forward`` can be used as a pooling; the attributes are optional.
 
     Attributes
     ----------
     expansion : int
         The result is (N, C * expansion).
     per_label : bool
-        ``forward(x, logits)``, with logit maps (N, K, h, w), gives each label a vector of its own, (N, K, C);
-        ``forward(x)`` takes `x` as its own logit maps, (N, C).
+        If True, ``forward(x, logits)`` with logit maps (N, K, h, w) returns one vector for each label, (N, K, C), and
+        ``forward(x)`` uses `x` as the logit maps and returns (N, C).
     """
 
     expansion: int = 1
@@ -35,12 +37,12 @@ class Pool(nn.Module):
 
 
 def expansion(pool: nn.Module) -> int:
-    """How many times as wide as its input a pooling's result is; 1 if it does not say."""
+    """Return a pooling's `expansion`; 1 for a module without the attribute."""
     return int(getattr(pool, "expansion", 1))
 
 
 def per_label(pool: nn.Module) -> bool:
-    """Whether a pooling has a vector for each label."""
+    """Return True if a pooling computes one vector for each label."""
     return bool(getattr(pool, "per_label", False))
 
 
@@ -52,7 +54,7 @@ class AvgPool(Pool):
         """Pool `x`, (N, C, h, w), to (N, C)."""
         if not torch.is_grad_enabled():
             return x.mean(dim=(2, 3))
-        # the same, but its gradient is a view of one value per channel: cheap for heat maps of many labels
+        # same value, but its gradient is a view of one number per channel: cheap for heat maps of many labels
         total = x.sum(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
         return (total / (x.shape[2] * x.shape[3])).to(x.dtype)
 
@@ -66,30 +68,19 @@ class MaxPool(Pool):
         return x.amax(dim=(2, 3))
 
 
-def lse_pool(x: Tensor, r: float = 10.0) -> Tensor:
-    r"""Log-sum-exp over all locations: ``log(mean(exp(r x))) / r``, (N, C, h, w) -> (N, C).
+@register("lse")
+class LSEPool(Pool):
+    r"""Log-sum-exp pooling: ``log(mean(exp(r x))) / r``, (N, C, h, w) -> (N, C).
 
     Between the mean (r -> 0) and the maximum (r -> infinity); Wang et al. 2017 (arXiv 1705.02315), equation 2, after
-    Pinheiro & Collobert 2015. Shifted by the maximum, not by the largest absolute value of their equation 3, which
-    underflows on negative maps. Computed in float32 at least, also under autocast. The gradient is softmax(r x).
+    Pinheiro & Collobert 2015. The map is shifted by its maximum. The paper's equation 3 shifts by the largest absolute
+    value, which underflows on negative maps. Computed in at least float32, also under autocast. The gradient is
+    softmax(r x).
 
     Parameters
     ----------
-    x : Tensor
-        (N, C, h, w).
     r : float
-        Sharpness, > 0 and finite.
-    """
-    wide = x if x.dtype.itemsize >= 4 else x.float()
-    # the maximum cancels out, so it is a constant for the gradient
-    peak = wide.amax(dim=(2, 3), keepdim=True).detach()
-    pooled = ((wide - peak) * r).exp().mean(dim=(2, 3)).log() / r + peak.flatten(1)
-    return pooled.to(x.dtype)
-
-
-@register("lse")
-class LSEPool(Pool):
-    """Log-sum-exp pooling with sharpness `r`, (N, C, h, w) -> (N, C); see :func:`lse_pool`.
+        Sharpness, positive and finite.
 
     Raises
     ------
@@ -107,38 +98,42 @@ class LSEPool(Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool `x`, (N, C, h, w), to (N, C)."""
-        return lse_pool(x, self.r)
+        wide = _wide(x)
+        # the maximum cancels out, so it is a constant for the gradient
+        peak = wide.amax(dim=(2, 3), keepdim=True).detach()
+        pooled = ((wide - peak) * self.r).exp().mean(dim=(2, 3)).log() / self.r + peak.flatten(1)
+        return pooled.to(x.dtype)
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows."""
+        """Show `r` in ``repr``."""
         return f"r={self.r:g}"
 
 
 @register("exp")
 class ExpPool(Pool):
-    """``sum(x exp(x)) / sum(exp(x))``, (N, C, h, w) -> (N, C): a mean that high places dominate.
+    """Mean weighted by exp(x), ``sum(x exp(x)) / sum(exp(x))``: (N, C, h, w) -> (N, C).
 
-    EXP of jfhealthcare/Chexpert, as a softmax, which cannot overflow (without its 1e-7 in the denominator, which is at
-    least 1). Computed in float32 at least, also under autocast.
+    EXP of jfhealthcare/Chexpert, written as a softmax, which cannot overflow. The original adds 1e-7 to the
+    denominator, which is at least 1 here. Computed in at least float32, also under autocast.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool `x`, (N, C, h, w), to (N, C)."""
-        flat = x.flatten(2) if x.dtype.itemsize >= 4 else x.flatten(2).float()
+        flat = _wide(x).flatten(2)
         return (flat.softmax(dim=2) * flat).sum(dim=2).to(x.dtype)
 
 
 @register("linear")
 class LinearPool(Pool):
-    """``sum(x^2) / (sum(x) + eps)``, (N, C, h, w) -> (N, C): a mean weighted by the values themselves.
+    """Mean weighted by the values, ``sum(x^2) / (sum(x) + eps)``: (N, C, h, w) -> (N, C).
 
-    LINEAR of jfhealthcare/Chexpert. For maps that are not negative; the sum of a signed one may come close to 0, and
-    the result then grows without bound. Computed in float32 at least, also under autocast.
+    LINEAR of jfhealthcare/Chexpert, for maps without negative values. Other maps may have a sum close to 0, and the
+    result then grows without bound. Computed in at least float32, also under autocast.
 
     Parameters
     ----------
     eps : float
-        > 0; an empty map has 0.
+        Positive; a map of zeros is pooled to 0.
 
     Raises
     ------
@@ -154,7 +149,7 @@ class LinearPool(Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool `x`, (N, C, h, w), to (N, C)."""
-        wide = x if x.dtype.itemsize >= 4 else x.float()
+        wide = _wide(x)
         return (wide.square().sum(dim=(2, 3)) / (wide.sum(dim=(2, 3)) + self.eps)).to(x.dtype)
 
 
@@ -170,13 +165,13 @@ class AvgMaxPool(Pool):
 
 
 @register("avg_max_lse")
-class AvgMaxLSEPool(Pool):
+class AvgMaxLSEPool(AvgMaxPool):
     """Mean, maximum, then log-sum-exp, (N, C, h, w) -> (N, 3 C): AVG_MAX_LSE of jfhealthcare/Chexpert.
 
     Parameters
     ----------
     r : float
-        Of :class:`thoraxlib.layers.pooling.LSEPool`; that repository's is 0.5.
+        Sharpness of the :class:`LSEPool`; that repository has 0.5.
     """
 
     expansion = 3
@@ -187,19 +182,19 @@ class AvgMaxLSEPool(Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool `x`, (N, C, h, w), to (N, 3 C)."""
-        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3)), self.lse(x)], dim=1)
+        return torch.cat([super().forward(x), self.lse(x)], dim=1)
 
 
 @register("pcam")
 class PCAMPool(Pool):
-    """Probabilistic-CAM pooling (Ye et al. 2020, arXiv 2005.14480): every label has its own weights over locations.
+    """Probabilistic-CAM pooling (Ye et al. 2020, arXiv 2005.14480): separate weights for each label.
 
-    ``x_k = sum_ij a_k(i, j) x(i, j)`` with ``a_k = p_k / sum_ij p_k``, and ``p_k`` the sigmoid of the label's logit
-    map. The weights are not detached. They are a softmax of the log-probabilities: the same, and no 0 / 0 where all
-    probabilities underflow.
+    ``x_k = sum_ij a_k(i, j) x(i, j)`` with ``a_k = p_k / sum_ij p_k``, where ``p_k`` is the sigmoid of the label's
+    logit map. The weights are not detached. They are computed as a softmax of the log-probabilities: equal, but never
+    0 / 0 if all probabilities underflow.
 
-    The layer that makes the logit maps, applied to ``x_k``, gives the label's logit; as that layer is linear and the
-    weights add up to 1, it is also the weighted mean of the logit map itself: ``forward(logit_maps)``.
+    A label's logit is the output for ``x_k`` of the layer that computes the logit maps. That layer is linear and the
+    weights add up to 1, so the logit is also the weighted mean of the logit map itself: ``forward(logit_maps)``.
     """
 
     per_label = True
@@ -212,7 +207,7 @@ class PCAMPool(Pool):
         x : Tensor
             (N, C, h, w).
         logits : Tensor, optional
-            (N, K, h, w); None: `x` itself, each channel with its own weights.
+            (N, K, h, w); default `x` itself, with separate weights for each channel.
 
         Returns
         -------
@@ -226,6 +221,10 @@ class PCAMPool(Pool):
 
     @staticmethod
     def weights(logits: Tensor) -> Tensor:
-        """The weights of locations, float32 at least, adding up to 1: (N, K, h, w) of logit maps (N, K, h, w)."""
-        wide = logits if logits.dtype.itemsize >= 4 else logits.float()
-        return logsigmoid(wide).flatten(2).softmax(dim=2).view_as(logits)
+        """Compute the weights of locations (N, K, h, w), which add up to 1, from logit maps (N, K, h, w)."""
+        return logsigmoid(_wide(logits)).flatten(2).softmax(dim=2).view_as(logits)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Convert 16-bit values to float32."""
+    return x if x.dtype.itemsize >= 4 else x.float()

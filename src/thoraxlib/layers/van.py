@@ -1,4 +1,4 @@
-"""Block and stage of the Visual Attention Network."""
+"""Blocks and stages of the Visual Attention Network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib.layers import register
-from thoraxlib.layers.depthwise import DepthwiseConv2d
-from thoraxlib.layers.lka import LKAAttention
-from thoraxlib.layers.pointwise import MapGELU, PointwiseConv2d
+from thoraxlib.layers.lka import DepthwiseConv2d, LKAAttention
 from thoraxlib.registry import Spec
 
-_CACHE = 4 * 2**20  # bytes of a map that a CPU core's caches still hold beside two more
+_CACHE = 4 * 2**20  # bytes; three maps of this size fit into a CPU core's caches
 
 
 class ConvMLP(nn.Module):
@@ -25,18 +23,18 @@ class ConvMLP(nn.Module):
     Parameters
     ----------
     channels, hidden : int
-        C, and the channels in between.
+        C, and the channels after the first convolution.
     dropout : float
-        After the activation and at the end, in training.
+        Rate after the activation and at the end, in training.
     """
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = PointwiseConv2d(channels, hidden)
-        # the extra level is that of the published checkpoints
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        # published checkpoints have the extra level in their names
         self.dwconv = nn.Sequential(OrderedDict(dwconv=DepthwiseConv2d(hidden, 3)))
-        self.act = MapGELU()
-        self.fc2 = PointwiseConv2d(hidden, channels)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,20 +47,21 @@ class ConvMLP(nn.Module):
 class VANBlock(nn.Module):
     """``x + s1 attention(norm(x))``, then ``x + s2 mlp(norm(x))``, (N, C, h, w) -> (N, C, h, w).
 
-    Guo et al. 2022 (arXiv 2202.09741), figure 3: batch norms, layer scales that start at 0.01, stochastic depth.
+    Guo et al. 2022 (arXiv 2202.09741), figure 3, with batch norms, layer scales s1 and s2 that start at 0.01, and
+    stochastic depth.
 
     Parameters
     ----------
     in_channels : int
         C.
     mlp_ratio : float
-        Hidden channels of the MLP over C.
+        Hidden channels of the MLP, divided by C.
     gate : str, mapping or module
         See :class:`thoraxlib.layers.lka.LKAAttention`.
     dropout : float
-        In the MLP, in training.
+        Rate in the MLP, in training.
     drop_path : float
-        Share of samples for which a branch is left out, in training.
+        Fraction of the samples that skip a branch, in training.
     """
 
     def __init__(
@@ -93,12 +92,12 @@ class VANBlock(nn.Module):
         return out
 
     def fuse(self) -> nn.Module:
-        """The block for inference, from the same convolutions: they take up the norms and layer scales, in place.
+        """Return the block for inference: norms and layer scales are folded into this block's convolutions, in place.
 
         Raises
         ------
         ValueError
-            In training mode.
+            The block is in training mode.
         """
         if self.training:
             raise ValueError("fuse needs a block in eval mode")
@@ -108,7 +107,7 @@ class VANBlock(nn.Module):
 class _FusedVANBlock(nn.Module):
     """``kept x + attended(x)``, then ``x + mlp(x)``: (N, C, h, w) -> (N, C, h, w).
 
-    The shortcut of the attention begins behind the norm n(x) = a x + b: with the layer scale s,
+    The attention's own shortcut starts after the norm n(x) = a x + b. With the layer scale s,
     ``x + s (n(x) + proj_2(...)) = (1 + s a) x + (s proj_2(...) + s b)``.
     """
 
@@ -134,26 +133,26 @@ class _FusedVANBlock(nn.Module):
         if torch.compiler.is_compiling() or x.device.type != "cpu":
             out: Tensor = x + self.mlp(x)
             return out
-        # as many images at once as leave what the MLP holds in between in the cache, and out of the page table
+        # few enough images at a time for the MLP's hidden map to stay in the cache
         hidden = self.mlp.fc1.out_channels * x.shape[2] * x.shape[3] * x.element_size()
         return torch.cat([part + self.mlp(part) for part in torch.split(x, max(_CACHE // hidden, 1))])
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """What a batch norm does in eval mode: a and b of ``a x + b``."""
+    """Return a and b of ``a x + b``, which a batch norm computes in eval mode."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
 def _fold_before(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
-    """Make a 1x1 convolution of x do ``conv(scale x + shift)``."""
+    """Change a 1x1 convolution to compute ``conv(scale x + shift)``."""
     assert conv.bias is not None
     conv.bias = nn.Parameter(conv.bias + conv.weight[:, :, 0, 0] @ shift)
     conv.weight = nn.Parameter(conv.weight * scale[:, None, None])
 
 
 def _fold_after(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
-    """Make a convolution of x do ``scale conv(x) + shift``."""
+    """Change a convolution to compute ``scale conv(x) + shift``."""
     assert conv.bias is not None
     conv.bias = nn.Parameter(conv.bias * scale + shift)
     conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None])
@@ -164,8 +163,9 @@ class VANStage(nn.Sequential):
     """Embedding, blocks, layer norm, (N, C, h, w) -> (N, D, h / stride, w / stride), rounded up.
 
     A stage of the Visual Attention Network (Guo et al. 2022, arXiv 2202.09741, figure 3): a convolution and a batch
-    norm, `depth` blocks, a layer norm over the channels. The defaults are those of QUST-SmartData/CXRClassification,
-    DenseAndVAN, which puts one such stage behind a DenseNet. Convolutions start at N(0, 2 / fan out).
+    norm, `depth` blocks, and a layer norm over the channels. The defaults are those of DenseAndVAN
+    (QUST-SmartData/CXRClassification), which has one stage after a DenseNet. Weights of convolutions start at
+    N(0, 2 / fan out).
 
     Parameters
     ----------
@@ -176,18 +176,18 @@ class VANStage(nn.Sequential):
     depth : int
         Number of blocks.
     kernel_size, stride : int
-        Of the embedding; the kernel is odd.
+        Kernel (odd) and stride of the first convolution.
     mlp_ratio, gate, dropout
-        Of the blocks; see :class:`VANBlock`.
+        Options of the blocks; see :class:`VANBlock`.
     drop_path : float or sequence of float
-        Share of samples for which a block's branch is left out, in training; for each block or the same for all.
+        Fraction of the samples that skip a block's branch, in training: one rate for all blocks, or one for each.
     eps : float
-        Of the layer norm.
+        Added to the variance in the layer norm.
 
     Raises
     ------
     ValueError
-        A `depth` below 1, an even kernel, or another number of rates than blocks.
+        A `depth` below 1, an even kernel, or a number of rates that differs from `depth`.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class VANStage(nn.Sequential):
 
 
 def initialise(module: nn.Module) -> None:
-    """Start a convolution as the published network does: weights N(0, 2 / fan out), bias 0."""
+    """Initialise a convolution as the published network does: weights N(0, 2 / fan out), bias 0."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))

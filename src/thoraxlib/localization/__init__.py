@@ -1,14 +1,21 @@
-"""Heat maps to boxes, and boxes against true boxes."""
+"""Find boxes in heat maps, and compare them with true boxes."""
 
 from collections.abc import Callable
 
 from thoraxlib.localization import crops
 from thoraxlib.localization.base import BoxRule
-from thoraxlib.localization.boxes import Boxes
+from thoraxlib.localization.boxes import Boxes, to_original
 from thoraxlib.localization.coco import CocoBoxes, from_coco, read_coco, save_coco, to_coco
-from thoraxlib.localization.frames import to_original
-from thoraxlib.localization.metrics import acc_afp, box_iobb, box_iogt, box_iou, hits, pointing_game
-from thoraxlib.localization.table import WANG_ROWS, LocalizationTable, localization_table
+from thoraxlib.localization.metrics import (
+    WANG_ROWS,
+    LocalizationTable,
+    acc_afp,
+    box_iobb,
+    box_iogt,
+    box_iou,
+    localization_table,
+    pointing_game,
+)
 from thoraxlib.registry import Registry
 
 __all__ = [
@@ -25,7 +32,6 @@ __all__ = [
     "crops",
     "describe",
     "from_coco",
-    "hits",
     "localization_table",
     "names",
     "pointing_game",

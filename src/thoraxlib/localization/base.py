@@ -1,4 +1,4 @@
-"""What all rules share: from maps to boxes."""
+"""Base class of the rules that turn heat maps into boxes."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from torch import Tensor
 
 from thoraxlib.localization.boxes import Boxes
 from thoraxlib.localization.components import Components, find_components
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import check_maps, normalize, upsample
 from thoraxlib.utils.arguments import height_and_width, one_of
 
-_PIXELS = 2**20  # of the maps that are cut at once: bounds memory, and is faster than all at once
+_PIXELS = 2**20  # pixels of the maps processed at once: bounds memory, and is faster than all at once
 
 
 @dataclass(kw_only=True, eq=False)
 class BoxRule(abc.ABC):
-    """Boxes around the connected regions of what a rule picks from each map.
+    """Base class of rules that put boxes around the connected regions of selected pixels of each heat map.
 
-    A map is enlarged to the image and then stretched to [0, 1]; a constant map has no box.
+    A map is resized to the image, then stretched to [0, 1]. A constant map has no box.
 
     Parameters
     ----------
     connectivity : {8, 4}
-        Whether pixels that touch at a corner are of one region.
+        Whether pixels that touch at a corner are connected.
     resolution : {"image", "native"}
-        Where the map is cut: enlarged to the image, or as it is (corners times the stride).
+        Resolution at which pixels are selected: the image's, or the map's own (box corners are then multiples of the
+        stride).
     dedupe : bool
-        Drop a box that another level of the same map has given already.
+        Drop a box that equals one of another level of the same map.
     min_area, max_area : float
-        Drop boxes that cover a smaller or larger share of the image.
+        Drop boxes whose share of the image's area is smaller or larger.
     max_side : float
         Drop boxes whose width or height is a larger share of the image's.
     keep : int, optional
-        Of each map, only so many boxes: those with the highest scores.
+        Maximum number of boxes for each map, those with the highest scores; default all.
 
     Raises
     ------
     ValueError
-        An option out of its range.
+        An option outside its range.
     """
 
     connectivity: int = 8
@@ -66,16 +67,16 @@ class BoxRule(abc.ABC):
             raise ValueError(f"keep={self.keep}: a number of boxes, at least 1, or None")
 
     def __call__(self, maps: Tensor, size: tuple[int, int] | int, scores: Tensor | None = None) -> Boxes:
-        """Boxes of maps.
+        """Find the boxes of heat maps.
 
         Parameters
         ----------
         maps : Tensor
-            (N, K, h, w), of any scale.
+            (N, K, h, w), of any range of values.
         size : int or (int, int)
-            Of the image, (H, W); the boxes are in its pixels.
+            (H, W) of the image; the boxes are in its pixels.
         scores : Tensor, optional
-            (N, K), e.g. probabilities: a box's score is this times the mean of the stretched map in its region.
+            (N, K), e.g. probabilities. A box's score is this value times the mean of the stretched map in its region.
 
         Returns
         -------
@@ -87,23 +88,24 @@ class BoxRule(abc.ABC):
         ValueError
             Maps or scores of another shape, or maps with NaN or infinite values; a `size` that is not positive.
         """
-        _check_maps(maps, scores)
+        check_maps(maps)
+        if scores is not None and scores.shape != maps.shape[:2]:
+            raise ValueError(f"scores must be {tuple(maps.shape[:2])}, one for each map, got {tuple(scores.shape)}")
         n, k = maps.shape[:2]
         size = height_and_width(size)
         h, w = size if self.resolution == "image" else maps.shape[2:]
         scale = np.array([size[1] / w, size[0] / h] * 2)
         flat, step = maps.detach().float().flatten(0, 1)[:, None], max(1, _PIXELS // (h * w))
-        tables = [np.zeros((0, 7))]  # of map, level, x1, y1, x2, y2, mean
+        tables = [np.zeros((0, 7))]  # columns: map, level, x1, y1, x2, y2, mean
         for start in range(0, n * k, step):
             heat = self.prepare(flat[start : start + step], (h, w))[:, 0]
             values = heat.cpu().numpy()
             for level, mask in enumerate(self.masks(heat)):
-                found = self.regions(mask.cpu().numpy(), values)
-                of_level = np.full(len(found.plane), level)
-                mean = found.total / np.maximum(found.area, 1)
-                tables.append(np.column_stack([start + found.plane, of_level, found.xyxy * scale, mean]))
-        rows = self._filtered(np.concatenate(tables), size)
-        table = torch.from_numpy(rows)
+                regions = self.regions(mask.cpu().numpy(), values)
+                levels = np.full(len(regions.plane), level)
+                mean = regions.total / np.maximum(regions.area, 1)
+                tables.append(np.column_stack([start + regions.plane, levels, regions.xyxy * scale, mean]))
+        table = torch.from_numpy(self._filtered(np.concatenate(tables), size))
         plane, xyxy, score = table[:, 0].long(), table[:, 2:6].float(), table[:, 6].float()
         image, label = plane // max(k, 1), plane % max(k, 1)
         if scores is not None:
@@ -111,15 +113,15 @@ class BoxRule(abc.ABC):
         return Boxes(xyxy, image, label, score)
 
     def prepare(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Maps (P, 1, h, w) as they are cut: at `size`, (P, 1, H, W)."""
+        """Resize maps (P, 1, h, w) to `size` and stretch them: (P, 1, H, W)."""
         return normalize(upsample(maps, size))
 
     @abc.abstractmethod
     def masks(self, heat: Tensor) -> list[Tensor]:
-        """For each level, what counts of the prepared maps (P, h, w): bool (P, h, w)."""
+        """Select pixels of the prepared maps (P, h, w), once for each level: bool (P, h, w)."""
 
     def regions(self, mask: NDArray[np.bool_], values: NDArray[np.float32]) -> Components:
-        """The regions of a level's masks (P, h, w)."""
+        """Find the regions of a level's masks (P, h, w)."""
         return find_components(mask, values, self.connectivity)
 
     def _filtered(self, rows: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
@@ -136,17 +138,3 @@ class BoxRule(abc.ABC):
             rank = np.arange(len(rows)) - np.repeat(begin, np.diff(np.append(begin, len(rows))))
             rows = rows[np.sort(order[rank < self.keep])]
         return rows
-
-
-def _check_maps(maps: Tensor, scores: Tensor | None) -> None:
-    if maps.ndim != 4 or not maps.shape[2] or not maps.shape[3]:
-        raise ValueError(f"maps must be (N, K, h, w), with at least one place, got {tuple(maps.shape)}")
-    if scores is not None and scores.shape != maps.shape[:2]:
-        raise ValueError(f"scores must be {tuple(maps.shape[:2])}, one for each map, got {tuple(scores.shape)}")
-    flat = maps.detach().float().flatten(2)
-    bad = (~(flat.amax(dim=2) - flat.amin(dim=2)).isfinite()).nonzero().tolist()
-    if bad:
-        raise ValueError(
-            "maps hold NaN or infinite values, or such that lie too far apart, e.g. that of (image, label) "
-            f"{tuple(bad[0])}"
-        )

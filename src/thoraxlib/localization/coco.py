@@ -1,4 +1,4 @@
-"""Boxes as COCO JSON, the format of object detection's tools."""
+"""Boxes in COCO JSON, the file format of object detection."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-from thoraxlib.localization.boxes import Boxes, from_xywh, within
+from thoraxlib.localization.boxes import Boxes, check_indices, from_xywh, within
 from thoraxlib.utils.arrays import table
 from thoraxlib.utils.files import read_json, replacing, write_json
 
 
 class CocoBoxes(NamedTuple):
-    """What a COCO file says.
+    """Content of a COCO file.
 
     Attributes
     ----------
     boxes : Boxes
-        In each image's pixels; scores are 1 where the file has none.
+        In each image's pixels; scores are 1 if the file has none.
     labels, ids : tuple of str
-        Names of categories, and of image files.
+        Names of the categories, and file names of the images.
     sizes : tuple of (int, int)
         (H, W) of each image.
     """
@@ -36,42 +36,41 @@ class CocoBoxes(NamedTuple):
 def to_coco(
     boxes: Boxes, labels: Sequence[str], ids: Sequence[str], sizes: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
-    """Images, categories and annotations; ``["annotations"]`` alone is COCO's format of detections.
+    """Convert boxes to COCO's images, categories and annotations.
+
+    ``["annotations"]`` alone is COCO's format of detections.
 
     Parameters
     ----------
     boxes : Boxes
-        True ones or detections, in each image's own pixels.
+        True or detected boxes, in each image's own pixels.
     labels : sequence of str
-        What ``boxes.label`` means; category k + 1 is label k.
+        Names of the labels; category k + 1 is label k.
     ids : sequence of str
-        The name of each image's file.
+        File name of each image.
     sizes : sequence of (int, int)
         (H, W) of each image.
 
     Raises
     ------
     ValueError
-        `ids` and `sizes` of different lengths; a position beyond `ids` or `labels`; a box that leaves its image or is
-        turned inside out.
+        `ids` and `sizes` of different lengths; an index beyond `ids` or `labels`; a box that leaves its image, or whose
+        x2 < x1 or y2 < y1.
     """
     if len(ids) != len(sizes):
         raise ValueError(f"{len(ids)} ids, but {len(sizes)} sizes")
-    for name, column, allowed in (("image", boxes.image, len(ids)), ("label", boxes.label, len(labels))):
-        if len(column) and not (int(column.min()) >= 0 and int(column.max()) < allowed):
-            raise ValueError(f"boxes have {name} positions {int(column.min())} to {int(column.max())}, of {allowed}")
-    if len(boxes.xyxy):
-        limit = torch.tensor([[w, h] for h, w in sizes], dtype=torch.float32)[boxes.image]
-        low, high = boxes.xyxy[:, :2], boxes.xyxy[:, 2:]
-        wrong = ((low < -0.5) | (high > limit + 0.5) | (high < low)).any(dim=1).nonzero().flatten().tolist()
-        if wrong:
-            first = wrong[0]
-            image = int(boxes.image[first])
-            raise ValueError(
-                f"{len(wrong)} boxes leave their image or are turned inside out; the first is "
-                f"{boxes.xyxy[first].tolist()} in {ids[image]}, {sizes[image][0]} x {sizes[image][1]} pixels"
-            )
-    rows = zip(boxes.xyxy.tolist(), boxes.image.tolist(), boxes.label.tolist(), boxes.score.tolist(), strict=True)
+    check_indices("images of the boxes", boxes.image, len(ids))
+    check_indices("labels of the boxes", boxes.label, len(labels))
+    limit = torch.tensor([[w, h] for h, w in sizes], dtype=torch.float32).reshape(-1, 2)[boxes.image]
+    low, high = boxes.xyxy[:, :2], boxes.xyxy[:, 2:]
+    wrong = ((low < -0.5) | (high > limit + 0.5) | (high < low)).any(dim=1).nonzero().flatten().tolist()
+    if wrong:
+        image = int(boxes.image[wrong[0]])
+        raise ValueError(
+            f"{len(wrong)} boxes leave their image or have x2 < x1 or y2 < y1; the first is "
+            f"{boxes.xyxy[wrong[0]].tolist()} in {ids[image]}, {sizes[image][0]} x {sizes[image][1]} pixels"
+        )
+    rows = zip(*(column.tolist() for column in boxes), strict=True)
     return {
         "images": [
             {"id": k + 1, "file_name": name, "height": h, "width": w}
@@ -100,12 +99,12 @@ def save_coco(
     ids: Sequence[str],
     sizes: Sequence[tuple[int, int]],
 ) -> None:
-    """Write :func:`to_coco` to a file, whole or not at all."""
+    """Write :func:`to_coco` to a file, atomically."""
     write_json(path, to_coco(boxes, labels, ids, sizes))
 
 
 def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) -> None:
-    """Write one file of several that :func:`save_coco` wrote with the same labels, holding one at a time."""
+    """Join several files written by :func:`save_coco` with the same labels, with one of them in memory at a time."""
 
     def rows(key: str) -> Iterator[str]:
         images = boxes = 0
@@ -119,8 +118,7 @@ def join_coco(parts: Sequence[str | os.PathLike[str]], path: str | os.PathLike[s
             images, boxes = images + len(content["images"]), boxes + len(content["annotations"])
 
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8") as file:
-        labels = read_json(parts[0])["categories"]
-        file.write(f'{{"categories": {json.dumps(labels)}')
+        file.write(f'{{"categories": {json.dumps(read_json(parts[0])["categories"])}')
         for key in ("images", "annotations"):
             file.write(f',\n"{key}": [')
             for number, row in enumerate(rows(key)):
@@ -137,7 +135,7 @@ def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
     FileNotFoundError
         No such file.
     ValueError
-        Not JSON, or what :func:`from_coco` refuses.
+        Not JSON, or content that :func:`from_coco` refuses.
 
     Warns
     -----
@@ -148,28 +146,28 @@ def read_coco(path: str | os.PathLike[str]) -> CocoBoxes:
 
 
 def from_coco(content: Any, source: str) -> CocoBoxes:
-    """Boxes from what :func:`to_coco` gives, or another COCO file's content; `source` is its name in messages.
+    """Read boxes from the content of a COCO file, e.g. the result of :func:`to_coco`; `source` is its name in messages.
 
     Raises
     ------
     ValueError
-        A part is missing or of another kind, an annotation names an image or category that is not there, an id is not
-        unique, or a box is not finite or has a width or height below 0.
+        An entry is missing or of another type, an annotation names an unknown image or category, an id is not unique,
+        or a box is not finite or has a width or height below 0.
 
     Warns
     -----
     UserWarning
-        Boxes without area or outside their image, which are left out, and those that leave it by more than half a
-        pixel, which are cut off at its border; with their numbers.
+        Boxes without area or outside their image were dropped, or boxes that leave it by more than half a pixel were
+        clipped; with their numbers.
     """
     coco = every_annotation(content, source)
     sizes = torch.tensor(coco.sizes, dtype=torch.float32).reshape(-1, 2)[coco.boxes.image]
-    xyxy, left = within(coco.boxes.xyxy, sizes, source)
-    return coco._replace(boxes=coco.boxes.where(left)._replace(xyxy=xyxy))
+    xyxy, kept = within(coco.boxes.xyxy, sizes, source)
+    return coco._replace(boxes=coco.boxes.where(kept)._replace(xyxy=xyxy))
 
 
 def every_annotation(content: Any, source: str) -> CocoBoxes:
-    """Give the same with a box for every annotation, wherever it lies and without area too.
+    """Read the boxes of all annotations unchanged, also those without area or outside their image.
 
     Raises
     ------
@@ -177,32 +175,27 @@ def every_annotation(content: Any, source: str) -> CocoBoxes:
         As :func:`from_coco`.
     """
     try:
-        images, categories = content["images"], content["categories"]
-        place = {image["id"]: k for k, image in enumerate(images)}
+        images, categories, annotations = (content[key] for key in ("images", "categories", "annotations"))
+        position = {image["id"]: k for k, image in enumerate(images)}
         label = {category["id"]: k for k, category in enumerate(categories)}
-        annotations = content["annotations"]
-        for key, known in (("image_id", place), ("category_id", label)):
+        for key, known in (("image_id", position), ("category_id", label)):
             lost = [each[key] for each in annotations if each[key] not in known]
             if lost:
                 raise ValueError(f"{len(lost)} annotations have a {key} that is not there, the first is {lost[0]!r}")
-        image = [place[each["image_id"]] for each in annotations]
-        category = [label[each["category_id"]] for each in annotations]
-        xywh = torch.from_numpy(table([each["bbox"] for each in annotations], 4, "bbox"))
-        score = torch.from_numpy(table([[each.get("score", 1.0)] for each in annotations], 1, "score")).float()
+        boxes = Boxes(
+            torch.from_numpy(table([each["bbox"] for each in annotations], 4, "bbox")),
+            torch.tensor([position[each["image_id"]] for each in annotations], dtype=torch.long),
+            torch.tensor([label[each["category_id"]] for each in annotations], dtype=torch.long),
+            torch.from_numpy(table([[each.get("score", 1.0)] for each in annotations], 1, "score")).float()[:, 0],
+        )
         sizes = tuple((int(image["height"]), int(image["width"])) for image in images)
         ids = tuple(str(image["file_name"]) for image in images)
         labels = tuple(str(category["name"]) for category in categories)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"{source}: no COCO file of boxes ({type(error).__name__}: {error})") from error
-    for what, found, entries in (("images", place, images), ("categories", label, categories)):
-        if len(found) < len(entries):
-            raise ValueError(f"{source}: two {what} have one id")
+    for name, known, entries in (("images", position, images), ("categories", label, categories)):
+        if len(known) < len(entries):
+            raise ValueError(f"{source}: two {name} have one id")
     if not all(side > 0 for size in sizes for side in size):
         raise ValueError(f"{source}: height and width of an image must be above 0")
-    boxes = Boxes(
-        from_xywh(xywh, source),
-        torch.tensor(image, dtype=torch.long),
-        torch.tensor(category, dtype=torch.long),
-        score[:, 0],
-    )
-    return CocoBoxes(boxes, labels, ids, sizes)
+    return CocoBoxes(boxes._replace(xyxy=from_xywh(boxes.xyxy, source)), labels, ids, sizes)

@@ -1,4 +1,4 @@
-"""Which pixels of a map count: above fixed levels, a percentile, what Otsu's method says, or a multiple of the mean."""
+"""Rules that select pixels of heat maps: by fixed levels, a percentile, Otsu's threshold, or the mean."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from torch import Tensor
 
 from thoraxlib.localization import register
 from thoraxlib.localization.base import BoxRule
-from thoraxlib.localization.masks import above_otsu, above_percentile
-from thoraxlib.localization.scaling import upsample
+from thoraxlib.localization.maps import above_otsu, above_percentile, upsample
 
 
 @register("threshold")
 @dataclass(kw_only=True, eq=False)
 class ThresholdBoxes(BoxRule):
-    """What is above fixed levels of a map stretched to [0, 255] (Wang et al. 2017, section 4.2).
+    """Boxes around the regions above fixed levels of a map stretched to [0, 255] (Wang et al. 2017, section 4.2).
 
-    ChestX-ray8: the map is cut at 60 and at 180, separately; every region of either gives a box. Not stated there, and
-    decided here: each map is enlarged first and then stretched; a region is what is strictly above; it is 8-connected;
-    equal boxes of both levels count once.
+    ChestX-ray8 thresholds each map at 60 and at 180; every region of either gives a box. The paper does not say the
+    rest, which is chosen here: maps are resized before they are stretched, regions are strictly above the level and
+    8-connected, and equal boxes of both levels count once.
 
     Parameters
     ----------
     levels : sequence of float
-        Between 0 and 255.
+        Thresholds, each from 0 to below 255.
 
     Other Parameters
     ----------------
@@ -48,14 +47,14 @@ class ThresholdBoxes(BoxRule):
 @register("level")
 @dataclass(kw_only=True, eq=False)
 class LevelBoxes(BoxRule):
-    """What is above a level of the map itself, not stretched: for maps with a meaning, such as PCAM's probabilities.
+    """Boxes around the regions above a level of the map's own values, e.g. of PCAM's probabilities.
 
-    A map without such a place has no box, so a label that the model does not see needs no box to be drawn.
+    The map is not stretched. A map that is nowhere above the level has no box.
 
     Parameters
     ----------
     level : float
-        Of the map's own values.
+        Threshold of the map's own values.
 
     Other Parameters
     ----------------
@@ -77,12 +76,12 @@ class LevelBoxes(BoxRule):
 @register("percentile")
 @dataclass(kw_only=True, eq=False)
 class PercentileBoxes(BoxRule):
-    """What is above a percentile of the map's own values: a fixed share of the image.
+    """Boxes around the regions above a percentile of the map's values: a fixed share of the image.
 
     Parameters
     ----------
     percentile : float
-        Above 0 and below 100.
+        Percentile of the map's values, above 0 and below 100.
 
     Other Parameters
     ----------------
@@ -105,9 +104,9 @@ class PercentileBoxes(BoxRule):
 @register("otsu")
 @dataclass(kw_only=True, eq=False)
 class OtsuBoxes(BoxRule):
-    """What is above the level that parts a map's values best (Otsu 1979, IEEE Trans. SMC 9).
+    """Boxes around the regions above the map's Otsu threshold (Otsu 1979, IEEE Trans. SMC 9).
 
-    The level maximises the variance between the two classes of a histogram of 256 bins.
+    The threshold is computed from a histogram of 256 bins.
 
     Other Parameters
     ----------------
@@ -123,20 +122,20 @@ class OtsuBoxes(BoxRule):
 @register("mean_factor")
 @dataclass(kw_only=True, eq=False)
 class MeanFactorBoxes(BoxRule):
-    """What is above a multiple of the map's mean, or above a ceiling where that is lower: alinstein/X_RAY.
+    """Boxes around the regions above a multiple of the map's mean, at most a ceiling: alinstein/X_RAY.
 
-    Its boxes exactly, with those of holes, are "x_ray_mean_factor".
+    Its exact boxes, which include those of holes, are "x_ray_mean_factor".
 
     Parameters
     ----------
     factor, ceiling : float
-        The threshold is ``min(factor * mean, ceiling)`` of the stretched map; 1.95 and 0.6 there, and 1.7666 and 0.7666
-        in its main run.
+        The threshold is ``min(factor * mean, ceiling)`` of the stretched map. The original uses 1.95 and 0.6; its main
+        run 1.7666 and 0.7666.
 
     Other Parameters
     ----------------
     connectivity, resolution, dedupe, min_area, max_area, max_side, keep
-        See :class:`BoxRule`. Its pictures leave out what is smaller than 0.00095 or larger than 0.385 of the image, or
+        See :class:`BoxRule`. The original's figures drop boxes of less than 0.00095 or more than 0.385 of the image, or
         longer than 0.75 of a side; its numbers do not.
     """
 

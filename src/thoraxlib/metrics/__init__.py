@@ -1,8 +1,8 @@
-"""Scores of multi-label classification with unknown labels, their intervals, curves, and the table of a test.
+"""Scores of multi-label classification with unknown labels, their intervals, curves, and tables.
 
 Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K), probabilities or logits. Both may be tensors or
 arrays. Scores come from scikit-learn; a label without both classes has the score NaN, is left out of the mean, and is
-named in a warning. In float32 a probability is exactly 1 from a logit of 17 on, and AUROC then takes such images for
+named in a warning. In float32 a probability is exactly 1 from a logit of 17 on, and AUROC then counts such images as
 equal: give logits, or probabilities in float64, as :func:`thoraxlib.training.predict` returns them. The scores of organ
 masks are in :mod:`thoraxlib.segmentation`, those of boxes in :mod:`thoraxlib.localization`.
 """
@@ -22,13 +22,12 @@ from thoraxlib.metrics.intervals import Interval, bootstrap, bootstrap_differenc
 from thoraxlib.metrics.regions import RegionScores, evaluate_regions
 from thoraxlib.metrics.report import Report, Row, evaluate
 from thoraxlib.metrics.scores import auroc, average_precision
-from thoraxlib.metrics.studies import JF_RULES, aggregate
-from thoraxlib.metrics.thresholds import Averages, best_thresholds, confusion, multilabel_report
+from thoraxlib.metrics.studies import JF_RULES, aggregate, image_level
+from thoraxlib.metrics.thresholds import best_thresholds, confusion
 
 __all__ = [
     "CHEXPERT_RADIOLOGISTS",
     "JF_RULES",
-    "Averages",
     "Curve",
     "Interval",
     "RegionScores",
@@ -44,9 +43,9 @@ __all__ = [
     "confusion",
     "evaluate",
     "evaluate_regions",
+    "image_level",
     "macro_roc",
     "micro_roc",
-    "multilabel_report",
     "precision_recall_curves",
     "radiologists_under_curve",
     "roc_curves",

@@ -1,27 +1,27 @@
-"""ROC and precision-recall curves of labels, their averages, and human readers beside them.
+"""ROC and precision-recall curves of labels, their averages, and a comparison with human readers.
 
 Targets are (N, K): 1, 0, or NaN for unknown; scores are (N, K). Curves come from scikit-learn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
-from thoraxlib.metrics.checks import check_names, check_order, checked, scorable
+from thoraxlib.metrics.scores import checked, checked_with_labels, known_columns
 from thoraxlib.utils.arrays import Floats
 
 
 def _points(negatives: int, positives: int, right: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
-    return tuple((rejected / negatives, found / positives) for rejected, found in right)
+    return tuple((true_negatives / negatives, hits / positives) for true_negatives, hits in right)
 
 
-#: (specificity, sensitivity) of three radiologists on the 500 studies of CheXpert's test set (Irvin et al. 2019), as
-#: QUST-SmartData/CXRClassification has them.
+#: (specificity, sensitivity) of three radiologists on the 500 studies of CheXpert's test set (Irvin et al. 2019), from
+#: QUST-SmartData/CXRClassification.
 CHEXPERT_RADIOLOGISTS: Mapping[str, Sequence[tuple[float, float]]] = {
     "Atelectasis": _points(347, 153, [(273, 123), (286, 109), (238, 141)]),
     "Cardiomegaly": _points(349, 151, [(333, 72), (268, 129), (312, 106)]),
@@ -29,7 +29,7 @@ CHEXPERT_RADIOLOGISTS: Mapping[str, Sequence[tuple[float, float]]] = {
     "Edema": _points(422, 78, [(386, 49), (343, 62), (391, 45)]),
     "Pleural Effusion": _points(396, 104, [(375, 85), (327, 86), (342, 93)]),
 }
-_TIE = 1e-9  # a reader on the curve counts, whatever the last digit
+_TIE = 1e-9  # readers on the curve count, in spite of rounding
 
 
 class Curve(NamedTuple):
@@ -70,7 +70,7 @@ def roc_curves(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str]) -> 
     >>> curve.area, curve.x.tolist(), curve.y.tolist()
     (1.0, [0.0, 0.0, 0.0, 1.0], [0.0, 0.5, 1.0, 1.0])
     """
-    return {label: _roc(*column) for label, column in _columns(targets, scores, labels).items()}
+    return {labels[k]: _roc(truth, score) for k, truth, score in _columns(targets, scores, labels)}
 
 
 def precision_recall_curves(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str]) -> dict[str, Curve]:
@@ -78,21 +78,21 @@ def precision_recall_curves(targets: ArrayLike, scores: ArrayLike, labels: Seque
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     curves = {}
-    for label, (truth, score) in _columns(targets, scores, labels).items():
+    for k, truth, score in _columns(targets, scores, labels):
         precision, recall, _ = precision_recall_curve(truth, score, drop_intermediate=True)
-        curves[label] = Curve(recall[::-1], precision[::-1], float(average_precision_score(truth, score)))
+        curves[labels[k]] = Curve(recall[::-1], precision[::-1], float(average_precision_score(truth, score)))
     return curves
 
 
 def micro_roc(targets: ArrayLike, scores: ArrayLike) -> Curve:
     """ROC curve of all known pairs of image and label in one list.
 
-    It mixes the labels: where scores of different labels lie in different ranges, this lowers it.
+    It mixes the labels: if scores of different labels lie in different ranges, the area is lower.
 
     Raises
     ------
     ValueError
-        As :func:`roc_curves`; or nothing is positive, or nothing negative.
+        See :func:`roc_curves`; or no target is positive, or none negative.
     """
     y, s = checked(targets, scores)
     known = ~np.isnan(y)
@@ -114,22 +114,28 @@ def macro_roc(targets: ArrayLike, scores: ArrayLike) -> Curve:
     Raises
     ------
     ValueError
-        As :func:`roc_curves`; no label has both classes.
+        See :func:`roc_curves`; or no label has both classes.
 
     Warns
     -----
     UserWarning
-        Labels without both classes, which take no part.
+        Labels without both classes, which do not count.
     """
-    each = [_roc(*column) for column in _columns(targets, scores, None).values()]
+    from sklearn.metrics import auc
+
+    each = [_roc(truth, score) for _, truth, score in _columns(targets, scores, None)]
     if not each:
         raise ValueError("targets: no label has both 0 and 1")
     x = np.unique(np.concatenate([curve.x for curve in each]))
-    # of several points with one x, np.interp takes the last; turned round, the first
+    # of several points with one x, np.interp takes the last; of reversed curves, the first
     upper = np.mean([np.interp(x, curve.x, curve.y) for curve in each], axis=0)
     lower = np.mean([np.interp(-x, -curve.x[::-1], curve.y[::-1]) for curve in each], axis=0)
     x, y = np.repeat(x, 2), np.stack([lower, upper], axis=1).ravel()
-    return Curve(x, y, _area(x, y))
+    return Curve(x, y, float(auc(x, y)))
+
+
+def _interpolated(curve: Curve, rate: Floats) -> Floats:
+    return np.interp(rate + _TIE, curve.x, curve.y) + _TIE
 
 
 def radiologists_under_curve(
@@ -137,20 +143,22 @@ def radiologists_under_curve(
     scores: ArrayLike,
     labels: Sequence[str],
     points: Mapping[str, Sequence[tuple[float, float]]] = CHEXPERT_RADIOLOGISTS,
+    reached: Callable[[Curve, Floats], Floats] = _interpolated,
 ) -> Floats:
-    """How many readers' operating points lie under, or on, the ROC curve of each label: float64 (K,).
+    """Count the readers whose operating points lie under, or on, the ROC curve of each label: float64 (K,).
 
-    A reader is compared with the curve at the same false positive rate, on the straight line between two thresholds
-    where none is there.
+    A reader is compared with the curve at the same false positive rate.
 
     Parameters
     ----------
     targets, scores : array_like
-        (N, K) of the images or studies that the readers read; see the module, and :func:`thoraxlib.metrics.aggregate`.
+        (N, K) of the readers' images or studies; see the module, and :func:`thoraxlib.metrics.aggregate`.
     labels : sequence of str
         The K labels.
     points : mapping of str to sequence of (float, float)
         Specificity and sensitivity of each reader, by label, in any data set's spelling.
+    reached : callable
+        (curve, false positive rates) -> sensitivities; by default on the straight line between two thresholds.
 
     Returns
     -------
@@ -160,39 +168,13 @@ def radiologists_under_curve(
     Raises
     ------
     ValueError
-        As :func:`roc_curves`; a specificity or sensitivity outside [0, 1].
+        See :func:`roc_curves`; or a specificity or sensitivity outside [0, 1].
 
     Examples
     --------
     >>> truth, score = [[0], [0], [1], [1]], [[0.1], [0.6], [0.5], [0.9]]
     >>> radiologists_under_curve(truth, score, ["Edema"], {"Edema": [(0.9, 0.4), (0.9, 0.6), (0.4, 1.0)]})
     array([2.])
-    """
-    return count_readers(
-        targets, scores, labels, points, lambda curve, rate: np.interp(rate + _TIE, curve.x, curve.y) + _TIE
-    )
-
-
-def count_readers(
-    targets: ArrayLike,
-    scores: ArrayLike,
-    labels: Sequence[str],
-    points: Mapping[str, Sequence[tuple[float, float]]],
-    reached: Callable[[Curve, Floats], Floats],
-) -> Floats:
-    """Count the readers whose sensitivity is at most what a curve has `reached` at their false positive rate.
-
-    Parameters
-    ----------
-    targets, scores, labels, points
-        See :func:`radiologists_under_curve`.
-    reached : callable
-        (curve, false positive rates) -> sensitivities.
-
-    Raises
-    ------
-    ValueError
-        As :func:`radiologists_under_curve`.
     """
     curves = roc_curves(targets, scores, labels)
     readers = {label_sets.canonical(label): np.array(pairs, np.float64) for label, pairs in points.items()}
@@ -208,24 +190,14 @@ def count_readers(
     return counts
 
 
-def _columns(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None) -> dict[str, tuple[Floats, Floats]]:
-    """Known targets and their scores of each label that has both classes."""
-    y, s = checked(targets, scores)
-    check_names(labels, y)
-    check_order(y, s, scores, stacklevel=3)
-    names = labels if labels is not None else [str(k) for k in range(y.shape[1])]
-    known = ~np.isnan(y)
-    return {names[k]: (y[known[:, k], k], s[known[:, k], k]) for k in scorable(y, labels, stacklevel=3)}
+def _columns(
+    targets: ArrayLike, scores: ArrayLike, labels: Sequence[str] | None
+) -> Iterator[tuple[int, Floats, Floats]]:
+    return known_columns(*checked_with_labels(targets, scores, labels, stacklevel=3))
 
 
 def _roc(truth: Floats, score: Floats) -> Curve:
-    from sklearn.metrics import roc_curve
+    from sklearn.metrics import auc, roc_curve
 
     false, true, _ = roc_curve(truth, score)
-    return Curve(false, true, _area(false, true))
-
-
-def _area(x: Floats, y: Floats) -> float:
-    from sklearn.metrics import auc
-
-    return float(auc(x, y))
+    return Curve(false, true, float(auc(false, true)))

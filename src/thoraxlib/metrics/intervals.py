@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.metrics.checks import checked
+from thoraxlib.metrics.scores import checked
 from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.arrays import Floats, array
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Interval(NamedTuple):
-    """Percentile intervals of a bootstrap: of each label, float64 (K,), and of their mean."""
+    """Percentile intervals of a bootstrap: ends for each label, float64 (K,), and for their mean."""
 
     low: Floats
     high: Floats
@@ -25,7 +25,7 @@ class Interval(NamedTuple):
     macro_high: float
 
     def beside(self, values: Tensor) -> list[str]:
-        """Write each of the values (K,), and their mean, with its interval, three digits each."""
+        """Format each of the values (K,), and their mean, with its interval, three digits each."""
         means = (*values.tolist(), float(values.nanmean()))
         lows, highs = (*self.low, self.macro_low), (*self.high, self.macro_high)
         ends = zip(means, lows, highs, strict=True)
@@ -51,14 +51,14 @@ def bootstrap(
     metric : {"auroc", "average_precision"}
         The score.
     n_bootstrap : int
-        How many times images, or patients, are drawn anew.
+        Number of resamples of the images, or patients.
     level : float
         Coverage, between 0 and 1.
     seed : int
-        Of the resampling.
+        Seed of the resampling.
     patient_ids : sequence of str, optional
-        Patient of each image: patients are resampled with all their images, instead of images. Use it where patients
-        have several, or the intervals come out too narrow.
+        Patient of each image: patients are resampled with all their images, instead of images. Without it, intervals
+        are too narrow if patients have several images.
 
     Returns
     -------
@@ -85,9 +85,9 @@ def bootstrap_difference(
     seed: int = 0,
     patient_ids: Sequence[str] | None = None,
 ) -> Interval:
-    """Percentile bootstrap of how much better `scores` are than `others`, both on the same resamples.
+    """Percentile bootstrap of the score of `scores` minus that of `others`, on the same resamples.
 
-    Narrower than what two intervals of :func:`bootstrap` suggest, as both are scores of the same images.
+    The interval is narrower than two intervals of :func:`bootstrap` suggest: both are scores of the same images.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ def bootstrap_difference(
     Returns
     -------
     Interval
-        Of the differences, label by label and of their mean.
+        For the difference of each label, and for their mean.
 
     Raises
     ------
     ValueError
-        As :func:`bootstrap`.
+        See :func:`bootstrap`.
     """
     (y, s), (_, o) = checked(targets, scores), checked(targets, others)
     ours, theirs = (_resampled(y, each, metric, n_bootstrap, level, seed, patient_ids) for each in (s, o))
@@ -124,46 +124,42 @@ def bootstrap_mean(
     Parameters
     ----------
     values : array_like
-        (N, K), of N images; NaN is left out.
+        (N, K) of N images; NaN is left out.
     n_bootstrap, level, seed, patient_ids
         See :func:`bootstrap`.
 
     Returns
     -------
     Interval
-        NaN for columns of nothing but NaN.
+        NaN for columns with only NaN.
 
     Raises
     ------
     ValueError
-        As :func:`bootstrap`.
+        See :func:`bootstrap`.
     """
     table = array(values)
-    known, parts = ~np.isnan(table), []
-    for weights in resampled_weights(
-        len(table), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids
-    ):
-        with np.errstate(invalid="ignore"):
-            parts.append(weights @ np.where(known, table, 0.0) / (weights @ known))
-    return percentiles(np.concatenate(parts), level)
+    known, table = ~np.isnan(table), np.nan_to_num(table, nan=0.0)
+    draws = resampled_weights(len(table), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids)
+    with np.errstate(invalid="ignore"):
+        means = [weights @ table / (weights @ known) for weights in draws]
+    return percentiles(np.concatenate(means), level)
 
 
 def _resampled(
     y: Floats, s: Floats, metric: str, n_bootstrap: int, level: float, seed: int, patient_ids: Sequence[str] | None
 ) -> Floats:
-    """The score of each of B resamples, (B, K); the same resamples for the same seed and patients."""
+    """Score of each of B resamples, (B, K); the same seed and patients give the same resamples."""
     one_of("metric", metric, WEIGHTED)
-    values = []
-    for weights in resampled_weights(len(y), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids):
-        columns = [WEIGHTED[metric](y[:, k], s[:, k], weights) for k in range(y.shape[1])]
-        values.append(np.stack(columns, axis=1))
-    return np.concatenate(values)
+    score, labels = WEIGHTED[metric], range(y.shape[1])
+    draws = resampled_weights(len(y), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids)
+    return np.concatenate([np.stack([score(y[:, k], s[:, k], weights) for k in labels], axis=1) for weights in draws])
 
 
 def resampled_weights(
     images: int, *, n_bootstrap: int, level: float, seed: int, patient_ids: Sequence[str] | None
 ) -> Iterator[Floats]:
-    """How often each image is in each of B resamples of the patients, or without them of the images: parts of (B, N).
+    """Yield counts of each image in resamples of the patients, or without them of the images: (b, N), B rows in all.
 
     Parameters and errors: see :func:`bootstrap`.
     """
@@ -181,7 +177,7 @@ def resampled_weights(
 
 
 def percentiles(resampled: Floats, level: float) -> Interval:
-    """The interval of scores (B, K)."""
+    """Interval of the scores (B, K) of B resamples."""
     ends = ((1 - level) / 2, (1 + level) / 2)
     scored = ~np.isnan(resampled).all(axis=0)
     low, high = np.full((2, resampled.shape[1]), np.nan)
@@ -193,7 +189,7 @@ def percentiles(resampled: Floats, level: float) -> Interval:
 
 
 def row_means(values: Floats) -> Floats:
-    """Average what is not NaN in each row of values (B, K); NaN for a row of nothing else."""
+    """Mean of the values in each row of (B, K) that are not NaN; NaN for rows with only NaN."""
     count = (~np.isnan(values)).sum(axis=1)
     return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
 
@@ -210,15 +206,15 @@ def _weighted_auroc(y: Floats, s: Floats, weights: Floats) -> Floats:
 def _weighted_average_precision(y: Floats, s: Floats, weights: Floats) -> Floats:
     """Average precision, in the same form."""
     positive, negative = (side[:, ::-1] for side in _by_score(y, s, weights))
-    found, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
-    total = found[:, -1]
-    precision = found / np.maximum(found + false, 1e-12)
+    true, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+    total = true[:, -1]
+    precision = true / np.maximum(true + false, 1e-12)
     value = (precision * positive).sum(axis=1) / np.maximum(total, 1e-12)
     return np.where((total > 0) & (false[:, -1] > 0), value, np.nan)
 
 
 def _by_score(y: Floats, s: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weight of positives and negatives at each distinct score, ascending: two (B, G)."""
+    """Weights of positives and of negatives at each distinct score, ascending: two (B, G)."""
     known = ~np.isnan(y)
     order = np.flatnonzero(known)[np.argsort(s[known], kind="stable")]
     if not len(order):
@@ -229,7 +225,7 @@ def _by_score(y: Floats, s: Floats, weights: Floats) -> tuple[Floats, Floats]:
     return tuple(np.add.reduceat(part, starts, axis=1) for part in (positive, sorted_weights - positive))  # type: ignore[return-value]
 
 
-#: Scores of one label under many weightings of the images at once.
+#: Functions that score one label under many weightings of the images at once.
 WEIGHTED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "auroc": _weighted_auroc,
     "average_precision": _weighted_average_precision,

@@ -1,4 +1,4 @@
-"""Scores of findings in anatomical regions: every finding in every region, and what they come to.
+"""Scores of findings in anatomical regions: of every finding in every region, over all regions, and of images.
 
 Targets are (N, R, K): 1, 0, or NaN for unknown or absent; scores are (N, R, K), probabilities or logits.
 """
@@ -15,11 +15,10 @@ import torch
 from numpy.typing import ArrayLike
 
 from thoraxlib import labels as label_sets
-from thoraxlib.metrics.checks import checked
-from thoraxlib.metrics.image_level import image_level
 from thoraxlib.metrics.intervals import row_means
 from thoraxlib.metrics.report import Report, evaluate
-from thoraxlib.metrics.scores import per_label
+from thoraxlib.metrics.scores import checked, per_label
+from thoraxlib.metrics.studies import image_level
 from thoraxlib.utils.arrays import Floats, array
 from thoraxlib.utils.text_tables import Table, decimals, span
 
@@ -41,8 +40,8 @@ class RegionScores(Table):
     pooled : Report
         Every region of every image as a case of its own, with intervals.
     images : Report
-        Images: positive if a region is, found or not, scored by the highest of the regions that were found; without
-        those where none was.
+        Images: positive if a region is, detected or not; scored by the highest of the detected regions. Images without
+        a detected region are left out.
     """
 
     labels: tuple[str, ...]
@@ -82,7 +81,7 @@ class RegionScores(Table):
         return cells
 
     def _records(self) -> Iterator[Sequence[Any]]:
-        """Give AUROC and positives of every finding in every region, a line each."""
+        """AUROC and positives of every finding in every region, a line each."""
         yield "finding", "region", "positives", "auroc"
         for k, label in enumerate(self.labels):
             for r, region in enumerate(self.regions):
@@ -112,24 +111,24 @@ def evaluate_regions(
     regions, labels : str or sequence of str
         R and K names.
     present : array_like, optional
-        bool (N, R): the regions that were found; others are not scored. By default all.
+        bool (N, R): the regions that were detected; others are not scored. By default all.
     minimum : int
         See :class:`RegionScores`.
     patient_ids : sequence of str, optional
         For each image; whole patients are resampled for the intervals.
     reference : mapping of str to float, optional
-        AUROC of each finding elsewhere, beside the images'.
+        Published AUROC of each finding, beside that of the images.
     n_bootstrap, level, seed
         See :func:`thoraxlib.metrics.bootstrap`.
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, or what :func:`thoraxlib.metrics.auroc` refuses.
+        Shapes that do not fit; and see :func:`thoraxlib.metrics.auroc`.
     """
-    places, findings = label_sets.resolve(regions), label_sets.resolve(labels)
+    names, findings = label_sets.resolve(regions), label_sets.resolve(labels)
     y, s = torch.from_numpy(array(targets).copy()), torch.from_numpy(array(scores).copy())
-    shape = (len(places), len(findings))
+    shape = (len(names), len(findings))
     if y.ndim != 3 or tuple(y.shape[1:]) != shape or s.shape != y.shape:
         raise ValueError(
             f"targets and scores must be (N, {shape[0]}, {shape[1]}), got {tuple(y.shape)}, {tuple(s.shape)}"
@@ -141,15 +140,15 @@ def evaluate_regions(
         raise ValueError(f"present must be bool {tuple(y.shape[:2])}, got {there.dtype} {tuple(there.shape)}")
     if patient_ids is not None and len(patient_ids) != len(y):
         raise ValueError(f"patient_ids has {len(patient_ids)} entries, targets have {len(y)} images")
-    # an image's labels are what it shows, whatever the detector found
+    # an image's labels do not depend on the regions that the detector found
     of_images = torch.where(there.any(dim=1, keepdim=True), image_level(y), torch.nan)
     y, s = torch.where(there[..., None], y, torch.nan), torch.where(there[..., None], s, 0.0)
     scored = partial(evaluate, labels=findings, n_bootstrap=n_bootstrap, level=level, seed=seed)
-    every = None if patient_ids is None else [patient for patient in patient_ids for _ in places]
-    # most regions never show most findings: no warning for each
+    every = None if patient_ids is None else [patient for patient in patient_ids for _ in names]
+    # most regions never have most findings: no warning for each
     areas = per_label(*checked(y.flatten(1), s.flatten(1)), "auroc").reshape(shape).T
     pooled = scored(y.flatten(0, 1), s.flatten(0, 1), patient_ids=every)
     highest = image_level(torch.where(there[..., None], s, torch.nan)).nan_to_num(0.0)
     images = scored(of_images, highest, patient_ids=patient_ids, reference=reference)
     ones, zeros = ((y == value).sum(dim=0).T.numpy() for value in (1, 0))
-    return RegionScores(findings, places, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))
+    return RegionScores(findings, names, areas, ones, minimum, pooled, images, (ones >= minimum) & (zeros >= minimum))

@@ -1,4 +1,4 @@
-"""The table of a test: scores of every label with their intervals, beside published ones."""
+"""The table of a test: scores of every label with their intervals, beside published scores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.metrics.checks import check_names, check_order, checked
 from thoraxlib.metrics.intervals import WEIGHTED, bootstrap
-from thoraxlib.metrics.scores import auroc, per_label
+from thoraxlib.metrics.scores import checked_with_labels, per_label
 from thoraxlib.utils.text_tables import Table, aligned, decimals, span
 
 
@@ -40,18 +39,15 @@ class Report(Table):
     rows : tuple of Row
         One for each label.
     mean : Row
-        Means over the labels that have both classes; its reference is the mean over the same labels, where all of them
-        have one.
+        Means over the labels that have both classes; its reference is the mean over the same labels, or None if one of
+        them has none.
     level : float
         Coverage of the intervals.
-    reference_name : str
-        Heading of the reference column.
     """
 
     rows: tuple[Row, ...]
     mean: Row
     level: float
-    reference_name: str = "published"
     _name = "metrics"
 
     @property
@@ -68,7 +64,7 @@ class Report(Table):
         with_reference = any(row.reference is not None for row in self.rows)
         percent = f"{100 * self.level:g} %"
         heading = ["finding", "images", "positive", "AUROC", percent, "AP", percent]
-        cells = [heading + [self.reference_name] * with_reference]
+        cells = [heading + ["published"] * with_reference]
         for row in (*self.rows, self.mean):
             line = [row.label, str(row.images), str(row.positives)]
             line += [decimals(row.auroc), span(row.auroc_low, row.auroc_high)]
@@ -78,8 +74,8 @@ class Report(Table):
         return cells
 
     def _records(self) -> Iterator[Sequence[Any]]:
-        """Give full precision."""
-        return chain([(*Row._fields[:-1], self.reference_name)], self.rows, [self.mean])
+        """Rows in full precision."""
+        return chain([(*Row._fields[:-1], "published")], self.rows, [self.mean])
 
     def __str__(self) -> str:
         lines = aligned(self._cells())
@@ -97,7 +93,6 @@ def evaluate(
     seed: int = 0,
     patient_ids: Sequence[str] | None = None,
     reference: Mapping[str, float] | None = None,
-    reference_name: str = "published",
 ) -> Report:
     """AUROC and average precision of each label, with bootstrap intervals, beside published values.
 
@@ -110,21 +105,16 @@ def evaluate(
     n_bootstrap, level, seed, patient_ids
         See :func:`bootstrap`.
     reference : mapping of str to float, optional
-        AUROC of each label elsewhere; labels without one have an empty cell.
-    reference_name : str
-        Heading of that column.
+        Published AUROC of each label; labels without one have an empty cell.
 
     Raises
     ------
     ValueError
-        As :func:`auroc`; or labels that are not K.
+        See :func:`auroc`.
     """
-    y, s = checked(targets, scores)
-    check_names(labels, y)
-    check_order(y, s, scores, stacklevel=2)
+    y, s = checked_with_labels(targets, scores, labels, stacklevel=2)
     options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
-    areas = auroc(y, s, labels)
-    precisions = per_label(y, s, "average_precision")
+    areas, precisions = (per_label(y, s, metric) for metric in WEIGHTED)
     of_area, of_precision = (bootstrap(y, s, metric=metric, **options) for metric in WEIGHTED)
     counts = (~np.isnan(y)).sum(axis=0), (y == 1).sum(axis=0)
     columns = (*counts, areas, of_area.low, of_area.high, precisions, of_precision.low, of_precision.high)
@@ -147,4 +137,4 @@ def evaluate(
         of_precision.macro_high,
         float(np.mean(references)) if scored and len(references) == len(scored) else None,
     )
-    return Report(rows, mean, level, reference_name)
+    return Report(rows, mean, level)

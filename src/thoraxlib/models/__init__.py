@@ -1,4 +1,4 @@
-"""The documented models: each a short composition of components.
+"""The documented models, each composed of components of the other subpackages.
 
 Every factory records its options in ``model.config``, called by itself or by ``build(name, preset=None, **options)``:
 :func:`thoraxlib.save_pretrained` writes that.

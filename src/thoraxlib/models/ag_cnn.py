@@ -1,4 +1,4 @@
-"""AG-CNN: a network for the image, another for what the first one looks at, and a layer over both."""
+"""AG-CNN: a network for the image, another for a crop that the first one attends to, and a layer over both."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from thoraxlib.registry import Spec
 
 
 class AGCNNFeatures(NamedTuple):
-    """What :class:`AGCNN` makes of N images before its heads.
+    """Features that an :class:`AGCNN` computes from N images, before its heads.
 
     Attributes
     ----------
     maps : list of Tensor
-        The whole image's (N, C, h, w), and the crop's (N, C', h', w').
+        Feature maps of the whole image (N, C, h, w) and of the crop (N, C', h', w').
     attention : Crop
-        Heat, box and crop.
+        Heat map, box and crop.
     """
 
     maps: list[Tensor]
@@ -40,12 +40,12 @@ class AGCNNFeatures(NamedTuple):
 
 
 class AGCNNOutput(NamedTuple):
-    """Everything an :class:`AGCNN` computes of N images.
+    """All outputs of an :class:`AGCNN` for N images.
 
     Attributes
     ----------
     logits, global_logits, local_logits : Tensor
-        (N, K): of the fusion, of the whole image, of the crop.
+        (N, K) of the fusion, of the whole image, and of the crop.
     maps, attention
         See :class:`AGCNNFeatures`.
     """
@@ -58,21 +58,21 @@ class AGCNNOutput(NamedTuple):
 
 
 class AGCNN(ChestModel):
-    """Two classifiers, of the whole image and of what the first one's map attends to, and a layer over their vectors.
+    """Two classifiers, of the whole image and of a crop around its attention, and a layer over their pooled features.
 
     Each branch is a classifier by itself: ``model.global_branch(x)``, ``thoraxlib.load_checkpoint(model.local_branch,
-    "chexnet.pth.tar")``. Of the three outputs, ``model(x)`` gives the fusion's, :meth:`forward_all` all. Heat maps
-    (:mod:`thoraxlib.cams`) are of the local branch, put back into the whole image, or with ``target=0`` of the global
-    one.
+    "chexnet.pth.tar")``. ``model(x)`` returns the logits of the fusion, :meth:`forward_all` those of all three. Heat
+    maps (:mod:`thoraxlib.cams`) come from the local branch, pasted into the frame of the whole image; with ``target=0``
+    from the global branch.
 
     Parameters
     ----------
     global_branch, local_branch : Classifier
-        Of the same labels.
+        Classifiers of the same labels.
     crop : CropRule
-        Images and the global branch's map -> box and crop; no gradient goes through the box.
+        Images and the global branch's feature map -> box and crop; the box has no gradient.
     detach_branches : bool
-        No gradient of the fusion's logits reaches the branches.
+        Stop the gradient of the fusion's logits before the branches.
     """
 
     several_maps = True
@@ -84,8 +84,7 @@ class AGCNN(ChestModel):
         self.global_branch, self.local_branch, self.crop = global_branch, local_branch, crop
         self.labels, self.input_spec = global_branch.labels, global_branch.input_spec
         self.detach_branches = detach_branches
-        both = (global_branch, local_branch)
-        self.channels = tuple(branch.backbone.channels[branch.stage] for branch in both)
+        self.channels = tuple(branch.backbone.channels[branch.stage] for branch in (global_branch, local_branch))
         pool = getattr(global_branch.head, "pool", "avg")
         self.head: LinearHead = heads.build("linear", in_channels=self.channels, num_labels=len(self.labels), pool=pool)  # type: ignore[assignment]
 
@@ -100,10 +99,10 @@ class AGCNN(ChestModel):
         return self._fused(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> AGCNNFeatures:
-        """Both maps, and what was cut out."""
+        """Feature maps of image and crop, and the crop."""
         whole = self.global_branch.forward_features(x)
-        found = self.crop(x, whole)
-        return AGCNNFeatures([whole, self.local_branch.forward_features(found.crop)], found)
+        attention = self.crop(x, whole)
+        return AGCNNFeatures([whole, self.local_branch.forward_features(attention.crop)], attention)
 
     def forward_head(self, features: AGCNNFeatures) -> Tensor:
         """The fusion's logits (N, K)."""
@@ -111,7 +110,7 @@ class AGCNN(ChestModel):
         return logits
 
     def forward_all(self, x: Tensor) -> AGCNNOutput:
-        """The logits of all three, both maps, heat, box and crop."""
+        """Logits of fusion and branches, both feature maps, heat map, box and crop."""
         features = self.forward_features(x)
         whole, crop = features.maps
         return AGCNNOutput(
@@ -122,25 +121,25 @@ class AGCNN(ChestModel):
         )
 
     def global_logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of the whole images (N, C, H, W); neither crop nor local branch is computed."""
+        """Logits (N, K) of the whole images (N, C, H, W), without crop and local branch."""
         logits: Tensor = self.global_branch(x)
         return logits
 
     def local_logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K) of what is cut out of the images (N, C, H, W)."""
+        """Logits (N, K) of the crops of the images (N, C, H, W)."""
         logits: Tensor = self.local_branch(self.crop(x, self.global_branch.forward_features(x)).crop)
         return logits
 
     def logit_maps(self, features: AGCNNFeatures, *, bias: bool = True, stage: int = -1) -> Tensor:
-        """What each place of a branch's map adds to the fusion's logits, (N, K, h, w); `bias`: and the constant part.
+        """Contribution of each location of a branch's map to the fusion's logits, (N, K, h, w).
 
-        Of the local branch (`stage` -1) in the crop's frame, from which :func:`thoraxlib.localization.crops.paste`
-        leads to the image's.
+        `bias` adds the constant term. `stage` -1 is the local branch, in the crop's frame, which
+        :func:`thoraxlib.localization.crops.paste` transforms to the image's.
 
         Raises
         ------
         NotImplementedError
-            The pooling widens its vector ("avg_max").
+            The pooling returns more features than channels ("avg_max").
         """
         weight, constant = self.head.classifier()
         if weight.shape[1] != sum(self.channels):
@@ -150,13 +149,13 @@ class AGCNN(ChestModel):
         return maps + constant[:, None, None] if bias and constant is not None else maps
 
     def window(self, features: AGCNNFeatures, stage: int) -> Tensor | None:
-        """Edges (N, 4) of the part that a map covers, for :func:`thoraxlib.localization.crops.paste`; None: all."""
+        """Edges (N, 4) of the image region under a map, for :func:`thoraxlib.localization.crops.paste`; None: all."""
         return None if stage in (0, -2) else features.attention.window
 
     def _fused(self, features: AGCNNFeatures) -> Tensor:
         if self.detach_branches:
             # torch 2.6 does not compile _replace
-            features = AGCNNFeatures([part.detach() for part in features.maps], features.attention)
+            features = AGCNNFeatures([maps.detach() for maps in features.maps], features.attention)
         return self.forward_head(features)
 
 
@@ -187,27 +186,27 @@ def ag_cnn(
     labels : str or sequence of str
         A label set's name, or the labels; the paper's are the 14 findings and No Finding.
     backbone : str, mapping or Backbone
-        Of the global branch, from :mod:`thoraxlib.backbones`.
+        Backbone of the global branch, from :mod:`thoraxlib.backbones`.
     local_backbone : str, mapping or Backbone, optional
-        Of the local branch; default the same kind, with weights of its own.
+        Backbone of the local branch; default the same kind, with its own weights.
     share : bool
-        One backbone for both branches, with one set of weights; each keeps its own linear layer.
+        Use one backbone, with one set of weights, for both branches; each has its own linear layer.
     head : str or mapping
-        Of each branch, from :mod:`thoraxlib.heads`; the fusion's is linear.
+        Head of each branch, from :mod:`thoraxlib.heads`; the fusion's is linear.
     pool : str, mapping or module
-        Of all three, from :mod:`thoraxlib.layers.pooling`.
+        Pooling of branches and fusion, from :mod:`thoraxlib.layers.pooling`.
     crop : str, mapping or CropRule
         From :mod:`thoraxlib.localization.crops`; ``{"name": "fixed", "tau": 0.5, "statistic": "l1"}``.
     detach_branches : bool
-        No gradient of the fusion's logits reaches the branches.
+        Stop the gradient of the fusion's logits before the branches.
     in_chans, pretrained, input_spec
-        See :func:`~thoraxlib.models.classifier.classifier`. The default input is the middle 224 pixels of a shorter
-        side of 256; the paper trains from ImageNet weights.
+        See :func:`~thoraxlib.models.classifier.classifier`. The default input is the middle 224 x 224 pixels of images
+        with a shorter side of 256; the paper trains from ImageNet weights.
 
     Raises
     ------
     ValueError
-        `share`, and another `local_backbone`.
+        Both `share` and `local_backbone` are given.
     """
     if share and local_backbone is not None:
         raise ValueError(f"share=True is one backbone for both branches, but local_backbone={local_backbone!r}")
@@ -225,6 +224,6 @@ def ag_cnn(
     if share:
         local_backbone = whole.backbone
     elif local_backbone is None:
-        local_backbone = deepcopy(backbone)  # a ready one gets weights of its own
+        local_backbone = deepcopy(backbone)  # a ready module must not share its weights
     rule = crops.registry.resolve(crop)
     return AGCNN(whole, branch(backbone=local_backbone), rule, detach_branches=detach_branches)

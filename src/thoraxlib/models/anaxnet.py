@@ -1,4 +1,4 @@
-"""AnaXNet: anatomical regions, what each looks like, a graph over them, and findings in each."""
+"""AnaXNet: features of anatomical regions, a graph over the regions, and findings in each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from thoraxlib.detection import Regions
 from thoraxlib.graphs.adjacency import Builder
 from thoraxlib.heads import regions as region_heads
 from thoraxlib.heads.regions import RegionHead
-from thoraxlib.metrics.image_level import image_level
+from thoraxlib.metrics.studies import image_level
 from thoraxlib.models import register
 from thoraxlib.models.base import ChestModel
-from thoraxlib.models.registry import ModelCard
+from thoraxlib.models.registry import ModelCard, with_options
 from thoraxlib.registry import OptionError, Spec
 from thoraxlib.utils.modes import eval_view
 
@@ -28,11 +28,11 @@ class AnaXNetOutput(NamedTuple):
     Attributes
     ----------
     logits : Tensor
-        (N, R, K); those of absent regions mean nothing.
+        (N, R, K); those of absent regions have no meaning.
     attention : Tensor or None
-        (N, R, R): how much region r looked at each region, where the head has that.
+        (N, R, R): attention of each region to each region; None if the head has none.
     regions : Regions
-        Boxes, scores, presence and features; boxes and scores are None where features were given.
+        Boxes, scores, presence and features; boxes and scores are None if the input was features.
     """
 
     logits: Tensor
@@ -41,7 +41,7 @@ class AnaXNetOutput(NamedTuple):
 
     @property
     def image_logits(self) -> Tensor:
-        """Logits of whole images (N, K): the highest of the regions that are present, NaN where none is."""
+        """Logits of whole images (N, K): the highest of the present regions; NaN without one."""
         return image_level(torch.where(self.regions.present[..., None], self.logits, torch.nan))
 
 
@@ -61,12 +61,12 @@ class AnaXNet(ChestModel):
     detector : RegionDetector, optional
         Images -> :class:`~thoraxlib.detection.Regions`, from :mod:`thoraxlib.detection`.
     train_detector : bool
-        Otherwise it is frozen: no gradient, always in eval mode.
+        Train it, too; otherwise it is frozen: no gradient, always in eval mode.
 
     Attributes
     ----------
     input_spec : InputSpec
-        The detector's; absent without one.
+        The detector's; missing without one.
     """
 
     def __init__(
@@ -109,36 +109,37 @@ class AnaXNet(ChestModel):
         Parameters
         ----------
         x : Tensor
-            Images (N, C, h, w), with a detector; features of regions (N, R, D), with or without.
+            Images (N, C, h, w), if the model has a detector; or features of regions (N, R, D).
         present : Tensor, optional
-            bool (N, R), of features: the regions that are there; by default all.
+            bool (N, R): regions that the features are known of; by default all. Not with images, as the detector
+            decides.
 
         Raises
         ------
         TypeError, ValueError
-            Images without a detector, or with `present`, which the detector says; features of another shape or type.
+            Images without a detector, or with `present`; features of another shape or type.
         """
         return self.forward_head(self.forward_features(x, present))
 
     def forward_features(self, x: Tensor, present: Tensor | None = None) -> Regions:
-        """The regions of images, or of features as they are; see :meth:`forward`.
+        """Regions of images, or of given features; see :meth:`forward`.
 
         Raises
         ------
         ValueError
-            Images for a model without detector; `present` beside images.
+            Images for a model without detector; `present` with images.
         """
         if x.ndim == 3:
             self._check(x, present)
-            everywhere = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-            return Regions(None, None, everywhere if present is None else present, x)  # type: ignore[arg-type]
+            all_present = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            return Regions(None, None, all_present if present is None else present, x)  # type: ignore[arg-type]
         if self.detector is None:
             raise ValueError(
                 f"this model has no detector: it takes features (N, {len(self.region_names)}, {self.in_features}), got "
                 f"{tuple(x.shape)}; thoraxlib.build('anaxnet', detector=...) takes images"
             )
         if present is not None:
-            raise ValueError("present goes with features: of images, the detector says which regions are there")
+            raise ValueError("present goes with features: for images, the detector decides which regions are present")
         with torch.set_grad_enabled(self.train_detector and torch.is_grad_enabled()):
             regions: Regions = self.detector(x)
         return regions
@@ -179,7 +180,7 @@ def anaxnet(
     train_detector: bool = False,
     head: Spec | RegionHead = "region_graph",
     adjacency: Spec | graphs.Graph | Builder | None = None,
-    counts: Spec | graphs.RegionCounts | None = None,
+    counts: Mapping[str, Any] | graphs.RegionCounts | None = None,
     in_features: int | None = None,
 ) -> AnaXNet:
     """AnaXNet: region detector, region graph with attention, findings in each region.
@@ -193,18 +194,18 @@ def anaxnet(
     regions : str or sequence of str
         The R regions.
     detector : str, mapping or module, optional
-        From :mod:`thoraxlib.detection`: the model takes images. Without, it takes features (N, R, D), such as a
-        :class:`thoraxlib.detection.FeatureStore` has.
+        From :mod:`thoraxlib.detection`: the model takes images. Without it, the model takes features (N, R, D), for
+        instance of a :class:`thoraxlib.detection.FeatureStore`.
     train_detector : bool
-        Train the detector's features along; otherwise it is frozen, as in the paper.
+        Train the detector's features, too; otherwise it is frozen, as in the paper.
     head : str, mapping or RegionHead
         From :mod:`thoraxlib.heads.regions`: ``{"name": "region_graph", "scale": True}``; "region_linear" is the
         paper's baseline without graph.
     adjacency : str, mapping or Graph, optional
-        From :mod:`thoraxlib.graphs.adjacency`, for a head with a graph; with `counts`, the paper's "jaccard"; without,
-        the head's default, which is counted on the synthetic data set.
-    counts : str, mapping or RegionCounts, optional
-        Of the training labels: ``thoraxlib.graphs.RegionCounts.of(store.region_targets, ...)``.
+        From :mod:`thoraxlib.graphs.adjacency`, for a head with a graph; with `counts`, the paper's "jaccard"; without
+        both, the head's default, which is counted on the synthetic data set.
+    counts : RegionCounts or mapping, optional
+        Counts of the training labels: ``thoraxlib.graphs.RegionCounts.of(store.region_targets, ...)``.
     in_features : int, optional
         D; by default the detector's, 1024 without one.
 
@@ -213,47 +214,37 @@ def anaxnet(
     ValueError
         A detector of other regions or of another width.
     OptionError
-        `adjacency` or `counts`, and a head without graph, with its own, or made already; a head that is for other
+        `adjacency` or `counts` for a head without a graph, for one with its own, or for a ready one; a head for other
         names or another width.
     """
-    findings, places = label_sets.resolve(labels), label_sets.resolve(regions)
-    finder = None if detector is None else detection.registry.resolve(detector, regions=places)
-    if finder is not None and tuple(finder.region_names) != places:
-        raise ValueError(f"the detector finds {list(finder.region_names)}, the model has regions={list(places)}")
-    found: int = getattr(finder, "feature_dim", in_features or 1024)
-    width = found if in_features is None else in_features
-    if width != found:
-        raise ValueError(f"in_features={in_features}, but the detector's features are {found} wide")
-    graph = {key: value for key, value in (("adjacency", adjacency), ("counts", counts)) if value is not None}
-    _check_graph(head, graph)
-    supplied = {"in_features": width, "num_labels": len(findings), "labels": findings, "regions": places}
-    _check_head(head, supplied)
-    if counts is not None:
-        graph = {"adjacency": "jaccard", **graph}
-    made = region_heads.registry.resolve(head, **supplied, **graph)
+    findings, names = label_sets.resolve(labels), label_sets.resolve(regions)
+    network = None if detector is None else detection.registry.resolve(detector, regions=names)
+    if network is not None and tuple(network.region_names) != names:
+        raise ValueError(f"the detector finds {list(network.region_names)}, the model has regions={list(names)}")
+    width: int = getattr(network, "feature_dim", in_features or 1024)
+    if in_features not in (None, width):
+        raise ValueError(f"in_features={in_features}, but the detector's features are {width} wide")
+    own = {} if not isinstance(head, Mapping) else head
+    twice = [key for key, value in (("adjacency", adjacency), ("counts", counts)) if value is not None and key in own]
+    if twice:
+        raise OptionError(f"models: {twice} given to the model and to its head {own['name']!r}: give it once")
+    if counts is not None and adjacency is None:
+        adjacency = "jaccard"
+    supplied = {"in_features": width, "num_labels": len(findings), "labels": findings, "regions": names}
+    spec = with_options(region_heads.registry, head, adjacency=adjacency, counts=counts)
+    _check_head(spec, supplied)
     return AnaXNet(
-        made, labels=findings, regions=places, in_features=width, detector=finder, train_detector=train_detector
+        region_heads.registry.resolve(spec, **supplied),
+        labels=findings,
+        regions=names,
+        in_features=width,
+        detector=network,
+        train_detector=train_detector,
     )
 
 
-def _check_graph(head: Spec | RegionHead, graph: Mapping[str, Any]) -> None:
-    """Raise where a head has no use for what is given of a graph, or has it from elsewhere."""
-    if not isinstance(head, (str, Mapping)):
-        if graph:
-            kept = f"head is a {type(head).__name__} that is made already, so that it keeps its graph"
-            raise OptionError(f"models: {kept}")
-        return
-    kind, own = region_heads.registry.split_spec(head)
-    unknown = sorted(set(graph) - set(region_heads.describe(kind).options))
-    if unknown:
-        raise OptionError(f"models: head {kind!r} has no graph, so that {unknown} cannot be set")
-    twice = sorted(set(graph) & set(own))
-    if twice:
-        raise OptionError(f"models: {twice} given to the model and to its head {kind!r}: give it once")
-
-
 def _check_head(head: Spec | RegionHead, supplied: Mapping[str, Any]) -> None:
-    """Raise where a head says of itself that it is for another width, or for other names than the model's."""
+    """Raise if the head's own options have another width, or other names, than the model."""
     spec = head if isinstance(head, (str, Mapping)) else getattr(head, "registry_spec", {"name": ""})
     for key, value in region_heads.registry.split_spec(spec)[1].items():
         if value is None or key not in supplied:

@@ -1,4 +1,4 @@
-"""The base of every model, and backbone -> neck -> head: the one shape of every image classifier here."""
+"""The base class of all models, and the image classifier: backbone -> neck -> head."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ChestModel(Persistent):
     labels : tuple of str
         Names of the K logits.
     input_spec : InputSpec
-        Description of the images; :func:`thoraxlib.preprocess_for` makes them so. Absent where a model takes none.
+        Description of the images, for :func:`thoraxlib.preprocess_for`. Missing in models that take none.
     config : dict
-        Name and options that build the model again, as plain JSON; absent until a registered factory returns it.
+        Name and options that build the model again, as plain JSON; missing until a registered factory returns it.
     unrecorded : dict
         Options that cannot be recorded, and why: the model cannot be saved.
     """
@@ -49,7 +49,7 @@ class ChestModel(Persistent):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Any:
-        """Compute what the head needs of images: a feature map, or a named tuple."""
+        """Features of images for the head: a feature map, or a named tuple."""
         raise NotImplementedError
 
     def forward_head(self, features: Any) -> Tensor:
@@ -57,7 +57,7 @@ class ChestModel(Persistent):
         raise NotImplementedError
 
     def forward_all(self, x: Tensor) -> Any:
-        """Compute everything of images, as a named tuple."""
+        """All outputs for images, as a named tuple."""
         raise NotImplementedError
 
     def example_inputs(self, batch: int = 1) -> tuple[Tensor, ...]:
@@ -70,12 +70,12 @@ class ChestModel(Persistent):
         return eval_view(self)(x).sigmoid()
 
     def described(self) -> dict[str, Any]:
-        """Describe how to build it again; see :class:`thoraxlib.checkpoints.saving.Persistent`.
+        """Return the config that builds it again; see :class:`thoraxlib.checkpoints.saving.Persistent`.
 
         Raises
         ------
         TypeError
-            No registered factory made it, or of a part that no registry knows.
+            No registered factory made it, or it has a ready component that no registry knows.
         """
         if not hasattr(self, "config"):
             raise TypeError(
@@ -90,7 +90,7 @@ class ChestModel(Persistent):
 
 
 class ClassifierOutput(NamedTuple):
-    """Everything a :class:`Classifier` computes."""
+    """All outputs of a :class:`Classifier`."""
 
     logits: Tensor
     features: Tensor
@@ -102,17 +102,17 @@ class Classifier(ChestModel):
     Parameters
     ----------
     backbone : Backbone
-        Image -> maps; one of them is used.
+        Image -> feature maps; one of them is used.
     head : Head
-        Map -> logits.
+        Feature map -> logits.
     labels : str or sequence of str
-        What the K logits mean.
+        Names of the K logits.
     input_spec : InputSpec
-        What the images must look like; :func:`thoraxlib.preprocess_for` makes them so.
+        Description of the images, for :func:`thoraxlib.preprocess_for`.
     neck : nn.Module, optional
-        Between the backbone's map and the head, e.g. a transition layer.
+        Between the backbone's feature map and the head, e.g. a transition layer.
     stage : int
-        Which of the backbone's maps; default the last.
+        Index of the backbone's feature map; default the last.
     """
 
     def __init__(
@@ -135,31 +135,31 @@ class Classifier(ChestModel):
         self.input_spec = input_spec
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The map (N, D, h, w) that the head pools."""
+        """Feature map (N, D, h, w) for the head."""
         check_images(x, channels=self.input_spec.channels, stride=self.backbone.strides[self.stage], net=self.backbone)
         features: Tensor = self.neck(self.backbone(x)[self.stage])
         return features
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (N, K) of the map (N, D, h, w)."""
+        """Logits (N, K) of the feature map (N, D, h, w)."""
         logits: Tensor = self.head(features)
         return logits
 
     def forward_all(self, x: Tensor) -> ClassifierOutput:
-        """Logits and the map they come from."""
+        """Logits and the feature map."""
         features = self.forward_features(x)
         return ClassifierOutput(self.forward_head(features), features)
 
     def logit_maps(self, features: Tensor, *, bias: bool = True) -> Tensor:
-        """Per-location logits (N, K, h, w) of the map (N, D, h, w); `bias`: with their constant part."""
+        """Per-location logits (N, K, h, w) of the feature map (N, D, h, w); `bias` adds their constant term."""
         return self.head.logit_maps(features, bias=bias)
 
 
 def check_images(x: Tensor, *, channels: int, stride: int, net: nn.Module) -> None:
-    """Raise unless `x` is a batch of images that the network `net` can take.
+    """Raise unless `x` is a batch of images for the network `net`.
 
-    Shape and kind are always checked; in eager mode and outside autocast, that the precision is the weights'. Values
-    (NaN, infinity) are checked for eager CPU tensors only: on an accelerator the check would wait for the device, and
+    Shape and kind are always checked, the precision in eager mode and outside autocast. Values (NaN, infinity) are
+    checked for eager CPU tensors only: on an accelerator the check would wait for the device, and
     :func:`thoraxlib.preprocess_for` and the training module check there.
 
     Raises

@@ -1,4 +1,4 @@
-"""Bound what is built from a description that somebody else wrote."""
+"""Limit the memory and time of building a model from a config that somebody else wrote."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _OPERATORS = 5  # for each tensor that is allowed; models take a tenth of them
 
 
 class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Let the code within make only so many tensors and numbers, in this thread.
+    """Context that limits the number of tensors, and of numbers in them, that its code makes in this thread.
 
-    All that was ever made counts, but for changes in place and most views, and a tensor is refused before it gets
-    memory. The operators that run are counted too. Modules need tensors, so their number is bounded as well.
+    Every tensor ever made counts, except changes in place and most views, and is refused before it gets memory.
+    Operators are counted, too. Modules need tensors, so their number is limited as well.
 
     Parameters
     ----------
     tensors : int
-        How many tensors may be made, with 5 operators for each.
+        Most tensors that may be made, with 5 operators for each.
     numbers : int
-        How many numbers all of them together may have.
+        Most numbers in all of them together.
     reason : str
-        Where the bounds come from, for the message.
+        Reason of the limits, for the message.
 
     Raises
     ------
     ValueError
-        Within: more are made.
+        The code inside exceeds a limit.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore
 
 
 def _sizes(func: Any, args: Any, kwargs: Any) -> list[int]:
-    """How many numbers each result of an operator would have; none if only the values of its inputs would tell."""
+    """Count the numbers in each result of an operator, without memory; [] if they depend on values of its inputs."""
     arguments = [argument.name for argument in func._schema.arguments]
     if arguments[:1] == ["size"]:
         return [math.prod(args[0])]

@@ -1,4 +1,4 @@
-"""The generic classifier: any backbone, any attention, any head, any pooling."""
+"""The generic classifier: any backbone, attention, head and pooling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thoraxlib.layers import fusion as fusions
 from thoraxlib.models import register
 from thoraxlib.models.base import Classifier
 from thoraxlib.models.fusion import FusionClassifier
-from thoraxlib.models.registry import ModelCard
+from thoraxlib.models.registry import ModelCard, with_options
 from thoraxlib.registry import OptionError, Spec
 from thoraxlib.utils.arguments import one_of
 
@@ -45,41 +45,41 @@ def classifier(
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
 ) -> Classifier:
-    """Any backbone, any attention, any head, any pooling.
+    """Any backbone, attention, head and pooling.
 
     Parameters
     ----------
     labels : str or sequence of str
         A label set's name, or the labels.
     backbone, head, pool : str, mapping or module
-        Parts, from :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.layers.pooling`. The pooling
-        is the head's; one that has none, or is made already, takes the default alone.
+        From :mod:`thoraxlib.backbones`, :mod:`thoraxlib.heads` and :mod:`thoraxlib.layers.pooling`. The pooling is the
+        head's: a head without pooling, or a ready one, allows only the default.
     neck : str, mapping or module, optional
-        From :mod:`thoraxlib.layers`, between backbone and head; a ready one's ``out_channels`` count where it has them.
+        From :mod:`thoraxlib.layers`, between backbone and head; a ready module may say its ``out_channels``.
     attention : str, mapping or module, optional
         From :mod:`thoraxlib.layers`.
     attention_mode : {"once", "cumulative"}
         "once": between neck and head. "cumulative": in the head, once more before each label, as some published
         weights need it; the head is then "classwise" (:class:`thoraxlib.heads.classwise.ClasswiseHead`).
     stage : int
-        Which of the backbone's maps, without `fusion`.
+        Index of the backbone's feature map, without `fusion`.
     fusion : str, mapping or Fusion, optional
-        From :mod:`thoraxlib.layers.fusion`: the head sees what it makes of all maps, and of organ masks; the model is
-        then a :class:`thoraxlib.models.fusion.FusionClassifier`.
+        From :mod:`thoraxlib.layers.fusion`: it combines all maps, and organ masks, for the head; the model is then a
+        :class:`thoraxlib.models.fusion.FusionClassifier`.
     segmenter : str, mapping or module, optional
-        From :mod:`thoraxlib.segmentation`, for a fusion that needs masks; without, they are given with the images,
+        From :mod:`thoraxlib.segmentation`, for a fusion that needs masks; without it, give them with the images,
         ``model(x, masks)``. It is built with random weights: load or train them first.
     mask : {"hard", "soft"}
-        What is made of the segmenter's logits.
+        Kind of masks from the segmenter's logits, see :func:`thoraxlib.segmentation.base.foreground`.
     train_segmenter : bool
-        Train it along; otherwise it is frozen.
+        Train the segmenter, too; otherwise it is frozen.
     norm, dropout, adjacency, counts, embeddings, convolution
         Options of the head, for heads that have them: `norm` of "classwise", `dropout` of most, the others of a label
-        graph (:class:`thoraxlib.heads.label_graph.LabelGraphHead`). The head's own defaults act where nothing is given.
+        graph (:class:`thoraxlib.heads.label_graph.LabelGraphHead`). None leaves the head's default.
     in_chans : int
         Channels of the images.
     pretrained : bool
-        ImageNet weights for the backbone. VAN's were trained on pixels with mean and standard deviation 0.5:
+        ImageNet weights for the backbone. Those of VAN were trained on pixels with mean and standard deviation 0.5:
         ``input_spec={"mean": [0.5], "std": [0.5]}``.
     input_spec : mapping or InputSpec, optional
         Changes to the default input (224 x 224, ImageNet statistics).
@@ -87,15 +87,21 @@ def classifier(
     Raises
     ------
     ValueError
-        Parts that do not go together; a map that the backbone does not have.
+        Components that do not fit each other; a map that the backbone does not have.
     """
     one_of("attention_mode", attention_mode, ("once", "cumulative"))
     names = label_sets.resolve(labels)
     spec = InputSpec().with_channels(in_chans).updated(input_spec)
-    own: dict[str, Any] = {"norm": norm, "dropout": dropout}
-    own |= {"adjacency": adjacency, "counts": counts, "embeddings": embeddings}
-    own["convolution"] = convolution
-    head = _with(head, {key: value for key, value in own.items() if value is not None})
+    head = with_options(
+        heads.registry,
+        head,
+        norm=norm,
+        dropout=dropout,
+        adjacency=adjacency,
+        counts=counts,
+        embeddings=embeddings,
+        convolution=convolution,
+    )
     network = backbones.for_input(backbone, spec, pretrained=pretrained)
     supplied: dict[str, Any] = {"num_labels": len(names), "labels": names, "pool": pool}
     if fusion is not None:
@@ -123,38 +129,18 @@ def classifier(
         name, options = heads.registry.split_spec(head)
         head = {"name": "classwise" if name == "linear" else name, **options, "attention": attention}
         attention = None
-    between, channels = _neck(neck, attention, network.channels[stage])
+    channels, necks = network.channels[stage], []
+    for block in (neck, attention):
+        if block is not None:
+            necks.append(layers.registry.resolve(block, in_channels=channels))
+            channels = getattr(necks[-1], "out_channels", channels)
+    between = nn.Sequential(*necks) if len(necks) > 1 else next(iter(necks), None)
     top = _head(head, in_channels=channels, **supplied)
     return Classifier(network, top, labels=names, input_spec=spec, neck=between, stage=stage)
 
 
-def _neck(
-    neck: Spec | nn.Module | None, attention: Spec | nn.Module | None, channels: int
-) -> tuple[nn.Module | None, int]:
-    """What stands between a map and the head, and how many channels come out of it."""
-    if neck is not None:
-        neck = layers.registry.resolve(neck, in_channels=channels)
-        channels = getattr(neck, "out_channels", channels)
-    if attention is None:
-        return neck, channels
-    block = layers.registry.resolve(attention, in_channels=channels)
-    return block if neck is None else nn.Sequential(neck, block), channels
-
-
-def _with(head: Any, given: Mapping[str, Any]) -> Any:
-    """Add options to a head's spec; those that it names itself stay."""
-    if not given:
-        return head
-    if not isinstance(head, (str, Mapping)):
-        raise OptionError(
-            f"models: the head is a {type(head).__name__} that is made already: {sorted(given)} cannot be set"
-        )
-    name, options = heads.registry.split_spec(head)
-    return {"name": name, **given, **options}
-
-
 def _head(spec: Any, *, pool: Any, **given: Any) -> heads.Head:
-    """A head that pools by `pool`; what pools nothing, or is made already, takes the default alone."""
+    """Build a head that pools by `pool`; heads without pooling, and ready ones, allow only the default."""
     made = not isinstance(spec, (str, Mapping))
     if pool != "avg" and (made or not heads.registry.accepts(spec, "pool")):
         kind = f"a {type(spec).__name__} that is made already" if made else f"{spec!r}, which pools nothing"

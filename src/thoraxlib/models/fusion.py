@@ -1,4 +1,4 @@
-"""Image and organ mask -> backbone's pyramid -> fusion -> head."""
+"""Classifiers of several feature maps and organ masks: backbone -> fusion -> head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from thoraxlib.utils.arguments import one_of
 
 
 class FusionFeatures(NamedTuple):
-    """What :class:`FusionClassifier` makes of images before fusion and head.
+    """Output of a :class:`FusionClassifier`'s backbone and segmenter, before fusion and head.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class FusionFeatures(NamedTuple):
 
 
 class FusionOutput(NamedTuple):
-    """Everything a :class:`FusionClassifier` computes: logits, the backbone's maps, the mask, the fused maps."""
+    """All outputs of a :class:`FusionClassifier`: logits, the backbone's maps, the masks, the fused maps."""
 
     logits: Tensor
     maps: list[Tensor]
@@ -42,34 +42,34 @@ class FusionOutput(NamedTuple):
 
 
 class FusionClassifier(Classifier):
-    """``forward(x) = forward_head(forward_features(x))`` with several maps and a mask in between.
+    """``forward(x) = forward_head(forward_features(x))`` with several feature maps and a mask in between.
 
-    The mask is made by a segmenter from the same images, or given: ``model(x, masks)``.
+    A segmenter makes the mask from the same images, or it is given: ``model(x, masks)``.
 
     Parameters
     ----------
     backbone : Backbone
-        Image -> maps, all of which are used.
+        Image -> feature maps; all of them are used.
     fusion : Fusion
-        Maps and mask -> the maps that the head sees.
+        Feature maps and mask -> the head's maps.
     head : Head
         Maps -> logits.
     labels : str or sequence of str
-        What the K logits mean.
+        Names of the K logits.
     input_spec : InputSpec
-        What the images must look like.
+        Description of the images.
     segmenter : Segmenter, optional
-        It gets the images as pixels in [0, 1], whatever `input_spec` does to them.
+        It gets the images as pixels in [0, 1]: the normalisation of `input_spec` is undone.
     mask : {"hard", "soft"}
         See :func:`thoraxlib.segmentation.base.foreground`.
     train_segmenter : bool
-        Otherwise it is frozen: no gradient, always in eval mode.
+        Train it, too; otherwise it is frozen: no gradient, always in eval mode.
 
     Raises
     ------
     ValueError
-        A segmenter for a fusion without masks; one that is to be trained, and hard or rounded masks, through which no
-        gradient would reach it.
+        A segmenter for a fusion without masks; ``train_segmenter=True`` with hard or rounded masks, which have no
+        gradient.
     """
 
     several_maps = True
@@ -114,22 +114,22 @@ class FusionClassifier(Classifier):
         return self
 
     def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W), and masks (N, 1, H, W) in [0, 1] if the model is to make none.
+        """Logits (N, K) of images (N, C, H, W), and of masks (N, 1, H, W) in [0, 1] that replace the segmenter's.
 
         Raises
         ------
         TypeError, ValueError
-            Images or masks of the wrong kind; masks that are needed and neither given nor made.
+            Images or masks of the wrong kind; no masks and no segmenter, but a fusion that needs them.
         """
         return self.forward_head(self.forward_features(x, masks))
 
     def forward_features(self, x: Tensor, masks: Tensor | None = None) -> FusionFeatures:  # type: ignore[override]
-        """The backbone's maps, and the mask.
+        """Feature maps of the backbone, and the masks.
 
         Raises
         ------
         ValueError
-            The backbone gives another number of maps than it says.
+            The backbone returns another number of maps than its attribute ``channels`` has.
         """
         check_images(x, channels=self.input_spec.channels, stride=max(self.backbone.strides), net=self.backbone)
         if masks is not None:
@@ -144,26 +144,26 @@ class FusionClassifier(Classifier):
 
     def forward_head(self, features: FusionFeatures) -> Tensor:  # type: ignore[override]
         """Logits (N, K)."""
-        logits: Tensor = self.head(_alone(self._fused(features)))
+        logits: Tensor = self.head(_alone(self.fusion(*features)))
         return logits
 
     def forward_all(self, x: Tensor, masks: Tensor | None = None) -> FusionOutput:  # type: ignore[override]
-        """Logits, maps, mask and fused maps."""
+        """Logits, feature maps, masks and fused maps."""
         features = self.forward_features(x, masks)
-        fused = self._fused(features)
-        return FusionOutput(self.head(_alone(fused)), features.maps, features.masks, fused)
+        fused = self.fusion(*features)
+        return FusionOutput(self.head(_alone(fused)), *features, fused)
 
     def logit_maps(self, features: FusionFeatures, *, bias: bool = True) -> Tensor:  # type: ignore[override]
-        """Per-location logits (N, K, h, w) on the finest map's grid: what every place of every stage adds."""
-        return self.head.logit_maps(_alone(self._fused(features)), bias=bias)
+        """Per-location logits (N, K, h, w) on the finest map's grid: the sum of all maps' contributions."""
+        return self.head.logit_maps(_alone(self.fusion(*features)), bias=bias)
 
     def organ_masks(self, x: Tensor) -> Tensor:
-        """The segmenter's masks (N, 1, H, W) of images as the model takes them.
+        """Masks (N, 1, H, W) of normalised images, by the segmenter.
 
         Raises
         ------
         TypeError, ValueError
-            There is no segmenter, or what it gives are no logits (N, M, H, W) at the images' size.
+            The model has no segmenter, or its output is not logits (N, M, H, W) at the images' size.
         """
         if self.segmenter is None:
             raise ValueError(
@@ -181,18 +181,14 @@ class FusionClassifier(Classifier):
         _warn_of_empty(masks)
         return masks
 
-    def _fused(self, features: FusionFeatures) -> list[Tensor]:
-        fused: list[Tensor] = self.fusion(features.maps, features.masks)
-        return fused
-
 
 def _alone(maps: list[Tensor]) -> list[Tensor] | Tensor:
-    """A single map as heads of one map take it."""
+    """Return a single map without its list, for heads of one map."""
     return maps if len(maps) > 1 else maps[0]
 
 
 def _check_masks(masks: Tensor, x: Tensor) -> None:
-    """Raise unless `masks` fit the images `x`; values are looked at on a CPU only."""
+    """Raise unless `masks` fit the images `x`; values are checked on a CPU only."""
     if not isinstance(masks, Tensor):
         raise TypeError(f"masks must be a tensor (N, 1, H, W), got {type(masks).__name__}")
     wanted = (x.shape[0], 1, *x.shape[-2:])  # len(x) would fix it for torch.export
@@ -211,7 +207,7 @@ def _warn_of_empty(masks: Tensor) -> None:
     empty = (masks.flatten(1).amax(dim=1) == 0).nonzero().flatten().tolist() if len(masks) else []
     if empty:
         warnings.warn(
-            f"the organ masks of {len(empty)} of {len(masks)} images are empty (batch positions {empty[:10]}): nothing "
-            "of what they mask is seen there",
+            f"the organ masks of {len(empty)} of {len(masks)} images are empty (batch positions {empty[:10]}): "
+            "masked maps are zero there",
             stacklevel=3,
         )

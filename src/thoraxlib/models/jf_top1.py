@@ -1,6 +1,6 @@
 """The CheXpert model of jfhealthcare: DenseNet-121, pyramid attention, mean and maximum, a norm for each label.
 
-The default input is that repository's; the released weights were trained from ImageNet's.
+The default input is that of the repository, whose published weights were trained from ImageNet weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A trained model, made faster where it only infers: what is constant then is folded into weights."""
+"""Make a trained model faster for inference: fold constants into weights."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from thoraxlib.layers.depthwise import DepthwiseConv2d
-from thoraxlib.layers.pointwise import PointwiseConv2d
+from thoraxlib.layers.lka import DepthwiseConv2d
 
-_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)  # not subclasses that do more with their weight
+_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d)  # not subclasses that do more with their weight
 
 
 @torch.no_grad()
 def optimize_for_inference(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> nn.Module:
-    """A faster copy of `model` for inference, with the same outputs but for rounding.
+    """Return a faster copy of `model` for inference, with the same outputs except for rounding.
 
-    Parts that know how are replaced by what their ``fuse()`` returns: VAN blocks take their norms and layer scales into
-    their convolutions, a label graph becomes its constant classifier, VanillaNet joins its layers. Batch norms are
-    folded into the convolution before them where nothing else sees its output; one forward pass shows where that is,
-    whatever the model's code. Weights get the layout ``torch.channels_last``, and no gradient.
+    Modules with a method ``fuse()`` are replaced by its result: VAN blocks fold their norms and layer scales into their
+    convolutions, a label graph becomes its constant classifier, VanillaNet joins its layers. A batch norm is folded
+    into the convolution before it if no other operation uses the convolution's output; one forward pass tests that.
+    Weights get the layout ``torch.channels_last``, and no gradient.
 
     The copy is the same function: in float64, logits agree to 1e-10 of the largest. In float32 both round, each in its
     own way. The copy's logits are within 1e-5 of the float64 ones, relative to the largest, or within three times the
@@ -37,21 +36,21 @@ def optimize_for_inference(model: nn.Module, example: Tensor | tuple[Any, ...] |
     that were never trained, rounding grows (ResNet-50: to 4e-5, ResNet-101: to 2e-4); there, the model's own outputs
     differ as much from one batch size or memory layout to the next.
 
-    Any module can take part: a method ``fuse()`` without arguments returns the module for its place, or raises
-    ValueError if it cannot be fused and stays (timm's modules have the same convention).
+    Any module can have a method ``fuse()`` without arguments. It returns the module that replaces it, or raises
+    ValueError if it cannot be fused (timm's modules have the same convention).
 
     Parameters
     ----------
     model : nn.Module
-        In eval mode. It is left as it is.
+        In eval mode; it stays unchanged.
     example : Tensor or tuple, optional
-        What the model is called with in the forward pass, ``(x, masks)`` for one that needs masks; by default one
-        image of zeros as ``model.input_spec`` says.
+        Arguments of the forward pass, ``(x, masks)`` for a model that needs masks; by default one image of zeros of the
+        size of ``model.input_spec``.
 
     Returns
     -------
     nn.Module
-        For inference only: neither to be trained nor saved. Its state dict has other keys.
+        Model for inference only: do not train or save it. Its state dict has other keys.
 
     Raises
     ------
@@ -92,7 +91,7 @@ def _arguments(model: nn.Module, example: Tensor | tuple[Any, ...] | None) -> tu
 
 
 def _fused(module: nn.Module) -> nn.Module:
-    """`module`, or what its ``fuse()`` puts in its place; the same for the parts of what stays."""
+    """Return the result of the module's ``fuse()``; without one, the module with its children fused."""
     fuse = getattr(module, "fuse", None)
     if callable(fuse) and not inspect.signature(fuse).parameters:
         with contextlib.suppress(ValueError):
@@ -104,12 +103,12 @@ def _fused(module: nn.Module) -> nn.Module:
 
 
 def _fold_norms(model: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """Fold every batch norm into the convolution whose output it alone sees."""
+    """Fold each batch norm into the convolution whose output only the norm uses."""
     for conv, norm in _pairs(model, arguments):
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        rest = getattr(norm, "act", nn.Identity())  # timm's norms have the activation behind them
+        rest = getattr(norm, "act", nn.Identity())  # timm's norms contain the activation
         for parent in model.modules():
             for name, child in parent.named_children():
                 if child is norm:
@@ -117,12 +116,12 @@ def _fold_norms(model: nn.Module, arguments: tuple[Any, ...]) -> None:
 
 
 def _pairs(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
-    """Convolutions and norms, each run once in ``model(*arguments)``, the one for the other alone."""
+    """Yield pairs of convolution and norm that each run once in ``model(*arguments)``, the output for the norm only."""
     from timm.layers import BatchNormAct2d
 
     runs: Counter[nn.Module] = Counter()
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is held: no other gets its id
-    seen: list[tuple[nn.Module, nn.Module, int]] = []
+    pairs: list[tuple[nn.Module, nn.Module, int]] = []
 
     def convolved(conv: nn.Module, inputs: Any, output: Tensor) -> None:
         runs[conv] += 1
@@ -132,7 +131,7 @@ def _pairs(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[tuple[Any, 
     def normalising(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         runs[norm] += 1
         if id(inputs[0]) in made:
-            seen.append((made[id(inputs[0])][0], norm, id(inputs[0])))
+            pairs.append((made[id(inputs[0])][0], norm, id(inputs[0])))
 
     hooks = []
     for module in model.modules():
@@ -149,13 +148,13 @@ def _pairs(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[tuple[Any, 
     finally:
         for hook in hooks:
             hook.remove()
-    for conv, norm, output in seen:
+    for conv, norm, output in pairs:
         if runs[conv] == runs[norm] == uses.count[output] == 1:
             yield conv, norm
 
 
 class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts in how many operations every tensor takes part, by its id."""
+    """Count the operations that use each tensor, by its id."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

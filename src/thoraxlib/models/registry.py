@@ -1,4 +1,4 @@
-"""The registry of documented models: presets, cards, and a record of how a model was built."""
+"""The registry of documented models: presets, cards, and the record of a model's options."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, cast
 from thoraxlib import labels as label_sets
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.base import ChestModel
-from thoraxlib.registry import Card, F, Registry, UnknownNameError, as_json
+from thoraxlib.registry import Card, F, OptionError, Registry, UnknownNameError, as_json
 from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.files import parse_json
 
-#: What a test tries on every documented model, from small components.
+#: Abilities that a test tries on every documented model.
 ABILITIES = (
     "save, load",
     "an image alone",
@@ -37,9 +37,9 @@ class Preset:
     Attributes
     ----------
     summary : str
-        What the preset changes against the default, and why.
+        Differences from the default, and their reason.
     options : Mapping[str, Any]
-        Options that it sets; those given to ``build`` beside it win.
+        Options that it sets; options of ``build`` override them.
     """
 
     summary: str
@@ -48,7 +48,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class ModelCard(Card):
-    """What ``describe`` tells about a documented model.
+    """Description of a documented model, as ``describe`` returns it.
 
     Attributes
     ----------
@@ -57,15 +57,15 @@ class ModelCard(Card):
     label_sets : tuple of str
         Names in :mod:`thoraxlib.labels` for which the model is documented.
     input_spec : InputSpec or None
-        The default input; None where there is none (features of regions), or where it depends on the options.
+        The default input; None if there is none (features of regions), or if it depends on the options.
     presets : Mapping[str, Preset]
         Accepted by ``build(name, preset=...)``.
     published : Mapping[str, Mapping[str, float]]
         Published per-label AUROC: title of the table -> label -> value.
     parity : Mapping[str, str]
-        Parity record -> what agrees and how closely.
+        Record of the original code's numbers -> outputs that agree with it.
     notes : tuple of str
-        Where the default departs from the paper or code, and why.
+        Differences from the paper or code, and their reasons.
     limits : Mapping[str, str]
         Those of :data:`ABILITIES` that the model does not have, or has in part -> what holds instead.
     """
@@ -113,7 +113,7 @@ class ModelCard(Card):
         lines += [f"  preset {name!r}: {preset.summary}" for name, preset in self.presets.items()]
         for title, table in self.published.items():
             lines.append(f"  published AUROC, {title}: mean {sum(table.values()) / len(table):.4f}")
-        lines += [f"  parity with {record}: {status}" for record, status in self.parity.items()]
+        lines += [f"  agrees with {record}: {status}" for record, status in self.parity.items()]
         lines += [f"  note: {note}" for note in self.notes]
         lines += [f"  {ability}: {limit}" for ability, limit in self.limits.items()]
         return "\n".join(lines)
@@ -126,12 +126,12 @@ def _by_label(table: Mapping[str, Any]) -> Mapping[str, float]:
 
 
 class ModelRegistry(Registry[ChestModel]):
-    """A registry whose ``build`` knows presets, and whose factories leave a record on the model."""
+    """Registry whose ``build`` knows presets, and whose factories record their options on the model."""
 
     card_type = ModelCard
 
     def register(self, name: str, *, card: Card | None = None, override: bool = False) -> Callable[[F], F]:
-        """See :meth:`thoraxlib.registry.Registry.register`; a function then records its options on the model."""
+        """See :meth:`thoraxlib.registry.Registry.register`; a function also records its options on the model."""
         put = super().register(name, card=card, override=override)
 
         def decorate(factory: F) -> F:
@@ -156,11 +156,10 @@ class ModelRegistry(Registry[ChestModel]):
         name : str
             One of :meth:`names`.
         preset : str, optional
-            One of ``describe(name).presets``; options given beside it win over the preset's, `input_spec` field by
-            field.
+            One of ``describe(name).presets``. Other options override the preset's, `input_spec` field by field.
         **options
-            See ``describe(name).options``. A part is a name, ``{"name": ..., **options}``, or the part itself. Of a
-            part's options, ``path`` is not recorded: it must be one that None leaves to the weights.
+            See ``describe(name).options``. A component is a name, ``{"name": ..., **options}``, or the object itself.
+            Its option ``path`` is not recorded: the saved weights contain what was read from that file.
 
         Returns
         -------
@@ -170,9 +169,9 @@ class ModelRegistry(Registry[ChestModel]):
         Raises
         ------
         UnknownNameError, OptionError, ImportError
-            As in every room; also for an unknown preset.
+            See :meth:`thoraxlib.registry.Registry.build`; also for an unknown preset.
         TypeError
-            What a plug-in builds is no :class:`thoraxlib.models.ChestModel`.
+            A plug-in builds something else than a :class:`thoraxlib.models.ChestModel`.
         """
         if preset is not None:
             presets = self.describe(name).presets
@@ -185,12 +184,12 @@ class ModelRegistry(Registry[ChestModel]):
         return super().build(name, **options)
 
     def recorded(self, part: ChestModel, name: str, options: Mapping[str, Any]) -> ChestModel:
-        """Leave the record ``config`` on a model; the outermost factory is the last to do so, and its record stays.
+        """Set ``config`` of a model. The outermost factory is the last to do so, and its record stays.
 
         Raises
         ------
         TypeError
-            It is no model.
+            `part` is no model.
         """
         if not isinstance(part, ChestModel):
             raise TypeError(f"models: {name!r} must build a thoraxlib.models.ChestModel, got {type(part).__name__}")
@@ -201,3 +200,21 @@ class ModelRegistry(Registry[ChestModel]):
             except TypeError as error:
                 part.unrecorded[key] = str(error)
         return part
+
+
+def with_options(registry: Registry[Any], head: Any, **options: Any) -> Any:
+    """Spec of a head with those options of its model that are not None; options in the spec itself stay.
+
+    Raises
+    ------
+    OptionError
+        There are options, and the head is a ready object.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    if not given:
+        return head
+    if not isinstance(head, (str, Mapping)):
+        kind = type(head).__name__
+        raise OptionError(f"models: the head is a {kind} that is made already: {sorted(given)} cannot be set")
+    name, own = registry.split_spec(head)
+    return {"name": name, **given, **own}

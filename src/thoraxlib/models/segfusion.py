@@ -1,4 +1,4 @@
-"""SegFusionVANGCN and its relatives: large kernels, organ masks over a pyramid, a graph of the labels.
+"""SegFusionVANGCN and similar models: large kernels, organ masks on several feature maps, a graph of the labels.
 
 The networks of QUST-SmartData/CXRClassification, each a row of options.
 """
@@ -12,7 +12,7 @@ from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.classifier import classifier
 from thoraxlib.models.variant import variant
 
-# Pixels in [0, 1] as they are, also under ImageNet weights: what the published code feeds.
+# The published code feeds pixels in [0, 1] without normalisation, also to ImageNet weights.
 _member = partial(variant, base=classifier, input_spec=InputSpec(mean=(0.0,), std=(1.0,)), backbone="van_b0")
 
 _GRAPH = {"name": "mlgcn", "threshold": 0.3, "isolated": "ignore"}
@@ -23,7 +23,7 @@ _SEGMENTED: dict[str, Any] = {"fusion": "seg_pyramid", "segmenter": "unet"}
 
 _member(
     "segfusion_vangcn",
-    "The paper's model: VAN-B0, organ masks over its four stages, classifiers from a graph of the labels.",
+    "The paper's model: VAN-B0, organ masks on its four feature maps, classifiers from a graph of the labels.",
     head=_GELU,
     **_SEGMENTED,
     adjacency=_GRAPH,
@@ -31,7 +31,7 @@ _member(
 _member("segfusion_van", "SegFusionVANGCN with a linear layer instead of the label graph.", **_SEGMENTED)
 _member(
     "segfusion_vanvit",
-    "SegFusionVAN with a small vision transformer on every stage.",
+    "SegFusionVAN with a small vision transformer on every feature map.",
     head="vit_per_stage",
     **_SEGMENTED,
 )
@@ -45,7 +45,7 @@ _member(
 )
 _member(
     "fusion_van",
-    "VAN-B0 with all four stages pooled, the last one twice; no masks.",
+    "VAN-B0 with all four feature maps pooled, the last one twice; no masks.",
     fusion={"name": "pyramid", "repeat_last": True},
 )
 _member("van", "VAN-B0, average pooling, a linear layer.")
@@ -94,7 +94,7 @@ _member(
 )
 _member(
     "vtnet",
-    "VTNet: VAN-B0, whose logits are mixed with those of Query2Label's transformer.",
+    "VTNet: VAN-B0; its logits are averaged with those of Query2Label's transformer.",
     backbone={"name": "van_b0", "widths": (32, 64, 128, 256)},
     head="query_decoder",
 )

@@ -11,11 +11,12 @@ import timm
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
+from thoraxlib import models
 from thoraxlib.checkpoints.layout import LOGITS
 from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from thoraxlib.models import ModelCard, register
 from thoraxlib.models.base import ChestModel, check_images
-from thoraxlib.registry import OptionError
+from thoraxlib.registry import OptionError, Spec
 
 
 class TimmOutput(NamedTuple):
@@ -109,7 +110,7 @@ class TimmModel(ChestModel):
 @register("timm", card=ModelCard.read("timm"))
 def timm_model(
     *,
-    backbone: str = "resnet50",
+    backbone: Spec = "resnet50",
     labels: str | Sequence[str] = "nih14",
     in_chans: int = 3,
     pretrained: bool = False,
@@ -123,8 +124,8 @@ def timm_model(
 
     Parameters
     ----------
-    backbone : str
-        Name of a model of timm, with or without the tag of its weights.
+    backbone : str or mapping
+        Name of a model of timm, with or without the tag of its weights; or ``{"name": ..., **options}``.
     labels : str or sequence of str
         A label set, or names.
     in_chans : int
@@ -146,28 +147,30 @@ def timm_model(
         Pretrained weights cannot be loaded.
     """
     names = label_sets.resolve(labels)
+    name, own = models.registry.split_spec(backbone)
+    options = {**own, **options}
     if "checkpoint_path" in options:  # timm may unpickle it
         raise OptionError("models: checkpoint_path is not accepted; thoraxlib.load_checkpoint loads files")
-    config = timm.models.get_pretrained_cfg(backbone, allow_unregistered=True)
-    if not timm.is_model(backbone) or config is None:
-        close = ", ".join(map(repr, difflib.get_close_matches(backbone, timm.list_models(), n=5)))
-        raise ValueError(f"backbone={backbone!r}: timm has no such model; it has {close or 'others'}")
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    if not timm.is_model(name) or config is None:
+        close = ", ".join(map(repr, difflib.get_close_matches(name, timm.list_models(), n=5)))
+        raise ValueError(f"backbone={name!r}: timm has no such model; it has {close or 'others'}")
     side = config.input_size[1:]
     spec = InputSpec(size=side, channels=3, mean=config.mean or IMAGENET_MEAN, std=config.std or IMAGENET_STD)
     spec = spec.with_channels(in_chans).updated(input_spec)
     if config.fixed_input_size and spec.size != tuple(side):
         options.setdefault("img_size", spec.size)
     try:
-        net = timm.create_model(backbone, pretrained=pretrained, num_classes=len(names), in_chans=in_chans, **options)
+        net = timm.create_model(name, pretrained=pretrained, num_classes=len(names), in_chans=in_chans, **options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise OptionError(f"models: timm model {backbone!r}: {error}") from error
+        raise OptionError(f"models: timm model {name!r}: {error}") from error
     except Exception as error:
         if not pretrained:
             raise
         raise RuntimeError(
-            f"models: pretrained weights of timm model {backbone!r} could not be loaded ({type(error).__name__}: "
+            f"models: pretrained weights of timm model {name!r} could not be loaded ({type(error).__name__}: "
             f"{error}); build with pretrained=False to do without"
         ) from error
     return TimmModel(net, labels=names, input_spec=spec)

@@ -27,11 +27,11 @@ _CARD = ModelCard.read("torchxrayvision")
 
 
 class OperatingPointHead(LinearHead):
-    """A linear head whose logits are 0 where the probability is at the label's operating point.
+    """Linear head whose logit is 0 if the probability is the label's operating point.
 
     torchxrayvision's ``op_norm`` in terms of logits: with a label's threshold t, the probability p = sigmoid(linear)
-    becomes ``p / 2t`` up to t and ``1 - (1 - p) / 2(1 - t)`` above, which is a growing function. ``logit_maps`` are the
-    linear layer's.
+    becomes ``p / 2t`` up to t and ``1 - (1 - p) / 2(1 - t)`` above, which is an increasing function. ``logit_maps`` are
+    those of the linear layer.
 
     Parameters
     ----------
@@ -50,9 +50,11 @@ class OperatingPointHead(LinearHead):
     def forward(self, features: Any) -> Tensor:
         """Logits (N, K)."""
         logits = super().forward(features)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # halves are too coarse near 0 and 1
+        logits = logits.to(
+            torch.promote_types(logits.dtype, torch.float32)
+        )  # half precision is too coarse near 0 and 1
         t = self.thresholds.to(logits.dtype)
-        # each side beyond the operating point is held there, so that its gradient is finite
+        # each side is clamped at the operating point, so that its gradient is finite
         below = F.logsigmoid(logits) - (2 * t - logits.sigmoid().minimum(t)).log()
         above = (2 * (1 - t) - (-logits).sigmoid().minimum(1 - t)).log() - F.logsigmoid(-logits)
         return torch.where(logits.sigmoid() < t, below, above)
@@ -71,15 +73,16 @@ def xrv_densenet121(
     Parameters
     ----------
     weights : {"all", "nih", "pc", "chex", "mimic_nb", "mimic_ch", "rsna"}
-        Which: they decide about labels and operating points, also without `pretrained`. "pc" is PadChest, "mimic_nb"
-        and "mimic_ch" MIMIC-CXR by either of its label files, "rsna" its pneumonia challenge; "all" is these and
-        Google's and OpenI's labels.
+        Name of the weights, which determines labels and operating points, also without `pretrained`. "pc" is PadChest,
+        "mimic_nb" and "mimic_ch" are MIMIC-CXR with either of its label files, "rsna" is the RSNA pneumonia challenge;
+        "all" is these and Google's and OpenI's labels.
     calibrated : bool
-        Logits in which every label's operating point is 0 (:class:`OperatingPointHead`), or those of the linear layer.
+        Return logits in which every label's operating point is 0 (:class:`OperatingPointHead`); otherwise those of the
+        linear layer.
     pretrained : bool
-        Load these weights, downloaded by torchxrayvision; otherwise new ones, which need no download.
+        Load these weights, downloaded by torchxrayvision; otherwise random weights, without a download.
     input_spec : mapping or InputSpec, optional
-        Changes to the input that the weights were made for, e.g. of its size.
+        Changes to the input of the weights, e.g. of its size.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def xrv_densenet121(
     ValueError
         Unknown `weights`; another number of channels than 1.
     RuntimeError
-        Weights that could not be had.
+        The weights cannot be downloaded.
     """
     return _classifier("densenet121", "densenet121-res224-", weights, calibrated, pretrained, input_spec)
 
@@ -103,15 +106,15 @@ def xrv_resnet50(
 ) -> Classifier:
     """ResNet-50 of torchxrayvision, for 512 x 512 pixels, trained on PadChest, NIH, RSNA, SIIM and VinDr.
 
-    Of its 18 named outputs, torchxrayvision has no operating point for Lung Lesion and Enlarged Cardiomediastinum, and
-    answers 0.5 whatever the image; this model leaves them out.
+    torchxrayvision has no operating point for two of the 18 outputs, Lung Lesion and Enlarged Cardiomediastinum, and
+    returns 0.5 for every image; this model leaves them out.
 
     Parameters
     ----------
     weights : {"all"}
         See :func:`xrv_densenet121`.
     calibrated, pretrained, input_spec
-        As those of :func:`xrv_densenet121`, with the same errors.
+        See :func:`xrv_densenet121`, also for the errors.
     """
     return _classifier("resnet50", "resnet50-res512-", weights, calibrated, pretrained, input_spec)
 
@@ -145,14 +148,14 @@ def _classifier(
 
 
 def load_state(model: Classifier, state: Mapping[str, Tensor], rows: Sequence[int] | None = None) -> None:
-    """Load torchxrayvision's state dict into `model`.
+    """Load torchxrayvision's state dict into a model of this module.
 
     Parameters
     ----------
     model : Classifier
-        One of this module's, of the same weights.
+        The model of the same weights.
     state : mapping
-        With a row for each of torchxrayvision's 18 labels.
+        State dict with a row for each of torchxrayvision's 18 labels.
     rows : sequence of int, optional
         Rows of the model's labels; by default found by name.
     """
@@ -163,11 +166,11 @@ def load_state(model: Classifier, state: Mapping[str, Tensor], rows: Sequence[in
     own = {key: value[rows] if key.startswith(("classifier.", "fc.")) else value for key, value in own.items()}
     if isinstance(model.head, OperatingPointHead):
         own["head.thresholds"] = model.head.thresholds
-    load_checkpoint(model, own, layout="torchvision")
+    load_checkpoint(model, own, layout="plain")
 
 
 def _downloaded(name: str) -> Mapping[str, Tensor]:
-    """Return the state dict that torchxrayvision downloads under `name`."""
+    """Return the state dict that torchxrayvision downloads as `name`."""
     try:
         net = torchxrayvision().models.get_model(name)
     except Exception as error:

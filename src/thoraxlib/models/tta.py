@@ -15,7 +15,7 @@ from thoraxlib.utils.modes import eval_view
 class TenCrop(nn.Module):
     """Average a classifier over ten crops: four corners and the centre, and the same of the mirrored image.
 
-    As arnoweng/CheXNet and zoogzog/chexnet test: images of shorter side 256, crops of 224, mean of probabilities.
+    arnoweng/CheXNet and zoogzog/chexnet test so: images of shorter side 256, crops of 224, mean of probabilities.
 
     Parameters
     ----------
@@ -26,12 +26,12 @@ class TenCrop(nn.Module):
     reduce : {"prob", "logit"}
         Average probabilities, as the originals do, or logits.
     chunk : int
-        Crops in one forward pass, which bounds memory.
+        Crops in one forward pass; fewer need less memory.
 
     Raises
     ------
     ValueError
-        Sizes below 1, or another `reduce`; when called: images smaller than the crops.
+        `size` or `chunk` below 1, or another `reduce`; when called: images smaller than the crops.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TenCrop(nn.Module):
         from torchvision.transforms.v2.functional import ten_crop
 
         crops = torch.stack(ten_crop(x, [self.size, self.size]), dim=1)
-        chunks: list[Tensor] = [self.model(part) for part in torch.split(crops.flatten(0, 1), self.chunk)]
+        chunks: list[Tensor] = [self.model(chunk) for chunk in torch.split(crops.flatten(0, 1), self.chunk)]
         logits = torch.cat(chunks).reshape(*crops.shape[:2], -1)
         if self.reduce == "logit":
             return logits.mean(dim=1)

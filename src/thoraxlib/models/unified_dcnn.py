@@ -30,7 +30,7 @@ def unified_dcnn(
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | InputSpec | None = None,
 ) -> Classifier:
-    """The Unified DCNN: network -> transition -> pooling -> prediction layer.
+    """The Unified DCNN: backbone -> transition -> pooling -> prediction layer.
 
     Wang et al. 2017, arXiv 1705.02315, section 3.2.
 
@@ -45,7 +45,7 @@ def unified_dcnn(
     pool : str, mapping or module
         "avg", "max", "lse" (r = 10) or ``{"name": "lse", "r": ...}``.
     last_pool : bool
-        Keep the last max pool of AlexNet and VGG; without it their maps are twice as fine.
+        Keep the last max pool of AlexNet and VGG; without it, the stride of their maps is half.
     labels, in_chans, pretrained, input_spec
         See :func:`~thoraxlib.models.classifier.classifier`. The default input is 512 x 512 pixels; the paper trains
         from ImageNet weights.
@@ -53,7 +53,7 @@ def unified_dcnn(
     Raises
     ------
     ValueError
-        ``last_pool=False`` and a network that does not end in a max pool.
+        ``last_pool=False``, but the backbone does not end in a max pool.
     """
     spec = _INPUT.with_channels(in_chans).updated(input_spec)
     network = backbones.for_input(backbone, spec, pretrained=pretrained)
@@ -65,7 +65,7 @@ def unified_dcnn(
 
 
 def _before_last_pool(backbone: backbones.Backbone) -> int:
-    """Index of the map before the last max pool, for backbones that end in one."""
+    """Index of the feature map before the last max pool, for backbones that end in one."""
     if (
         len(backbone.channels) < 2
         or backbone.channels[-1] != backbone.channels[-2]

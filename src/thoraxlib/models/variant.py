@@ -1,4 +1,4 @@
-"""Documented models that are another one with other defaults."""
+"""Register documented models that are another model with other defaults."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ M = TypeVar("M", bound=Classifier)
 def variant(
     name: str, doc: str | None, base: Callable[P, M], *, input_spec: InputSpec | None = None, **defaults: Any
 ) -> Callable[P, M]:
-    """Register a documented model that is another one with other defaults.
+    """Register a documented model that is another model with other defaults.
 
     Parameters
     ----------
     name : str
         Name of the model, and of its card ``cards/<name>.json``.
     doc : str, optional
-        Description, in place of the text of `base` above its parameters: ``__doc__`` of a file that holds one model.
+        Description that replaces the text of `base` above its parameters, such as the ``__doc__`` of the model's file.
     base : callable
         The factory of the other model.
     input_spec : InputSpec, optional

@@ -1,6 +1,6 @@
-"""Pictures: heat maps over images, boxes, panels, curves, graphs, in colours that colour-blind readers can tell apart.
+"""Draw heat maps over images, boxes, panels, curves and graphs, in colours for colour-blind readers.
 
-Pillow draws images and heat maps; curves and graphs need the extra ``plot``.
+Images and heat maps are drawn by Pillow; curves and graphs need the extra ``plot``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Heat maps over images, boxes and panels, drawn with Pillow."""
+"""Draw heat maps over images, boxes and panels with Pillow."""
 
 from __future__ import annotations
 
@@ -10,40 +10,31 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from thoraxlib.utils.files import replacing
 
 ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 
-# Sky blue of Okabe and Ito's palette, which is made for colour-blind readers; a green that stands out from the heat.
+# Sky blue of Okabe and Ito's palette for colour-blind readers; a green that is distinct from the heat map's colours.
 _BOX, _TRUTH = "#56b4e9", "#2ee6a8"
-# Dark to light through purple and orange: lightness rises steadily, so that it reads in grey as well.
-_HEAT = (
-    (0, 0, 4),
-    (40, 11, 84),
-    (101, 21, 110),
-    (159, 42, 99),
-    (212, 72, 66),
-    (245, 125, 21),
-    (250, 193, 39),
-    (252, 255, 164),
-)
+# Dark to light through purple and orange: lightness rises steadily, so that it can be read in grey as well.
+_HEAT = ("#000004", "#280b54", "#65156e", "#9f2a63", "#d44842", "#f57d15", "#fac127", "#fcffa4")
 
 
 def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.Image:
-    """A picture with a heat map over it: cold places keep the image's own contrast.
+    """Draw a heat map over an image; pixels without heat keep their contrast.
 
     Parameters
     ----------
     image : tensor, array or Pillow image
-        Image: uint8, or floating point in [0, 1]; (H, W), (1, H, W), (3, H, W) or (H, W, 3).
+        uint8, or floating point in [0, 1]; (H, W), (1, H, W), (3, H, W) or (H, W, 3).
     heat : tensor or array
-        (h, w), of any scale: enlarged to the picture bilinearly and stretched to its own range. A constant map shows
-        nothing.
+        (h, w), any range of values: resized to the image (bilinear) and stretched to [0, 1]. A constant map is
+        invisible.
     alpha : float
-        Opacity of the hottest place, 0 to 1.
+        Opacity of the highest value, 0 to 1.
 
     Returns
     -------
@@ -53,17 +44,17 @@ def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.I
     Raises
     ------
     TypeError, ValueError
-        Pixels or shapes other than these; `alpha` out of its range.
+        Pixels or shapes other than these; `alpha` outside its range.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: from 0 to 1")
     picture = _image(image)
     values = torch.as_tensor(np.asarray(heat.detach().cpu() if isinstance(heat, Tensor) else heat)).float()
     if values.ndim != 2 or not values.numel():
-        raise ValueError(f"heat must be (h, w), with at least one place, got {tuple(values.shape)}")
+        raise ValueError(f"heat must be (h, w), with at least one pixel, got {tuple(values.shape)}")
     if not (values.max() - values.min()).isfinite():
-        raise ValueError("heat holds NaN or infinite values, or such that lie too far apart")
-    from thoraxlib.localization.scaling import normalize, upsample
+        raise ValueError("heat holds NaN or infinite values, or too large a range")
+    from thoraxlib.localization.maps import normalize, upsample
 
     level = normalize(upsample(values[None, None], (picture.height, picture.width)))[0, 0].numpy()
     colour = _colours()[(level * 255).round().astype(np.intp)]
@@ -74,10 +65,9 @@ def overlay(image: ImageLike, heat: ImageLike, *, alpha: float = 0.6) -> Image.I
 
 @cache
 def _colours() -> NDArray[np.float32]:
+    colours = np.array([ImageColor.getrgb(colour) for colour in _HEAT]).T
     steps = np.linspace(0, 255, len(_HEAT))
-    return np.stack([np.interp(np.arange(256), steps, channel) for channel in zip(*_HEAT, strict=True)], axis=1).astype(
-        np.float32
-    )
+    return np.stack([np.interp(np.arange(256), steps, channel) for channel in colours], axis=1).astype(np.float32)
 
 
 def draw_boxes(
@@ -88,9 +78,9 @@ def draw_boxes(
     color: str | Sequence[str] | None = None,
     truth: bool = False,
 ) -> Image.Image:
-    """A picture with boxes on it, lines and letters in proportion to its size, edged in black.
+    """Draw boxes on an image; lines and letters scale with its size and have a black edge.
 
-    Detected boxes are blue and solid; true ones green and dashed, so that they can be told apart without colours.
+    Detected boxes are blue and solid. True boxes are green and dashed, so that they differ also without colours.
 
     Parameters
     ----------
@@ -99,16 +89,16 @@ def draw_boxes(
     boxes : Tensor or sequence
         (B, 4): x1, y1, x2, y2 in the image's pixels.
     texts : sequence of str, optional
-        B: written above each box, or inside it at the upper edge.
+        B texts, written above each box, or inside it at the upper edge.
     color : str or sequence of str, optional
-        One for all boxes, or B of them; default blue, or green for true ones.
+        One for all boxes, or B colours; default blue, or green for true boxes.
     truth : bool
-        These are true boxes: dashed.
+        Draw true boxes, dashed.
 
     Raises
     ------
     ValueError
-        Texts or colours that are not B; a box that leaves the picture, or is turned inside out.
+        Another number of texts or colours than of boxes; a box that leaves the image, or whose x2 < x1 or y2 < y1.
     """
     picture = _image(image)
     corners = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).tolist()
@@ -122,7 +112,7 @@ def draw_boxes(
         if not (-1 <= x1 <= x2 <= picture.width + 1 and -1 <= y1 <= y2 <= picture.height + 1):
             raise ValueError(
                 f"box {box} does not lie in the image of {picture.width} x {picture.height} pixels: x1 y1 x2 y2 in "
-                "the pixels of this very picture are needed"
+                "the pixels of this image are needed"
             )
     pen = ImageDraw.Draw(picture)
     side = min(picture.size)
@@ -130,10 +120,7 @@ def draw_boxes(
     font = ImageFont.load_default(size=max(11.0, side / 36))
     for (x1, y1, x2, y2), ink in zip(corners, colors, strict=True):
         x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)  # x2 and y2 are exclusive
-        if truth:
-            _dashed(pen, (x1, y1, x2, y2), ink, width)
-        else:
-            _solid(pen, (x1, y1, x2, y2), ink, width)
+        (_dashed if truth else _solid)(pen, (x1, y1, x2, y2), ink, width)
     # after all boxes, so that no line crosses a text
     for (x1, y1, _, _), ink, text in zip(corners, colors, texts or [], strict=bool(texts)):
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
@@ -145,14 +132,14 @@ def draw_boxes(
 
 
 def _solid(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], ink: str, width: int) -> None:
-    """A rectangle, edged in black."""
+    """Draw a rectangle with a black edge."""
     x1, y1, x2, y2 = box
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=width + 2)
     pen.rectangle(box, outline=ink, width=width)
 
 
 def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], ink: str, width: int) -> None:
-    """A rectangle of dashes, edged in black."""
+    """Draw a dashed rectangle with a black edge."""
     x1, y1, x2, y2 = box
     for a, b, c, d in ((x1, y1, x2, y1), (x2, y1, x2, y2), (x2, y2, x1, y2), (x1, y2, x1, y1)):
         length = max(abs(c - a), abs(d - b))
@@ -165,7 +152,7 @@ def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], in
 
 
 def fit(image: ImageLike, side: int) -> Image.Image:
-    """A picture in RGB whose longer side has `side` pixels."""
+    """Resize an image so that its longer side has `side` pixels: RGB."""
     picture = _image(image)
     scale = side / max(picture.size)
     size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
@@ -180,27 +167,27 @@ def panel(
     side: int = 256,
     legend: bool | Mapping[str, str] = False,
 ) -> Image.Image:
-    """Pictures in a grid, row by row, with a title above each.
+    """Arrange images in a grid, row by row, with a title above each.
 
-    Titles that are too long are written smaller, and then shortened in the middle.
+    Titles that are too long get a smaller font, and are then shortened in the middle.
 
     Parameters
     ----------
     cells : sequence
-        Images or pictures, as for :func:`overlay`.
+        Images, as for :func:`overlay`.
     titles : sequence of str, optional
-        One for each.
+        One title for each image.
     columns : int
-        In a row.
+        Images in a row.
     side : int
-        Longer side of a picture in the grid, in pixels.
+        Longer side of an image in the grid, in pixels.
     legend : bool or mapping of str to str
-        Below, what the lines of :func:`draw_boxes` mean; and the colours of further ones, by what they mean.
+        Add a legend of the boxes of :func:`draw_boxes` below; a mapping adds entries, from text to colour.
 
     Raises
     ------
     ValueError
-        No cells, or titles that are not as many; no column, or pictures without a pixel.
+        No images; another number of titles; `columns` or `side` below 1.
     """
     if not cells:
         raise ValueError("cells is empty")
@@ -222,13 +209,12 @@ def panel(
             title, font = _fitting(titles[k], side)
             pen.text((x + side / 2, y + head / 2), title, fill="black", font=font, anchor="mm")
     if legend is not False:
-        colors = {} if legend is True else legend
-        _legend(pen, gap, height, _legend_height(colors, foot, sheet.width - 2 * gap), colors)
+        _legend(pen, gap, height, foot, sheet.width - 2 * gap, {} if legend is True else legend)
     return sheet
 
 
 def _fitting(text: str, side: int) -> tuple[str, ImageFont.ImageFont | ImageFont.FreeTypeFont]:
-    """A title that is no wider than `side`, and its font."""
+    """Shorten a title to `side` pixels; return it with its font."""
     size = max(9.0, side / 16)
     font = ImageFont.load_default(size=size)
     if font.getlength(text) > side:
@@ -241,39 +227,33 @@ def _fitting(text: str, side: int) -> tuple[str, ImageFont.ImageFont | ImageFont
     return shown, font
 
 
-def _legend_height(colors: Mapping[str, str], height: int, width: int) -> int:
-    """`height`, or less for a legend no wider than `width`."""
+def _legend(pen: ImageDraw.ImageDraw, x: float, y: float, height: int, wide: int, colors: Mapping[str, str]) -> None:
+    """Draw a solid box "detected", a dashed box "true", and `colors`, in at most `wide` times `height` pixels."""
+    ink = "black" if colors else None
+    entries = (("detected", ink or _BOX), ("true", ink or _TRUTH), *colors.items())
     font = ImageFont.load_default(size=height / 2)
-    entries = ("detected", "true", *colors)
-    wide = sum(height * 2.4 + font.getlength(text) for text in entries)
-    return round(height * min(1.0, width / wide))
-
-
-def _legend(pen: ImageDraw.ImageDraw, x: float, y: float, height: int, colors: Mapping[str, str]) -> None:
-    """A solid box "detected", a dashed one "true", and `colors` by what they mean, in a strip of `height` pixels."""
+    length = sum(height * 2.4 + font.getlength(text) for text, _ in entries)
+    height = round(height * min(1.0, wide / length))
     font = ImageFont.load_default(size=max(9.0, height / 2))
     width = max(1, height // 14)
-    ink = "black" if colors else None
-    for text, color in (("detected", ink or _BOX), ("true", ink or _TRUTH), *colors.items()):
+    for text, color in entries:
         box = (x + width + 1, y + height * 0.2, x + height * 1.4, y + height * 0.8)
         if text in colors:
             pen.rectangle(box, fill=color)
-        elif text == "true":
-            _dashed(pen, box, color, width)
         else:
-            _solid(pen, box, color, width)
+            (_dashed if text == "true" else _solid)(pen, box, color, width)
         pen.text((x + height * 1.7, y + height / 2), text, fill="black", font=font, anchor="lm")
         x += height * 2.4 + font.getlength(text)
 
 
 def save(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture; its folder is made if need be, and an interruption leaves an earlier file whole."""
+    """Write an image atomically; its folder is created if needed."""
     with replacing(path) as scratch:
         image.save(scratch)
 
 
 def _image(image: ImageLike) -> Image.Image:
-    """A new RGB image of any of the accepted kinds."""
+    """Convert an image of any accepted type to a new RGB image."""
     if isinstance(image, Image.Image):
         from thoraxlib.images.pictures import is_deep, upright
         from thoraxlib.images.reading import read

@@ -1,4 +1,4 @@
-"""Enlarging 8-bit maps in whole numbers, as OpenCV does."""
+"""Enlarge 8-bit maps in whole numbers, as OpenCV does."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _BITS = 11  # of a weight
 
 
 def upsample_uint8(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Grey levels (N, h, w) at another size (H, W): OpenCV's bilinear resize of 8-bit pictures, bit for bit.
+    """Resize grey levels (N, h, w) to (H, W): OpenCV's bilinear resize of 8-bit images, bit for bit.
 
-    Weights have 11 bits; 4 bits are dropped between columns and rows, and each of the two rows is cut off by itself, so
-    that the result is often a level below the rounded one. Ordinary interpolation moves every sixth box of AG-CNN's.
+    Weights have 11 bits; 4 bits are dropped between columns and rows, and each of the two rows is truncated, so that
+    the result is often one level below the rounded one. Ordinary interpolation changes every sixth box of AG-CNN.
 
     Parameters
     ----------
     maps : Tensor
         Whole numbers 0 to 255, of any integer type.
     size : (int, int)
-        Of the result.
+        Size of the result.
 
     Returns
     -------
@@ -36,12 +36,12 @@ def upsample_uint8(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _taps(size: int, out: int, clamp: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each output place the two input places, and their weights; columns `clamp` the place, rows only its cells."""
-    place = ((torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5).float()
+    """Two input positions of each output position, and their weights; columns clamp the position, rows the indices."""
+    position = ((torch.arange(out, dtype=torch.float64) + 0.5) * size / out - 0.5).float()
     if clamp:
-        place = place.clamp(0, size - 1)
-    low = place.floor()
-    far = place - low
+        position = position.clamp(0, size - 1)
+    low = position.floor()
+    far = position - low
     low = low.long()
     near, far = ((2**_BITS * weight).round().int() for weight in (1 - far, far))
     return low.clamp(0, size - 1), (low + 1).clamp(0, size - 1), near, far

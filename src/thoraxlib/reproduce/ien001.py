@@ -1,4 +1,4 @@
-"""The rule of the public AG-CNN codes, bit for bit: Ien001/AG-CNN and lawAfua/Attention-Guided-CNN-..."""
+"""Crop rules of the public AG-CNN codes, bit for bit: Ien001/AG-CNN and lawAfua/Attention-Guided-CNN-..."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 @register("ien001_clean")
 @dataclass(kw_only=True, eq=False)
 class Ien001CleanCrop(OtsuCrop):
-    """The boxes of Ien001/AG-CNN and its copies, cut out as they are: Otsu's level of the channels' sum in 8 bits.
+    """Crops of the boxes of Ien001/AG-CNN and its copies: Otsu's level of the channels' sum in 8 bits.
 
-    Heat is cut off to 8 bits first and then enlarged in whole numbers, see
-    :func:`thoraxlib.reproduce.fixed_point.upsample_uint8`. Boxes are equal to theirs.
+    The heat map is truncated to 8 bits first and then enlarged in whole numbers, see
+    :func:`thoraxlib.reproduce.fixed_point.upsample_uint8`. Boxes are equal to those of the code.
 
     Parameters
     ----------
     tau : float, optional
-        A fixed share of the highest level instead of Otsu's, above 0 and below 1; in the code a comment, with 0.7.
+        Fixed share of the highest level instead of Otsu's level, above 0 and below 1; in the code a comment, with 0.7.
 
     Other Parameters
     ----------------
-    statistic, connectivity, size, on_empty
+    statistic, connectivity, size
         See :class:`CropRule`.
     """
 
@@ -56,32 +56,32 @@ class Ien001CleanCrop(OtsuCrop):
 @register("ien001")
 @dataclass(kw_only=True, eq=False)
 class Ien001Crop(Ien001CleanCrop):
-    """Boxes and crops of Ien001/AG-CNN and its copies: "ien001_clean", cut out by :func:`tile_crop`.
+    """Boxes and crops of Ien001/AG-CNN and its copies: the boxes of "ien001_clean", cut out by :func:`tile_crop`.
 
-    For their published weights, and for comparison. Crops are equal to theirs, but for a few values in ten thousand,
-    which are one grey level off. A component that is one pixel high or wide leaves nothing to cut out, as their box
-    lacks its last row and column: such an image is not valid, where theirs became black.
+    For their published weights, and for comparison. Crops are equal to those of the code, except for a few values in
+    ten thousand, which differ by one grey level. The code's boxes lack their last row and column, so that a component
+    one pixel high or wide has an empty crop: such an image is not valid here, and black in the code.
 
-    Crops have no gradient, being rounded.
+    Crops are rounded and have no gradient.
 
     Other Parameters
     ----------------
-    tau, statistic, connectivity, size, on_empty
+    tau, statistic, connectivity, size
         See :class:`Ien001CleanCrop`.
     """
 
     def region(self, mask: Tensor) -> Component:
         """See :meth:`CropRule.region`."""
-        found = super().region(mask)
-        valid = found.valid & (found.box[:, 2:] - found.box[:, :2] > 1).all(dim=1)
-        return Component(found.mask, found.box, valid)  # torch 2.6 does not compile _replace
+        largest = super().region(mask)
+        valid = largest.valid & (largest.box[:, 2:] - largest.box[:, :2] > 1).all(dim=1)
+        return Component(largest.mask, largest.box, valid)  # torch 2.6 does not compile _replace
 
     def cut(self, images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """See :meth:`CropRule.cut`."""
         return tile_crop(images, boxes, size)
 
     def window(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """See :meth:`CropRule.window`; the two pixels by which the tile is displaced are left out of account."""
+        """See :meth:`CropRule.window`; the tile's displacement by two pixels is ignored."""
         low, high = boxes[:, :2].float(), boxes[:, 2:].float() - 1
         margin = torch.tensor([_margin(size[1]), _margin(size[0])], device=boxes.device)
         side = torch.tensor([size[1], size[0]], device=boxes.device) + 2 * margin
@@ -90,25 +90,25 @@ class Ien001Crop(Ien001CleanCrop):
 
 
 def _margin(length: int) -> int:
-    """What is cut off at either end: 16 pixels of 256 for 224."""
+    """Number of pixels that the code cuts off at either end: 16 of 256 for 224."""
     return length // 14
 
 
 @torch.no_grad()
 def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Crops (N, 3, H', W') of normalised images (N, 3, H, W) as Ien001/AG-CNN makes them, with all that befalls them.
+    """Crop normalised images (N, 3, H, W) to (N, 3, H', W') exactly as Ien001/AG-CNN does, including its bugs.
 
-    1. The image's memory, channel by channel, is read as if it were pixel by pixel, and the middle third taken: mostly
-       the green channel, every third pixel of it, all of the field of view.
-    2. That is enlarged to (H, W), and the box cut out, without its last row and column.
+    1. The image's memory, stored channel by channel, is read as if it were stored pixel by pixel, and the middle third
+       is cut out: mostly every third pixel of the green channel, of the whole field of view.
+    2. That tile is enlarged to (H, W), and the box is cut out without its last row and column.
     3. Values times 256 become 8-bit by dropping all but the lowest byte, so that grey levels wrap around.
-    4. The picture is enlarged to 8/7 of `size` by Pillow's bilinear resize, columns first, rounded after each
-       direction; its middle is taken, divided by 255 and normalised again.
+    4. The result is enlarged to 8/7 of `size` by Pillow's bilinear resize, columns first, rounded after each direction;
+       its middle is cut out, divided by 255 and normalised again.
 
     Parameters
     ----------
     images : Tensor
-        Floating point, normalised by the mean and deviation of ImageNet.
+        Floating point, normalised by the mean and standard deviation of ImageNet.
     boxes : Tensor
         int64 (N, 4): x1, y1, x2, y2 with x2 and y2 exclusive, at least two pixels wide and high.
     size : (int, int)
@@ -117,7 +117,7 @@ def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     Raises
     ------
     ValueError
-        Images of other than three channels, or a single pixel wide or high.
+        Images without three channels, or one pixel wide or high.
     """
     if images.shape[1] != 3 or min(images.shape[2:]) < 2:
         raise ValueError(
@@ -145,9 +145,9 @@ def tile_crop(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _of_tile(tile: Tensor, picture: tuple[Taps, Taps], crop: tuple[Taps, Taps]) -> Tensor:
-    """Crops of tiles (N, 3, h, w): `picture` enlarges them, `crop` what has become of them, both (rows, columns)."""
+    """Crops of tiles (N, 3, h, w): `picture` enlarges the tiles, `crop` the result, both as (rows, columns)."""
     (above, beside), (rows, columns) = picture, crop
-    grey = down(down(tile, above).mT, beside)  # columns one below the other
+    grey = down(down(tile, above).mT, beside)  # transposed
     grey = grey.mul_(256).int().bitwise_and_(255).float()
     grey = down(grey, columns).add_(0.5).floor_()
     grey = down(grey.mT, rows).add_(0.5).floor_()

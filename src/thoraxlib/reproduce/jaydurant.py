@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thoraxlib.localization.scaling import normalize, upsample
+from thoraxlib.localization.maps import normalize, upsample
 
 
 def to_uint8(maps: Tensor, size: tuple[int, int] | int | None = None) -> Tensor:
-    """Bring each map of (N, K, h, w) to uint8: min-max, times 255, cut off to whole numbers, and only then enlarged.
+    """Convert each map of (N, K, h, w) to uint8: min-max, times 255, truncated, and only then enlarged.
 
-    Coarser than enlarging first (:func:`thoraxlib.localization.scaling.upsample`,
-    :func:`thoraxlib.localization.scaling.normalize`); equal to the original within one grey level.
+    The result is coarser than enlarging first (:func:`thoraxlib.localization.maps.upsample`,
+    :func:`thoraxlib.localization.maps.normalize`); it is equal to the original's within one grey level.
 
     Parameters
     ----------
     maps : Tensor
         (N, K, h, w).
     size : int or (int, int), optional
-        Of the result.
+        Size of the result.
     """
     levels = (normalize(maps) * 255).to(torch.uint8)
     return levels if size is None else upsample(levels.float(), size).round().to(torch.uint8)

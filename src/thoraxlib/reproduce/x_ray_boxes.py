@@ -10,17 +10,17 @@ from torch import Tensor
 
 from thoraxlib.localization import register
 from thoraxlib.localization.components import Components, find_components
+from thoraxlib.localization.maps import normalize, upsample
 from thoraxlib.localization.rules import MeanFactorBoxes
-from thoraxlib.localization.scaling import normalize, upsample
 
 
 @register("x_ray_mean_factor")
 @dataclass(kw_only=True, eq=False)
 class XRayBoxes(MeanFactorBoxes):
-    """Boxes of :class:`thoraxlib.localization.rules.MeanFactorBoxes`, and of the holes in its regions too.
+    """Boxes around the regions of :class:`thoraxlib.localization.rules.MeanFactorBoxes`, and around holes in them.
 
-    The map is stretched before it is enlarged. The original's contours are inner ones as well; the box of a hole is one
-    pixel larger than the hole on each side.
+    The map is normalised before it is enlarged. The original's contours include those of holes; the box of a hole is
+    one pixel larger than the hole on each side.
 
     Other Parameters
     ----------------

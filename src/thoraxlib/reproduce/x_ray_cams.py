@@ -6,19 +6,16 @@ from torch import Tensor, nn
 
 from thoraxlib.cams import register
 from thoraxlib.cams.cam import CAM
-from thoraxlib.cams.gradcam import GradCAM
-from thoraxlib.cams.gradcam_plusplus import GradCAMPlusPlus
+from thoraxlib.cams.gradcam import GradCAM, GradCAMPlusPlus
 from thoraxlib.cams.split import Split
 
 
 @register("x_ray_cam")
 class XRayCAM(CAM):
-    """CAM of the features cut off at 0, although the head of alinstein/X_RAY's DenseNet sees them signed.
+    """CAM of the features after a ReLU, although the head of alinstein/X_RAY's DenseNet pools signed features.
 
     Parameters and errors: see :class:`thoraxlib.cams.cam.CAM`.
     """
-
-    name = "x_ray_cam"
 
     def maps(self, features: Tensor, x: Tensor, labels: list[int] | None) -> Tensor:
         """See :meth:`ClassActivationMap.maps`."""
@@ -27,25 +24,24 @@ class XRayCAM(CAM):
 
 @register("x_ray_pcam")
 class XRayLogitMap(CAM):
-    """Logits at every location, bias included, which alinstein/X_RAY draws for PCAM instead of probabilities.
+    """Logits at every location, with bias, which alinstein/X_RAY draws for PCAM instead of probabilities.
 
     Parameters and errors: see :class:`thoraxlib.cams.cam.CAM`.
     """
 
-    name = "x_ray_pcam"
     bias = True
 
 
 @register("x_ray_gradcam")
 class XRayGradCAM(GradCAM):
-    """Grad-CAM of the probability, with gradients that count as 0 where a feature is 0: alinstein/X_RAY.
+    """Grad-CAM of the probability with the gradient set to 0 where a feature is 0, as alinstein/X_RAY.
 
-    Its hook sees the gradient in front of a ReLU that works in place.
+    The original's hook reads the gradient in front of a ReLU that works in place.
 
     Parameters
     ----------
     model, target
-        See :class:`thoraxlib.cams.gradients.GradientMap`.
+        See :class:`thoraxlib.cams.gradcam.GradientMap`.
     """
 
     def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:
@@ -58,12 +54,12 @@ class XRayGradCAM(GradCAM):
 
 @register("x_ray_gradcam++")
 class XRayGradCAMPlusPlus(GradCAMPlusPlus):
-    """Grad-CAM++ with the denominator "product", 1e-7 added to it, and gradients as in :class:`XRayGradCAM`.
+    """Grad-CAM++ with the denominator "product", 1e-7 added to it, and the gradients of :class:`XRayGradCAM`.
 
     Parameters
     ----------
     model, target
-        See :class:`thoraxlib.cams.gradients.GradientMap`.
+        See :class:`thoraxlib.cams.gradcam.GradientMap`.
     """
 
     def __init__(self, model: nn.Module | Split, target: str | int | None = None) -> None:

@@ -1,10 +1,9 @@
-"""Organ segmentation: image -> logits of organ masks -> masks."""
+"""Organ segmentation: image -> logits -> organ masks."""
 
 from thoraxlib.registry import Registry
 from thoraxlib.segmentation.base import ORGANS, Segmenter, foreground
-from thoraxlib.segmentation.classes import organ_masks
 from thoraxlib.segmentation.evaluate import MaskReport, evaluate, predict_masks
-from thoraxlib.segmentation.metrics import dice_score, iou_score
+from thoraxlib.segmentation.masks import dice_score, iou_score, organ_masks
 from thoraxlib.segmentation.torchvision import TorchvisionSource
 
 __all__ = [

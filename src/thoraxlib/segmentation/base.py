@@ -1,4 +1,4 @@
-"""The contract of a segmenter, and masks from its logits."""
+"""Base class of the segmenters, and masks from their logits."""
 
 from __future__ import annotations
 
@@ -10,73 +10,75 @@ from torch import Tensor
 
 from thoraxlib.checkpoints.saving import Persistent
 from thoraxlib.input_spec import InputSpec
-from thoraxlib.utils.arguments import few, one_of
+from thoraxlib.utils.arguments import few, one_of, repeated
 
-#: Classes of a segmenter unless others are named; the first is what belongs to no organ.
+#: Default classes of a segmenter; the first is the background.
 ORGANS = ("background", "lungs", "heart")
 
 RULES = ("hard", "soft")
 
 
 class Segmenter(Persistent):
-    """``forward(x: (N, in_chans, H, W)) -> logits (N, M, H, W)``, one map for each class, at the image's size.
+    """Base class, ``forward(x: (N, in_chans, H, W)) -> logits (N, M, H, W)`` at the image's size, a map for each class.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        At least two names, without repetition; the first is the background.
+    in_chans : int
+        Channels of the image.
 
     Attributes
     ----------
     classes : tuple of str
-        M names; the first is the background. A place belongs to the class with the largest logit.
+        The M names. A pixel belongs to the class with the largest logit.
     in_chans : int
         Channels of the image.
     input_spec : InputSpec
-        For which input it was made: pixels in [0, 1], 224 x 224 unless set otherwise.
+        Input that the network expects: pixels in [0, 1], by default 224 x 224.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two classes, or a name twice.
     """
 
-    room: ClassVar[str] = "segmentation"
+    subpackage: ClassVar[str] = "segmentation"
     classes: tuple[str, ...]
     in_chans: int
     input_spec: InputSpec
 
     def __init__(self, classes: Sequence[str], in_chans: int) -> None:
         super().__init__()
-        self.classes, self.in_chans = check_classes(classes), in_chans
+        self.classes, self.in_chans = tuple(classes), in_chans
+        if len(self.classes) < 2 or repeated(self.classes):
+            raise ValueError(
+                f"classes must be the background and at least one organ, no name twice; got [{few(self.classes)}]"
+            )
         self.input_spec = InputSpec(channels=in_chans, mean=(0.0,), std=(1.0,))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, M, H, W) of images (N, in_chans, H, W)."""
+        """Compute logits (N, M, H, W) of images (N, in_chans, H, W)."""
         raise NotImplementedError
 
 
-def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """`classes` as a tuple of at least two names, none twice.
-
-    Raises
-    ------
-    ValueError
-        Otherwise.
-    """
-    names = tuple(classes)
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"classes must be the background and at least one organ, no name twice; got [{few(names)}]")
-    return names
-
-
 def foreground(logits: Tensor, rule: str = "hard") -> Tensor:
-    """One mask of all organs, (N, 1, H, W) in [0, 1], from logits (N, M, H, W).
+    """Compute one mask of all organs, (N, 1, H, W) in [0, 1], from logits (N, M, H, W).
 
     Parameters
     ----------
     logits : Tensor
-        Of a :class:`Segmenter`; channel 0 is the background.
+        Output of a :class:`Segmenter`; channel 0 is the background.
     rule : {"hard", "soft"}
-        "hard": 1 where another class than the background has the largest logit, without gradient. "soft": the
-        probability of the organs, 1 - softmax(logits)[:, 0], with gradient.
+        "hard": 1 where the background does not have the largest logit, without gradient. "soft": the probability of the
+        organs, 1 - softmax(logits)[:, 0], with gradient.
 
     Raises
     ------
     TypeError
-        Logits that are no tensor.
+        `logits` is no tensor.
     ValueError
-        Another rule, or a single class, for which every mask would be empty.
+        An unknown `rule`, or logits of a single class.
     """
     one_of("rule", rule, RULES)
     if not isinstance(logits, Tensor):

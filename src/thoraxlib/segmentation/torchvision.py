@@ -1,4 +1,4 @@
-"""The segmentation networks of torchvision."""
+"""Segmentation networks of torchvision."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class TorchvisionSegmenter(Segmenter):
     Raises
     ------
     ValueError
-        Bad classes, or another number of channels.
+        Classes that are too few or repeated, or a number of channels other than 3.
     RuntimeError
-        Weights that could not be had.
+        The weights could not be downloaded.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class TorchvisionSegmenter(Segmenter):
             ) from error
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, M, H, W)."""
+        """Compute logits (N, M, H, W)."""
         logits: Tensor = self.net(x)["out"]
         return logits
 
 
 class TorchvisionSource:
-    """Makes torchvision's segmentation networks segmenters."""
+    """Source of the registry: torchvision's segmentation networks."""
 
     def names(self) -> Iterable[str]:
-        """Those that torchvision has."""
+        """List the networks."""
         return _NAMES
 
     def find(self, name: str) -> Callable[..., Segmenter] | None:
-        """A factory for the network `name`, or None."""
+        """Return a factory for the network `name`, or None if torchvision does not have it."""
         if name not in _NAMES:
             return None
         factory = partial(TorchvisionSegmenter, name)

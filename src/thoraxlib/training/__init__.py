@@ -1,4 +1,4 @@
-"""Training and prediction: the loop is Lightning's; here is what is special to images with many, partly unknown labels.
+"""Training and prediction with Lightning, for images with many labels, some of them unknown.
 
 Needs the extra: ``pip install "thoraxlib[train]"``.
 """
@@ -8,17 +8,14 @@ try:
 except ImportError as error:
     raise ImportError('thoraxlib.training needs Lightning: pip install "thoraxlib[train]"') from error
 
-from thoraxlib.training.ag_cnn import ag_cnn_stages
 from thoraxlib.training.data import DataModule
-from thoraxlib.training.detection import ANAXNET_DETECTOR, DetectionTask
 from thoraxlib.training.fit import FitResult, fit
-from thoraxlib.training.jaydurant import jaydurant_stage
 from thoraxlib.training.predict import Predictions, predict
 from thoraxlib.training.processes import first_process, is_first_process
-from thoraxlib.training.regions import RegionTask
-from thoraxlib.training.segmentation import SegmentationTask
+from thoraxlib.training.recipes import ANAXNET_DETECTOR, ag_cnn_stages, jaydurant_stage
 from thoraxlib.training.stages import Stage, fit_stages
-from thoraxlib.training.task import MultiLabelTask, Task
+from thoraxlib.training.task import Task
+from thoraxlib.training.tasks import DetectionTask, MultiLabelTask, RegionTask, SegmentationTask
 
 __all__ = [
     "ANAXNET_DETECTOR",

@@ -1,4 +1,4 @@
-"""The data module: samples, transforms, an optional cache, and an order that an interruption does not change."""
+"""Data module: samples, transforms, an optional cache, and an order that an interruption does not change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from thoraxlib.datasets.samples import Samples, Transform
 
 
 class _Order(DistributedSampler[Any]):
-    """Yields (epoch, index), so that workers know the epoch; one replica sees every index once."""
+    """Sampler that yields (epoch, index), so that workers know the epoch."""
 
     def __iter__(self) -> Iterator[Any]:
         for index in super().__iter__():
@@ -25,48 +25,45 @@ class _Order(DistributedSampler[Any]):
 
 
 class DataModule(LightningDataModule):  # type: ignore[misc]
-    """Loaders over the library's data sets.
+    """Data loaders over the library's data sets.
 
-    The order of the images and their augmentation depend on `seed` and the epoch alone, not on the number of workers
-    nor on interruptions. With several devices each sees its share.
+    The order of the images and their augmentation depend on `seed` and the epoch only, not on the number of workers or
+    on interruptions. Several devices share the images.
 
     Parameters
     ----------
     train, val : ChestDataset
-        With the same ``labels``.
-    test : ChestDataset, optional
-        The same.
+        Training and validation part, with the same ``labels``.
     batch_size : int
         Images in a batch, on each device.
     num_workers : int
         Processes that read images.
     cache : bool
-        Keep the decoded images, before transforms, in memory: they must be of one size and type. Saves decoding from
-        the second epoch on. With workers, each has a share of the same memory where the system forks.
+        Keep the decoded images, before transforms, in memory: they must have one size and type. Where the system forks,
+        workers share this memory.
     train_transform, eval_transform : callable, optional
         From sample to sample, such as :func:`thoraxlib.images.transform_for` gives.
     seed : int
-        Of the order and of random transforms.
+        Random seed of the order and of the transforms.
     masks, regions : bool
-        Samples have their ``masks``, for training a segmenter; their ``regions`` and ``present``, for a detector.
+        Read ``masks``, to train a segmenter; ``regions`` and ``present``, to train a detector.
 
     Raises
     ------
     ValueError
-        No images; labels that differ between the parts; targets outside [0, 1], or not one for each image and label;
-        numbers out of range.
+        A part has no images; the parts have different labels; targets are outside [0, 1], or not one for each image and
+        label; numbers are out of range.
 
     Warns
     -----
     UserWarning
-        A patient who is both in `train` and in `val` or `test`.
+        A patient is both in `train` and in `val`.
     """
 
     def __init__(
         self,
         train: ChestDataset,
         val: ChestDataset,
-        test: ChestDataset | None = None,
         *,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -80,8 +77,8 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed")
-        parts = {"train": train, "val": val} | ({"test": test} if test is not None else {})
-        for name, part in parts.items():
+        self.parts = {"train": train, "val": val}
+        for name, part in self.parts.items():
             if not len(part):
                 raise ValueError(f"{name} holds no image")
             if tuple(part.labels) != tuple(train.labels):
@@ -89,22 +86,21 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
             shape, wanted = tuple(getattr(part, "targets", torch.zeros(0)).shape), (len(part), len(part.labels))
             if shape not in (wanted, (0,)):
                 raise ValueError(f"{name} has targets {shape}: {wanted[0]} images and {wanted[1]} labels")
-            for of in ("targets", "region_targets"):
-                values = getattr(part, of, torch.zeros(0))
+            for kind in ("targets", "region_targets"):
+                values = getattr(part, kind, torch.zeros(0))
                 outside = values[(values < 0) | (values > 1)]
                 if len(outside):
-                    raise ValueError(f"{name} has the {of[:-1]} {float(outside[0])}: from 0 to 1, or NaN for unknown")
-            shared = set(train.patient_ids) & set(part.patient_ids) if part is not train else set()
-            if shared:
-                warnings.warn(
-                    f"{len(shared)} patients of train are also in {name}, e.g. {min(shared)}: its scores are too good",
-                    UserWarning,
-                    stacklevel=2,
-                )
-        self.parts: dict[str, ChestDataset] = parts
+                    raise ValueError(f"{name} has the {kind[:-1]} {float(outside[0])}: from 0 to 1, or NaN for unknown")
+        shared = set(train.patient_ids) & set(val.patient_ids)
+        if shared and val is not train:
+            warnings.warn(
+                f"{len(shared)} patients of train are also in val, e.g. {min(shared)}: its scores are too good",
+                UserWarning,
+                stacklevel=2,
+            )
         self.batch_size, self.num_workers, self.cache, self.seed = batch_size, num_workers, cache, seed
         self.masks, self.regions = masks, regions
-        self.transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
+        self.transforms = {"train": train_transform, "val": eval_transform}
         self._samples: dict[str, Samples] = {}
 
     @property
@@ -114,7 +110,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
 
     @property
     def targets(self) -> Tensor:
-        """Of the training images, (N, K)."""
+        """Labels of the training images, (N, K)."""
         return self.parts["train"].targets
 
     def _loader(self, part: str) -> DataLoader[Any]:
@@ -122,7 +118,7 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
             self._samples[part] = Samples(
                 self.parts[part],
                 self.transforms[part],
-                cache=self.cache and part != "test",
+                cache=self.cache,
                 seed=self.seed,
                 masks=self.masks,
                 regions=self.regions,
@@ -149,21 +145,9 @@ class DataModule(LightningDataModule):  # type: ignore[misc]
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled anew in each epoch."""
+        """Return the training images, shuffled in each epoch."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """In the data set's order."""
+        """Return the validation images, in the data set's order."""
         return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """In the data set's order.
-
-        Raises
-        ------
-        ValueError
-            No test part was given.
-        """
-        if "test" not in self.parts:
-            raise ValueError("this data module was made without a test part")
-        return self._loader("test")

@@ -1,4 +1,4 @@
-"""One call that trains: best and last checkpoints, resume, early stop, logs, the best weights at the end."""
+"""Train a model in one call: best and last checkpoints, resuming, early stopping, logs, the best weights at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -22,32 +22,36 @@ from thoraxlib.detection import RegionDetector
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.training.data import DataModule
-from thoraxlib.training.detection import DetectionTask
-from thoraxlib.training.logs import EpochTable, quiet
 from thoraxlib.training.processes import is_first_process, only_run
-from thoraxlib.training.regions import RegionTask
-from thoraxlib.training.resume import BatchSeed, Patience, WholeFiles, distinct, of_run
+from thoraxlib.training.resume import (
+    BatchSeed,
+    EpochTable,
+    Patience,
+    WholeFiles,
+    begin,
+    distinct,
+    identity,
+    of_run,
+    quiet,
+)
 from thoraxlib.training.schedules import Schedule, of_whole_run
-from thoraxlib.training.segmentation import SegmentationTask
-from thoraxlib.training.settings import begin, identity
-from thoraxlib.training.task import MultiLabelTask, Task, as_named
+from thoraxlib.training.task import Task, as_named
+from thoraxlib.training.tasks import DetectionTask, MultiLabelTask, RegionTask, SegmentationTask
 from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.files import discard_scratch
 from thoraxlib.utils.modes import uncompiled
 
 M = TypeVar("M", bound=nn.Module, default=nn.Module)
 
-LOGGERS = ("csv", "tensorboard")
-
 
 @dataclass(frozen=True)
 class FitResult(Generic[M]):
-    """What :func:`fit` returns.
+    """Result of :func:`fit`.
 
     Attributes
     ----------
     model : nn.Module
-        The model given, with the weights of the best epoch, in eval mode.
+        The given model, with the weights of the best epoch, in eval mode.
     score : float
         The best value of `monitor`.
     epoch : int
@@ -55,7 +59,7 @@ class FitResult(Generic[M]):
     path : Path
         Lightning's checkpoint of that epoch.
     trainer : Trainer
-        Lightning's, for everything else.
+        Lightning's trainer.
     """
 
     model: M
@@ -97,31 +101,29 @@ def fit(
 
     `output` receives ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` (after each epoch), ``config.json``, logs,
     and ``model/`` (see :func:`thoraxlib.save_pretrained`) for models of the registry. If the run is interrupted, the
-    same call goes on after the last whole epoch and, on one kind of machine, ends with the weights that it would have
-    had. So does a call with more `epochs`, unless the schedule depends on their number. One run at a time writes to
-    `output`. Data that cannot be trained on are refused before the first epoch, as far as their labels tell.
+    same call resumes it after the last complete epoch and, on one kind of machine, ends with the same weights as an
+    uninterrupted run. So does a call with more `epochs`, unless the schedule depends on their number. Only one run at a
+    time may write to `output`. Labels that cannot be learned or scored raise before the first epoch.
 
     Parameters
     ----------
     model : nn.Module
-        Returns logits (N, K); trained in place. The files of a compiled one (``torch.compile``) are those of the model
-        that was compiled.
+        Returns logits (N, K); trained in place. A compiled one (``torch.compile``) is saved as the original model.
     data : DataModule
         Its labels must be the model's.
     output : path
         Folder of the run.
     epochs, max_steps : int
-        Passes over the data; and optimizer steps at most (-1: no such bound).
+        Passes over the data, and the largest number of optimizer steps (-1: no limit).
     task : callable, optional
-        What is trained for what: a subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters,
-        :class:`DetectionTask` for detectors of regions, :class:`RegionTask` for other models with ``region_names``, and
-        :class:`MultiLabelTask` for everything else.
+        A subclass of :class:`Task`; by default :class:`SegmentationTask` for segmenters, :class:`DetectionTask` for
+        detectors of regions, :class:`RegionTask` for other models with ``region_names``, and :class:`MultiLabelTask`
+        for all others.
     loss, optimizer, scheduler, monitor, mode, channels_last
-        See the task, which has defaults for those not given. The epoch with the best `monitor` is kept:
-        ``"val/auroc"``, ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, ``"val/iou"``, or what a callback
-        logs.
+        See the task, which has the defaults. The epoch with the best `monitor` is kept: ``"val/auroc"``,
+        ``"val/loss"``, ``"val/average_precision"``, ``"val/dice"``, ``"val/iou"``, or a score that a callback logs.
     patience : int, optional
-        Stop after so many epochs without gain in `monitor`.
+        Stop after so many epochs without improvement of `monitor`.
     accumulate : int
         Batches for each optimizer step.
     gradient_clip : float, optional
@@ -130,28 +132,28 @@ def fit(
         Lightning's: ``"bf16-mixed"``, ``"gpu"``, ``2``, ``1``, ``"ddp"``, ... Each device takes batches of the data
         module's size. Only the first process writes; all of them return the same model and score.
     loggers : sequence of {"csv", "tensorboard"}
-        Where scores are written, under ``output/logs``.
+        Loggers of the scores, which write to ``output/logs``.
     callbacks : sequence of Callback
-        Further Lightning callbacks, also several of one class, such as ``ModelCheckpoint`` for the best three epochs;
-        what those without a ``dirpath`` write is under ``output/logs``. In a resumed run, pass them in the same order.
+        Further Lightning callbacks, also several of one class, such as ``ModelCheckpoint`` for the best three epochs.
+        Those without a ``dirpath`` write to ``output/logs``. In a resumed run, pass them in the same order.
     progress : bool
-        Show a bar.
+        Show a progress bar.
     resume : bool
-        Go on from ``last.ckpt`` if there is one. False starts anew and removes the earlier run's checkpoints.
+        Resume from ``last.ckpt`` if there is one. False starts again and removes the earlier run's checkpoints.
     seed : int
-        Of dropout and its like; the order of the images has the data module's.
+        Random seed of dropout and the like; the order of the images has the data module's.
 
     Returns
     -------
     FitResult
-        The model and where its best epoch is.
+        The model, its score, and the checkpoint of its best epoch.
 
     Raises
     ------
     ValueError
-        Labels or regions of model and data that differ; labels that cannot be learnt or scored, such as those of which
-        no image has a known one; resuming a run that had other settings; another run that is writing to `output`;
-        arguments out of range.
+        Model and data have different labels or regions; labels cannot be learned or scored, such as those that are
+        unknown in all images; a resumed run had other settings; another run is writing to `output`; arguments out of
+        range.
     RuntimeError
         `monitor` cannot be, or never was, finite after a whole epoch, so that there is no best one.
 
@@ -161,11 +163,20 @@ def fit(
         Labels that are unknown in every image of the training or the validation part.
     """
     plain = uncompiled(model)
-    _check(plain, data, epochs, accumulate, loggers)
+    labels = getattr(plain, "labels", None)
+    if labels is not None and tuple(labels) != data.labels:
+        raise ValueError(
+            f"the model has {len(labels)} labels {tuple(labels)}, the data {len(data.labels)} {data.labels}: build one "
+            "with labels= of the other"
+        )
+    if epochs < 1 or accumulate < 1:
+        raise ValueError(f"epochs={epochs}, accumulate={accumulate}: at least 1 of each is needed")
+    for name in loggers:
+        one_of("loggers", name, ("csv", "tensorboard"))
     output = Path(output)
     checkpoints = output / "checkpoints"
     last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
-    training = (task or _task_of(plain))(
+    training = (task or _default_task(plain))(
         model,
         loss=loss,
         optimizer=optimizer,
@@ -197,7 +208,7 @@ def fit(
     stopping = [] if patience is None else [Patience(monitor, mode=mode, patience=patience)]
     distinct([of_best, of_last, *stopping, *callbacks])
     with only_run(output), quiet():
-        if is_first_process():  # scratch files of runs that were killed while they wrote a checkpoint
+        if is_first_process():  # of runs that were killed while they wrote a checkpoint
             discard_scratch(checkpoints)
         done = begin(output, settings, last, best, resume=resume, growing=not of_whole_run(training.scheduler))
         trainer = Trainer(
@@ -210,8 +221,11 @@ def fit(
             max_steps=max_steps,
             accumulate_grad_batches=accumulate,
             gradient_clip_val=gradient_clip,
-            logger=[_logger(name, output, done) for name in loggers],
-            # the last epoch's checkpoint comes last, so that it has the state of all the others
+            logger=[
+                EpochTable(output, done) if name == "csv" else TensorBoardLogger(output, name="logs", version="")
+                for name in loggers
+            ],
+            # the checkpoint of the last epoch is written last, so that it has the state of all other callbacks
             callbacks=[of_best, BatchSeed(seed), *callbacks, *stopping, of_last],
             plugins=[WholeFiles()],
             default_root_dir=output / "logs",
@@ -226,7 +240,7 @@ def fit(
         return _best(model, trainer, of_best, best, output, monitor)
 
 
-def _task_of(model: nn.Module) -> type[Task]:
+def _default_task(model: nn.Module) -> type[Task]:
     if isinstance(model, Segmenter):
         return SegmentationTask
     if isinstance(model, RegionDetector):
@@ -234,21 +248,8 @@ def _task_of(model: nn.Module) -> type[Task]:
     return RegionTask if hasattr(model, "region_names") else MultiLabelTask
 
 
-def _check(model: nn.Module, data: DataModule, epochs: int, accumulate: int, loggers: Sequence[str]) -> None:
-    labels = getattr(model, "labels", None)
-    if labels is not None and tuple(labels) != data.labels:
-        raise ValueError(
-            f"the model has {len(labels)} labels {tuple(labels)}, the data {len(data.labels)} {data.labels}: build one "
-            "with labels= of the other"
-        )
-    if epochs < 1 or accumulate < 1:
-        raise ValueError(f"epochs={epochs}, accumulate={accumulate}: at least 1 of each is needed")
-    for name in loggers:
-        one_of("loggers", name, LOGGERS)
-
-
 def _check_monitors(task: Task, callbacks: Sequence[Callback]) -> None:
-    """Raise for a score that nobody logs, where all that log are known."""
+    """Raise for a monitored score that is never logged, if all classes that log are known."""
     known = ("thoraxlib.", "lightning.")
     if not all(type(each).__module__.startswith(known) for each in (task, *callbacks)):
         return
@@ -258,24 +259,18 @@ def _check_monitors(task: Task, callbacks: Sequence[Callback]) -> None:
             one_of(f"monitor of {type(each).__name__}", each.monitor, (*task.scores, "epoch", "step"))
 
 
-def _logger(name: str, output: Path, done: int) -> Any:
-    return EpochTable(output, done) if name == "csv" else TensorBoardLogger(output, name="logs", version="")
-
-
 def _best(model: M, trainer: Trainer, kept: ModelCheckpoint, path: Path, output: Path, monitor: str) -> FitResult[M]:
-    # of the file and not of the callback, which lived in other processes if the strategy spawned some
-    state: dict[str, Any] = (
-        of_run(path) if path.exists() else {"callbacks": {kept.state_key: {"best_model_score": None}}}
-    )
-    score = state["callbacks"][kept.state_key]["best_model_score"]
-    if score is None or not bool(torch.as_tensor(score).isfinite()):
+    """Load the weights of the best epoch, and save the model."""
+    # read the file, not the callback: the strategy may have run it in other processes
+    state = of_run(path) if path.exists() else None
+    score = None if state is None else state["callbacks"][kept.state_key]["best_model_score"]
+    if state is None or score is None or not bool(torch.as_tensor(score).isfinite()):
         raise RuntimeError(
             f"monitor={monitor!r} was never finite after a whole epoch, so none is the best: has the validation part "
             f"labels with both classes, and did max_steps leave time for an epoch? logged: "
             f"{', '.join(sorted(map(str, trainer.callback_metrics)))}"
         )
-    prefix = "model."
-    weights = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
     plain = uncompiled(model)
     plain.load_state_dict(as_named(weights, plain))
     model.eval()

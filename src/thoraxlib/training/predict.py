@@ -1,4 +1,4 @@
-"""Logits and probabilities of a whole data set."""
+"""Predict logits and probabilities of a whole data set."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from thoraxlib.utils.precision import autocast
 
 
 class Predictions(NamedTuple):
-    """What :func:`predict` returns, in the data set's order, on the CPU.
+    """Result of :func:`predict`, in the data set's order, on the CPU.
 
     Attributes
     ----------
     probabilities, logits : Tensor
-        float64 and float32 (N, K); of a model of regions (N, R, K), in which those of absent regions mean nothing. In
-        float32, probabilities of sure networks would be 1 and have no order.
+        float64 and float32 (N, K); of a model of regions (N, R, K), where values of absent regions have no meaning.
+        Probabilities are float64, as in float32 those of very large logits would all be 1.
     targets : Tensor
-        float32, of that shape: 1, 0, or NaN, also where the data set does not know about regions.
+        float32, the same shape: 1, 0, or NaN for unknown.
     ids : list of str
-        N.
+        The N images.
     labels : tuple of str
-        K.
+        The K labels.
     """
 
     probabilities: Tensor
@@ -61,20 +61,20 @@ def predict(
         The images.
     transform : callable, optional
         From sample to sample; by default the preprocessing of the model's ``input_spec``, unless the data set has a
-        transform of its own.
+        transform.
     batch_size, num_workers : int
-        Images in a batch; processes that read them.
+        Images in a batch, and processes that read them.
     device : str or torch.device, optional
-        By default the GPU where there is one, else where the model is.
+        By default the GPU if there is one, else the model's device.
     precision : {"32-true", "16-mixed", "bf16-mixed"}
         Precision of the forward pass, as :func:`thoraxlib.training.fit` takes it.
     progress : bool
-        Show a bar.
+        Show a progress bar.
 
     Raises
     ------
     ValueError
-        No images; labels or regions that are not the model's.
+        The data set has no images, or not the model's labels or regions.
     """
     from tqdm.auto import tqdm
 
@@ -89,15 +89,14 @@ def predict(
     spec = None if hasattr(dataset, "feature_dim") else getattr(model, "input_spec", None)
     if transform is None and getattr(dataset, "transform", None) is None and isinstance(spec, InputSpec):
         transform = transform_for(spec)
-    home = device_of(model)
-    place = torch.device(device) if device is not None else torch.device("cuda") if torch.cuda.is_available() else home
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else device_of(model)))
     samples = Samples(dataset, transform, regions=regional)
     loader = samples.batches(batch_size, num_workers=num_workers)
     parts, known = list[Tensor](), list[Tensor]()
-    network = eval_view(model, place)
-    with torch.inference_mode(), autocast(place, precision):
+    network = eval_view(model, device)
+    with torch.inference_mode(), autocast(device, precision):
         for batch in tqdm(loader, desc="predict", disable=not progress, leave=False):
-            inputs = (part.to(place, non_blocking=True) for part in model_inputs(batch))
+            inputs = (part.to(device, non_blocking=True) for part in model_inputs(batch))
             parts.append(network(*inputs).float().cpu())
             if regional:
                 known.append(batch.get("region_labels", torch.full_like(parts[-1], torch.nan)))

@@ -1,4 +1,4 @@
-"""Who of several training processes does something for all, and that one run at a time writes to a folder."""
+"""Work of several training processes: tasks for the first one only, and locks on the folder of a run."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any, ParamSpec, TypeVar, cast
 from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
-from thoraxlib.utils.files import alone
+from thoraxlib.utils.files import locked
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PATIENCE = timedelta(days=30)  # the group's own limit is that of a step, not of an evaluation
-_LINGERING = 10.0  # seconds in which the loading processes of a killed run see that it is gone
+_PATIENCE = timedelta(days=30)  # the group's own timeout is for a training step; an evaluation takes longer
+_LINGERING = 10.0  # seconds until the loading processes of a killed run end
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process, or the first of those that torchrun, SLURM or Lightning started."""
+    """Return True in the only process, or in the first one that torchrun, SLURM or Lightning started."""
     return not rank_zero_only.rank
 
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder: the first process does so for all of its run, and waits for what a killed run leaves.
+    """Lock the folder of a run, in the first process only; wait some seconds for a killed run to release it.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def only_run(folder: Path) -> Iterator[None]:
         until = time.monotonic() + _LINGERING
         while is_first_process():
             try:
-                held.enter_context(alone(folder))
+                held.enter_context(locked(folder))
                 break
             except ValueError:
                 if time.monotonic() > until:
@@ -50,15 +50,15 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 def first_process(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: what the first process alone does, while the others wait; all of them get what it returns.
+    """Decorate a function to run in the first process only, while the others wait; all get its result.
 
-    For what comes before, between and after trainings on several devices: scores, tables, pictures, files. Every
-    process must make the call. Where no training has brought the processes together yet, each is on its own.
+    Use it for scores, tables, figures and files before, between and after trainings on several devices. Every process
+    must call the function. If no training has connected the processes yet, it runs in each of them.
 
     Parameters
     ----------
     function : callable
-        Its result can be pickled.
+        Its result must be picklable.
 
     Examples
     --------

@@ -1,7 +1,8 @@
-"""Training in stages: parts of a model one after the other, each from the best epoch of the stage before."""
+"""Training in stages: parts of a model one after the other, each stage from the best epoch of the one before."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,31 +19,32 @@ from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, M, fit
 from thoraxlib.training.processes import is_first_process, only_run
 from thoraxlib.training.schedules import Schedule
-from thoraxlib.training.task import MultiLabelTask, model_inputs
-from thoraxlib.utils.files import goes_on, read_json
+from thoraxlib.training.task import model_inputs
+from thoraxlib.training.tasks import MultiLabelTask
+from thoraxlib.utils.files import check_resumable, read_json
 from thoraxlib.utils.modes import uncompiled
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is trained, for which output, and how.
+    """Settings of a training stage.
 
     Attributes
     ----------
     name : str
-        Of its folder.
+        Name of its folder.
     trained : sequence of str
-        Dotted names of the parts that are trained, ``""`` for the whole model. Everything else is frozen: no gradient,
-        and in eval mode, so that its norms keep their statistics.
+        Dotted names of the parts that are trained, ``""`` for the whole model. Everything else is frozen: without
+        gradient and in eval mode, so that norms keep their statistics.
     frozen_statistics : bool
-        False: everything is in training mode, so that the norms of frozen parts go on to count, as in published codes
-        that only take the gradients away.
+        False: the whole model is in training mode, so that norms of frozen parts still update their statistics, as in
+        published codes that only switch off the gradients.
     output : str
-        Of which output the validation is, by which the best epoch is chosen: a method of the model from images to
-        logits, or ``"logits"`` for the model itself.
+        The output that validation scores to choose the best epoch: a method of the model from images to logits, or
+        ``"logits"`` for the model itself.
     losses : mapping of str to float
-        Fields of the model's ``forward_all`` and the weights of their losses, which are added; default, the loss is
-        that of `output` alone.
+        Fields of the model's ``forward_all``, and the weights with which their losses are added; by default the loss of
+        `output` alone.
     epochs : int
         Passes over the data.
     batch_size : int, optional
@@ -53,7 +55,7 @@ class Stage:
         Learning rates of parts in `trained`, where they differ. The optimizer then has a group of parameters for each
         part, in the order of `trained`.
     prepare : callable, optional
-        Called with the model before the stage, e.g. to begin a layer with another's weights. It is called again when a
+        Called with the model before the stage, e.g. to initialize a layer from another one. It is called again when a
         run is resumed, and must then do the same.
     """
 
@@ -82,14 +84,14 @@ def fit_stages(
 ) -> list[FitResult[M]]:
     """Train `model` stage after stage; each begins with the best epoch of the one before.
 
-    Each stage is a :func:`thoraxlib.training.fit` of its own in ``output/<number>_<name>``; the model at the end is in
-    ``output/model``. If the run is interrupted, the same call passes over what is finished, goes on in the stage that
-    is not and, on one kind of machine, ends with the weights that it would have had.
+    Each stage is a :func:`thoraxlib.training.fit` of its own in ``output/<number>_<name>``; the final model is in
+    ``output/model``. If the run is interrupted, the same call skips finished stages, continues the unfinished one and,
+    on one kind of machine, ends with the same weights as an uninterrupted run.
 
     Parameters
     ----------
     model : nn.Module
-        Trained in place. What requires a gradient is, in the end, as it was.
+        Trained in place. In the end, the same parameters require a gradient as before.
     data : DataModule
         Its labels must be the model's.
     stages : sequence of Stage
@@ -97,20 +99,20 @@ def fit_stages(
     output : path
         Folder of the run.
     resume : bool
-        False starts anew and removes the earlier run's checkpoints.
+        False starts again and removes the earlier run's checkpoints.
     **settings
         Further arguments of :func:`thoraxlib.training.fit`, for all stages.
 
     Returns
     -------
     list of FitResult
-        One for each stage; all have the same model, as it is after the last.
+        One for each stage; all have the same model, as it is after the last stage.
 
     Raises
     ------
     ValueError
         No stages, or two of one name; parts that the model does not have; rates of parts that are not trained; a part
-        that the loss does not reach; other epochs than before, for a stage after which another has begun; and as
+        that the loss does not reach; other epochs than before for a stage after which another has begun; and as
         :func:`thoraxlib.training.fit`.
     """
     names = [stage.name for stage in stages]
@@ -118,22 +120,27 @@ def fit_stages(
         raise ValueError(f"stages={names}: at least one is needed, each with a name of its own")
     folders = [Path(output) / f"{number}_{name}" for number, name in enumerate(names, start=1)]
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    batch_size, results = data.batch_size, list[FitResult[M]]()
+    results = list[FitResult[M]]()
     try:
-        _check(model, data, stages, settings.get("monitor"))
+        for stage in stages:  # check all before the first one is trained, as far as none is to be prepared
+            if stage.prepare is not None:
+                break
+            task = _StageTask(_Staged(model, stage, first=True), loss=stage.loss, monitor=settings.get("monitor"))
+            task.check(data)
         with only_run(Path(output)):
-            if not resume and is_first_process():  # also of later stages, which began with what is now to be replaced
-                for path in (_kept(folder, name) for folder in folders for name in ("last", "best")):
+            if not resume and is_first_process():  # also of later stages, which began with these weights
+                for path in (_checkpoint(folder, name) for folder in folders for name in ("last", "best")):
                     path.unlink(missing_ok=True)
             for stage, folder, later in zip(stages, folders, [*folders[1:], None], strict=True):
-                if later is not None and _kept(later, "last").exists():
-                    _check_over(folder, stage)
-                data.batch_size = stage.batch_size or batch_size
+                if later is not None and _checkpoint(later, "last").exists():
+                    _check_epochs(folder, stage)
+                part = copy.copy(data)  # shares images and cache
+                part.batch_size = stage.batch_size or data.batch_size
                 if stage.prepare is not None:
                     stage.prepare(model)
                 result = fit(
                     _Staged(model, stage, first=not results),
-                    data,
+                    part,
                     output=folder,
                     task=_StageTask,
                     epochs=stage.epochs,
@@ -148,35 +155,26 @@ def fit_stages(
             if results[-1].trainer.is_global_zero and can_be_saved(model):
                 save_pretrained(model, Path(output) / "model")
     finally:
-        data.batch_size = batch_size
         for parameter, required in before:
             parameter.requires_grad_(required)
     return results
 
 
-def _kept(folder: Path, name: str) -> Path:
+def _checkpoint(folder: Path, name: str) -> Path:
     return folder / "checkpoints" / f"{name}.ckpt"
 
 
-def _check(model: nn.Module, data: DataModule, stages: Sequence[Stage], monitor: str | None) -> None:
-    """Raise before the first stage where a later one cannot be trained, as far as nothing is to be prepared for it."""
-    for stage in stages:
-        if stage.prepare is not None:
-            return
-        _StageTask(_Staged(model, stage, first=True), loss=stage.loss, monitor=monitor).check(data)
-
-
-def _check_over(folder: Path, stage: Stage) -> None:
-    """Raise where a stage is to have other epochs than before, although the next stage began with its weights."""
+def _check_epochs(folder: Path, stage: Stage) -> None:
+    """Raise if a stage gets other epochs than before, although the next stage began with its weights."""
     config = folder / "config.json"
     begun = read_json(config) if config.exists() else {}
     if isinstance(begun, dict) and "epochs" in begun:
         remedy = "the next stage began with its weights: change output, or resume=False for a new run"
-        goes_on(folder, begun, {"epochs": stage.epochs}, "a stage", remedy=remedy)
+        check_resumable(folder, begun, {"epochs": stage.epochs}, "a stage", remedy=remedy)
 
 
 class _Staged(nn.Module):
-    """A model as a stage sees it: one output, and all but the trained parts frozen."""
+    """A model in a stage: with one output, and with all but the trained parts frozen."""
 
     def __init__(self, model: nn.Module, stage: Stage, *, first: bool) -> None:
         super().__init__()
@@ -194,7 +192,7 @@ class _Staged(nn.Module):
         labels = getattr(model, "labels", None)
         if labels is not None:
             self.labels = tuple(labels)
-        # what else decides about the weights, for a resumed run to compare
+        # further settings that decide the weights, compared when a run is resumed
         self.config: Any = {
             "model": getattr(model, "config", type(uncompiled(model)).__qualname__),
             "stage": stage.name,
@@ -203,13 +201,12 @@ class _Staged(nn.Module):
             "losses": dict(stage.losses),
             "rates": dict(stage.rates),
             "start": None if first else weights_digest(uncompiled(model)),
+            "frozen_statistics": stage.frozen_statistics,
         }
-        if not stage.frozen_statistics:
-            self.config["frozen_statistics"] = False
         self.train()
 
     def train(self, mode: bool = True) -> _Staged:
-        """Training mode for what is trained, eval mode for everything else."""
+        """Set the mode of the trained parts; the others are in eval mode."""
         self.training = mode
         self.model.train(mode and not self.stage.frozen_statistics)
         for name in self.stage.trained:
@@ -217,43 +214,39 @@ class _Staged(nn.Module):
         return self
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The stage's logits."""
+        """Compute the stage's logits."""
         name = self.stage.output
         logits: Tensor = self.model(*inputs) if name == "logits" else getattr(self.model, name)(*inputs)
         return logits
 
-    def every(self, *inputs: Tensor) -> list[tuple[float, Tensor]]:
-        """The weights and logits of the stage's losses."""
-        everything: Any = self.model.forward_all(*inputs)  # type: ignore[operator]
-        return [(weight, getattr(everything, name)) for name, weight in self.stage.losses.items()]
-
-    def groups(self) -> list[dict[str, Any]]:
-        """The trained parameters, part by part, each once."""
-        groups, seen = [], set[nn.Parameter]()
-        for name in self.stage.trained:
-            own = [p for p in self.model.get_submodule(name).parameters() if p not in seen]
-            seen.update(own)
-            groups.append({"params": own} | ({"lr": self.stage.rates[name]} if name in self.stage.rates else {}))
-        return groups
-
 
 class _StageTask(MultiLabelTask):
-    """Trains a stage."""
+    """Train a stage."""
 
     model: _Staged
 
     def objective(self, batch: dict[str, Any]) -> Tensor:
-        if not self.model.stage.losses:
+        losses = self.model.stage.losses
+        if not losses:
             return super().objective(batch)
         images, *more = model_inputs(batch)
-        every = self.model.every(images.to(memory_format=self.memory_format), *more)
-        return torch.stack([weight * self.loss(logits, batch["labels"]) for weight, logits in every]).sum()
+        outputs: Any = self.model.model.forward_all(images.to(memory_format=self.memory_format), *more)  # type: ignore[operator]
+        each = [weight * self.loss(getattr(outputs, name), batch["labels"]) for name, weight in losses.items()]
+        return torch.stack(each).sum()
 
     def trained_parameters(self) -> list[Any]:
-        return self.model.groups() if self.model.stage.rates else super().trained_parameters()
+        rates = self.model.stage.rates
+        if not rates:
+            return super().trained_parameters()
+        groups, seen = list[dict[str, Any]](), set[nn.Parameter]()
+        for name in self.model.stage.trained:
+            own = [p for p in self.model.model.get_submodule(name).parameters() if p not in seen]
+            seen.update(own)
+            groups.append({"params": own} | ({"lr": rates[name]} if name in rates else {}))
+        return groups
 
     def on_after_backward(self) -> None:
-        """Raise where a part is to be trained, but has no part in the loss."""
+        """Raise if the loss does not reach a trained part."""
         if self.global_step:
             return
         for name in self.model.stage.trained:

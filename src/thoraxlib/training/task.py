@@ -1,10 +1,8 @@
-"""The Lightning module: multi-label classification with unknown labels."""
+"""Base class of the Lightning modules: optimizer, schedule, logging and checks that all tasks share."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,25 +13,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from thoraxlib import losses
-from thoraxlib.metrics.checks import checked
-from thoraxlib.metrics.scores import per_label
 from thoraxlib.registry import Spec
 from thoraxlib.training.schedules import Schedule, of_whole_run, schedule
-from thoraxlib.utils.arrays import Floats
 
 if TYPE_CHECKING:
-    from thoraxlib.datasets import ChestDataset
     from thoraxlib.training.data import DataModule
 
-# A look at the loss makes the host wait for the device, so that away from the CPU it is taken after so many batches.
-LOOK = {"cpu": 1}
-LOOK_ELSEWHERE = 50
+#: Batches between two checks of the loss, by device; 50 on others, as each check makes the host wait for the device.
+CHECK_EVERY = {"cpu": 1}
 
-_COMPILED = "_orig_mod."  # of torch.compile, in the names of weights
+_COMPILED = "_orig_mod."  # in the names of a compiled module's weights
 
 
 def model_inputs(batch: dict[str, Any]) -> tuple[Tensor, ...]:
-    """What of a batch goes into the model: features of regions and which are present; or images, and organ masks."""
+    """Return a batch's model inputs: features of regions and their presence; or images, with organ masks if any."""
     if "features" in batch:
         return batch["features"], batch["present"]
     if "organ_mask" in batch:
@@ -41,63 +34,43 @@ def model_inputs(batch: dict[str, Any]) -> tuple[Tensor, ...]:
     return (batch["image"],)
 
 
-def check_labels(logits: Tensor, labels: Tensor) -> None:
-    """Raise unless there is a label for every logit.
-
-    Raises
-    ------
-    ValueError
-        Other shapes.
-    """
-    if logits.shape != labels.shape:
-        raise ValueError(
-            f"the labels are {tuple(labels.shape)}, the model's logits {tuple(logits.shape)}: a data set "
-            "for this model has its labels (datasets take labels=model.labels)"
-        )
-
-
 def as_named(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
-    """Weights of uncompiled modules, by the names that `module` has for them."""
+    """Rename weights of an uncompiled module to the names in `module`, parts of which may be compiled."""
     names = {name.replace(_COMPILED, ""): name for name in module.state_dict()}
     return {names.get(name, name): value for name, value in state.items()}
 
 
-def better(monitor: str) -> str:
-    """Whether the ``"min"`` or the ``"max"`` of a logged score is the best."""
-    return "min" if "loss" in monitor else "max"
-
-
 class Task(LightningModule):  # type: ignore[misc]
-    """What training has in common, whatever the model's output: a loss, an optimizer, a schedule, a look at the loss.
+    """Base class of training tasks: a loss, an optimizer, a schedule, and a check that the loss is finite.
 
-    Logs ``train/loss``. A subclass says in :meth:`outputs` what goes into the loss, and has the validation and the
-    defaults. Checkpoints have the names of the uncompiled model's weights.
+    Logs ``train/loss``. A subclass defines :meth:`outputs` (what the loss takes), ``validation_step`` (which calls
+    :meth:`keep`), :meth:`score`, and the defaults. Checkpoints have the weight names of the uncompiled model.
 
     Parameters
     ----------
     model : nn.Module
-        What is trained.
+        The model to train.
     loss : str, mapping or nn.Module, optional
-        From :mod:`thoraxlib.losses`; by default :attr:`default_loss`. One with a ``fit`` method gets the training
-        targets before the first step.
+        From :mod:`thoraxlib.losses`; by default :attr:`default_loss`. A loss with a ``fit`` method gets the training
+        labels before the first step.
     optimizer : callable, optional
         From parameters to optimizer, e.g. ``partial(torch.optim.SGD, lr=0.1)``; by default AdamW, rate 3e-4, weight
         decay 1e-4.
     scheduler : str, mapping or callable, optional
         See :func:`thoraxlib.training.schedules.schedule`.
     monitor : str, optional
-        The score that a plateau schedule watches; by default :attr:`default_monitor`.
+        The score that selects the best epoch and steps a plateau schedule; by default :attr:`default_monitor`.
     mode : {"min", "max"}, optional
-        Which end of it is best; by default "min" for losses.
+        The better end of `monitor`; by default "min" for losses, else "max".
     channels_last : bool
         Keep the model and the images in that memory format (faster convolutions on most devices).
 
     Raises
     ------
     ValueError
-        In a step: a loss that is not finite.
+        In a step: the loss is not finite.
     RuntimeError
-        Fewer steps than an epoch has, where the best epoch is that of a validation score.
+        ``max_steps`` ends the first epoch before its validation, so that there is no best epoch.
     """
 
     default_loss: ClassVar[Spec]
@@ -121,69 +94,61 @@ class Task(LightningModule):  # type: ignore[misc]
         self.loss = self.make_loss(self.loss_spec)
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.monitor = self.default_monitor if monitor is None else monitor
-        self.mode = mode or better(self.monitor)
+        self.mode = mode or ("min" if "loss" in self.monitor else "max")
         self._finite: list[Tensor] = []
-        self._seen: list[tuple[Tensor, ...]] = []
+        self._kept: list[tuple[Tensor, ...]] = []
 
-    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.model(x.to(memory_format=self.memory_format) if x.ndim == 4 else x, *more)
-        return logits
+    def forward(self, x: Tensor, *more: Tensor) -> Any:
+        """Run the model, with images in the task's memory format."""
+        return self.model(x.to(memory_format=self.memory_format) if x.ndim == 4 else x, *more)
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Names of all that is logged."""
+        """Names of all logged scores."""
         return ("train/loss",)
 
     def check(self, data: DataModule) -> None:
-        """Raise, before anything is read or written, where the data cannot be trained on."""
+        """Raise if the task cannot be trained on the data; reads no image."""
 
     def make_loss(self, spec: Any) -> Any:
-        """The loss of its spec."""
+        """Build the loss."""
         return losses.registry.resolve(spec)
 
     def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Logits and targets of a batch, as the loss takes them."""
+        """Compute logits and targets of a batch, as the loss takes them."""
         raise NotImplementedError
 
     def objective(self, batch: dict[str, Any]) -> Tensor:
-        """What is minimised."""
+        """Compute the loss of a batch."""
         loss: Tensor = self.loss(*self.outputs(batch))
         return loss
 
-    def training_targets(self) -> Tensor | None:
-        """What a loss with a ``fit`` method gets before the first step."""
-        targets: Tensor | None = getattr(self.trainer.datamodule, "targets", None)
-        return targets
-
     def trained_parameters(self) -> list[Any]:
-        """Parameters, or groups of them, as an optimizer takes them."""
+        """List the trained parameters, or groups of them, as an optimizer takes them."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def keep(self, batch: dict[str, Any], *values: Tensor) -> None:
-        """Keep what a validation batch gave, (N, ...) each, until the epoch's end."""
-        self._seen.append((torch.tensor(batch["index"], device=values[0].device), *values))
+        """Keep results of a validation batch, (N, ...) each, until the end of the epoch."""
+        self._kept.append((torch.tensor(batch["index"], device=values[0].device), *values))
 
-    def kept(self) -> tuple[Tensor, ...] | None:
-        """Index and values of the whole validation part, each image once however it was spread over devices."""
-        if not self._seen:
-            return None
-        index, *values = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
+    def score(self, index: Tensor, *values: Tensor) -> dict[str, float]:
+        """Compute the scores of the whole validation part from what :meth:`keep` kept, each image once."""
+        raise NotImplementedError
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores; results of all devices are gathered first."""
+        index, *values = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        self._kept.clear()
         if self.trainer.world_size > 1:
             index, *values = (self.all_gather(part).flatten(0, 1) for part in (index, *values))
-        # shares of one size repeat some images
+        # some images are on two devices, so that all have the same number
         first = np.unique(index.cpu().numpy(), return_index=True)[1]
-        return index[first], *(part[first] for part in values)
-
-    def on_fit_start(self) -> None:
-        """Give the loss the training targets, where there are some."""
-        targets = self.training_targets()
-        if targets is not None:
-            self.count(targets)
+        for name, value in self.score(index[first], *(part[first] for part in values)).items():
+            # equal on all devices; Lightning wants sync_dist all the same
+            self.log(name, float(value), prog_bar=name in ("val/loss", self.monitor), sync_dist=True)
 
     def on_train_start(self) -> None:
-        """Raise where no epoch will be whole.
+        """Raise if no epoch will be complete.
 
         Raises
         ------
@@ -199,40 +164,26 @@ class Task(LightningModule):  # type: ignore[misc]
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the weights as the uncompiled model does."""
+        """Rename the weights as in the uncompiled model."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name.replace(_COMPILED, ""): value for name, value in state.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the weights as this model does."""
+        """Rename the weights as in this model."""
         checkpoint["state_dict"] = as_named(checkpoint["state_dict"], self)
 
-    def count(self, targets: Tensor) -> None:
-        """Give the loss the training targets, where it asks for them."""
-        fit = getattr(self.loss, "fit", None)
-        if callable(fit):
-            fit(targets)
-            self.loss.to(self.device)
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Compute and log the loss of a batch."""
         loss = self.objective(batch)
         self._finite.append(loss.detach().isfinite())
-        if len(self._finite) >= LOOK.get(self.device.type, LOOK_ELSEWHERE) or self.trainer.is_last_batch:
-            self._look(batch, batch_idx)
-        self.log(
-            "train/loss",
-            loss,
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            batch_size=len(batch["id"]),
-        )
+        if len(self._finite) >= CHECK_EVERY.get(self.device.type, 50) or self.trainer.is_last_batch:
+            self._check_finite(batch, batch_idx)
+        size = len(batch["id"])
+        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
 
-    def _look(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Raise if a loss since the last look was not finite, naming the first."""
+    def _check_finite(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Raise if a loss since the last check was not finite, naming the first."""
         finite = torch.stack(self._finite).tolist()
         self._finite.clear()
         if all(finite):
@@ -249,12 +200,12 @@ class Task(LightningModule):  # type: ignore[misc]
         )
 
     def configure_optimizers(self) -> Any:
-        """Optimizer and schedule, as Lightning wants them.
+        """Build the optimizer and the schedule, in Lightning's form.
 
         Raises
         ------
         ValueError
-            No parameter to train.
+            The model has no parameter to train.
         """
         parameters = self.trained_parameters()
         if not parameters:
@@ -263,17 +214,12 @@ class Task(LightningModule):  # type: ignore[misc]
             optimizer: Optimizer = torch.optim.AdamW(parameters, lr=3e-4, weight_decay=1e-4)
         else:
             optimizer = self.make_optimizer(parameters)
-        plan = schedule(
-            self.scheduler,
-            optimizer,
-            steps=int(self.trainer.estimated_stepping_batches) if of_whole_run(self.scheduler) else 0,
-            monitor=self.monitor,
-            mode=self.mode,
-        )
+        steps = int(self.trainer.estimated_stepping_batches) if of_whole_run(self.scheduler) else 0
+        plan = schedule(self.scheduler, optimizer, steps=steps, monitor=self.monitor, mode=self.mode)
         return optimizer if plan is None else {"optimizer": optimizer, "lr_scheduler": plan}
 
     def on_train_epoch_end(self) -> None:
-        """Step a plateau schedule before the epoch's checkpoint; Lightning does so after it."""
+        """Step a plateau schedule before the epoch's checkpoint is written; Lightning steps it afterwards."""
         value = self.trainer.callback_metrics.get(self.monitor)
         if value is None or not self.trainer.is_last_batch:
             return
@@ -282,163 +228,7 @@ class Task(LightningModule):  # type: ignore[misc]
                 self.lr_scheduler_step(config.scheduler, value)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a schedule, a plateau once in an epoch."""
+        """Step a schedule; a plateau only once in each epoch."""
         if isinstance(scheduler, ReduceLROnPlateau) and scheduler.last_epoch > self.current_epoch:
             return
         super().lr_scheduler_step(scheduler, metric)
-
-
-_RANKED = ("val/auroc", "val/average_precision")
-
-
-def _check_known(part: str, targets: Tensor, labels: Sequence[str]) -> None:
-    """Raise where no label of a part is known; name those that are unknown throughout."""
-    known = ~targets.isnan().flatten(0, -2).all(dim=0)
-    if not bool(known.any()):
-        raise ValueError(f"{part}: every label of every image is unknown (NaN)")
-    if not bool(known.all()):
-        lost = [label for label, told in zip(labels, known.tolist(), strict=True) if not told]
-        text = "nothing is learnt about them" if part == "train" else "they have no part in the scores"
-        warnings.warn(
-            f"{part}: labels that are unknown (NaN) in every image: {', '.join(lost)}; {text}",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _scored(targets: Tensor) -> Tensor:
-    """Targets that scores take: smoothed ones, which are of uncertain labels, are unknown (NaN)."""
-    return torch.where((targets == 0) | (targets == 1), targets, torch.nan)
-
-
-def _check_scored(targets: Tensor, monitor: str) -> None:
-    """Raise where validation labels cannot be scored; say how many take no part."""
-    soft = (targets != 0) & (targets != 1) & ~targets.isnan()
-    if bool(soft.any()):
-        warnings.warn(
-            f"val: {int(soft.sum())} targets between 0 and 1, such as {float(targets[soft][0]):g}, take no part in the "
-            "scores (smoothed labels are for training: build the validation part with another uncertain=)",
-            UserWarning,
-            stacklevel=4,
-        )
-    columns = _scored(targets).flatten(1)
-    if monitor in _RANKED and not bool(((columns == 0).any(dim=0) & (columns == 1).any(dim=0)).any()):
-        raise RuntimeError(
-            f"monitor={monitor!r} cannot be finite, so that no epoch would be the best: no label of the validation "
-            "part has both classes"
-        )
-
-
-class MultiLabelTask(Task):
-    """Trains a model of images (N, C, H, W) -> logits (N, K) on labels 1, 0 and NaN.
-
-    Logs ``train/loss`` and, over the whole validation part at once, ``val/loss``, ``val/auroc`` and
-    ``val/average_precision`` (means over the labels that have both classes; NaN if none has).
-
-    Parameters
-    ----------
-    model : nn.Module
-        Returns logits; of images, and of organ masks where the data set has them.
-    loss, optimizer, scheduler, monitor, mode, channels_last
-        See :class:`Task`.
-
-    Raises
-    ------
-    ValueError
-        In a step: labels of another width than the logits; a loss that is not finite, or validation logits that are
-        NaN.
-    """
-
-    default_loss = "bce"
-    default_monitor = "val/auroc"
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of all that is logged."""
-        return (*super().scores, "val/loss", *_RANKED)
-
-    def check(self, data: DataModule) -> None:
-        """See that the labels of both parts can be learnt and scored.
-
-        Raises
-        ------
-        ValueError
-            Nothing but unknown labels; unknown labels that make the loss NaN.
-        RuntimeError
-            A validation part of which no label has both classes, where the best epoch is that of a ranking score.
-
-        Warns
-        -----
-        UserWarning
-            Labels that are unknown in every image of a part; smoothed labels in the validation part.
-        """
-        super().check(data)
-        for name, part in data.parts.items():
-            targets = self.targets(part) if name != "test" else None
-            if targets is not None:
-                _check_known(name, targets, data.labels)
-                if name == "train":
-                    self.count(targets.flatten(0, -2))
-                else:
-                    _check_scored(targets, self.monitor)
-                self._check_loss(name, targets)
-
-    def targets(self, part: ChestDataset) -> Tensor | None:
-        """Labels of a part (N, ..., K), where they are known before its images are read."""
-        return part.targets
-
-    def _check_loss(self, part: str, targets: Tensor) -> None:
-        """Raise where unknown labels make the loss NaN."""
-        rows = targets[targets.isnan().flatten(1).any(dim=1)][:8]
-        if not len(rows):
-            return
-        rows = rows.to(next((of.device for of in chain(self.loss.parameters(), self.loss.buffers())), rows.device))
-        mode = self.loss.training
-        with torch.no_grad():
-            value = self.loss.eval()(torch.zeros_like(rows), rows)
-        self.loss.train(mode)
-        if bool(value.isnan().any()):
-            raise ValueError(
-                f"loss={self.loss_spec!r} is NaN where a label is unknown, and {part} has such labels (NaN): the "
-                "losses of thoraxlib.losses leave them out"
-            )
-
-    def outputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Logits and labels (N, K)."""
-        logits: Tensor = self(*model_inputs(batch))
-        check_labels(logits, batch["labels"])
-        return logits, batch["labels"]
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Keep logits and labels until the epoch's end."""
-        logits, labels = self.outputs(batch)
-        self.keep(batch, logits.float(), labels)
-
-    def mean(self, values: Floats) -> float:
-        """The mean over labels of their scores; NaN if none has one."""
-        return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else np.nan
-
-    def on_validation_epoch_end(self) -> None:
-        """Score the whole part.
-
-        Raises
-        ------
-        ValueError
-            Logits that are NaN.
-        """
-        kept = self.kept()
-        if kept is None:
-            return
-        index, logits, labels = kept
-        lost = logits.flatten(1).isnan().any(dim=1)
-        if bool(lost.any()):
-            raise ValueError(
-                f"epoch {self.current_epoch}: the logits of {int(lost.sum())} of {len(lost)} validation images are "
-                f"NaN, first of number {int(index[lost][0])}: the weights have diverged, or the "
-                f"precision is too low ({self.trainer.precision})"
-            )
-        scores = {"val/loss": float(self.loss(logits, labels))}
-        columns, shown = checked(_scored(labels).flatten(1).cpu(), logits.flatten(1).nan_to_num().cpu())
-        for name in ("auroc", "average_precision"):  # small parts lack rare findings, epoch after epoch: no warning
-            scores[f"val/{name}"] = self.mean(per_label(columns, shown, name).reshape(labels.shape[1:]))
-        self.log_dict(scores, prog_bar=True, sync_dist=True)  # alike everywhere; Lightning asks for it all the same

@@ -1,1 +1,1 @@
-"""Shared utilities: files, arguments, arrays, modes of modules, tables as text, worker processes."""
+"""Shared utilities: files, arguments, arrays, train/eval modes, tables as text, worker processes."""

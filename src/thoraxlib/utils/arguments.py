@@ -1,4 +1,4 @@
-"""Arguments that are refused with one message everywhere: name, value, and what is allowed; names in messages."""
+"""Checks of arguments with one form of message (name, value, allowed values), and lists of names for messages."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def one_of(name: str, value: object, allowed: Iterable[object], more: str = "") -> None:
-    """Raise unless the argument `name` has one of the values that are allowed.
+    """Raise ValueError unless an argument has one of the allowed values.
 
     Parameters
     ----------
     name : str
-        Of the argument.
+        Name of the argument.
     value : object
-        What it was given.
+        Its value.
     allowed : iterable
-        Values.
+        Allowed values.
     more : str
-        What else is allowed, in words, which the caller has seen to.
+        Words for other allowed values, which the caller has handled before.
 
     Raises
     ------
     ValueError
-        It has another value.
+        Another value.
 
     Examples
     --------
@@ -42,12 +42,12 @@ def one_of(name: str, value: object, allowed: Iterable[object], more: str = "") 
 
 
 def height_and_width(size: object) -> tuple[int, int]:
-    """(H, W) of the argument `size`: both, or a single side.
+    """Return the argument `size`, which is (H, W) or a single side, as (H, W).
 
     Raises
     ------
     ValueError
-        Something else, or a side below 1.
+        Another type, or a side below 1.
     """
     sides = (size, size) if isinstance(size, Integral) else size
     whole = isinstance(sides, Sequence) and all(isinstance(side, Integral) and int(side) > 0 for side in sides)
@@ -57,49 +57,49 @@ def height_and_width(size: object) -> tuple[int, int]:
 
 
 def positions(name: str, asked: Iterable[Any], count: int | None) -> list[int]:
-    """Return the positions that the argument `name` asks for: whole numbers as they are, or where a mask is true.
+    """Return the positions in the argument `name`: whole numbers unchanged, or the positions where a mask is true.
 
     Parameters
     ----------
     name : str
-        Of the argument.
+        Name of the argument, for messages.
     asked : iterable
-        Whole numbers, from ``-count`` to ``count - 1``; or `count` booleans. Also a tensor or an array of them.
+        Whole numbers from ``-count`` to ``count - 1``, or `count` booleans; also a tensor or an array of them.
     count : int, optional
-        How many there are; None where that is not known, so that a mask cannot be checked, and is refused.
+        Number of positions; None if unknown, and then masks are refused.
 
     Raises
     ------
     TypeError
-        Something else, as floating-point numbers are.
+        Other values, such as floating-point numbers.
     ValueError
         A mask of another length, or mixed with numbers.
     IndexError
-        A number that is too large or too small.
+        A number out of range.
 
     Examples
     --------
     >>> positions("labels", [True, False, True], 3), positions("labels", [2, -1, 2], 3)
     ([0, 2], [2, -1, 2])
     """
-    parts = asked.tolist() if hasattr(asked, "tolist") else asked
-    found = [part.tolist() if hasattr(part, "tolist") else part for part in parts]
-    masked = sum(isinstance(part, bool) for part in found)
+    items = asked.tolist() if hasattr(asked, "tolist") else asked
+    values = [item.tolist() if hasattr(item, "tolist") else item for item in items]
+    masked = sum(isinstance(value, bool) for value in values)
     if masked:
-        if masked != len(found) or masked != count:
+        if masked != len(values) or masked != count:
             needed = "whole numbers are needed" if count is None else f"a mask of {count}, or whole numbers, is needed"
-            raise ValueError(f"{name}: {masked} booleans among {len(found)} values; {needed}")
-        return [position for position, part in enumerate(found) if part]
-    for part in found:
-        if not isinstance(part, int):
-            raise TypeError(f"{name}: {part!r} is no whole number")
-        if count is not None and not -count <= part < count:
-            raise IndexError(f"{name}: {part} of {count}, counted from 0")
-    return found
+            raise ValueError(f"{name}: {masked} booleans among {len(values)} values; {needed}")
+        return [position for position, value in enumerate(values) if value]
+    for value in values:
+        if not isinstance(value, int):
+            raise TypeError(f"{name}: {value!r} is no whole number")
+        if count is not None and not -count <= value < count:
+            raise IndexError(f"{name}: {value} of {count}, counted from 0")
+    return values
 
 
 def repeated(names: Iterable[Name]) -> list[Name]:
-    """List the names that come more than once, each once, in their first order.
+    """List the names that occur more than once, each once, in order of first occurrence.
 
     >>> repeated(["b", "a", "c", "a", "b", "a"])
     ['b', 'a']
@@ -108,7 +108,7 @@ def repeated(names: Iterable[Name]) -> list[Name]:
 
 
 def few(names: Collection[object], most: int = 40) -> str:
-    """Join the first names for a message; how many there are is said where some are left out.
+    """Join the first names for a message, with their number if some are left out.
 
     >>> few("abc"), few(range(10**6), most=2)
     ('a, b, c', '0, 1, ... (1000000 in all)')

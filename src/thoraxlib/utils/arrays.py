@@ -1,4 +1,4 @@
-"""Tensors, arrays and tables of any kind as float64."""
+"""Conversion of tensors, arrays and rows of numbers to float64 arrays."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Floats = NDArray[np.float64]
 
 
 def array(values: ArrayLike) -> Floats:
-    """Float64 of an array, or of a tensor wherever it lies."""
+    """Convert an array, or a tensor on any device, to float64."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     return np.asarray(values, np.float64)
 
 
 def table(rows: Sequence[Any], columns: int, source: object) -> Floats:
-    """Rows of `columns` numbers from the file `source`, float64 (len(rows), columns); NaN for None.
+    """Convert rows of `columns` numbers from the file `source` to float64 (len(rows), columns); None becomes NaN.
 
     Raises
     ------
     ValueError
-        A row of another length, or something that is no number.
+        A row of another length, or a value that is no number.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where a model is, and the model as it computes in eval mode, for several threads at once."""
+"""Device of a model, and copies of a model in eval mode that several threads may use at once."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
-#: Methods by which a class says how it is copied.
+#: Methods with which a class changes how it is copied.
 _COPYING = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
 _IMMUTABLE = {bool, int, float, str, type(None)}
 _CONTAINERS = {dict, OrderedDict, set}
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are; the CPU for a model without any."""
+    """Return the device of a model's weights; the CPU for a model without weights."""
     return next((tensor.device for tensor in _weights(model)), torch.device("cpu"))
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """Return the module that ``torch.compile`` wrapped; another one as it is."""
+    """Return the module inside a compiled one (``torch.compile``), and any other module unchanged."""
     while isinstance(inside := getattr(model, "_orig_mod", None), nn.Module):
         model = inside
     return model
 
 
 def eval_view(model: M, device: torch.device | None = None) -> M:
-    """Return `model` as it computes in eval mode, on `device`; the model is left as it is, also while this runs.
+    """Return a model that computes as `model` in eval mode, on `device`; the mode of `model` never changes.
 
-    Where no module is in training mode, and all weights are on the device, that is the model itself. Otherwise it is a
-    :func:`shared_copy`, good for one call: it does not follow what happens to the model later.
+    If no module is in training mode, and all weights are on the device, it is the model itself. Otherwise it is a
+    :func:`shared_copy` for one call: it does not follow later changes of the model.
 
     Raises
     ------
@@ -44,21 +44,19 @@ def eval_view(model: M, device: torch.device | None = None) -> M:
         The model cannot be copied.
     """
     if device is not None:
-        device = torch.empty(0, device=device).device  # "cuda" with its number
-    if any(module.training for module in model.modules()):
-        return shared_copy(model, device)
-    if device is not None and any(tensor.device != device for tensor in _weights(model)):
-        return shared_copy(model, device)
-    return model
+        device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
+    elsewhere = device is not None and any(tensor.device != device for tensor in _weights(model))
+    training = any(module.training for module in model.modules())
+    return shared_copy(model, device) if training or elsewhere else model
 
 
 def shared_copy(model: M, device: torch.device | None = None) -> M:
-    """Return a copy of a model's modules in eval mode, with the model's own parameters and buffers.
+    """Return a copy of a model's modules in eval mode, which shares parameters and buffers with the model.
 
-    Those that are not on `device` are copied to it. A forward pass of the copy, and hooks on its modules, leave the
-    model's modules alone; the model's own hooks run with the copy too. Compiled modules are copied as they were before
-    compilation; modules of torch.jit have copies of their weights. No ``train`` or ``eval`` of the model's classes is
-    called, since some of them change weights.
+    Weights on another device than `device` are copied to it. A forward pass of the copy, and hooks on its modules, do
+    not affect the model's modules; the model's own hooks run with the copy too. Compiled modules are copied without
+    compilation; modules of torch.jit have copies of their weights. No ``train`` or ``eval`` method is called, since
+    some of them change weights.
 
     Raises
     ------
@@ -68,7 +66,7 @@ def shared_copy(model: M, device: torch.device | None = None) -> M:
     modules = list(model.modules())
     memo: dict[int, Any] = {}
     for module in modules:
-        memo.update((id(part), part) for part in _kept(module))
+        memo.update((id(kept), kept) for kept in _kept(module))
         for tensor in chain(module._parameters.values(), module._buffers.values()):
             memo[id(tensor)] = _moved(tensor, device)
     plain = [module for module in modules if _is_plain(type(module))]
@@ -80,12 +78,12 @@ def shared_copy(model: M, device: torch.device | None = None) -> M:
         for module in plain:
             memo[id(module)].__dict__.update(_attributes(module, memo))
         twin = copy.deepcopy(model, memo)
-    except Exception as error:  # whatever an attribute of the model raises
+    except Exception as error:  # an attribute of the model may raise anything
         raise ValueError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), as is needed for a model in "
-            "training mode, model.eval(), for one that is on another device, and to look at a layer inside it"
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); a copy is needed for a model "
+            "in training mode (call model.eval()), for a model on another device, and to read a layer inside it"
         ) from error
-    for copied in chain(twin.modules(), memo.values()):  # in lists, too, and what torch.jit made
+    for copied in chain(twin.modules(), memo.values()):  # also modules in lists, and those of torch.jit
         if isinstance(copied, nn.Module) and copied.training:
             copied.training = False
     return twin
@@ -103,7 +101,7 @@ def _moved(tensor: Tensor | None, device: torch.device | None) -> Tensor | None:
 
 
 def _kept(module: nn.Module) -> Iterator[Any]:
-    """What a copy shares beside weights: other tensors, and hooks but for those that are methods of modules."""
+    """Yield further objects that a copy shares: other tensors, and hooks that are not methods of modules."""
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
             yield value
@@ -114,7 +112,7 @@ def _kept(module: nn.Module) -> Iterator[Any]:
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
-    """Whether modules of a class are copied attribute by attribute; torch's own methods only read old pickles."""
+    """Return True if modules of a class may be copied attribute by attribute; torch's methods only read old pickles."""
     methods = [getattr(kind, name, None) for name in _COPYING]
     return all(
         method is getattr(nn.Module, name, None) or getattr(method, "__module__", "").startswith("torch.nn.modules.")
@@ -123,12 +121,12 @@ def _is_plain(kind: type[nn.Module]) -> bool:
 
 
 def _attributes(module: nn.Module, memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
-    """The attributes of a plain module's copy: what ``copy.deepcopy`` makes of them, several times as fast."""
+    """Yield copies of a plain module's attributes, several times faster than ``copy.deepcopy`` does."""
     for name, value in vars(module).items():
         kind = type(value)
         if name == "training":
             yield name, False
-        elif kind in _IMMUTABLE or (kind is tuple and all(type(part) in _IMMUTABLE for part in value)):
+        elif kind in _IMMUTABLE or (kind is tuple and all(type(item) in _IMMUTABLE for item in value)):
             yield name, value
         elif kind in _CONTAINERS and not value:
             yield name, kind()

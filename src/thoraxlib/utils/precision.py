@@ -1,4 +1,4 @@
-"""Precision of a forward pass, by the names that Lightning has for it."""
+"""Precision of a forward pass, by Lightning's names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     device : torch.device
         The model's device.
     precision : {"32-true", "16-mixed", "bf16-mixed"}
-        "32-true" computes in the weights' own precision.
-
-    Raises
-    ------
-    ValueError
-        Another precision.
+        "32-true" computes in the precision of the weights.
     """
     one_of("precision", precision, tuple(_DTYPES))
     dtype = _DTYPES[precision]

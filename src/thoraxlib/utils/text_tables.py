@@ -1,4 +1,4 @@
-"""Tables of cells as text: aligned, as Markdown, as CSV, and in files."""
+"""Tables of results as text: aligned, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from thoraxlib.utils.files import replacing
+from thoraxlib.utils.files import write_text
 
 Cells = Sequence[Sequence[str]]
 
 
 def decimals(value: float) -> str:
-    """With four digits; "-" for NaN."""
+    """Format a number with four digits; "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
@@ -26,7 +26,7 @@ def span(low: float, high: float) -> str:
 
 
 def aligned(cells: Cells) -> list[str]:
-    """A line for each row of cells: the first column to the left, the others to the right."""
+    """Format each row of cells as a line: the first column aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in cells)
     firsts = (line[0].ljust(widths[0]) for line in cells)
@@ -34,27 +34,20 @@ def aligned(cells: Cells) -> list[str]:
 
 
 def markdown(cells: Cells) -> str:
-    """A Markdown table; the first row of cells is its heading."""
+    """Format cells as a Markdown table; the first row is the heading."""
     heading, *body = cells
     rule = ["---"] + ["---:"] * (len(heading) - 1)
     return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *body)) + "\n"
 
 
-def write(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
-    """Texts as files of `folder`, by their names, each whole or not at all; the folder is made if need be."""
-    for name, text in texts.items():
-        with replacing(Path(folder) / name) as scratch:
-            scratch.write_text(text, encoding="utf-8")
-
-
 class Table:
-    """Base class of results that are shown as a table: ``str(table)`` is aligned.
+    """Base class of results that are shown as a table; ``str(table)`` is aligned text.
 
-    A subclass gives the cells in ``_cells``, the heading first, and, where the CSV file has other columns or more
-    digits, its rows in ``_records``.
+    A subclass gives the cells in ``_cells``, the heading first. If its CSV file has other columns or more digits, it
+    gives the rows of that in ``_records``.
     """
 
-    _name: ClassVar[str]  # of the files
+    _name: ClassVar[str]  # stem of the file names
 
     def _cells(self) -> list[list[str]]:
         raise NotImplementedError
@@ -70,17 +63,16 @@ class Table:
         return markdown(self._cells())
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the table as CSV, and write it to `path` if one is given; NaN is empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        """Return the table as CSV, and write it to `path` if given; NaN is an empty cell."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
         for row in self._records():
             writer.writerow(["" if value is None or value != value else value for value in row])
         if path is not None:
-            with replacing(path) as scratch:
-                scratch.write_text(text.getvalue(), encoding="utf-8")
-        return text.getvalue()
+            write_text(path, file.getvalue())
+        return file.getvalue()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the table as ``.csv``, ``.md`` and ``.txt`` into `folder`, which is made if need be."""
-        kinds = {"csv": self.to_csv(), "md": self.to_markdown(), "txt": f"{self}\n"}
-        write(folder, {f"{self._name}.{kind}": text for kind, text in kinds.items()})
+        """Write the table as ``.csv``, ``.md`` and ``.txt`` into `folder`, which is made if needed."""
+        for kind, text in {"csv": self.to_csv(), "md": self.to_markdown(), "txt": f"{self}\n"}.items():
+            write_text(Path(folder, f"{self._name}.{kind}"), text)

@@ -1,4 +1,4 @@
-"""Read images a batch at a time, in processes beside this one too."""
+"""Reading of batches, in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ R = TypeVar("R")
 
 
 def cpus() -> int:
-    """Those that this process may use, where the system says so."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def context(module: str) -> BaseContext:
-    """A way to start workers that share no connection to a bucket with this process, as forked ones would.
+    """Return a start method whose workers do not inherit open connections to buckets, as forked ones would.
 
-    `module` is what they need, imported once for all of them where the system can do that.
+    The workers need `module`: it is imported once for all of them where the system supports that.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -34,8 +34,11 @@ def context(module: str) -> BaseContext:
     return chosen
 
 
-def follow_parent() -> None:
-    """End this process, started by :mod:`multiprocessing`, when its parent ends."""
+def follow_parent(_: object = None) -> None:
+    """End this process, started by :mod:`multiprocessing`, when its parent ends.
+
+    torch does so only for its direct children, not for those of a fork server.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -47,12 +50,12 @@ def follow_parent() -> None:
 
 
 def in_batches(keys: Iterable[K], batch_size: int) -> Iterator[list[K]]:
-    """Group `keys` in lists of `batch_size`, the last one perhaps shorter; they are taken as they are asked for.
+    """Group `keys` into lists of `batch_size`; the last one may be shorter. Keys are read lazily.
 
     Raises
     ------
     ValueError
-        A `batch_size` below 1.
+        `batch_size` is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
@@ -63,42 +66,37 @@ def in_batches(keys: Iterable[K], batch_size: int) -> Iterator[list[K]]:
 def read_batches(
     read: Callable[[K], R], order: Iterable[list[K]], join: Callable[[list[R]], Any], **options: Any
 ) -> DataLoader[Any]:
-    """Read batches in `order`, a few ahead where there are workers, which end with this process.
+    """Read batches in `order`; workers read a few batches ahead, and end with this process.
 
-    The random numbers of this process are left alone, and an error of `read` ends the loop.
+    The random numbers of this process are not changed. An error of `read` ends the loop.
 
     Parameters
     ----------
     read : callable
-        Makes one row of one key.
+        Function from a key to a row.
     order : iterable of list
-        The keys of each batch; a list of them gives the loader a length.
+        Keys of each batch; if it is a list, the loader has a length.
     join : callable
-        Makes a batch of its rows.
+        Function from the rows of a batch to the batch.
     **options
-        As for :class:`torch.utils.data.DataLoader`, such as ``num_workers``; otherwise this process reads one
-        when it is asked for.
+        Options of :class:`torch.utils.data.DataLoader`, such as ``num_workers``; without workers, this process reads
+        each batch when it is needed.
     """
     return DataLoader(
         _Rows(read),
         batch_sampler=order,  # type: ignore[arg-type]
         collate_fn=join,
-        worker_init_fn=_settle,
+        worker_init_fn=follow_parent,
         generator=torch.Generator(),
         **options,
     )
 
 
 class _Rows(Dataset[Any]):
-    """Gives the row of a key."""
+    """Data set of the rows of given keys."""
 
     def __init__(self, read: Callable[[Any], Any]) -> None:
         self.read = read
 
     def __getitem__(self, key: Any) -> Any:
         return self.read(key)
-
-
-def _settle(_: int) -> None:
-    """Let a worker end with its parent: torch sees to that only for its direct children, not for a fork server's."""
-    follow_parent()

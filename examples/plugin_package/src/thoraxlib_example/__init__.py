@@ -1,1 +1,1 @@
-"""Parts for thoraxlib. The entry points in ``pyproject.toml`` name them; nobody has to import this package."""
+"""Components for thoraxlib. The entry points in ``pyproject.toml`` name them; nobody has to import this package."""

@@ -10,15 +10,15 @@ from thoraxlib.graphs.counts import shipped
 
 
 class Ochiai:
-    """An undirected edge where labels come together often beside how often each comes, and a loop at every node.
+    """Undirected edges weighted by Ochiai's coefficient of co-occurrence, and a loop at every node.
 
-    It weighs Ochiai's coefficient ``sqrt(P(j | i) P(i | j))``, which is ``n_ij / sqrt(n_i n_j)`` if no label is
-    unknown: unlike P(j | i) alone, it does not link everything to the most frequent label.
+    The coefficient is ``sqrt(P(j | i) P(i | j))``, which is ``n_ij / sqrt(n_i n_j)`` if no label is unknown. Unlike
+    P(j | i) alone, it does not link every label to the most frequent one.
 
     Parameters
     ----------
     threshold : float
-        In [0, 1): the coefficient must be larger.
+        In [0, 1): the coefficient of an edge is larger.
 
     Raises
     ------
@@ -32,7 +32,7 @@ class Ochiai:
         self.threshold = threshold
 
     def __call__(self, counts: Counts) -> Graph:
-        """The graph of `counts`, or on labels of which the library has counts."""
+        """Build the graph of `counts`, or of labels for which the library ships counts."""
         if not isinstance(counts, LabelCounts):
             counts = shipped(tuple(counts))
         chance = counts.conditional()

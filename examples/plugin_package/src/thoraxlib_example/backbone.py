@@ -11,7 +11,7 @@ from thoraxlib.backbones import Backbone
 
 
 class _Stage(nn.Module):
-    """Half the size, other channels; then a residual 3 x 3 convolution."""
+    """Stride-2 convolution to other channels, then a residual 3 x 3 convolution."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -26,12 +26,12 @@ class _Stage(nn.Module):
 
 
 class ShallowConvNet(Backbone):
-    """A residual network of one block a stage, whose stages halve the image: stem and three stages by default.
+    """Residual network with one block in each stage; each stage halves the size. By default a stem and three stages.
 
     Parameters
     ----------
     in_chans : int
-        Channels of the image. (A model hands it down, and would hand down `pretrained` and `img_size`.)
+        Channels of the image. (A model passes it, and `pretrained` and `img_size` where a backbone takes them.)
     widths : sequence of int
         Channels of the stem and of every stage.
     """
@@ -47,7 +47,7 @@ class ShallowConvNet(Backbone):
         self.strides = tuple(4 * 2**stage for stage in range(len(self.stages)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The map of every stage, finest first."""
+        """Return the feature map of every stage, finest first."""
         x, maps = self.stem(x).relu(), []
         for stage in self.stages:
             x = stage(x)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from thoraxlib.cams.gradients import GradientMap
+from thoraxlib.cams.gradcam import GradientMap
 
 
 class ElementwiseCAM(GradientMap):
-    """``sum_c relu(g[k, c] A[c])`` place by place: gradient times feature, of which only what speaks for the label.
+    """Sum of the positive products of gradient and feature at each location: ``sum_c relu(g[k, c] A[c])``.
 
-    HiRes-CAM without what speaks against the label, which there cancels the rest of a place.
+    HiRes-CAM sums the negative products too, which cancel positive ones at the same location.
 
-    Parameters and errors: see :class:`thoraxlib.cams.gradients.GradientMap`.
+    Parameters and errors: see :class:`thoraxlib.cams.gradcam.GradientMap`.
     """
 
     def combine(self, gradients: Tensor, features: Tensor) -> Tensor:

@@ -30,18 +30,18 @@ def shallow_graph(
     pretrained: bool = False,
     input_spec: Mapping[str, Any] | thoraxlib.InputSpec | None = None,
 ) -> ChestModel:
-    """A shallow network whose classifiers a label graph makes: for small images and quick trials.
+    """Shallow network with a label graph head, for small images and quick trials.
 
     Parameters
     ----------
     labels : str or sequence of str
         A label set's name, or the labels.
     backbone, pool, adjacency : str, mapping or module
-        Parts by name, from this package or any other.
+        Components by name, from this package or any other.
     in_chans : int
         Channels of the images.
     pretrained : bool
-        Handed down to a backbone that has published weights; the default one has none.
+        Passed to a backbone that has published weights; the default one has none.
     input_spec : mapping or InputSpec, optional
         Changes to the default input (224 x 224, ImageNet statistics).
     """

@@ -1,7 +1,7 @@
-"""Chest ImaGenome: regions of MIMIC-CXR's frontal images with the findings that reports tell of each.
+"""Chest ImaGenome: regions of MIMIC-CXR's frontal images, with their findings from the reports.
 
-Data flow one way: `scene_graphs` (silver) or `gold` read the release into the tables of `annotations`, `cache` keeps
-them, `parts` says which images are asked for, and `dataset` is what a user sees.
+`scene_graphs` (silver) and `gold` read the release into the tables of `annotations`; `dataset` has the reader and its
+splits.
 """
 
 from thoraxlib.datasets.chest_imagenome.dataset import ChestImaGenome

@@ -1,4 +1,4 @@
-"""Boxes and mentions of many images in flat tables, and what is asked of them."""
+"""Boxes and mentions of findings of many images in flat tables, and their selection."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: What a region's label is when its sentences disagree; "last" is what the authors' converter does.
+from thoraxlib.datasets.regions import dense_boxes, inverse
+
+#: Rules for the label of a region whose sentences disagree; "last" is the authors' converter's.
 CONFLICTS = ("last", "any", "first", "majority")
-#: What a finding is that no sentence mentions of a region.
+#: Labels of a finding that no sentence mentions for a region.
 UNMENTIONED = ("negative", "missing")
 
 
 class Annotations(NamedTuple):
-    """Everything a release says of its N images.
+    """All boxes and mentions of a release of N images.
 
     Attributes
     ----------
     ids, patients, studies, views : list of str
-        Of each image.
+        One per image.
     regions, findings : tuple of str
         Names that occur.
     box_starts : NDArray
@@ -29,13 +31,13 @@ class Annotations(NamedTuple):
     box_region : NDArray
         int16 (B,): position in `regions`.
     boxes : NDArray
-        float32 (B, 4): x1 y1 x2 y2 in pixels of the original image, as the release has them.
+        float32 (B, 4): x1 y1 x2 y2 in pixels of the original image, as in the release.
     mention_starts : NDArray
-        int64 (N + 1,), likewise.
+        int64 (N + 1,): the same for mentions.
     mention_region, mention_finding : NDArray
         int16 (M,): positions in `regions` and `findings`.
     mention_yes : NDArray
-        bool (M,): whether the finding is affirmed; in the order of the sentences.
+        bool (M,): True if the finding is affirmed, False if it is denied; in the order of the sentences.
     """
 
     ids: list[str]
@@ -54,7 +56,7 @@ class Annotations(NamedTuple):
 
 
 class Collector:
-    """Gathers :class:`Annotations` image by image, in a few bytes for each box and mention."""
+    """Build :class:`Annotations` image by image, with a few bytes for each box and mention."""
 
     def __init__(self) -> None:
         self._images: list[tuple[str, str, str, str]] = []
@@ -70,7 +72,7 @@ class Collector:
         boxes: Iterable[tuple[str, Sequence[float]]],
         mentions: Iterable[tuple[str, str, bool]],
     ) -> None:
-        """One image (id, patient, study, view) with boxes (region, x1 y1 x2 y2) and mentions (region, finding, yes)."""
+        """Add an image (id, patient, study, view) with boxes (region, x1 y1 x2 y2), mentions (region, finding, yes)."""
         self._images.append(image)
         for region, box in boxes:
             self._box_region.append(self._regions.setdefault(region, len(self._regions)))
@@ -83,7 +85,7 @@ class Collector:
         self._mention_starts.append(len(self._mention_yes))
 
     def result(self) -> Annotations:
-        """What was added."""
+        """Return the annotations of the added images."""
         ids, patients, studies, views = (list(column) for column in zip(*self._images, strict=True))
         return Annotations(
             ids,
@@ -105,14 +107,12 @@ class Collector:
 def select_boxes(
     annotations: Annotations, rows: NDArray[np.intp], regions: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int, int]:
-    """The boxes of some images and regions.
-
-    Of several boxes of one region the first with an area counts.
+    """Select the boxes of some images and regions: of several boxes of one region, the first with an area.
 
     Parameters
     ----------
     annotations : Annotations
-        Of a release.
+        All annotations.
     rows : NDArray
         (n,): images.
     regions : sequence of int
@@ -123,21 +123,13 @@ def select_boxes(
     boxes : NDArray
         float32 (n, R, 4).
     listed : NDArray
-        bool (n, R): whether there is one.
+        bool (n, R): True where there is a box.
     flat, doubled : int
         Boxes left out because they have no area (or no finite coordinates), and because the region has another.
     """
-    image, region = _places(annotations.box_starts, rows, annotations.box_region, regions, len(annotations.regions))
-    asked = np.flatnonzero((image >= 0) & (region >= 0))
-    xyxy = annotations.boxes[asked]
-    has_area = np.isfinite(xyxy).all(axis=1) & (xyxy[:, 2:] > xyxy[:, :2]).all(axis=1)
-    asked, xyxy = asked[has_area], xyxy[has_area]
-    cells, first = np.unique(image[asked] * len(regions) + region[asked], return_index=True)
-    boxes = np.zeros((len(rows) * len(regions), 4), np.float32)
-    listed = np.zeros(len(boxes), np.bool_)
-    boxes[cells], listed[cells] = xyxy[first], True
-    shape = len(rows), len(regions)
-    return boxes.reshape(*shape, 4), listed.reshape(shape), int((~has_area).sum()), len(asked) - len(cells)
+    image, region = _positions(annotations.box_starts, rows, annotations.box_region, regions, len(annotations.regions))
+    dense = dense_boxes(annotations.boxes, image, region, (len(rows), len(regions)))
+    return dense.boxes, dense.source >= 0, dense.flat, dense.doubled
 
 
 def select_labels(
@@ -149,56 +141,45 @@ def select_labels(
     conflict: str,
     unmentioned: str,
 ) -> NDArray[np.float32]:
-    """Labels float32 (n, R, K) of some images, regions and findings, see :func:`select_boxes`.
+    """Select the labels float32 (n, R, K) of some images, regions and findings.
 
     Parameters
     ----------
     annotations, rows, regions
-        As there.
+        See :func:`select_boxes`.
     findings : sequence of int
         (K,): positions in ``annotations.findings``, negative for a finding that never occurs.
     conflict : {"last", "any", "first", "majority"}
-        The label of a finding that is mentioned more than once: that of the last or first mention, 1 if any affirms it,
-        or what most say (the last, if as many affirm as deny).
+        Label of a finding with several mentions: that of the last or first one, 1 if any affirms it, or that of most
+        (of the last one, if as many affirm as deny).
     unmentioned : {"negative", "missing"}
-        0 or NaN for what is not mentioned.
+        Label of a finding without mention: 0 or NaN.
     """
-    image, region = _places(
-        annotations.mention_starts, rows, annotations.mention_region, regions, len(annotations.regions)
-    )
-    finding = _lookup(findings, len(annotations.findings))[annotations.mention_finding]
-    asked = np.flatnonzero((image >= 0) & (region >= 0) & (finding >= 0))
-    cells = (image[asked].astype(np.int64) * len(regions) + region[asked]) * len(findings) + finding[asked]
-    order = np.argsort(cells, kind="stable")  # within a cell the order of the sentences stays
-    cells, yes = cells[order], annotations.mention_yes[asked[order]]
+    known = len(annotations.regions)
+    image, region = _positions(annotations.mention_starts, rows, annotations.mention_region, regions, known)
+    finding = inverse(findings, len(annotations.findings))[annotations.mention_finding]
+    kept = np.flatnonzero((image >= 0) & (region >= 0) & (finding >= 0))
+    cells = (image[kept].astype(np.int64) * len(regions) + region[kept]) * len(findings) + finding[kept]
+    order = np.argsort(cells, kind="stable")  # stable: keeps the order of the sentences within a cell
+    cells, yes = cells[order], annotations.mention_yes[kept[order]]
     labels = np.full(len(rows) * len(regions) * len(findings), 0 if unmentioned == "negative" else np.nan, np.float32)
     if len(cells):
         starts = np.flatnonzero(np.diff(cells, prepend=-1))
         stops = np.append(starts[1:], len(cells))
-        affirmed = np.add.reduceat(yes, starts, dtype=np.int64)
-        last = yes[stops - 1]
-        twice, mentions = 2 * affirmed, stops - starts
+        last, affirmed = yes[stops - 1], np.add.reduceat(yes, starts, dtype=np.int64)
+        surplus = 2 * affirmed - (stops - starts)
         labels[cells[starts]] = {
             "last": last,
             "first": yes[starts],
             "any": affirmed > 0,
-            "majority": (twice > mentions) | ((twice == mentions) & last),
+            "majority": (surplus > 0) | ((surplus == 0) & last),
         }[conflict]
     return labels.reshape(len(rows), len(regions), len(findings))
 
 
-def _places(
+def _positions(
     starts: NDArray[np.int64], rows: NDArray[np.intp], region: NDArray[np.int16], regions: Sequence[int], known: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """For each entry the position of its image in `rows` and of its region in `regions`, or -1."""
-    image = np.repeat(_lookup(rows.tolist(), len(starts) - 1), np.diff(starts))
-    return image, _lookup(regions, known)[region]
-
-
-def _lookup(asked: Sequence[int], known: int) -> NDArray[np.int32]:
-    """(known,): where each number is in `asked`, or -1."""
-    table = np.full(known, -1, np.int32)
-    for place, number in enumerate(asked):
-        if number >= 0:
-            table[number] = place
-    return table
+    """Return the position of the image in `rows`, and of the region in `regions`, of each entry; or -1."""
+    image = np.repeat(inverse(rows.tolist(), len(starts) - 1), np.diff(starts))
+    return image, inverse(regions, known)[region]

@@ -1,4 +1,4 @@
-"""The gold tables: boxes and attributes that people checked, of 1,000 images of 500 patients."""
+"""Gold tables: boxes and attributes of 1,000 images of 500 patients, checked by annotators."""
 
 from __future__ import annotations
 
@@ -16,31 +16,23 @@ _CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 
 
 def read_gold(root: Path) -> tuple[Annotations, set[str]]:
-    """The gold annotations, and which images have attributes: the first study of each patient.
+    """Read the gold annotations, and the set of images that have attributes: the first study of each patient.
 
-    Whose images they are and how they were taken is told by ``utils/cxr-record-list_view.csv``, or by the list of
-    images to avoid. A row of the attribute table with ``relation`` 0 was rejected by the annotators and is left out.
+    Patient, study and view of the images come from ``utils/cxr-record-list_view.csv``, or from the list of images to
+    avoid. Rows of the attribute table with ``relation`` 0 were rejected by the annotators and are left out.
 
     Raises
     ------
     FileNotFoundError
-        A table is lacking.
+        A table is missing.
     ValueError
-        Naming file and line: a column or number that is lacking, a context that is neither yes nor no, an image without
-        a record.
+        A table is wrong (the message names file and line), or an image has no record.
     """
     boxes = _boxes(Table(_existing(root, _BOXES)))
     mentions = _mentions(Table(_existing(root, _ATTRIBUTES), delimiter="\t"))
     about = _records(Table(_existing(root, *_RECORDS)), boxes)
-    told = list(mentions)
-    check_joined(
-        told,
-        [image in boxes for image in told],
-        list(boxes),
-        root / _BOXES,
-        "images",
-        lost="their findings are left out",
-    )
+    names, lost = list(mentions), "their findings are left out"
+    check_joined(names, [image in boxes for image in names], list(boxes), root / _BOXES, "images", lost=lost)
     collector = Collector()
     for image, found in boxes.items():
         collector.add((image, *about[image]), found, mentions.get(image, ()))
@@ -55,7 +47,7 @@ def _existing(root: Path, *names: str) -> Path:
 
 
 def _boxes(table: Table) -> dict[str, list[tuple[str, list[float]]]]:
-    """For each image its regions and corners."""
+    """Return regions and corners of each image."""
     corners = [table.column(name) for name in _CORNERS]
     found: dict[str, list[tuple[str, list[float]]]] = {}
     for row, (image, region) in enumerate(zip(table.column("image_id"), table.column("bbox_name"), strict=True)):
@@ -68,7 +60,7 @@ def _boxes(table: Table) -> dict[str, list[tuple[str, list[float]]]]:
 
 
 def _mentions(table: Table) -> dict[str, list[tuple[str, str, bool]]]:
-    """For each image its regions, findings, and whether they are affirmed."""
+    """Return (region, finding, True if it is affirmed) for each image."""
     names = [table.column(name) for name in ("image_id", "bbox", "label_name", "context")]
     relations = table.column("relation") if "relation" in table.columns else ["1"] * len(table.rows)
     found: dict[str, list[tuple[str, str, bool]]] = {}
@@ -82,15 +74,11 @@ def _mentions(table: Table) -> dict[str, list[tuple[str, str, bool]]]:
 
 
 def _records(table: Table, images: dict[str, list[tuple[str, list[float]]]]) -> dict[str, tuple[str, str, str]]:
-    """Patient, study and view of each image."""
-    pictures = [_image(name) for name in table.column("dicom_id")]
-    table.check_unique(pictures)
-    rows = zip(pictures, *patients_and_studies(table), table.column("ViewPosition"), strict=True)
-    about = {picture: (patient, study, view) for picture, patient, study, view in rows if picture in images}
-    lacking = [image for image in images if image not in about]
-    if lacking:
-        raise ValueError(f"{table.path} lacks {len(lacking)} of {len(images)} gold images, the first is {lacking[0]}")
-    return about
+    """Return patient, study and view of each image."""
+    rows = table.rows_of([_image(name) for name in table.column("dicom_id")], list(images), "gold images")
+    columns = (*patients_and_studies(table), table.column("ViewPosition"))
+    patients, studies, views = ([column[row] for row in rows] for column in columns)
+    return dict(zip(images, zip(patients, studies, views, strict=True), strict=True))
 
 
 def _image(image: str) -> str:

@@ -1,4 +1,4 @@
-"""The Indiana University collection (Open-i): reports, the CheXpert labeller's table of them, images."""
+"""The Indiana University collection (Open-i): images, reports, and the CheXpert labeller's table of the reports."""
 
 from thoraxlib.datasets.openi.dataset import OpenI
 from thoraxlib.datasets.openi.labeler import MAPPINGS, OBSERVATIONS, LabelerTable

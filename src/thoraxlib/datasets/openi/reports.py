@@ -1,4 +1,4 @@
-"""Open-i's reports: one XML file each."""
+"""Open-i's reports: one XML file per report."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from thoraxlib.utils.files import read_regular, replacing
 
 
 class Report(NamedTuple):
-    """What a report's file says.
+    """A report.
 
     Attributes
     ----------
     id : str
         ``CXR1``, ``CXR2``, ...
     sections : dict of str to str
-        By heading: COMPARISON, INDICATION, FINDINGS, IMPRESSION. "XXXX" stands for words that were taken out.
+        Texts by heading: COMPARISON, INDICATION, FINDINGS, IMPRESSION. "XXXX" replaces words that were removed.
     mesh : tuple of str
-        The terms that indexers gave, such as ``Cardiomegaly/mild``; ``normal`` for images without findings.
+        MeSH terms by indexers, such as ``Cardiomegaly/mild``; ``normal`` for images without findings.
     automatic : tuple of str
-        Terms that a program gave.
+        Terms by a program.
     images : tuple of str
         Ids of the images, such as ``CXR1_1_IM-0001-3001``.
     """
@@ -45,8 +45,8 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     Raises
     ------
     ValueError
-        The file is no well-formed XML, has a document type (which could declare entities that fill the memory), or no
-        ``uId``.
+        The file is no well-formed XML, has a document type (which could declare entities that fill the memory), or has
+        no ``uId``.
     """
     root = _parse(Path(path))
     uid = root.find("uId")
@@ -85,32 +85,32 @@ def _parse(path: Path) -> Element:
         parser.Parse(read_regular(path), True)
     except expat.ExpatError as error:
         raise ValueError(f"{path}:{error.lineno}: not well-formed XML: {expat.ErrorString(error.code)}") from error
-    except (LookupError, ValueError) as error:  # of an encoding
-        told = str(error)
-        raise ValueError(told if told.startswith(str(path)) else f"{path}: {told}") from error
+    except (LookupError, ValueError) as error:  # an unknown encoding, or a refused document type
+        text = str(error)
+        raise ValueError(text if text.startswith(str(path)) else f"{path}: {text}") from error
     return builder.close()
 
 
 def read_reports(root: str | os.PathLike[str]) -> dict[str, Report]:
-    """The reports of all XML files in a folder, at any depth, by their ids, in the order of their numbers.
+    """Read all XML files in a folder, at any depth; return the reports by id, in the order of their numbers.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        No such folder, or no XML file in it.
+        The folder does not exist, or holds no XML file.
     ValueError
-        As :func:`read_report`; or two files with one id.
+        As :func:`read_report`; or two files have one id.
     """
     folder = check_root(root)
-    found: dict[str, tuple[Path, Report]] = {}
+    reports: dict[str, tuple[Path, Report]] = {}
     for path in sorted(folder.rglob("*.xml")):
         report = read_report(path)
-        if report.id in found:
-            raise ValueError(f"{path} has the id {report.id} of {found[report.id][0]}")
-        found[report.id] = path, report
-    if not found:
+        if report.id in reports:
+            raise ValueError(f"{path} has the id {report.id} of {reports[report.id][0]}")
+        reports[report.id] = path, report
+    if not reports:
         raise FileNotFoundError(f"no report (.xml) in {folder}")
-    return {name: found[name][1] for name in sorted(found, key=_number)}
+    return {name: reports[name][1] for name in sorted(reports, key=_number)}
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -119,7 +119,7 @@ def _number(name: str) -> tuple[int, str]:
 
 
 def ids_beside(path: str | os.PathLike[str]) -> Path:
-    """Where :func:`export_reports` says which line is which report: ``reports_ids.csv`` for ``reports.csv``."""
+    """Return the path of the ids that :func:`export_reports` writes: ``reports_ids.csv`` for ``reports.csv``."""
     path = Path(path)
     return path.with_name(f"{path.stem}_ids.csv")
 
@@ -127,10 +127,10 @@ def ids_beside(path: str | os.PathLike[str]) -> Path:
 def export_reports(
     root: str | os.PathLike[str], path: str | os.PathLike[str], sections: str | Sequence[str] = ("IMPRESSION",)
 ) -> list[str]:
-    """Write the reports as the CheXpert labeller takes them, and beside them which line is which report.
+    """Write the reports for the CheXpert labeller, and a file of their ids.
 
-    The labeller wants a CSV file of one column without a header, and its output has no ids. ``<name>_ids.csv`` beside
-    `path` has them, with the texts, so that :class:`OpenI` can join the labels by row and see that the rows are right.
+    The labeller reads a CSV file of one column without a header, and its output has no ids. ``<name>_ids.csv`` beside
+    `path` has ids and texts, so that :class:`OpenI` can join the labels by row and check that the texts agree.
 
     Parameters
     ----------
@@ -139,18 +139,17 @@ def export_reports(
     path : path
         The file for the labeller.
     sections : str or sequence of str
-        Headings whose texts are joined. Reports where these are empty are left out: the labeller would call them
-        normal.
+        Headings whose texts are joined. Reports without such a text are left out: the labeller would call them normal.
 
     Returns
     -------
     list of str
-        The ids that were written, in order.
+        The ids, in the order of the rows.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError, ValueError
-        As :func:`read_reports`; or no report has one of the `sections`.
+        As :func:`read_reports`; or no report has a text in `sections`.
     """
     sections = [sections] if isinstance(sections, str) else list(sections)
     joined = {

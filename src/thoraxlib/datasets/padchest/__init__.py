@@ -1,7 +1,6 @@
-"""PadChest: the reader, its tree of terms, and how label lists become targets."""
+"""PadChest: the reader, its tree of terms, and the targets of its label lists."""
 
 from thoraxlib.datasets.padchest.dataset import PadChest
-from thoraxlib.datasets.padchest.targets import ListedTargets, listed_targets, parse_labels
-from thoraxlib.datasets.padchest.terms import TermTree
+from thoraxlib.datasets.padchest.terms import ListedTargets, TermTree, listed_targets, parse_labels
 
 __all__ = ["ListedTargets", "PadChest", "TermTree", "listed_targets", "parse_labels"]

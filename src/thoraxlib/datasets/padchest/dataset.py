@@ -3,74 +3,75 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision import tv_tensors
 
-from thoraxlib import labels as label_sets
-from thoraxlib.datasets.files import check_root, existing, find_file, index_images
-from thoraxlib.datasets.images import ImageDataset
-from thoraxlib.datasets.padchest.scaling import SCALES, Greys, read_scaled
-from thoraxlib.datasets.padchest.targets import listed_targets
-from thoraxlib.datasets.padchest.terms import TermTree
+from thoraxlib.datasets.base import ImageDataset, Transform
+from thoraxlib.datasets.files import StrPath, find_file, index_images
+from thoraxlib.datasets.padchest.terms import TermTree, listed_targets
 from thoraxlib.datasets.tables import Table
+from thoraxlib.images import read
 from thoraxlib.images.copies import CopiedImage
+from thoraxlib.images.windows import Window
 from thoraxlib.utils.arguments import one_of
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels*.csv"
+_SCALES = ("window", "percentiles", "minmax", "bits_stored", "65535")
 _VIEWS = {"Frontal": ("PA", "AP", "AP_horizontal"), "Lateral": ("L",)}
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class PadChest(ImageDataset):
-    """PadChest: 160,868 images of some 67,000 patients, with terms of a tree of findings from their reports.
+    """PadChest: 160,868 images of some 67,000 patients, with findings from their reports that are terms of a tree.
 
-    Looks in `root` for ``PADCHEST_chest_x_ray_images_labels*.csv`` (or ``.csv.gz``), and for images at any depth: the
-    release's folders 0 to 54, or all in one.
+    Reads from `root` the table ``PADCHEST_chest_x_ray_images_labels*.csv`` (or ``.csv.gz``), and the images at any
+    depth: the release's folders 0 to 54, or all in one.
 
     Parameters
     ----------
     root : path
         The folder of the release.
     labels : str or sequence of str
-        "padchest_openi22", or names: terms of the tree or of the table, "normal" and "other findings", in any data
-        set's spelling. A label that PadChest does not know is NaN.
+        "padchest_openi22", or names in any data set's spelling: terms of the tree or of the table, "normal" and "other
+        findings". Targets of a label that PadChest does not know are NaN.
     rule : {"ancestors", "last_root"}
-        How terms become labels. "ancestors": an image with a term has all that the term is a kind of. "last_root":
-        exactly as jaydurant/ChestX-ray_classification_and_localization, which loses some of them; for comparisons. See
-        :func:`~thoraxlib.datasets.padchest.listed_targets`.
+        The rule from terms to labels. "ancestors": an image with a term also has all ancestors of the term.
+        "last_root": exactly as in jaydurant/ChestX-ray_classification_and_localization, which loses some terms; for
+        comparisons. See :func:`~thoraxlib.datasets.padchest.listed_targets`.
     normal : {"alone", "listed"}
-        Whether an image with findings can be "normal" as well, if its list says so; with "ancestors".
+        "alone": an image with findings is not "normal". "listed": it is, if its list has "normal". For "ancestors".
     unlabelled : {"drop", "ignore"}
-        What to do with images that have no labels at all (which does not mean normal): leave them out, or make all
-        their labels NaN; with "ancestors".
+        For images without any label (which does not mean normal): leave them out, or make all their targets NaN. For
+        "ancestors".
     views : str or sequence of str, optional
-        Keep only "Frontal" (PA, AP, AP_horizontal), "Lateral" (L), or what else the column ``Projection`` says. By
+        Keep only "Frontal" (PA, AP, AP_horizontal), "Lateral" (L), or other values of the column ``Projection``. By
         default all images are kept.
     methods : str or sequence of str, optional
-        Keep only images whose labels come from these, by the column ``MethodLabel``: "Physician", "RNN_model".
+        Keep only images labelled by these methods, from the column ``MethodLabel``: "Physician", "RNN_model".
     pediatric : bool, optional
-        Keep only the images of children, or only the others (whose column ``Pediatric`` says "No").
+        True: keep only the images of children. False: keep only the others (those with "No" in the column
+        ``Pediatric``).
     scale : {"window", "percentiles", "minmax", "bits_stored", "65535"}, optional
-        How 16-bit pixels are brought to [0, 1]: by the table's window, where it has one and the pixels are within the
-        stored bits, else between their 0.5 and 99.5 percentiles; always between these percentiles; between the smallest
-        and the largest; by the table's ``BitsStored_DICOM``; by the full range. By default "window". The images of a
-        training copy have the greys of its preparation, whatever is asked for here.
+        Mapping of 16-bit pixels to [0, 1]. "window" (default): the table's window if it has one and the pixels are
+        within the stored bits, else "percentiles". "percentiles": from the 0.5 to the 99.5 percentile. "minmax": from
+        the smallest to the largest value. "bits_stored": by the table's ``BitsStored_DICOM``. "65535": the full range.
+        This does not apply to the images of a training copy, which keep the grey values of its preparation.
     tree : path, optional
-        Another tree of terms than the one that the library has, laid out as ``tree_term_CUI_counts_160K.csv``.
+        A tree of terms with the layout of ``tree_term_CUI_counts_160K.csv``; by default the library's own.
     missing : {"error", "skip"}
-        What to do about absent images; "skip" also leaves out unreadable files and warns once. The 21 images that the
-        release itself lacks or has damaged are always left out.
+        For absent images: raise an error, or leave them out, together with unreadable files, with one warning. The 21
+        images that are missing or damaged in the release itself are always left out.
     transform : callable, optional
         From sample to sample, e.g. :func:`thoraxlib.images.transform_for`.
 
@@ -79,29 +80,29 @@ class PadChest(ImageDataset):
     labels, targets, patient_ids, ids
         See :class:`~thoraxlib.datasets.ChestDataset`; an id is the release's ``ImageID``.
     study_ids : list of str
-        For each image, ``StudyID``.
+        ``StudyID`` of each image.
     views : list of str
-        For each image, ``Projection``.
+        ``Projection`` of each image.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        No such folder, table or images.
+        The folder, the table or the images are missing.
     ValueError
-        A column that is lacking, an image listed twice, an unknown option, no known label, a table without
-        ``BitsStored_DICOM`` for an image that is scaled by it, or nothing left.
+        The table is wrong (the message names file and line); an option is unknown, or no label is known; the table has
+        no ``BitsStored_DICOM`` for an image that is scaled by it; or no image is left.
 
     Warns
     -----
     UserWarning
-        A `scale` is given, but images come from a training copy; no label of any image is known; images that
-        ``missing="skip"`` left out.
+        A `scale` is given, but images come from a training copy; no label of any image is known; images are left out by
+        ``missing="skip"``.
 
     Notes
     -----
-    Images of one study share their labels: the report is of the study. "exclude" and "suboptimal study" among an
-    image's labels leave it out (with "ancestors"). Whether the PNGs of MONOCHROME1 images are inverted is not known to
-    us; they are read as they are. The list of damaged images is torchxrayvision's.
+    Images of one study share their labels: the report is about the study. With "ancestors", an image with the label
+    "exclude" or "suboptimal study" is left out. We do not know if the PNGs of MONOCHROME1 images are inverted; they are
+    read as they are. The list of damaged images is torchxrayvision's.
 
     References
     ----------
@@ -112,7 +113,7 @@ class PadChest(ImageDataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str],
+        root: StrPath,
         labels: str | Sequence[str] = "padchest_openi22",
         rule: str = "ancestors",
         normal: str = "alone",
@@ -121,26 +122,19 @@ class PadChest(ImageDataset):
         methods: str | Sequence[str] | None = None,
         pediatric: bool | None = None,
         scale: str | None = None,
-        tree: str | os.PathLike[str] | None = None,
+        tree: StrPath | None = None,
         missing: str = "error",
-        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        transform: Transform | None = None,
     ) -> None:
-        self.root = check_root(root)
-        self.labels = label_sets.resolve(labels)
-        self.transform = transform
+        super().__init__(root, labels, transform)
         one_of("unlabelled", unlabelled, ("drop", "ignore"))
-        self.scale = SCALES[0] if scale is None else scale
-        one_of("scale", self.scale, SCALES)
+        self.scale = _SCALES[0] if scale is None else scale
+        one_of("scale", self.scale, _SCALES)
         table = Table(find_file(self.root, _TABLE, f"{_TABLE}.gz"))
         names = table.column("ImageID")
         table.check_unique(names)
-        listed = listed_targets(
-            table.column("Labels"),
-            self.labels,
-            rule=rule,
-            normal=normal,
-            tree=None if tree is None else TermTree.read(tree),
-        )
+        terms = None if tree is None else TermTree.read(tree)
+        listed = listed_targets(table.column("Labels"), self.labels, rule=rule, normal=normal, tree=terms)
         kept = np.array([name not in _damaged() for name in names]) & ~listed.unusable
         if unlabelled == "drop":
             kept &= ~listed.unlabelled
@@ -148,19 +142,12 @@ class PadChest(ImageDataset):
         kept &= table.having("MethodLabel", methods, argument="methods")
         if pediatric is not None:
             kept &= (np.array(table.column("Pediatric")) != "No") == pediatric
-        rows = np.flatnonzero(kept)
-        files = index_images(self.root, None)
-        asked = {"views": views, "methods": methods, "pediatric": pediatric, "unlabelled": unlabelled}
-        rows = rows[existing([names[row] for row in rows], files, missing, self.root, **asked)]
-        patients, studies, positions = table.ids("PatientID"), table.ids("StudyID"), table.column("Projection")
-        self.ids: list[str] = [names[row] for row in rows]
-        self.patient_ids: list[str] = [patients[row] for row in rows]
-        self.study_ids: list[str] = [studies[row] for row in rows]
-        self.views: list[str] = [positions[row] for row in rows]
-        self.targets = torch.from_numpy(listed.targets[rows])
-        self._paths = [files[name] for name in self.ids]
+        chosen = {"views": views, "methods": methods, "pediatric": pediatric, "unlabelled": unlabelled}
+        columns = {"ids": names, "patient_ids": table.ids("PatientID"), "study_ids": table.ids("StudyID")}
+        columns["views"] = table.column("Projection")
+        rows = self._keep(np.flatnonzero(kept), columns, index_images(self.root, None), missing, chosen)
         self._greys = _greys(table, rows, self.scale)
-        self.warn_unknown(f"in {table.path} the column Labels says nothing of these images")
+        self._set_targets(listed.targets[rows], f"in {table.path} the column Labels says nothing of these images")
         if scale is not None and any(isinstance(image, CopiedImage) for image in self._paths):
             warnings.warn(
                 f"scale={scale!r} has no effect on the images of a training copy, which have the greys of its making",
@@ -168,22 +155,42 @@ class PadChest(ImageDataset):
             )
 
     def _read(self, index: int, path: Path) -> tv_tensors.Image:
-        return read_scaled(path, self.scale, self._greys[index])
+        bits, centre, width = self._greys[index]
+        if self.scale == "bits_stored":
+            return read(path, bits=bits)
+        image = read(path)
+        if self.scale == "65535" or not image.is_floating_point():
+            return image
+        stored = (image.as_subclass(Tensor) * 65535).round().to(torch.uint16)
+        window: Window = "minmax" if self.scale == "minmax" else "percentiles"
+        # a window does not apply to an image with pixels beyond the stored bits
+        within_bits = bits is None or float(image.max()) * 65535 < 2**bits
+        if self.scale == "window" and within_bits and centre is not None and width is not None and width >= 1:
+            window = (centre, width)
+        return read(stored, window=window)
+
+
+class _Greys(NamedTuple):
+    """Grey scale of an image in the table."""
+
+    bits: int | None = None
+    centre: float | None = None
+    width: float | None = None
 
 
 @cache
 def _damaged() -> frozenset[str]:
-    """The images that the release lacks (11) or has cut off or corrupt (10)."""
+    """Return the names of the images that are missing (11) or damaged (10) in the release."""
     return frozenset(resources.files(__package__).joinpath("damaged.txt").read_text(encoding="utf-8").split())
 
 
-def _greys(table: Table, rows: NDArray[np.intp], scale: str) -> list[Greys]:
-    """What `scale` needs to know of each image."""
+def _greys(table: Table, rows: NDArray[np.intp], scale: str) -> list[_Greys]:
+    """Read what `scale` needs of each image."""
     if scale not in ("window", "bits_stored"):
-        return [Greys()] * len(rows)
+        return [_Greys()] * len(rows)
     columns = [_numbers(table, rows, f"{name}_DICOM") for name in ("BitsStored", "WindowCenter", "WindowWidth")]
     greys = [
-        Greys(int(bits) if bits is not None and 1 <= bits <= 16 else None, centre, width)
+        _Greys(int(bits) if bits is not None and 1 <= bits <= 16 else None, centre, width)
         for bits, centre, width in zip(*columns, strict=True)
     ]
     unknown = [row for row, image in zip(rows.tolist(), greys, strict=True) if image.bits is None]
@@ -196,10 +203,10 @@ def _greys(table: Table, rows: NDArray[np.intp], scale: str) -> list[Greys]:
 
 
 def _numbers(table: Table, rows: NDArray[np.intp], name: str) -> list[float | None]:
-    """A column's numbers, the first where a field lists several; None where there is none."""
+    """Return the first number in each field of a column, or None."""
     if name not in table.columns:
         return [None] * len(rows)
     texts = table.column(name)
-    found = (_NUMBER.search(texts[row]) for row in rows)
-    numbers = (None if match is None else float(match[0]) for match in found)
+    matches = (_NUMBER.search(texts[row]) for row in rows)
+    numbers = (None if match is None else float(match[0]) for match in matches)
     return [None if number is None or not math.isfinite(number) else number for number in numbers]

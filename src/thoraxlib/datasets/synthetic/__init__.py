@@ -1,7 +1,7 @@
-"""A procedural thorax: frontal images with findings, boxes, masks and regions, without any file.
+"""Synthetic frontal chest X-rays with findings, boxes, masks and regions, computed without any file.
 
-Data flows one way: `labels` draws what each image shows, `anatomy` the patient's shape, `findings` change it, `body`
-puts it on a `canvas`, `image` develops it, `regions` reads off where things are, and `dataset` is what a user sees.
+`labels` draws the findings of each image, `anatomy` the patient's shape; `findings` change it, `body` draws it on a
+`canvas`, `image` computes the grey levels, and `regions` the organ masks and regions. `dataset` has the data set.
 """
 
 from thoraxlib.datasets.synthetic.dataset import SyntheticDataset

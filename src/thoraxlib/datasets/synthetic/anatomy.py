@@ -1,8 +1,8 @@
-"""The shape of one patient's thorax on one image, as a few numbers.
+"""Parameters of a patient's thorax on an image.
 
-Units and axes: 1 is half the side of the square that the image shows (about 20 cm); x runs to the picture's right (the
-patient's left), y runs down, the origin is the middle of the image before pose. Side 0 is the patient's right, side 1
-the left; ``a`` is the distance from the midline towards that side.
+Units and axes: 1 is half the side of the square image (about 20 cm); x points to the right of the image (the patient's
+left), y points down, and the origin is the centre of the image before pose. Side 0 is the patient's right, side 1 the
+left; ``a`` is the distance from the midline towards a side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NORMAL_CTR = (0.40, 0.475)  # cardiothoracic ratio without cardiomegaly; AP ima
 
 @dataclass
 class Thorax:
-    """One patient on one image: what :class:`~thoraxlib.datasets.synthetic.body.Body` draws and findings change.
+    """A patient on an image; findings change it, and :class:`~thoraxlib.datasets.synthetic.body.Body` draws it.
 
     Pairs are (patient's right, patient's left).
     """
@@ -40,7 +40,7 @@ class Thorax:
     clavicle: float = -0.53  # y of the clavicles' medial ends
     clavicle_rise: float = 0.10
     scoliosis: float = 0.0
-    vessels: int = 0  # seed of the vascular tree
+    vessels: int = 0  # random seed of the vascular tree
     vessel_bright: float = 1.0
     gas: float = 0.0  # size of the gastric bubble, 0 = none
     female: bool = False
@@ -61,19 +61,19 @@ class Thorax:
     marker: tuple[float, float] | None = None
     electrodes: int = 0
     line: bool = False
-    extras: int = 0  # seed of the places of electrodes and lines
-    # what findings change
+    extras: int = 0  # random seed of the positions of electrodes and lines
+    # changed by findings
     shift: float = 0.0  # mediastinum towards the patient's left
     vessel_gain: list[float] = field(default_factory=lambda: [1.0, 1.0])
 
     def heart_half_widths(self) -> tuple[float, float]:
-        """The heart's extent to the right and to the left of the midline."""
+        """Return the heart's extent to the right and to the left of the midline."""
         whole = self.ctr * sum(self.width)
         return self.heart_right * whole, (1 - self.heart_right) * whole
 
 
 def draw_patient(rng: np.random.Generator) -> Thorax:
-    """The shape of a patient without findings, on a neutral PA image."""
+    """Draw a patient without findings, on a neutral PA image."""
     u = rng.uniform
     size = u(0.92, 1.06)
     width = u(0.60, 0.70) * size
@@ -106,7 +106,7 @@ def draw_patient(rng: np.random.Generator) -> Thorax:
 
 
 def draw_image(thorax: Thorax, rng: np.random.Generator, ap: bool) -> None:
-    """Put the patient on one image: pose, breath, exposure, view. Changes `thorax`."""
+    """Draw pose, breath, exposure and view of an image; changes `thorax`."""
     u = rng.uniform
     thorax.ap = ap
     breath = u(-0.02, 0.03)  # how far the diaphragm is above a full breath

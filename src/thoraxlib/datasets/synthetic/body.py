@@ -1,4 +1,4 @@
-"""The torso of a patient on an image: air, soft tissue and bone as fields of attenuation, and where the organs lie."""
+"""Torso of a patient on an image: attenuation of air, soft tissue and bone, and positions of the organs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _FULL = 0.78  # where the thorax is widest, as a share of the way from the apex 
 
 
 class Body:
-    """What of the patient lies under each pixel; findings change the fields before :meth:`attenuation` adds them up.
+    """Fields of tissue at each pixel; findings change them before :meth:`attenuation` adds them up.
 
     Attributes
     ----------
     a, y : Array
-        (h, w): distance from the midline, and height along the tilted horizontals.
+        (h, w): distance from the midline, and y along the tilted horizontals.
     left : Array
-        (h, w) bool: the patient's left half.
+        (h, w) bool: True in the patient's left half.
     inside : Array
         (h, w): distance from the border of the lung field, positive within.
     lung, heart : Array
         (h, w), 0 to 1: the organs' silhouettes.
     filled : Array
-        (h, w), 0 to 1: share of the air that something has replaced.
+        (h, w), 0 to 1: share of the air that is replaced.
     vessels : Array
         (h, w), 0 to 1: pulmonary vessels.
     extra : Array
-        (h, w): attenuation that findings add.
+        (h, w): attenuation added by findings.
     """
 
     def __init__(self, thorax: Thorax, canvas: Canvas) -> None:
@@ -52,7 +52,7 @@ class Body:
         self.vessels = self._vessels()
 
     def pick(self, right: float, left: float) -> Array:
-        """(h, w): one number on the patient's right half, another on the left."""
+        """Return (h, w) with one number in the patient's right half, and another in the left."""
         return np.where(self.left, np.float32(left), np.float32(right))
 
     # -- lungs -----------------------------------------------------------------------------------------------------
@@ -81,10 +81,10 @@ class Body:
         self.down, self.angle = down, base
         self.down_to_dome = (self.y - np.float32(t.apex)) / (dome - np.float32(t.apex))
 
-    def place(self, side: int, across: float, down: float) -> tuple[float, float]:
-        """A point of a lung: `across` from the mediastinum to the wall, `down` from the apex to the dome, 0 to 1.
+    def point(self, side: int, across: float, down: float) -> tuple[float, float]:
+        """Return a point of a lung as (distance right of the midline, y).
 
-        Returns the distance right of the midline, and y.
+        `across` is 0 at the mediastinum and 1 at the chest wall, `down` 0 at the apex and 1 at the dome.
         """
         t = self.thorax
         y = t.apex + down * (t.dome[side] - t.apex)
@@ -93,7 +93,7 @@ class Body:
         return (a if side else -a), y
 
     def reach(self, side: int, y: float) -> float:
-        """Distance of the chest wall from the midline at height y."""
+        """Return the distance of the chest wall from the midline at height y."""
         t = self.thorax
         down = (y - t.apex) / (t.dome[side] + t.arch - t.apex)
         u = 1 - min(max(down, 0.0) / _FULL, 1.0)
@@ -114,14 +114,13 @@ class Body:
         self.heart = ramp(edge, 2 * self.soft_edge)
 
     def heart_box(self) -> tuple[float, float, float, float]:
-        """The heart's silhouette in pixels: x1, y1, x2, y2."""
+        """Return the box of the heart's silhouette in pixels: x1, y1, x2, y2."""
         t = self.thorax
         right, left = t.heart_half_widths()
-        corners = [(-right + t.shift, t.heart_top), (left + t.shift, max(t.dome) + 0.12)]
-        return self.box(corners)
+        return self.box([(-right + t.shift, t.heart_top), (left + t.shift, max(t.dome) + 0.12)])
 
     def box(self, corners: list[tuple[float, float]]) -> tuple[float, float, float, float]:
-        """Two opposite points of the patient as a box in pixels, cut off at the image's edge."""
+        """Return the box between two opposite points of the patient in pixels, cut off at the image's border."""
         points = self.canvas.pixels(np.array(corners, np.float32))
         x1, y1 = np.clip(points.min(axis=0), 0, (self.canvas.w, self.canvas.h)).tolist()
         x2, y2 = np.clip(points.max(axis=0), 0, (self.canvas.w, self.canvas.h)).tolist()
@@ -130,7 +129,7 @@ class Body:
     # -- vessels ---------------------------------------------------------------------------------------------------
 
     def hilum(self, side: int) -> tuple[float, float]:
-        """The root of a lung: (distance from the midline towards its side, y)."""
+        """Return the root of a lung: (distance from the midline towards its side, y)."""
         t = self.thorax
         return t.waist + 0.03 + (t.shift if side else -t.shift), -0.10 if side == 0 else -0.14
 
@@ -166,11 +165,10 @@ class Body:
         share = self.a / width
         pitch = np.float32(1 / t.rib_pitch)
         spread = np.float32(t.rib_drop)
-        # the posterior ribs fall towards the side, the anterior ones towards the midline; they meet at the wall
-        back = (self.y - spread * share * share * width - np.float32(t.rib_phase * t.rib_pitch)) * pitch
-        front = (
-            self.y + np.float32(0.85) * spread * (share - 2) * width - np.float32(t.rib_phase * t.rib_pitch)
-        ) * pitch
+        start = np.float32(t.rib_phase * t.rib_pitch)
+        # posterior ribs fall towards the side, anterior ribs towards the midline; they meet at the chest wall
+        back = (self.y - spread * share * share * width - start) * pitch
+        front = (self.y + np.float32(0.85) * spread * (share - 2) * width - start) * pitch
         within = ramp(self.outer + np.float32(0.03) - self.a, 0.02) * ramp(self.down + np.float32(0.04), 0.05)
         within = within * (1 - ramp(self.down - np.float32(1.05), 0.25))
         strong = _bars(back, 0.21) * ramp(self.a - np.float32(0.07), 0.03)
@@ -186,7 +184,7 @@ class Body:
         )
 
     def clavicle(self, side: int) -> list[tuple[float, float]]:
-        """The bone's axis, from the sternum to the shoulder: (distance right of the midline, y)."""
+        """Return the bone's axis from sternum to shoulder, as points (distance right of the midline, y)."""
         t = self.thorax
         sign = 1.0 if side else -1.0
         reach = t.width[side] * 1.02
@@ -224,7 +222,7 @@ class Body:
 
     @cached_property
     def torso(self) -> Array:
-        """Soft tissue without the lungs: (h, w) attenuation."""
+        """Attenuation (h, w) of the soft tissue without the lungs."""
         t = self.thorax
         y = self.y[:, :1]
         wide = max(t.width) + t.soft
@@ -247,20 +245,17 @@ class Body:
         whole = whole + np.float32(0.16) * liver * (1 - np.float32(0.25) * self.left)
         if t.female:
             for sign in (-1, 1):
-                window = self.canvas.around(sign * 0.36, t.dome[0] - 0.02, 0.4)
-                r = self.canvas.radius(sign * 0.36, t.dome[0] - 0.02, 0.29, 0.27, window)
+                window, r = self.canvas.ellipse(sign * 0.36, t.dome[0] - 0.02, 0.29, 0.27, 0.4)
                 whole[window] += np.float32(0.17) * np.sqrt(np.clip(1 - r, 0, 1))
         return whole * np.float32(t.build)
 
     def trachea(self) -> Array:
-        """The trachea's silhouette, (h, w)."""
-        t = self.thorax
-        x = np.abs(self.dx - np.float32(t.shift * 0.8 + 0.012))
-        tube = ramp(np.float32(_TRACHEA) - x, 0.018) * ramp(np.float32(-0.28) - self.y, 0.03)
-        return tube
+        """Return the trachea's silhouette (h, w)."""
+        x = np.abs(self.dx - np.float32(self.thorax.shift * 0.8 + 0.012))
+        return ramp(np.float32(_TRACHEA) - x, 0.018) * ramp(np.float32(-0.28) - self.y, 0.03)
 
     def attenuation(self) -> Array:
-        """All the fields added up: (h, w), what the image's logarithm shows."""
+        """Return the sum of all fields (h, w): the logarithm of the image."""
         t = self.thorax
         depth = np.sqrt(np.clip(self.wall * np.float32(1 / 0.34), 0.12, 1))
         air = np.float32(_AIR) * self.lucency * depth * self.lung * (1 - np.float32(0.82) * self.heart)
@@ -272,21 +267,17 @@ class Body:
         whole += np.float32(0.16) * self.heart * (1 - ramp(self.y - self.dome, 0.1))
         for side in (0, 1):
             a, y = self.hilum(side)
-            x = a if side else -a
-            window = self.canvas.around(x, y, 0.16)
-            r = self.canvas.radius(x, y, 0.065, 0.12, window)
+            window, r = self.canvas.ellipse(a if side else -a, y, 0.065, 0.12, 0.16)
             whole[window] += np.float32(0.16) * np.clip(1 - r, 0, 1)
         whole -= np.float32(0.30) * self.trachea()
         if t.gas:
-            x, y = 0.30, t.dome[1] + 0.05 + t.gas
-            window = self.canvas.around(x, y, 1.6 * t.gas)
-            r = self.canvas.radius(x, y, 1.5 * t.gas, t.gas, window)
+            window, r = self.canvas.ellipse(0.30, t.dome[1] + 0.05 + t.gas, 1.5 * t.gas, t.gas, 1.6 * t.gas)
             whole[window] -= np.float32(0.28) * np.clip((1 - r) * 3, 0, 1)
         whole += self._ribs() + self._spine() + self._shoulders() + self.extra
         return np.maximum(whole, 0)
 
 
 def _bars(phase: Array, half: float) -> Array:
-    """A row of ribs, one at each whole number of `phase`, with the brighter borders of a hollow bone."""
+    """Draw a rib at each whole number of `phase`, with the brighter borders of a hollow bone."""
     from_axis = np.abs(phase - np.rint(phase)) * np.float32(1 / half)
     return np.clip((1 - from_axis) * np.float32(5), 0, 1) * (np.float32(0.62) + np.float32(0.38) * from_axis**4)

@@ -1,4 +1,4 @@
-"""An image's pixel grid in the patient's coordinates, and the few drawing tools that work on it."""
+"""Pixel grid of an image in the patient's coordinates, and tools that draw on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw
 from thoraxlib.datasets.synthetic.anatomy import Thorax
 
 Array = NDArray[np.float32]
+Window = tuple[slice, slice]
 
 
 def ramp(distance: Array, width: float) -> Array:
-    """A soft step: 0 where `distance` <= 0, 1 where it is >= `width`, straight between."""
+    """Soft step: 0 for `distance` <= 0, 1 from `width` on, linear between."""
     return np.clip(distance * np.float32(1 / width), 0, 1)
 
 
@@ -49,45 +50,49 @@ class Canvas:
         self.level = self.y - np.float32(thorax.tilt) * self.x
 
     def midline(self, y: Array) -> Array:
-        """Where the spine is (x) at height y."""
+        """Return x of the spine at height y."""
         t = self.thorax
         return (t.lean * y + t.scoliosis * np.sin(3.0 * y)).astype(np.float32)
 
     def pixels(self, points: Array) -> Array:
-        """Image pixels (..., 2) of points (..., 2) given as (distance right of the midline, y)."""
+        """Convert points (..., 2), as (distance right of the midline, y), to pixels (..., 2)."""
         x = points[..., 0] + self.midline(points[..., 1])
         y = points[..., 1] + self.thorax.tilt * points[..., 0]
         return np.stack([x * self.unit + self.origin[0], y * self.unit + self.origin[1]], axis=-1).astype(np.float32)
 
-    def around(self, x: float, y: float, reach: float) -> tuple[slice, slice]:
-        """The window of pixels within `reach` of a point (distance right of the midline, y)."""
-        cx, cy = self.pixels(np.array([x, y], np.float32)).tolist()
-        r = reach * self.unit + 1
-        rows = slice(min(max(int(cy - r), 0), self.h - 1), max(int(cy + r) + 1, 1))
-        return rows, slice(min(max(int(cx - r), 0), self.w - 1), max(int(cx + r) + 1, 1))
+    def ellipse(
+        self, x: float, y: float, rx: float, ry: float, reach: float | None = None, turn: float = 0.0
+    ) -> tuple[Window, Array]:
+        """Return the window within `reach` of a point, and the elliptic radius around the point in it.
 
-    def radius(self, x: float, y: float, rx: float, ry: float, window: tuple[slice, slice], turn: float = 0.0) -> Array:
-        """Elliptic radius (1 on the ellipse of half-axes rx, ry) around a point, in a window."""
+        The point is (distance right of the midline, y); the radius is 1 on the ellipse of half-axes `rx` and `ry`,
+        rotated by `turn` radians. By default the window just holds the ellipse.
+        """
+        px, py = self.pixels(np.array([x, y], np.float32)).tolist()
+        r = (max(rx, ry) if reach is None else reach) * self.unit + 1
+        rows = slice(min(max(int(py - r), 0), self.h - 1), max(int(py + r) + 1, 1))
+        columns = slice(min(max(int(px - r), 0), self.w - 1), max(int(px + r) + 1, 1))
         cx = x + float(self.midline(np.float32(y)))  # type: ignore[arg-type]
         cy = y + self.thorax.tilt * x
-        dx, dy = self.x[:, window[1]] - np.float32(cx), self.y[window[0]] - np.float32(cy)
+        dx, dy = self.x[:, columns] - np.float32(cx), self.y[rows] - np.float32(cy)
         c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-        return np.sqrt(((c * dx + s * dy) / np.float32(rx)) ** 2 + ((c * dy - s * dx) / np.float32(ry)) ** 2)
+        radius = np.sqrt(((c * dx + s * dy) / np.float32(rx)) ** 2 + ((c * dy - s * dx) / np.float32(ry)) ** 2)
+        return (rows, columns), radius
 
     def cloud(self, rng: np.random.Generator, cells: int) -> Array:
-        """Smooth noise over the image, about -1.5 to 1.5: `cells` independent values along a side."""
+        """Draw smooth noise over the image, about -1.5 to 1.5, with `cells` independent values along a side."""
         coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
         return np.asarray(coarse.resize((self.w, self.h), Image.Resampling.BICUBIC))
 
     def smooth(self, image: Array, pixels: int) -> Array:
-        """`image` averaged over blocks of about `pixels` and joined up again."""
+        """Average `image` over blocks of about `pixels`, and interpolate between them."""
         small = (max(self.w // pixels, 2), max(self.h // pixels, 2))
         whole = Image.fromarray(image)
         return np.asarray(whole.resize(small, Image.Resampling.BOX).resize((self.w, self.h), Image.Resampling.BILINEAR))
 
 
 class Pen:
-    """Lines and areas given as points of the patient, drawn at twice the resolution."""
+    """Draw lines and areas, given as points of the patient, at twice the resolution."""
 
     def __init__(self, canvas: Canvas) -> None:
         self.canvas = canvas
@@ -98,26 +103,26 @@ class Pen:
         return (2 * self.canvas.pixels(np.asarray(points, np.float32))).ravel().tolist()  # type: ignore[no-any-return]
 
     def line(self, points: Array | Sequence[tuple[float, float]], width: float, ink: int = 255) -> None:
-        """A line through points, of a width in patient units."""
+        """Draw a line through points; the width is in patient units."""
         wide = max(1, round(2 * width * self.canvas.unit))
         self.draw.line(self._points(points), fill=ink, width=wide, joint="curve" if wide > 3 else None)
 
     def area(self, points: Array | Sequence[tuple[float, float]], ink: int = 255) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         self.draw.polygon(self._points(points), fill=ink)
 
     def disc(self, point: tuple[float, float], radius: float, ink: int = 255) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         (x, y), r = self._points([point]), 2 * radius * self.canvas.unit
         self.draw.ellipse((x - r, y - r, x + r, y + r), fill=ink)
 
     def segments(self, starts: Array, ends: Array, widths: Array, inks: NDArray[np.int64]) -> None:
-        """Many straight lines at once: (N, 2), (N, 2), (N,), (N,)."""
+        """Draw N straight lines: starts and ends (N, 2), widths and inks (N,)."""
         flat = (2 * self.canvas.pixels(np.stack([starts, ends], axis=1))).reshape(-1, 4).tolist()
         wide = np.maximum(1, np.rint(2 * widths * self.canvas.unit)).astype(int).tolist()
         for line, width, ink in zip(flat, wide, inks.tolist(), strict=True):
             self.draw.line(line, fill=ink, width=width)
 
     def result(self) -> Array:
-        """The drawing at the image's resolution, 0 to 1."""
+        """Return the drawing at the image's resolution, 0 to 1."""
         return np.asarray(self.image.reduce(2)).astype(np.float32) * np.float32(1 / 255)

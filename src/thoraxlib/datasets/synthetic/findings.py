@@ -1,7 +1,7 @@
-"""The 14 NIH findings by their radiological signs.
+"""Radiological signs of the 14 NIH findings.
 
-A finding draws its extent when it is made, changing the patient where it must (a large heart, a raised diaphragm), and
-later changes the body's fields; where it is focal, it says which box it fills.
+The constructor of a finding draws its extent, and changes the patient if necessary (a large heart, a raised diaphragm).
+:meth:`Finding.draw` then changes the body's fields, and returns the boxes of a focal finding.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ import numpy as np
 
 from thoraxlib.datasets.synthetic.anatomy import Thorax
 from thoraxlib.datasets.synthetic.body import Body
-from thoraxlib.datasets.synthetic.canvas import Array, Pen, ramp
+from thoraxlib.datasets.synthetic.canvas import Array, Pen, Window, ramp
+from thoraxlib.labels import build
 
 Box = tuple[float, float, float, float]
-Window = tuple[slice, slice]
 _WHOLE: Window = (slice(None), slice(None))
 _ZONES = ("apical zone", "upper lung zone", "mid lung zone", "lower lung zone")
 _PLEURA = ("lung", *_ZONES, "costophrenic angle")
 
 
 class Finding(abc.ABC):
-    """One finding on one image; `focal` where it has a place, `parts` are the regions, of both sides, it can be in."""
+    """A finding on an image; `focal` if it has boxes; `parts` are its possible regions, on both sides."""
 
     focal: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = (*_PLEURA, "hilar structures")
 
     def __init__(self, rng: np.random.Generator, thorax: Thorax) -> None:
-        self.rng = rng
+        self.rng, self.u = rng, rng.uniform
         self.side = int(rng.random() < 0.5)
         self.sign = 1.0 if self.side else -1.0
         self.shape(thorax)
 
     @abc.abstractmethod
     def shape(self, thorax: Thorax) -> None:
-        """Draw the extent; change the patient."""
+        """Draw the extent, and change the patient."""
 
     @abc.abstractmethod
     def draw(self, body: Body) -> list[Box]:
-        """Change the fields; return the boxes in pixels."""
+        """Change the body's fields; return the boxes in pixels."""
 
     def half(self, body: Body) -> Array:
-        """1 on the finding's side."""
+        """Return 1 on the finding's side and 0 on the other."""
         return (body.left == bool(self.side)).astype(np.float32)
 
 
 def bounds(shown: Array, window: Window = _WHOLE, level: float = 0.3) -> list[Box]:
-    """The box around the pixels above `level`; none if it is smaller than 2 pixels."""
+    """Return the box around the pixels above `level`; none if it is smaller than 2 pixels."""
     mask = shown > level
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows) or min(rows[-1] - rows[0], columns[-1] - columns[0]) < 1:
@@ -63,8 +63,8 @@ class Cardiomegaly(Finding):
     parts = ("cardiac silhouette",)
 
     def shape(self, thorax: Thorax) -> None:
-        thorax.ctr = self.rng.uniform(0.56, 0.68)
-        thorax.heart_right = self.rng.uniform(0.29, 0.36)
+        thorax.ctr = self.u(0.56, 0.68)
+        thorax.heart_right = self.u(0.29, 0.36)
 
     def draw(self, body: Body) -> list[Box]:
         return [body.heart_box()]
@@ -77,7 +77,7 @@ class Emphysema(Finding):
     parts = ("lung", *_ZONES)
 
     def shape(self, thorax: Thorax) -> None:
-        much = self.rng.uniform(0.7, 1.2)
+        much = self.u(0.7, 1.2)
         thorax.dome = [dome + 0.11 * much for dome in thorax.dome]
         thorax.arch *= 0.40
         thorax.air *= 1 + 0.16 * much
@@ -85,13 +85,11 @@ class Emphysema(Finding):
         thorax.rib_pitch *= 1.10
         thorax.rib_drop *= 0.7
         thorax.vessel_gain = [gain * 0.62 for gain in thorax.vessel_gain]
-        self.bullae = [(s, self.rng.uniform(0.3, 0.8), self.rng.uniform(0.1, 0.3)) for s in (0, 1)]
+        self.bullae = [(s, self.u(0.3, 0.8), self.u(0.1, 0.3)) for s in (0, 1)]
 
     def draw(self, body: Body) -> list[Box]:
         for side, across, down in self.bullae:
-            x, y = body.place(side, across, down)
-            window = body.canvas.around(x, y, 0.16)
-            r = body.canvas.radius(x, y, 0.15, 0.13, window)
+            window, r = body.canvas.ellipse(*body.point(side, across, down), 0.15, 0.13, 0.16)
             hole = np.clip((1 - r) * 6, 0, 1)
             body.lucency[window] += np.float32(0.12) * hole
             body.vessels[window] *= 1 - np.float32(0.8) * hole
@@ -105,9 +103,9 @@ class Effusion(Finding):
 
     def shape(self, thorax: Thorax) -> None:
         self.sides = [self.side] if self.rng.random() < 0.7 else [0, 1]
-        self.heights = self.rng.uniform(0.32, 0.55, 2)
+        self.heights = self.u(0.32, 0.55, 2)
         if len(self.sides) == 1 and self.rng.random() < 0.3:
-            self.heights = self.rng.uniform(0.6, 0.9, 2)
+            self.heights = self.u(0.6, 0.9, 2)
             thorax.shift -= 0.05 * self.sign
 
     def draw(self, body: Body) -> list[Box]:
@@ -128,21 +126,19 @@ class Atelectasis(Finding):
     """Plates of airless lung near the base, the diaphragm drawn up and the mediastinum towards the side."""
 
     def shape(self, thorax: Thorax) -> None:
-        thorax.dome[self.side] -= self.rng.uniform(0.0, 0.04)
-        thorax.shift += self.sign * self.rng.uniform(0.0, 0.03)
-        count = int(self.rng.integers(1, 3))
+        thorax.dome[self.side] -= self.u(0.0, 0.04)
+        thorax.shift += self.sign * self.u(0.0, 0.03)
+        u, count = self.u, int(self.rng.integers(1, 3))
         self.plates = [
             (0.45 + u(-0.15, 0.2), 0.92 - 0.16 * k - u(0.0, 0.06), u(0.20, 0.30), u(0.045, 0.065), u(-0.1, 0.45))
             for k in range(count)
-            for u in [self.rng.uniform]
         ]
 
     def draw(self, body: Body) -> list[Box]:
         boxes = []
         for across, down, length, thick, turn in self.plates:
-            x, y = body.place(self.side, across, down)
-            window = body.canvas.around(x, y, length)
-            r = body.canvas.radius(x, y, length, thick, window, -self.sign * turn)
+            point = body.point(self.side, across, down)
+            window, r = body.canvas.ellipse(*point, length, thick, length, -self.sign * turn)
             plate = np.clip((1 - r) * 2.5, 0, 1)
             body.filled[window] = np.maximum(body.filled[window], np.float32(0.75) * plate)
             body.extra[window] += np.float32(0.20) * plate * body.lung[window]
@@ -154,14 +150,11 @@ class Infiltration(Finding):
     """An ill-defined haze with fine streaks and nodules."""
 
     def shape(self, thorax: Thorax) -> None:
-        u = self.rng.uniform
-        self.spot = (u(0.35, 0.65), u(0.25, 0.8), u(0.22, 0.34), u(0.24, 0.38))
+        self.spot = (self.u(0.35, 0.65), self.u(0.25, 0.8), self.u(0.22, 0.34), self.u(0.24, 0.38))
 
     def draw(self, body: Body) -> list[Box]:
         across, down, rx, ry = self.spot
-        x, y = body.place(self.side, across, down)
-        window = body.canvas.around(x, y, max(rx, ry))
-        r = body.canvas.radius(x, y, rx, ry, window)
+        window, r = body.canvas.ellipse(*body.point(self.side, across, down), rx, ry)
         patch = np.clip((1 - r) * 2, 0, 1)
         grain = np.clip(body.canvas.cloud(self.rng, 36)[window], -0.8, 1.6)
         haze = patch * (np.float32(0.50) + np.float32(0.36) * grain)
@@ -173,14 +166,11 @@ class Pneumonia(Finding):
     """Patches that run together around the segments of one lung, with fuzzy borders."""
 
     def shape(self, thorax: Thorax) -> None:
-        u = self.rng.uniform
-        self.spot = (u(0.35, 0.6), u(0.5, 0.85), u(0.20, 0.30), u(0.18, 0.28))
+        self.spot = (self.u(0.35, 0.6), self.u(0.5, 0.85), self.u(0.20, 0.30), self.u(0.18, 0.28))
 
     def draw(self, body: Body) -> list[Box]:
         across, down, rx, ry = self.spot
-        x, y = body.place(self.side, across, down)
-        window = body.canvas.around(x, y, 1.1 * max(rx, ry))
-        r = body.canvas.radius(x, y, rx, ry, window)
+        window, r = body.canvas.ellipse(*body.point(self.side, across, down), rx, ry, 1.1 * max(rx, ry))
         lumps = body.canvas.cloud(self.rng, 13)[window]
         patch = np.clip((1 - r) * 1.8, 0, 1)
         dense = patch * np.clip(np.float32(0.78) + np.float32(0.50) * lumps, 0.30, 1)
@@ -192,11 +182,10 @@ class Consolidation(Finding):
     """A lobe or segment without air: even, cut off straight at the fissure, with air-filled bronchi."""
 
     def shape(self, thorax: Thorax) -> None:
-        u = self.rng.uniform
-        self.top = u(0.05, 0.50)
-        self.bottom = self.top + u(0.26, 0.40)
-        self.slope = u(-0.25, 0.25)
-        self.medial = u(0.0, 0.30)
+        self.top = self.u(0.05, 0.50)
+        self.bottom = self.top + self.u(0.26, 0.40)
+        self.slope = self.u(-0.25, 0.25)
+        self.medial = self.u(0.0, 0.30)
 
     def draw(self, body: Body) -> list[Box]:
         down = body.down_to_dome + np.float32(self.slope) * (body.a - np.float32(0.35))
@@ -216,7 +205,7 @@ class Edema(Finding):
     def shape(self, thorax: Thorax) -> None:
         thorax.vessel_gain = [gain * 1.5 for gain in thorax.vessel_gain]
         thorax.vessel_bright *= 1.2
-        self.much = self.rng.uniform(0.8, 1.1)
+        self.much = self.u(0.8, 1.1)
 
     def draw(self, body: Body) -> list[Box]:
         grain = np.clip(body.canvas.cloud(self.rng, 22), -1.2, 1.5)
@@ -226,11 +215,10 @@ class Edema(Finding):
         wings = np.exp(-r * r) * (np.float32(0.66) + np.float32(0.16) * grain) * np.float32(self.much)
         body.filled = np.maximum(body.filled, wings)
         pen = Pen(body.canvas)
-        u = self.rng.uniform
         for side in (0, 1):
             for k in range(7):
-                x, y = body.place(side, 0.97, 0.66 + 0.05 * k + u(-0.01, 0.01))
-                pen.line([(x, y), (x - (0.09 if side else -0.09), y + u(-0.01, 0.01))], 0.009, 220)
+                x, y = body.point(side, 0.97, 0.66 + 0.05 * k + self.u(-0.01, 0.01))
+                pen.line([(x, y), (x - (0.09 if side else -0.09), y + self.u(-0.01, 0.01))], 0.009, 220)
         body.extra += np.float32(0.16) * pen.result() * body.lung
         return []
 
@@ -242,9 +230,9 @@ class Fibrosis(Finding):
     parts = ("lung", *_ZONES[2:], "costophrenic angle")
 
     def shape(self, thorax: Thorax) -> None:
-        rise = self.rng.uniform(0.03, 0.09)
+        rise = self.u(0.03, 0.09)
         thorax.dome = [dome - rise for dome in thorax.dome]
-        self.much = self.rng.uniform(0.8, 1.2)
+        self.much = self.u(0.8, 1.2)
 
     def draw(self, body: Body) -> list[Box]:
         net = np.clip(1 - np.abs(body.canvas.cloud(self.rng, 30)) * np.float32(2.2), 0, 1)
@@ -259,34 +247,31 @@ class Mass(Finding):
     """A round or lobulated opacity of 3 cm or more."""
 
     def shape(self, thorax: Thorax) -> None:
-        u = self.rng.uniform
-        self.spot = (u(0.3, 0.75), u(0.15, 0.8), u(0.10, 0.17), u(0.85, 1.15), u(-1.5, 1.5))
+        self.spot = (self.u(0.3, 0.75), self.u(0.15, 0.8), self.u(0.10, 0.17), self.u(0.85, 1.15), self.u(-1.5, 1.5))
 
     def draw(self, body: Body) -> list[Box]:
         across, down, radius, oval, turn = self.spot
-        return _ball(body, *body.place(self.side, across, down), radius, radius * oval, turn)
+        return _ball(body, *body.point(self.side, across, down), radius, radius * oval, turn)
 
 
 class Nodule(Finding):
     """One to three round opacities of less than 3 cm."""
 
     def shape(self, thorax: Thorax) -> None:
-        u = self.rng.uniform
         count = int(self.rng.choice([1, 1, 2, 3]))
         sides = [self.side, 1 - self.side, self.side]
-        self.spots = [(sides[k], u(0.3, 0.8), u(0.12, 0.85), u(0.050, 0.072)) for k in range(count)]
+        self.spots = [(sides[k], self.u(0.3, 0.8), self.u(0.12, 0.85), self.u(0.050, 0.072)) for k in range(count)]
 
     def draw(self, body: Body) -> list[Box]:
         return [
             box
             for side, across, down, radius in self.spots
-            for box in _ball(body, *body.place(side, across, down), radius, radius, 0.0)
+            for box in _ball(body, *body.point(side, across, down), radius, radius, 0.0)
         ]
 
 
 def _ball(body: Body, x: float, y: float, rx: float, ry: float, turn: float) -> list[Box]:
-    window = body.canvas.around(x, y, max(rx, ry))
-    r = body.canvas.radius(x, y, rx, ry, window, turn)
+    window, r = body.canvas.ellipse(x, y, rx, ry, turn=turn)
     ball = np.sqrt(np.clip(1 - r * r, 0, 1))
     body.extra[window] += np.float32(0.80) * ball * (np.float32(0.25) + np.float32(0.75) * body.lung[window])
     return bounds(r.max() - r, window, float(r.max()) - 1.0)
@@ -298,8 +283,8 @@ class Pneumothorax(Finding):
     parts = _PLEURA
 
     def shape(self, thorax: Thorax) -> None:
-        self.gap = self.rng.uniform(0.12, 0.24)
-        self.end = self.rng.uniform(0.75, 1.1)
+        self.gap = self.u(0.12, 0.24)
+        self.end = self.u(0.75, 1.1)
         if self.gap > 0.20:
             thorax.shift -= self.sign * 0.04
 
@@ -322,10 +307,9 @@ class PleuralThickening(Finding):
     parts = _PLEURA
 
     def shape(self, thorax: Thorax) -> None:
-        u = self.rng.uniform
-        self.top = u(-0.05, 0.45)
-        self.bottom = self.top + u(0.35, 0.55)
-        self.thick = u(0.07, 0.11)
+        self.top = self.u(-0.05, 0.45)
+        self.bottom = self.top + self.u(0.35, 0.55)
+        self.thick = self.u(0.07, 0.11)
 
     def draw(self, body: Body) -> list[Box]:
         down = body.down_to_dome
@@ -342,13 +326,12 @@ class Hernia(Finding):
     parts = ("mediastinum",)
 
     def shape(self, thorax: Thorax) -> None:
-        self.x = self.rng.uniform(-0.04, 0.12)
-        self.radius = self.rng.uniform(0.13, 0.20)
+        self.x = self.u(-0.04, 0.12)
+        self.radius = self.u(0.13, 0.20)
 
     def draw(self, body: Body) -> list[Box]:
         x, y = self.x + body.thorax.shift, float(np.mean(body.thorax.dome)) - 0.55 * self.radius
-        window = body.canvas.around(x, y, 1.25 * self.radius)
-        r = body.canvas.radius(x, y, 1.2 * self.radius, self.radius, window)
+        window, r = body.canvas.ellipse(x, y, 1.2 * self.radius, self.radius, 1.25 * self.radius)
         ball, core = np.clip((1 - r) * 8, 0, 1), np.clip((0.86 - r) * 8, 0, 1)
         air = core * ramp(np.float32(y - 0.05 * self.radius) - body.y[window], 0.012)
         body.filled[window] = np.maximum(body.filled[window], ball)
@@ -356,22 +339,8 @@ class Hernia(Finding):
         return bounds(ball, window)
 
 
+_BY_NAME = {finding.__name__: finding for finding in Finding.__subclasses__()}
 #: The findings in the order of ``labels.build("nih14")``.
-SIGNS: dict[str, type[Finding]] = {
-    "Atelectasis": Atelectasis,
-    "Cardiomegaly": Cardiomegaly,
-    "Effusion": Effusion,
-    "Infiltration": Infiltration,
-    "Mass": Mass,
-    "Nodule": Nodule,
-    "Pneumonia": Pneumonia,
-    "Pneumothorax": Pneumothorax,
-    "Consolidation": Consolidation,
-    "Edema": Edema,
-    "Emphysema": Emphysema,
-    "Fibrosis": Fibrosis,
-    "Pleural_Thickening": PleuralThickening,
-    "Hernia": Hernia,
-}
+SIGNS: dict[str, type[Finding]] = {name: _BY_NAME[name.replace("_", "")] for name in build("nih14")}
 #: Findings that come with boxes.
 FOCAL = tuple(name for name, sign in SIGNS.items() if sign.focal)

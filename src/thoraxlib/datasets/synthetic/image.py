@@ -1,4 +1,4 @@
-"""From attenuation to the grey levels of an image: scatter, quantum noise, exposure, collimation, markers, devices."""
+"""Grey levels of an image from attenuation: scatter, quantum noise, exposure, collimation, markers, devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thoraxlib.datasets.synthetic.canvas import Array, Pen
 
 
 def develop(body: Body, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The image: uint8 (h, w), white where little radiation came through."""
+    """Return the image, uint8 (h, w): white for high attenuation."""
     thorax, canvas = body.thorax, body.canvas
     whole = body.attenuation()
     if thorax.electrodes or thorax.line:
@@ -29,7 +29,7 @@ def develop(body: Body, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _window(body: Body, image: Array) -> tuple[float, float]:
-    """The attenuations shown black and white: open air at the sides is black, the densest part of the torso white."""
+    """Return the attenuations of black (open air at the sides) and white (the densest part of the torso)."""
     sample = image[:: max(body.canvas.h // 48, 1), :: max(body.canvas.w // 48, 1)]
     inside = sample[sample > 0.25]
     low, high = np.quantile(inside, (0.02, 0.985)).tolist()
@@ -37,7 +37,7 @@ def _window(body: Body, image: Array) -> tuple[float, float]:
 
 
 def _devices(body: Body) -> Array:
-    """Electrodes and a central line."""
+    """Draw electrodes and a central line."""
     rng = np.random.default_rng(body.thorax.extras)
     pen = Pen(body.canvas)
     for _ in range(body.thorax.electrodes):
@@ -64,7 +64,7 @@ def _collimate(grey: Array, body: Body) -> None:
 
 
 def _mark(grey: NDArray[np.uint8], body: Body) -> NDArray[np.uint8]:
-    """The letter that says which side is the patient's left."""
+    """Draw the letter L on the patient's left."""
     if body.thorax.marker is None:
         return grey
     image = Image.fromarray(grey)

@@ -1,4 +1,4 @@
-"""The labels, patients and views of the synthetic data set: drawn for all images at once, without rendering any."""
+"""Labels, patients and views of the synthetic data set, drawn for all images without rendering."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from thoraxlib.labels import resolve
 
 #: The 14 findings, in the order of the table's columns.
 FINDINGS = resolve("nih14")
-#: Every label that the synthetic data set can give.
-LABELS = resolve("nih15")
 
 _BALANCED = 0.15  # prevalence of every finding at balance 1
 
-# Chance of an AP (bedside) image: log-odds of an image without findings, and what each finding adds. Set by hand so
-# that about 40 % of the images at NIH prevalence are AP and the findings of the acutely ill are mostly seen on AP
-# images.
+# Log-odds of an AP (bedside) image without findings, and the increase by each finding. Set by hand: about 40 % of the
+# images at NIH prevalence are AP, and findings of the acutely ill are mostly on AP images.
 _AP_BASE = -0.72
 _AP_SHIFT = {
     "Atelectasis": 0.4,
@@ -40,7 +37,7 @@ _AP_SHIFT = {
 
 @cache
 def joint_table() -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """All distinct vectors of the 14 NIH labels, (790, 14), and the images that carry each, (790,)."""
+    """Return all distinct vectors of the 14 NIH labels (790, 14), and the number of images with each (790,)."""
     text = resources.files(__package__).joinpath("nih14_joint.csv").read_text(encoding="utf-8")
     rows = [line.split(",") for line in text.splitlines()[2:]]
     vectors = np.array([[bit == "1" for bit in bits] for bits, _ in rows])
@@ -49,13 +46,12 @@ def joint_table() -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
 
 @lru_cache(maxsize=16)
 def tilt(balance: float) -> NDArray[np.float64]:
-    """Probability of each vector of :func:`joint_table`.
+    """Return the probability of each vector of :func:`joint_table`.
 
-    With n the counts and p_k the prevalence of finding k in them, the result is
-    ``q(v) ~ n(v) exp(sum_k lambda_k v_k)``, with the lambda that give finding k the prevalence
-    ``(1 - balance) p_k + balance * 0.15``. Of all distributions with these prevalences it is the nearest to the
-    counts in Kullback-Leibler divergence, and it keeps every conditional odds ratio between findings. The lambda come
-    from iterative proportional fitting (Deming and Stephan, 1940).
+    For counts n, in which finding k has prevalence p_k, the result is ``q(v) ~ n(v) exp(sum_k lambda_k v_k)``. The
+    lambda_k are such that finding k has the prevalence ``(1 - balance) p_k + balance * 0.15``. This is the distribution
+    with these prevalences that is nearest to the counts in Kullback-Leibler divergence, and it keeps all conditional
+    odds ratios between findings. It is computed by iterative proportional fitting (Deming and Stephan, 1940).
     """
     vectors, counts = joint_table()
     q = counts / counts.sum()
@@ -71,7 +67,7 @@ def tilt(balance: float) -> NDArray[np.float64]:
 
 
 def draw_findings(rng: np.random.Generator, length: int, balance: float) -> NDArray[np.bool_]:
-    """Independent draws from the joint distribution of the findings: (length, 14)."""
+    """Draw findings (length, 14) from their joint distribution."""
     vectors, _ = joint_table()
     ends = np.cumsum(tilt(balance))
     rows = np.searchsorted(ends, rng.random(length) * ends[-1], side="right")
@@ -79,13 +75,13 @@ def draw_findings(rng: np.random.Generator, length: int, balance: float) -> NDAr
 
 
 def draw_views(rng: np.random.Generator, findings: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """True where the image is AP: (N,)."""
+    """Draw the view of each image (N,): True for AP."""
     shift = np.array([_AP_SHIFT.get(name, 0.0) for name in FINDINGS])
     chance = 1 / (1 + np.exp(-(_AP_BASE + findings @ shift)))
     return rng.random(len(findings)) < chance
 
 
 def draw_patients(rng: np.random.Generator, length: int) -> NDArray[np.int64]:
-    """Patient of each image, (length,): consecutive images share one; 1, 2, 3, ... images with geometric chance."""
+    """Draw the patient of each image (length,); a patient has consecutive images, with a geometric number of them."""
     images = rng.geometric(0.4, size=length)
     return np.repeat(np.arange(length), images)[:length]

@@ -1,7 +1,8 @@
-"""Cropping: images and a feature map -> the box that the map attends to, cut out and enlarged.
+"""Crop the region of an image that a feature map attends to.
 
-``build(name)(images, features)`` is a :class:`Crop`: the map's heat, its mask, the mask's largest connected component,
-that one's box, and what the image shows there. All for the whole batch at once, on any device.
+``build(name)(images, features)`` returns a :class:`Crop`: the map's heat, the mask of its hot pixels, the largest
+connected component of the mask, the component's bounding box, and the image inside it. It works on whole batches and on
+any device.
 """
 
 from thoraxlib.localization.crops.base import Crop, CropRule

@@ -1,4 +1,4 @@
-"""What all rules share: from a feature map to a crop."""
+"""Crop rules: from a feature map to the box that is cut out of the image."""
 
 from __future__ import annotations
 
@@ -11,31 +11,72 @@ import torch
 from torch import Tensor
 
 from thoraxlib.localization.crops.components import Component, largest_component
-from thoraxlib.localization.crops.heat import STATISTICS, heat
 from thoraxlib.localization.crops.resample import crop_and_resize
-from thoraxlib.localization.scaling import upsample
+from thoraxlib.localization.maps import upsample
 from thoraxlib.utils.arguments import height_and_width, one_of
+
+#: Statistics over the K channels of (N, K, h, w). A mean would give the same as the sum, as heat is stretched.
+STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_abs": lambda features: features.abs().amax(dim=1),
+    "l1": lambda features: features.abs().sum(dim=1),
+    "l2": lambda features: features.square().sum(dim=1).sqrt(),
+    "sum": lambda features: features.sum(dim=1),
+}
+
+
+def heat(features: Tensor, statistic: str | Callable[[Tensor], Tensor] = "max_abs") -> Tensor:
+    """Compute the heat (N, h, w) of a feature map (N, K, h, w), stretched to [0, 1]; a constant map becomes 0.
+
+    Guan et al. 2018 (arXiv 1801.09927), section III-B, for the first three of the statistics:
+
+    ========= ==========================================================
+    max_abs   largest absolute value
+    l1, l2    norms
+    sum       sum of the signed values, as in Ien001/AG-CNN
+    ========= ==========================================================
+
+    A map of one channel, such as the heat map of a label, is used unchanged: its highest value is the hottest, whatever
+    the statistic.
+
+    The result is float32 or wider, also under autocast, as half precision moves the boxes. A map with values that are
+    not finite becomes 0.
+
+    Parameters
+    ----------
+    features : Tensor
+        (N, K, h, w), floating point.
+    statistic : str or callable
+        A name from the table, or a function (N, K, h, w) -> (N, h, w).
+    """
+    wide = features if features.dtype.itemsize >= 4 else features.float()
+    if isinstance(statistic, str):
+        statistic = STATISTICS["sum" if features.shape[1] == 1 else statistic]
+    raw = statistic(wide)
+    low, high = (extreme[:, None, None] for extreme in raw.flatten(1).aminmax(dim=1))
+    span = high - low
+    # comparisons with NaN are false
+    return torch.where((span > 0) & (span < float("inf")), (raw - low) / span, 0.0)
 
 
 class Crop(NamedTuple):
-    """What a rule found in N images of (H, W) pixels.
+    """Result of a crop rule for N images of (H, W) pixels.
 
     Attributes
     ----------
     crop : Tensor
-        (N, C, H', W'): what the image shows in the box, enlarged.
+        (N, C, H', W'): the image inside the box, resized.
     box : Tensor
         int64 (N, 4): x1, y1, x2, y2 in the image's pixels, x2 and y2 exclusive.
     valid : Tensor
-        bool (N,): False where there was nothing to find, so that the box is the whole image.
+        bool (N,): False if the rule selected nothing, so that the box is the whole image.
     heat : Tensor
-        (N, h, w): of the feature map, stretched to [0, 1]; float32, or float64 as the features are.
+        (N, h, w): heat of the feature map in [0, 1]; float32, or float64 for float64 features.
     mask : Tensor
-        bool (N, H, W): what the rule picked.
+        bool (N, H, W): the pixels that the rule selected.
     component : Tensor
-        bool (N, H, W): its largest connected component.
+        bool (N, H, W): the mask's largest connected component.
     window : Tensor
-        float32 (N, 4): x1, y1, x2, y2, the edges of what the crop shows, for
+        float32 (N, 4): x1, y1, x2, y2, the edges of the region that the crop shows, for
         :func:`thoraxlib.localization.crops.paste`.
     """
 
@@ -49,55 +90,50 @@ class Crop(NamedTuple):
 
     @property
     def yxyx(self) -> Tensor:
-        """`box` as AG-CNN's codes have it: ymin, xmin, ymax, xmax, all four inclusive."""
+        """`box` in the format of AG-CNN's codes: ymin, xmin, ymax, xmax, all inclusive."""
         x1, y1, x2, y2 = self.box.unbind(dim=1)
         return torch.stack([y1, x1, y2 - 1, x2 - 1], dim=1)
 
 
 @dataclass(kw_only=True, eq=False)
 class CropRule(abc.ABC):
-    """The box of the largest region of what a rule picks from a feature map, cut out of the image and enlarged.
+    """Base class of rules that cut the largest hot region of a feature map out of the image and resize it.
 
-    The heat of the map's channels is stretched to [0, 1] and enlarged to the image; a rule says which pixels count; the
-    bounding box of the largest connected component is cut out. A map that is constant or not finite, or in which the
-    rule finds nothing, gives the whole image. Guan et al. 2018 (arXiv 1801.09927), section III-B; what the paper leaves
-    open (stretching, where the threshold acts, connectivity) is an option or said here.
+    The heat of the feature map is stretched to [0, 1] and resized to the image. The rule selects pixels by their heat.
+    The crop is the bounding box of the largest connected component of these pixels. The whole image is used for a map
+    that is constant or not finite, and if no pixel is selected. Guan et al. 2018 (arXiv 1801.09927), section III-B; the
+    paper does not define stretching, the resolution of the threshold or the connectivity.
 
     No gradient goes through heat and box; the crop is differentiable with respect to the image.
 
     Parameters
     ----------
     statistic : {"max_abs", "l1", "l2", "sum"} or callable
-        Heat of the channels, see :func:`thoraxlib.localization.crops.heat.heat`; or a function (N, K, h, w) -> (N, h,
-        w).
+        Statistic of the channels, see :func:`heat`; or a function (N, K, h, w) -> (N, h, w).
     connectivity : {8, 4}
         Whether pixels that touch at a corner are connected.
     size : int or (int, int), optional
-        Of the crop, (H', W'); default the image's own.
-    on_empty : {"full", "raise"}
-        What to do where nothing is found: the whole image, or a ValueError.
+        Size of the crop, (H', W'); default the image's size.
 
     Raises
     ------
     ValueError
-        An option out of its range.
+        An option outside its range.
     """
 
     statistic: str | Callable[[Tensor], Tensor] = "max_abs"
     connectivity: int = 8
     size: int | Sequence[int] | None = None
-    on_empty: str = "full"
 
     def __post_init__(self) -> None:
         if not callable(self.statistic):
             one_of("statistic", self.statistic, STATISTICS, ", or a function (N, K, h, w) -> (N, h, w)")
         one_of("connectivity", self.connectivity, (4, 8))
-        one_of("on_empty", self.on_empty, ("full", "raise"))
         if self.size is not None:
             self.size = height_and_width(self.size)
 
     def __call__(self, images: Tensor, features: Tensor) -> Crop:
-        """Crops of images.
+        """Crop images.
 
         Parameters
         ----------
@@ -111,8 +147,8 @@ class CropRule(abc.ABC):
         TypeError
             Images or features that are not floating-point tensors.
         ValueError
-            Images or features of another shape, on two devices; a rule or statistic that gives another shape than it
-            should; with ``on_empty="raise"``, an image in which nothing is found.
+            Images or features of another shape, or on two devices; a rule or statistic that returns another shape than
+            it should.
         """
         _check("images", "(N, C, H, W)", images)
         _check("features", "(N, K, h, w)", features)
@@ -131,29 +167,27 @@ class CropRule(abc.ABC):
             valid = valid & (hot > 0).flatten(1).any(dim=1)
             box = torch.where(valid[:, None], box, box.new_tensor([0, 0, frame[1], frame[0]]))
             component = component & valid[:, None, None]
-        if self.on_empty == "raise" and not valid.all():
-            _explain(valid, features, hot)
         size = frame if self.size is None else height_and_width(self.size)
         return Crop(self.cut(images, box, size), box, valid, hot, mask, component, self.window(box, size))
 
     def levels(self, hot: Tensor, size: tuple[int, int]) -> Tensor:
-        """Heat (N, h, w) from 0 to 1 as grey levels 0 to 255 at `size`: float (N, H, W)."""
+        """Convert heat (N, h, w) in [0, 1] to grey levels from 0 to 255 at `size`: float (N, H, W)."""
         return upsample(255 * hot[:, None], size)[:, 0]
 
     @abc.abstractmethod
     def mask(self, levels: Tensor) -> Tensor:
-        """Which pixels count, bool (N, H, W), of grey levels from 0 to 255, float (N, H, W): what a rule defines."""
+        """Select pixels, bool (N, H, W), by their grey levels from 0 to 255, float (N, H, W)."""
 
     def region(self, mask: Tensor) -> Component:
-        """The component of a mask (N, H, W) whose box is cut out."""
+        """Choose the component of a mask (N, H, W) whose box is cut out."""
         return largest_component(mask, self.connectivity)
 
     def cut(self, images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """Images (N, C, H, W) in boxes (N, 4), at `size`."""
+        """Cut boxes (N, 4) out of images (N, C, H, W), and resize them to `size`."""
         return crop_and_resize(images, boxes, size)
 
     def window(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """The edges of what a crop of `size` shows, float32 (N, 4)."""
+        """Edges of the region that a crop of `size` shows, float32 (N, 4)."""
         return boxes.float()
 
 
@@ -162,20 +196,9 @@ def _check(name: str, shape: str, tensor: Tensor) -> None:
         kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name} must be a floating-point tensor {shape}, got {kind}")
     if tensor.ndim != 4 or 0 in tensor.shape[1:]:
-        raise ValueError(f"{name} must be {shape}, with at least one channel and place, got {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must be {shape}, with at least one channel and pixel, got {tuple(tensor.shape)}")
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise ValueError(f"the rule's {name} must give {shape}, it gave {tuple(tensor.shape)}")
-
-
-def _explain(valid: Tensor, features: Tensor, hot: Tensor) -> None:
-    first = int((~valid).nonzero()[0])
-    if not features[first].isfinite().all():
-        why = "its features are not finite"
-    elif not hot[first].any():
-        why = "its heat is the same everywhere"
-    else:
-        why = "the rule leaves nothing to cut out"
-    raise ValueError(f"nothing is found in {int((~valid).sum())} of {len(valid)} images, e.g. image {first}: {why}")

@@ -1,4 +1,4 @@
-"""The largest connected component of each mask, for a batch at once."""
+"""The largest connected component of each mask, for a whole batch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _NAME = "thoraxlib::largest_component"
 
 
 class Component(NamedTuple):
-    """A component of each of N masks.
+    """One component of each of N masks.
 
     Attributes
     ----------
     mask : Tensor
-        bool (N, H, W): its pixels; none of an empty mask.
+        bool (N, H, W): its pixels; none for an empty mask.
     box : Tensor
-        int64 (N, 4): x1, y1, x2, y2, x2 and y2 exclusive; the whole image for an empty mask.
+        int64 (N, 4): x1, y1, x2, y2, with x2 and y2 exclusive; the whole image for an empty mask.
     valid : Tensor
-        bool (N,): whether there is one.
+        bool (N,): False for an empty mask.
     """
 
     mask: Tensor
@@ -34,9 +34,9 @@ class Component(NamedTuple):
 
 
 def largest_component(mask: Tensor, connectivity: int = 8) -> Component:
-    """The component with the most pixels; of equal ones that whose first pixel, row by row, comes first.
+    """Find the component with the most pixels; of equal ones, the one whose first pixel in row-major order comes first.
 
-    On the CPU found from runs of pixels, joined by a sparse graph; on other devices by :func:`label_components`.
+    On the CPU, runs of pixels are joined by a sparse graph; other devices use :func:`label_components`.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def largest_component(mask: Tensor, connectivity: int = 8) -> Component:
     Raises
     ------
     TypeError, ValueError
-        A mask that is not bool, or of another shape; another connectivity.
+        A mask that is not bool, or has another shape; another connectivity.
     """
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool (N, H, W), got {mask.dtype}")
@@ -58,15 +58,14 @@ def largest_component(mask: Tensor, connectivity: int = 8) -> Component:
     return Component(*torch.ops.thoraxlib.largest_component(mask, connectivity))
 
 
-# One operation for torch.compile and torch.export, which cannot look into SciPy nor know how often a loop runs; not by
-# torch.library.custom_op, whose first call takes seconds.
+# An operator of its own, as torch.compile and torch.export can trace neither SciPy nor loops of unknown length. Not
+# defined by torch.library.custom_op, whose first call takes seconds.
 torch.library.define(_NAME, "(Tensor mask, int connectivity) -> (Tensor, Tensor, Tensor)")
 
 
 @torch.library.impl(_NAME, "CompositeExplicitAutograd")
 def _(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
-    pixels, box, valid = (_by_runs if mask.device.type == "cpu" else _by_labels)(mask, connectivity)
-    return pixels, box, valid
+    return (_by_runs if mask.device.type == "cpu" else _by_labels)(mask, connectivity)
 
 
 @torch.library.register_fake(_NAME)
@@ -75,49 +74,43 @@ def _(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(mask), mask.new_empty(n, 4, dtype=torch.int64), mask.new_empty(n)
 
 
-def _by_runs(mask: Tensor, connectivity: int) -> Component:
+def _by_runs(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
     n, h, w = mask.shape
     runs = find_runs(mask.numpy(), connectivity)
     found = join_runs(runs, h, runs.stop - runs.start)
     order = np.lexsort((-found.area, found.plane))  # stable: of equal ones the first
     largest = order[np.flatnonzero(np.diff(found.plane[order], prepend=-1))]
-    plane = found.plane[largest]
     valid, box = np.zeros(n, bool), np.tile([0, 0, w, h], (n, 1))
-    valid[plane], box[plane] = True, found.xyxy[largest]
-    chosen = np.isin(runs.component, runs.component[found.first[largest]])
+    valid[found.plane[largest]], box[found.plane[largest]] = True, found.xyxy[largest]
+    chosen = np.isin(runs.component, largest)
     kept = Runs._make(column[chosen] for column in runs)
-    lengths = np.diff(kept.turns(w), prepend=0, append=n * h * w)  # of background and component in turn
+    lengths = np.diff(kept.edges(w), prepend=0, append=n * h * w)  # of background and component in turn
     pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(n, h, w)
-    return Component(torch.from_numpy(pixels), torch.from_numpy(box), torch.from_numpy(valid))
+    return torch.from_numpy(pixels), torch.from_numpy(box), torch.from_numpy(valid)
 
 
-def _by_labels(mask: Tensor, connectivity: int) -> Component:
+def _by_labels(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor, Tensor]:
     n, h, w = mask.shape
-    labels = label_components(mask, connectivity).flatten(1)
-    counts = torch.zeros(n, h * w + 1, dtype=torch.int64, device=mask.device)
-    counts.scatter_add_(1, labels, torch.ones_like(labels))
-    # one key for size and place: argmax may give any of equal ones
-    key = counts[:, :-1] * (h * w) - torch.arange(h * w, device=mask.device)
-    pixels = (labels == key.argmax(dim=1, keepdim=True)).view(n, h, w)
-    (y1, y2), (x1, x2) = _extent(pixels.any(dim=2)), _extent(pixels.any(dim=1))
-    return Component(pixels, torch.stack([x1, y1, x2, y2], dim=1), mask.flatten(1).any(dim=1))
+    labels = label_components(mask, connectivity)
+    flat = labels.flatten(1)
+    counts = flat.new_zeros(n, h * w + 1).scatter_add_(1, flat, torch.ones_like(flat))
+    pixels = labels == counts[:, :-1].argmax(dim=1)[:, None, None]
+    (x1, x2), (y1, y2) = _extent(pixels.any(dim=1)), _extent(pixels.any(dim=2))
+    return pixels, torch.stack([x1, y1, x2, y2], dim=1), mask.flatten(1).any(dim=1)
 
 
 def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
-    """First and one beyond the last place that is true in each row of (N, n); 0 and n where none is."""
-    place = torch.arange(line.shape[1], device=line.device)
-    first = torch.where(line, place, line.shape[1]).amin(dim=1)
-    last = torch.where(line, place, -1).amax(dim=1)
-    empty = last < 0
-    return torch.where(empty, 0, first), torch.where(empty, line.shape[1], last + 1)
+    """First index that is true in each row of (N, n), and one after the last; 0 and n if none is."""
+    ones = line.byte()
+    return ones.argmax(dim=1), line.shape[1] - ones.flip(1).argmax(dim=1)
 
 
 def label_components(mask: Tensor, connectivity: int = 8) -> Tensor:
-    """For each pixel the place ``y * W + x`` of its component's first pixel; H * W in the background.
+    """Label each pixel with the index ``y * W + x`` of its component's first pixel; H * W in the background.
 
-    Every pixel takes the smallest label around it and hands it on to the pixel that it is named after; then labels are
-    followed from pixel to pixel, so that the way that they come doubles. This is repeated until nothing changes, less
-    than ten times for any mask tried; whether that is so is all that the host asks the device.
+    Each iteration takes the smallest label of a pixel's neighbourhood and passes it to the pixel that the old label
+    points to. Pointer jumping then doubles the propagation distance. Iterations stop when no label changes, after fewer
+    than ten for all masks tried; this test is the only synchronization with the device.
 
     Parameters
     ----------
@@ -137,7 +130,7 @@ def label_components(mask: Tensor, connectivity: int = 8) -> Tensor:
         lowest = torch.where(mask, _smallest_around(labels, connectivity, h * w), h * w)
         if torch.equal(lowest, labels):
             return labels
-        # a label is the place of a pixel, whose own label is lower or the same; one place more for the background
+        # a label is the index of a pixel, whose own label is lower or equal; one more entry for the background
         parent = F.pad(lowest.flatten(1), (0, 1), value=h * w)
         parent = parent.scatter_reduce(1, labels.flatten(1), lowest.flatten(1), "amin")
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Boxes cut out of images and enlarged, and what was seen in them put back."""
+"""Cut boxes out of images and resize them; paste maps of crops back into the image."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.nn import functional as F
 
 
 def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """What images (N, C, H, W) show in a box each, at `size`: (N, C, H', W').
+    """Cut a box out of each image (N, C, H, W) and resize it to `size`: (N, C, H', W').
 
-    Bilinear with half-pixel centres, and nothing from beyond the box: what cutting and
-    :func:`torch.nn.functional.interpolate` one by one would give. Differentiable, once, with respect to the images.
+    Bilinear with half-pixel centres, using pixels of the box only: the same as slicing each image and calling
+    :func:`torch.nn.functional.interpolate`. The first derivative with respect to the images is defined.
 
     Parameters
     ----------
     images : Tensor
-        Floating point; half a precision is computed in float32.
+        Floating point; half precision is computed in float32.
     boxes : Tensor
         int64 (N, 4): x1, y1, x2, y2 in pixels, x2 and y2 exclusive; inside the image, not empty.
     size : (int, int)
@@ -31,58 +31,57 @@ def crop_and_resize(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Ten
         return resample(wide, rows, columns).to(images.dtype)
     crops = images.new_empty(len(images), images.shape[1], *size)
     for n, (left, top, right, bottom) in enumerate(boxes.tolist()):
-        seen = wide[n : n + 1, :, top:bottom, left:right]
-        crops[n : n + 1] = resample(seen, rows.of(n, top), columns.of(n, left))
+        part = wide[n : n + 1, :, top:bottom, left:right]
+        crops[n : n + 1] = resample(part, rows.of(n, top), columns.of(n, left))
     return crops
 
 
 def at_once(images: Tensor) -> bool:
-    """Whether images are cut in one step, and not one by one.
+    """Return True if images should be cropped as one batch, False for one by one.
 
-    On a CPU one by one is faster: each step then has only what is in the box, and finds it in the cache. With gradients
-    it is not: cutting their way back into parts costs more.
+    On a CPU, one by one is faster, as each image then fits into the cache. It is slower if gradients are needed.
     """
     differentiated = images.requires_grad and torch.is_grad_enabled()
     return bool(torch.compiler.is_compiling() or images.device.type != "cpu" or differentiated)
 
 
 class Taps(NamedTuple):
-    """For each place along an axis the two pixels that it lies between, int64, and their shares: (N, L, 2)."""
+    """Two source pixels, int64, and their weights for each output position along an axis: (N, L, 2)."""
 
     pixels: Tensor
     shares: Tensor
 
     def of(self, n: int, start: int) -> Taps:
-        """Those of picture `n` alone, of which nothing before the pixel `start` is there."""
+        """Taps of image `n` alone, sliced so that its first pixel is `start`."""
         return Taps(self.pixels[n : n + 1] - start, self.shares[n : n + 1])
 
     def between(self, start: int, stop: int) -> Taps:
-        """Those of some of the places."""
+        """Taps of the output positions from `start` to `stop`."""
         return Taps(self.pixels[:, start:stop], self.shares[:, start:stop])
 
 
 def taps(low: Tensor, high: Tensor, length: int, dtype: torch.dtype, margin: int = 0) -> Taps:
-    """[low, high), int64 (N,), stretched over `length` places and a `margin` at either end, which is left out.
+    """Compute the taps that resize [low, high), int64 (N,), to ``length + 2 * margin`` pixels, without the margins.
 
-    Place d is at ``low + (d + 1/2) (high - low) / (length + 2 margin) - 1/2``, not beyond the centres of the outermost
-    pixels; counted in whole numbers until the last division.
+    Output pixel d is at ``low + (d + 1/2) (high - low) / (length + 2 margin) - 1/2``, clamped to the centres of the
+    outermost source pixels. All steps but the last division use integers.
     """
     low, span = low[:, None], (high - low)[:, None]
-    whole = 2 * (length + 2 * margin)  # parts of a pixel
+    whole = 2 * (length + 2 * margin)  # units of 1 / whole pixels
     step = margin + torch.arange(length, device=low.device)
-    place = torch.minimum(((2 * step + 1) * span - whole // 2).clamp(min=0), (span - 1) * whole)
-    first, share = place // whole, (place % whole).to(dtype) / whole
+    position = torch.minimum(((2 * step + 1) * span - whole // 2).clamp(min=0), (span - 1) * whole)
+    first, share = position // whole, (position % whole).to(dtype) / whole
     pixels = torch.stack([first, torch.minimum(first + 1, span - 1)], dim=2)
     return Taps(low[..., None] + pixels, torch.stack([1 - share, share], dim=2))
 
 
 def resample(x: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """Pictures (N, C, H, W) at other columns, then at other rows."""
+    """Resample the columns, then the rows of images (N, C, H, W)."""
     return down(down(x.mT, columns).mT, rows)
 
 
 def down(x: Tensor, taps: Taps) -> Tensor:
-    """Pictures (N, C, H, W) at other rows, each a weighted sum of two others."""
+    """Resample the rows of images (N, C, H, W): each output row is a weighted sum of two input rows."""
     n, channels, h, w = x.shape
     above = h * torch.arange(n * channels, device=x.device).view(n, channels, 1, 1)
     pixels = above + taps.pixels[:, None]
@@ -93,24 +92,24 @@ def down(x: Tensor, taps: Taps) -> Tensor:
 
 
 def _bagged(lines: Tensor, pairs: Tensor, shares: Tensor) -> Tensor:
-    """Weighted sums of pairs of rows, in one pass over them: on a CPU several times faster than :func:`_gathered`."""
+    """Weighted sums of pairs of rows in one pass: several times faster on a CPU than :func:`_gathered`."""
     return F.embedding_bag(pairs, lines, mode="sum", per_sample_weights=shares)
 
 
 def _gathered(lines: Tensor, pairs: Tensor, shares: Tensor) -> Tensor:
-    """The same on any device: not all have embedding bags."""
+    """Weighted sums of pairs of rows on any device, as some do not support embedding bags."""
     return (lines[pairs] * shares[..., None]).sum(dim=1)
 
 
 def paste(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps of crops, (N, K, h, w), in the frame of the whole images: (N, K, H, W), bilinear, 0 beyond the window.
+    """Paste maps of crops (N, K, h, w) into the frame of the whole images: (N, K, H, W), bilinear, 0 outside.
 
     Parameters
     ----------
     maps : Tensor
-        E.g. class activation maps of the crops.
+        Maps of the crops, e.g. class activation maps.
     windows : Tensor
-        (N, 4): x1, y1, x2, y2, the edges of what each crop shows, in the image's pixels; ``Crop.window`` has them.
+        (N, 4): x1, y1, x2, y2, the edges of the region that each crop shows, in the image's pixels (``Crop.window``).
     size : (int, int)
         (H, W) of the images.
     """
@@ -125,6 +124,6 @@ def paste(maps: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _shares(low: Tensor, high: Tensor, length: int) -> Tensor:
-    """How far each of `length` pixels' centres is on the way from `low` (-1) to `high` (1): (N, length)."""
+    """Positions of `length` pixel centres between `low` (-1) and `high` (1): (N, length)."""
     centre = torch.arange(length, device=low.device, dtype=low.dtype) + 0.5
     return (2 * centre - (low + high)[:, None]) / (high - low)[:, None]

@@ -1,4 +1,4 @@
-"""Which pixels count: more than a share of the highest heat, or of the pixels, or what Otsu's method says."""
+"""Crop rules by a fixed threshold, Otsu's threshold or a percentile."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from torch import Tensor
 
 from thoraxlib.localization.crops import register
 from thoraxlib.localization.crops.base import CropRule
-from thoraxlib.localization.masks import above_otsu, above_percentile
+from thoraxlib.localization.maps import above_otsu, above_percentile
 
 
 @register("fixed")
 @dataclass(kw_only=True, eq=False)
 class FixedCrop(CropRule):
-    """What is hotter than a fixed share of the highest heat: AG-CNN's paper (arXiv 1801.09927, equation 4).
+    """Select the pixels above a fixed fraction of the highest heat: AG-CNN's rule (arXiv 1801.09927, equation 4).
 
-    With its defaults it is the paper's rule.
+    The defaults are the paper's.
 
     Parameters
     ----------
     tau : float
-        Above 0 and below 1; 0.7 was chosen on the paper's validation set among 0.1 to 0.9.
+        Fraction of the highest heat, above 0 and below 1. The paper chose 0.7 from 0.1 to 0.9 on its validation set.
 
     Other Parameters
     ----------------
-    statistic, connectivity, size, on_empty
+    statistic, connectivity, size
         See :class:`CropRule`.
     """
 
@@ -44,13 +44,13 @@ class FixedCrop(CropRule):
 @register("otsu")
 @dataclass(kw_only=True, eq=False)
 class OtsuCrop(CropRule):
-    """What is above the level that parts a map's heat best (Otsu 1979, IEEE Trans. SMC 9).
+    """Select the pixels above the map's Otsu threshold (Otsu 1979, IEEE Trans. SMC 9).
 
-    The level maximises the variance between the two classes of a histogram of whole grey levels.
+    The threshold is computed from a histogram of 256 grey levels.
 
     Other Parameters
     ----------------
-    statistic, connectivity, size, on_empty
+    statistic, connectivity, size
         See :class:`CropRule`.
     """
 
@@ -62,16 +62,16 @@ class OtsuCrop(CropRule):
 @register("percentile")
 @dataclass(kw_only=True, eq=False)
 class PercentileCrop(CropRule):
-    """What is hotter than a percentage of the pixels: a fixed share of the image.
+    """Select the pixels above a percentile of the map: a fixed share of the image.
 
     Parameters
     ----------
     percentile : float
-        Above 0 and below 100.
+        Percentile of the map's values, above 0 and below 100.
 
     Other Parameters
     ----------------
-    statistic, connectivity, size, on_empty
+    statistic, connectivity, size
         See :class:`CropRule`.
     """
 

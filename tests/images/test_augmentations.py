@@ -10,7 +10,7 @@ import torch
 from torchvision import tv_tensors
 
 from thoraxlib import datasets, images, labels
-from thoraxlib.images.mirror import Mirror
+from thoraxlib.images.augmentations import Mirror
 from thoraxlib.input_spec import InputSpec
 
 REGIONS = labels.build("regions18")
