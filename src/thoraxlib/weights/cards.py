@@ -161,7 +161,7 @@ def _catalogue() -> dict[str, WeightsCard]:
     file = resources.files("thoraxlib.weights").joinpath("catalogue.json")
     known = {entry.name for entry in fields(WeightsCard)}
     cards = {}
-    for group in parse_json(file.read_bytes(), file):
+    for group in parse_json(file.read_bytes(), file)["groups"]:
         rows = group.pop("rows")
         for row in rows:
             card = {**group, **row}
