@@ -13,6 +13,7 @@ from torchvision.models import resnet18
 import thoraxlib
 from thoraxlib.heads.label_graph import LabelGraphHead
 from thoraxlib.heads.linear import LinearHead
+from thoraxlib.layers.pointwise import MapGELU, PointwiseConv2d
 
 OWN = [
     "van_b0",
@@ -199,3 +200,27 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="save the model that they come from"):
         thoraxlib.save_pretrained(fast, tmp_path / "folder")
     thoraxlib.save_pretrained(model, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("size", [(8, 7, 7), (8, 12, 9), (1, 7, 7), (1, 14, 14), (3, 1, 1), (20, 4, 4), (0, 4, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pointwise_layers(size: tuple[int, int, int], layout: torch.memory_format, threads: int) -> None:
+    torch.manual_seed(0)
+    n, *sides = size
+    ours = nn.Sequential(PointwiseConv2d(6, 10), MapGELU())
+    plain = nn.Sequential(nn.Conv2d(6, 10, 1), nn.GELU())
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(n, 6, *sides).contiguous(memory_format=layout).requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        results = []
+        for net in (ours, plain):
+            out = net(x)
+            gradients = torch.autograd.grad(out.square().sum(), [x, *net.parameters()])
+            results.append([out, *gradients])
+    finally:
+        torch.set_num_threads(before)
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)

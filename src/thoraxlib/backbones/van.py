@@ -10,6 +10,7 @@ from thoraxlib import weights
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone, variant
 from thoraxlib.checkpoints import read
+from thoraxlib.layers.pointwise import channels_last
 from thoraxlib.layers.van import VANBlock, VANStage, initialise
 from thoraxlib.registry import Spec
 
@@ -30,6 +31,7 @@ class _Chain(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
         maps = []
+        x = channels_last(x)
         for name, part in self.named_children():
             x = part(x)
             if name.startswith("norm"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thoraxlib.layers import register
+from thoraxlib.layers.pointwise import MapGELU, PointwiseConv2d
 from thoraxlib.registry import Spec
 
 
@@ -138,7 +139,7 @@ class LKA(nn.Module):
         dense, dilated = split_kernel(kernel_size, dilation)
         self.conv0 = DepthwiseConv2d(in_channels, dense)
         self.conv_spatial = DepthwiseConv2d(in_channels, dilated, dilation)
-        self.conv1 = nn.Conv2d(in_channels, in_channels, 1)
+        self.conv1 = PointwiseConv2d(in_channels, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
@@ -185,10 +186,10 @@ class MultiScaleLKA(nn.Module):
         if len(self.used) != len(kernels) or not all(0 <= branch < len(kernels) for branch in self.used):
             raise ValueError(f"used must be {len(kernels)} positions of branches, got {self.used}")
         self.branches = nn.ModuleList(
-            nn.Sequential(DepthwiseConv2d(c, dense), DepthwiseConv2d(c, dilated, dilation), nn.Conv2d(c, c, 1))
+            nn.Sequential(DepthwiseConv2d(c, dense), DepthwiseConv2d(c, dilated, dilation), PointwiseConv2d(c, c))
             for dense, dilated in kernels
         )
-        self.conv = nn.Conv2d(len(kernels) * c, c, 1)
+        self.conv = PointwiseConv2d(len(kernels) * c, c)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
@@ -217,7 +218,7 @@ class DilatedLKA(nn.Module):
         self.out_channels = in_channels
         kernels = [DepthwiseConv2d(in_channels, 1), *(DepthwiseConv2d(in_channels, 3, d) for d in dilations)]
         self.kernels = nn.ModuleList(kernels)
-        self.conv1x1 = nn.Conv2d(in_channels, in_channels, 1)
+        self.conv1x1 = PointwiseConv2d(in_channels, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
@@ -244,10 +245,10 @@ class LKAAttention(nn.Module):
 
         super().__init__()
         self.out_channels = in_channels
-        self.proj_1 = nn.Conv2d(in_channels, in_channels, 1)
-        self.activation = nn.GELU()
+        self.proj_1 = PointwiseConv2d(in_channels, in_channels)
+        self.activation = MapGELU()
         self.spatial_gating_unit = registry.resolve(gate, in_channels=in_channels)
-        self.proj_2 = nn.Conv2d(in_channels, in_channels, 1)
+        self.proj_2 = PointwiseConv2d(in_channels, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from thoraxlib.layers import register
 from thoraxlib.layers.lka import DepthwiseConv2d, LKAAttention
+from thoraxlib.layers.pointwise import MapGELU, PointwiseConv2d
 from thoraxlib.registry import Spec
 
 _CACHE = 4 * 2**20  # bytes; three maps of this size fit into a CPU core's caches
@@ -30,11 +31,11 @@ class ConvMLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc1 = PointwiseConv2d(channels, hidden)
         # published checkpoints have the extra level in their names
         self.dwconv = nn.Sequential(OrderedDict(dwconv=DepthwiseConv2d(hidden, 3)))
-        self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.act = MapGELU()
+        self.fc2 = PointwiseConv2d(hidden, channels)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

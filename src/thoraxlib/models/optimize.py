@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from thoraxlib.layers.lka import DepthwiseConv2d
+from thoraxlib.layers.pointwise import PointwiseConv2d
 
-_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d)  # not subclasses that do more with their weight
+_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)  # not subclasses that do more with their weight
 
 
 @torch.no_grad()
