@@ -23,7 +23,12 @@ FAMILIES = [
 SMALL = {"vit_small_patch14_reg4_dinov2": {"img_size": 112, "depth": 3}, "beit_base_patch16_224": {"depth": 3}}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = ("convnext_atto", "resnet18", "vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+)
 def test_a_fine_tuned_file_has_the_same_logits(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = SMALL.get(family, {})
