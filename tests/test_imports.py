@@ -33,6 +33,15 @@ def test_import_pulls_in_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_names_of_models_and_weights_pull_in_neither_timm_nor_torchvision() -> None:
+    code = (
+        "import sys, thoraxlib; thoraxlib.names(); thoraxlib.weights.names(); "
+        f"print([m for m in {HEAVY[:-2]} if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_names_are_the_public_ones() -> None:
     assert {"layers", "build", "__version__"} <= set(dir(thoraxlib))
     assert not {"Any", "TYPE_CHECKING", "annotations", "import_module", "importlib", "pkgutil", "__main__"} & set(

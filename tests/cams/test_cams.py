@@ -614,3 +614,16 @@ def test_attention_before_each_label(architecture: str, name: str) -> None:
     maps = cams.build(name, model, **extra)(torch.randn(2, 3, 64, 64))
     assert maps.shape == (2, 2, 2, 2)
     assert maps.isfinite().all()
+
+
+def test_the_head_runs_only_for_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, runs = thoraxlib.build("chexnet", backbone="resnet10t").eval(), torch.rand(1, 3, 64, 64), []
+    forward = model.forward_head
+    monkeypatch.setattr(model, "forward_head", lambda features: runs.append(1) or forward(features))
+    cam = cams.build("cam", model)
+    maps = cam(x)
+    assert runs == []  # the linear layer's weights are enough
+    logits, again = cam.with_logits(x)
+    assert len(runs) == 1
+    assert torch.equal(again, maps)
+    assert torch.allclose(logits, forward(model.forward_features(x)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from thoraxlib.localization import Boxes, to_coco, to_original
 from thoraxlib.models.optimize import optimize_for_inference
 from thoraxlib.registry import Spec
 from thoraxlib.utils.files import printable
+from thoraxlib.utils.modes import eval_view
 from thoraxlib.utils.precision import autocast
 
 
@@ -244,7 +244,7 @@ class _Scorer:
         self.labels, self.spec, self.copied = tuple(model.labels), model.input_spec, copied
         # without boxes, no probability reaches its limit
         self.limits = torch.full((len(self.labels),), torch.inf) if limits is None else limits
-        self.model = optimize_for_inference(copy.deepcopy(model).eval()).to(device)
+        self.model = optimize_for_inference(eval_view(model)).to(device)
         regional = hasattr(model, "region_names")
         nothing = "the model found no region in the image, or its" if regional else "the model's"
         self.why_nan = f"{nothing} output is NaN: is the precision too low?"

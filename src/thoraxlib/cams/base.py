@@ -83,13 +83,18 @@ class ClassActivationMap(abc.ABC):
             Images that the model refuses; an unknown label; a mask of another length; maps with NaN or infinite values;
             a model in training mode that cannot be copied.
         """
-        return self.with_logits(x, labels)[1]
+        return self._run(x, labels, with_logits=False)[1]
 
     def with_logits(self, x: Tensor, labels: Labels = None) -> tuple[Tensor, Tensor]:
         """Compute the logits (N, K) of all labels and the heat maps of `labels`, from one pass of the backbone.
 
         Parameters and errors: see :meth:`__call__`.
         """
+        logits, maps = self._run(x, labels, with_logits=True)
+        assert logits is not None
+        return logits, maps
+
+    def _run(self, x: Tensor, labels: Labels, *, with_logits: bool) -> tuple[Tensor | None, Tensor]:
         indices = self._indices(labels)
         call = copy.copy(self)  # each call has its own state
         with torch.inference_mode(False):
@@ -97,7 +102,7 @@ class ClassActivationMap(abc.ABC):
             features, maps = call._features_and_maps(x, indices)
             if isinstance(call.model, Stage):
                 maps = call.model.in_image(maps, (x.shape[-2], x.shape[-1]))
-            logits = call.logits(features).detach().float()
+            logits = call.logits(features).detach().float() if with_logits else None
         if not maps.isfinite().all():
             raise ValueError(
                 f"{type(self).__name__} gives NaN or infinite values: is the model trained, and its input finite? Half "

@@ -233,11 +233,11 @@ def check_joined(
     source : object
         The table, for the message.
     what : str
-        A word for the things, in the plural.
+        Plural noun for the things, for the message.
     keys : str
-        A word for what the table's rows may be about, if it is another.
+        Plural noun for the things of the table's rows, if different.
     lost : str
-        What happens to the names without a row.
+        Treatment of the names without a row, for the warning, such as "they are left out".
     """
     lacking = [name for name, has_row in zip(names, joined, strict=True) if not has_row]
     if lacking and len(lacking) == len(names):

@@ -27,7 +27,7 @@ class BoxRule(abc.ABC):
     Parameters
     ----------
     connectivity : {8, 4}
-        Whether pixels that touch at a corner are connected.
+        Neighbours of a pixel: 8 connects pixels that touch at a corner, 4 does not.
     resolution : {"image", "native"}
         Resolution at which pixels are selected: the image's, or the map's own (box corners are then multiples of the
         stride).

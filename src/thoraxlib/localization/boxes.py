@@ -162,7 +162,7 @@ def to_original(boxes: Boxes, spec: InputSpec, sizes: Sequence[tuple[int, int]])
     boxes : Boxes
         In pixels of the input, ``spec.size``.
     spec : InputSpec
-        How the images were resized, cropped and padded.
+        Resize, crop and padding of the images.
     sizes : sequence of (int, int)
         (H, W) of each image.
 

@@ -171,7 +171,7 @@ class AnaXNet(ChestModel):
             )
 
 
-@register("anaxnet", card=ModelCard.read("anaxnet"))
+@register("anaxnet", card=ModelCard.read("anaxnet", input_spec=None))
 def anaxnet(
     *,
     labels: str | Sequence[str] = "imagenome9",

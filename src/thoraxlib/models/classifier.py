@@ -20,7 +20,7 @@ from thoraxlib.registry import OptionError, Spec
 from thoraxlib.utils.arguments import one_of
 
 
-@register("classifier", card=ModelCard.read("classifier", input_spec=InputSpec()))
+@register("classifier", card=ModelCard.read("classifier"))
 def classifier(
     *,
     labels: str | Sequence[str] = "nih14",

@@ -80,7 +80,7 @@ class ModelCard(Card):
     limits: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, name: str, *, input_spec: InputSpec | None = None) -> ModelCard:
+    def read(cls, name: str, *, input_spec: InputSpec | None = InputSpec()) -> ModelCard:  # noqa: B008  (immutable)
         """Read the card of a documented model, ``cards/<name>.json``.
 
         A published table is a mapping of labels to values, or ``{"labels": <label set>, "auroc": [...]}``.

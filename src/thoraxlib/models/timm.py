@@ -7,7 +7,6 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import timm
 from torch import Tensor
 
 from thoraxlib import labels as label_sets
@@ -107,7 +106,7 @@ class TimmModel(ChestModel):
         return found
 
 
-@register("timm", card=ModelCard.read("timm"))
+@register("timm", card=ModelCard.read("timm", input_spec=None))
 def timm_model(
     *,
     backbone: Spec = "resnet50",
@@ -146,6 +145,8 @@ def timm_model(
     RuntimeError
         Pretrained weights cannot be loaded.
     """
+    import timm
+
     names = label_sets.resolve(labels)
     name, own = models.registry.split_spec(backbone)
     options = {**own, **options}

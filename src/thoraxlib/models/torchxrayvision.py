@@ -23,7 +23,7 @@ from thoraxlib.models import Classifier, ModelCard, register
 from thoraxlib.segmentation.torchxrayvision import not_had, torchxrayvision
 from thoraxlib.utils.arguments import one_of
 
-_CARD = ModelCard.read("torchxrayvision")
+_CARD = ModelCard.read("torchxrayvision", input_spec=None)
 
 
 class OperatingPointHead(LinearHead):

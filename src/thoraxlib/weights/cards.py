@@ -27,7 +27,7 @@ class WeightsCard:
     summary : str
         One line.
     kind : {"model", "backbone", "segmenter", "by hand"}
-        What the file holds. "by hand": it cannot be downloaded by a program; `source` says where to ask.
+        Kind of network in the file. "by hand": a program cannot download the file; ask at `source`.
     source : str
         Address of the repository or of the page.
     build : Mapping[str, Any]
@@ -59,7 +59,7 @@ class WeightsCard:
     thresholds : Mapping[str, float]
         Thresholds of probabilities that the source ships, by label.
     notes : tuple of str
-        What a user should know.
+        Requirements and known differences, such as extras or label order.
     """
 
     name: str
@@ -124,8 +124,8 @@ class WeightsCard:
             "thresholds": ", ".join(f"{label} {value:g}" for label, value in self.thresholds.items()),
             "needs": "allow_pickle=True: the file is a whole pickled module" if self.pickled else None,
         }
-        told = [f"  {key}: {value}" for key, value in lines.items() if value]
-        return "\n".join([f"{self.name}: {self.summary}", *told, *(f"  note: {note}" for note in self.notes)])
+        facts = [f"  {key}: {value}" for key, value in lines.items() if value]
+        return "\n".join([f"{self.name}: {self.summary}", *facts, *(f"  note: {note}" for note in self.notes)])
 
 
 def names(pattern: str = "*") -> list[str]:

@@ -63,10 +63,12 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     if card.hub is not None:
         return _from_hub(card, progress)
     path = cache_folder() / "weights" / name / card.file_name
-    if not path.is_file():
-        check, begin = partial(verify, card=card), partial(print, licences(card))
+    check = partial(verify, card=card)
+    if path.is_file():
+        check(path)
+    else:
+        begin = partial(print, licences(card))
         download(card.address, path, check, size=card.size, progress=progress, begin=begin, hint=_HINT)
-    verify(path, card)
     return path
 
 

@@ -111,7 +111,7 @@ class CropRule(abc.ABC):
     statistic : {"max_abs", "l1", "l2", "sum"} or callable
         Statistic of the channels, see :func:`heat`; or a function (N, K, h, w) -> (N, h, w).
     connectivity : {8, 4}
-        Whether pixels that touch at a corner are connected.
+        Neighbours of a pixel: 8 connects pixels that touch at a corner, 4 does not.
     size : int or (int, int), optional
         Size of the crop, (H', W'); default the image's size.
 

@@ -43,7 +43,7 @@ def largest_component(mask: Tensor, connectivity: int = 8) -> Component:
     mask : Tensor
         bool (N, H, W).
     connectivity : {8, 4}
-        Whether pixels that touch at a corner are connected.
+        Neighbours of a pixel: 8 connects pixels that touch at a corner, 4 does not.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def label_components(mask: Tensor, connectivity: int = 8) -> Tensor:
     mask : Tensor
         bool (N, H, W).
     connectivity : {8, 4}
-        Whether pixels that touch at a corner are connected.
+        Neighbours of a pixel: 8 connects pixels that touch at a corner, 4 does not.
 
     Returns
     -------
