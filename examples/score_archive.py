@@ -28,7 +28,7 @@ from thoraxlib.archives import Scored, score_archive
 from thoraxlib.cli import window_of
 from thoraxlib.utils.workers import cpus, follow_parent
 
-OWN = ("model", "option", "checkpoint", "processes")  # flags that are not options of score_archive
+OWN = ("model", "option", "checkpoint", "labels", "processes")  # flags that are not options of score_archive
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--model", required=True, help="a folder or Hub repository of save_pretrained, or a name")
     model.add_argument("--option", nargs="+", default=[], metavar="KEY=VALUE", help="for a name: JSON values, or text")
     model.add_argument("--checkpoint", help="for a name: published weights, in any supported layout")
+    model.add_argument("--labels", nargs="+", help="the checkpoint's labels in its order, unless its layout says them")
     images = flags.add_argument_group("images")
     images.add_argument("--pattern", help="pattern of file names; by default *.png, *.jpg, *.jpeg, *.dcm, *.dicom")
     images.add_argument("--bits", type=int, help="bits in use in deep PNG files (16)")
@@ -94,13 +95,15 @@ def shard_of(text: str) -> tuple[int, int]:
 def build(options: argparse.Namespace) -> nn.Module:
     """Build a documented model by name, with the weights of a checkpoint, or load a saved model."""
     if options.model not in thoraxlib.names():
-        if options.option or options.checkpoint:
-            raise ValueError(f"--option and --checkpoint are for models by name, {options.model} is none")
+        if options.option or options.checkpoint or options.labels:
+            raise ValueError(f"--option, --checkpoint and --labels are for models by name, {options.model} is none")
         return thoraxlib.load_pretrained(options.model)
     torch.manual_seed(0)  # weights that a checkpoint does not have are the same in each process
     model = thoraxlib.build(options.model, **dict(map(option_of, options.option)))
     if options.checkpoint:
-        thoraxlib.load_checkpoint(model, options.checkpoint)
+        one_set = options.labels and options.labels[0] in thoraxlib.labels.names()
+        labels = options.labels[0] if one_set else options.labels
+        thoraxlib.load_checkpoint(model, options.checkpoint, labels=labels)
     return model.eval()
 
 

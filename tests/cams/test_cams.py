@@ -472,7 +472,7 @@ class TestSplit:
         # the same network through the library, whose last map is layer4's
         if name != "layercam":
             model = thoraxlib.build("chexnet", backbone="resnet18", labels=("a", "b", "c")).eval()
-            thoraxlib.load_checkpoint(model, net.state_dict())
+            thoraxlib.load_checkpoint(model, net.state_dict(), labels=model.labels)
             expected = cams.build(name, model, **options)(x)
             torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
         assert not any(module._forward_hooks for module in net.modules())

@@ -77,7 +77,7 @@ def test_public_chexnet_layouts(densenet: nn.Module, variant: str, legacy: bool,
     path = tmp_path / "model.pth.tar"
     torch.save(make(dict(densenet.state_dict())), path, _use_new_zipfile_serialization=not legacy)
     model = thoraxlib.build("chexnet").eval()
-    assert thoraxlib.load_checkpoint(model, path) == layout
+    assert thoraxlib.load_checkpoint(model, path, labels=model.labels) == layout
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(model(x), densenet(x))
@@ -100,7 +100,7 @@ def test_safetensors_and_own_state_dicts(tmp_path: Path) -> None:
     torch.save({"state_dict": prefixed("model.", {**source.state_dict()})}, tmp_path / "lightning.ckpt")
     for name in ("own.safetensors", "lightning.ckpt"):
         model = thoraxlib.build("chexnet", backbone="resnet10t")
-        assert thoraxlib.load_checkpoint(model, tmp_path / name) == "thoraxlib"
+        assert thoraxlib.load_checkpoint(model, tmp_path / name, labels=model.labels) == "thoraxlib"
         assert all(
             torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values(), strict=True)
         )
@@ -134,9 +134,10 @@ def test_another_number_of_outputs(densenet: nn.Module) -> None:
     model = thoraxlib.build("chexnet")
     same = unchanged(model)
     with pytest.raises(
-        CheckpointError, match=r"(?s)2 entries have another shape.*8 outputs, the model 14: build it with labels='nih8'"
+        CheckpointError,
+        match=r"(?s)2 entries have another shape.*8 outputs, the model 14: build it with its labels, or",
     ):
-        thoraxlib.load_checkpoint(model, state)
+        thoraxlib.load_checkpoint(model, state, labels=model.labels)
     assert same()
 
 
@@ -292,3 +293,56 @@ def test_a_network_that_jfhealthcare_s_weights_do_not_fit(options: dict[str, Any
     with pytest.raises(CheckpointError, match=re.compile(message, re.DOTALL)):
         thoraxlib.load_checkpoint(model, state_dict(load_record("jfhealthcare_densenet121_top1.json")))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+# -- the order of the labels -------------------------------------------------------------------------------------------
+
+
+def resnet(labels: str | list[str]) -> nn.Module:
+    return thoraxlib.build("chexnet", backbone="test_resnet", labels=labels, input_spec={"size": 32})
+
+
+@pytest.mark.parametrize("layout", ["thoraxlib", "plain"])
+def test_a_file_without_names_needs_labels(layout: str) -> None:
+    import timm
+
+    theirs = resnet("nih14_alphabetical")
+    state = (
+        theirs.state_dict() if layout == "thoraxlib" else timm.create_model("test_resnet", num_classes=14).state_dict()
+    )
+    model = resnet("nih14")
+    same = unchanged(model)
+    with pytest.raises(CheckpointError, match=rf"layout '{layout}' does not say.*pass labels=model\.labels"):
+        thoraxlib.load_checkpoint(model, state)
+    with pytest.raises(CheckpointError, match=r"in this order; the model has.*build it with 'nih14_alphabetical'"):
+        thoraxlib.load_checkpoint(model, state, labels="nih14_alphabetical")
+    with pytest.raises(CheckpointError, match="does not say which labels"):  # of another number
+        thoraxlib.load_checkpoint(model, state, labels="nih8")
+    with pytest.raises(KeyError, match="nih14_alphabetical"):
+        thoraxlib.load_checkpoint(model, state, labels="nih14_alphabetic")
+    assert same()
+    thoraxlib.load_checkpoint(model, state, backbone_only=True)
+    assert thoraxlib.load_checkpoint(theirs, state, labels="nih14_alphabetical") == layout
+    assert thoraxlib.load_checkpoint(theirs, state, labels=list(theirs.labels)) == layout
+
+
+@pytest.mark.parametrize("variant", ["zoogzog", "jrzech", "arnoweng"])
+def test_a_published_layout_knows_its_labels(variant: str, densenet: nn.Module) -> None:
+    state = VARIANTS[variant][0](dict(densenet.state_dict()))
+    for labels in ("nih14_alphabetical", "chexpert14"):
+        model = thoraxlib.build("chexnet", labels=labels)
+        with pytest.raises(
+            CheckpointError, match=r"has the labels \('Atelectasis', 'Cardiomegaly', .*build it with 'nih14'"
+        ):
+            thoraxlib.load_checkpoint(model, state)
+        thoraxlib.load_checkpoint(model, state, labels=labels)  # a fork with other labels
+
+
+def test_the_hint_takes_no_label_set_from_a_number(densenet: nn.Module) -> None:
+    state = dict(densenet.state_dict())
+    with pytest.raises(CheckpointError, match="14 outputs, the model 8: build it with its labels, or") as caught:
+        thoraxlib.load_checkpoint(thoraxlib.build("chexnet", labels="nih8"), state)
+    assert "nih14" not in str(caught.value)
+    sigmoid = VARIANTS["jrzech"][0](state)
+    with pytest.raises(CheckpointError, match="14 outputs, the model 8: build it with labels='nih14', or"):
+        thoraxlib.load_checkpoint(thoraxlib.build("chexnet", labels="nih8"), sigmoid)

@@ -65,7 +65,10 @@ def test_prefixes_around_a_network(prefix: str, source: str, named: bool) -> Non
     if prefix.startswith("model."):
         state["loss.weight"] = torch.ones(2)
     model = build()
-    assert thoraxlib.load_checkpoint(model, {"state_dict": state}, layout=source if named else None) == source
+    assert (
+        thoraxlib.load_checkpoint(model, {"state_dict": state}, layout=source if named else None, labels=model.labels)
+        == source
+    )
     x = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(model(x), theirs(x))
 
@@ -75,10 +78,10 @@ def test_a_part_that_was_compiled_and_a_model_that_is() -> None:
     theirs.backbone = torch.compile(theirs.backbone)
     state = dict(theirs.state_dict())
     assert any(key.startswith("backbone._orig_mod.") for key in state)
-    thoraxlib.load_checkpoint(torch.compile(model), state)
+    thoraxlib.load_checkpoint(torch.compile(model), state, labels=model.labels)
     assert weights_digest(model) == weights_digest(theirs)
     averaged = torch.optim.swa_utils.AveragedModel(build())
-    thoraxlib.load_checkpoint(model, averaged.state_dict())
+    thoraxlib.load_checkpoint(model, averaged.state_dict(), labels=model.labels)
     assert weights_digest(model) == weights_digest(averaged.module)
 
 
@@ -96,7 +99,7 @@ def test_a_backbone_alone(source: str, named: bool) -> None:
     model = build()
     before = weights_digest(model)
     with pytest.raises(CheckpointError, match=rf"layout '{layout}'\) and no head: backbone_only=True"):
-        thoraxlib.load_checkpoint(model, state, layout=layout if named else None)
+        thoraxlib.load_checkpoint(model, state, layout=layout if named else None, labels=model.labels)
     assert weights_digest(model) == before
     head = model.head.fc.weight.clone()
     assert thoraxlib.load_checkpoint(model, state, backbone_only=True, layout=layout if named else None) == layout
@@ -112,7 +115,7 @@ def test_a_van_without_its_head() -> None:
     state = {key.removeprefix("backbone."): v for key, v in theirs.state_dict().items() if key.startswith("backbone.")}
     model = thoraxlib.build("van", backbone={"name": "van_b0", "depths": (1, 1, 1, 1)}, labels=["Mass"])
     with pytest.raises(CheckpointError, match=r"(?s)get no value: head\..*load it alone with backbone_only=True"):
-        thoraxlib.load_checkpoint(model, state)
+        thoraxlib.load_checkpoint(model, state, labels=model.labels)
     thoraxlib.load_checkpoint(model, state, backbone_only=True)
     assert weights_digest(model.backbone) == weights_digest(theirs.backbone)
 
@@ -125,22 +128,27 @@ def test_an_averaged_copy_gives_a_warning_and_can_be_chosen(copy: str, tmp_path:
     last, averaged = (dict(build().state_dict()) for _ in range(2))
     model = build()
     torch.save({"state_dict": last, copy: averaged, "epoch": 3}, tmp_path / "both.pth")
-    with pytest.warns(UserWarning, match=f"'state_dict', which is read.*key='{copy}' reads that"):
-        thoraxlib.load_checkpoint(model, tmp_path / "both.pth")
+    with pytest.warns(UserWarning, match="'state_dict', which is read.*ema=True reads that"):
+        thoraxlib.load_checkpoint(model, tmp_path / "both.pth", labels=model.labels)
     assert torch.equal(model.head.fc.weight, last["head.fc.weight"])
-    thoraxlib.load_checkpoint(model, tmp_path / "both.pth", key=copy)
+    thoraxlib.load_checkpoint(model, tmp_path / "both.pth", key=copy, labels=model.labels)
     assert torch.equal(model.head.fc.weight, averaged["head.fc.weight"])
-    thoraxlib.load_checkpoint(model, {copy: last})
+    thoraxlib.load_checkpoint(model, {copy: last}, labels=model.labels)
     assert torch.equal(model.head.fc.weight, last["head.fc.weight"])
     # in one state dict, as a Lightning module with a copy has it
     joined = {**prefixed("model.", last), **prefixed(f"{copy}.module.", averaged)}
-    with pytest.warns(UserWarning, match=f"not loaded: key='{copy}'"):
-        thoraxlib.load_checkpoint(model, joined)
+    with pytest.warns(UserWarning, match="not loaded: ema=True"):
+        thoraxlib.load_checkpoint(model, joined, labels=model.labels)
     assert torch.equal(model.head.fc.weight, last["head.fc.weight"])
-    thoraxlib.load_checkpoint(model, joined, key=copy)
+    thoraxlib.load_checkpoint(model, joined, key=copy, labels=model.labels)
     assert torch.equal(model.head.fc.weight, averaged["head.fc.weight"])
+    for content in ({"state_dict": last, copy: averaged}, joined, {copy: averaged}):
+        thoraxlib.load_checkpoint(model, content, ema=True, labels=model.labels)
+        assert torch.equal(model.head.fc.weight, averaged["head.fc.weight"])
+    with pytest.raises(ValueError, match=r"ema=True: no averaged copy .*'state_dict'"):
+        thoraxlib.load_checkpoint(model, {"state_dict": last}, ema=True, labels=model.labels)
     with pytest.raises(ValueError, match="key='best': no weights under that name"):
-        thoraxlib.load_checkpoint(model, last, key="best")
+        thoraxlib.load_checkpoint(model, last, key="best", labels=model.labels)
 
 
 # -- beside the weights ------------------------------------------------------------------------------------------------

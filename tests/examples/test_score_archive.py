@@ -61,7 +61,7 @@ def test_by_name_with_a_checkpoint_or_saved(
     assert "(9 images, of which 1 could not be read)" in capsys.readouterr().out
     assert (tmp_path / "saved" / "boxes.json").exists()
     named = [images, "--model", "chexnet", *OPTIONS, "--output", str(tmp_path / "named"), *QUICK]
-    assert main([*named, "--checkpoint", str(tmp_path / "model.pt")]) == 0
+    assert main([*named, "--checkpoint", str(tmp_path / "model.pt"), "--labels", "Mass", "Edema"]) == 0
     assert rows(tmp_path / "saved") == rows(tmp_path / "named")
     assert main(named) == 2
     assert "holds scores with other settings (" in capsys.readouterr().err

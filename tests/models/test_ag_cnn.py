@@ -119,7 +119,7 @@ def test_saved_and_loaded_with_its_crop(tmp_path: Path) -> None:
     other = small(crop=model.crop)
     for p in other.parameters():
         nn.init.constant_(p, 0.1)
-    assert thoraxlib.load_checkpoint(other, tmp_path / "weights.pt") == "thoraxlib"
+    assert thoraxlib.load_checkpoint(other, tmp_path / "weights.pt", labels=other.labels) == "thoraxlib"
     assert torch.equal(other(x), model(x))
 
 
@@ -128,7 +128,7 @@ def test_a_branch_takes_checkpoints_of_its_network() -> None:
     torch.manual_seed(1)
     plain = thoraxlib.build("chexnet", backbone="resnet10t", labels=SMALL["labels"]).eval()
     model = small(pool="avg")
-    thoraxlib.load_checkpoint(model.local_branch, plain.state_dict())
+    thoraxlib.load_checkpoint(model.local_branch, plain.state_dict(), labels=plain.labels)
     x = images()
     assert torch.equal(model.local_branch(x), plain(x))
     assert not torch.equal(model.global_branch(x), plain(x))

@@ -288,7 +288,8 @@ def test_a_checkpoint_with_scores_beside_the_weights(tmp_path: Path) -> None:
     graph = torch.eye(4)
     graph[0, 1] = graph[1, 0] = 1
     model = built("released")
-    assert thoraxlib.load_checkpoint(model, of_the_original(tmp_path, graph)) == "anaxnet"
+    state = of_the_original(tmp_path, graph)
+    assert thoraxlib.load_checkpoint(model, state, labels=model.labels) == "anaxnet"
     assert torch.equal(model.head.operator.matrix, graph)
     assert model.head.operator.edge_index.shape == (2, 6)
 
@@ -317,7 +318,7 @@ def test_a_checkpoint_in_another_order(options: dict[str, Any], message: str) ->
     with pytest.raises(CheckpointError, match=message):
         thoraxlib.load_checkpoint(model, state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert thoraxlib.load_checkpoint(thoraxlib.build("anaxnet"), state) == "anaxnet"
+    assert thoraxlib.load_checkpoint(thoraxlib.build("anaxnet"), state, labels="imagenome9") == "anaxnet"
 
 
 # -- training on stored features -----------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_a_fine_tuned_file_has_the_same_logits(family: str, tmp_path: Path) -> N
     spec = {"size": options["img_size"]} if "img_size" in options else {}
     rest = {key: value for key, value in options.items() if key != "img_size"}
     model = thoraxlib.build("timm", backbone=family, labels=LABELS, input_spec=spec, **rest).eval()
-    assert thoraxlib.load_checkpoint(model, tmp_path / "f") == "plain"
+    assert thoraxlib.load_checkpoint(model, tmp_path / "f", labels=model.labels) == "plain"
     x = torch.randn(1, 3, *model.input_spec.size)
     with torch.no_grad():
         assert torch.equal(model(x), theirs(x))
@@ -55,7 +55,7 @@ def test_position_embeddings_are_resampled_as_timm_does(tmp_path: Path) -> None:
     torch.save(small.state_dict(), tmp_path / "f")
     options = {"backbone": "vit_tiny_patch16_224", "labels": LABELS, "depth": 2}
     model = thoraxlib.build("timm", **options, input_spec={"size": 320})
-    thoraxlib.load_checkpoint(model, tmp_path / "f")
+    thoraxlib.load_checkpoint(model, tmp_path / "f", labels=model.labels)
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=2, img_size=320)
     convert = timm.models.vision_transformer.checkpoint_filter_fn
     timm.models.load_checkpoint(theirs, str(tmp_path / "f"), filter_fn=convert, weights_only=True)

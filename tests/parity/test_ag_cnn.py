@@ -38,7 +38,7 @@ def first(values: torch.Tensor, recorded: dict[str, Any]) -> float:
 @torch.inference_mode()
 def test_the_global_branch_finds_the_recorded_boxes(outputs: str, gain: float) -> None:
     model = ien001()
-    thoraxlib.load_checkpoint(model.global_branch, state_dict(GLOBAL, gain))
+    thoraxlib.load_checkpoint(model.global_branch, state_dict(GLOBAL, gain), labels="nih14")
     x = image(*GLOBAL["input"]["args"])
     features = model.global_branch.forward_features(x)
     found = model.crop(x, features)

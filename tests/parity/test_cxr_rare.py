@@ -70,7 +70,7 @@ def test_layer_norms_whose_records_are_tokens(name: str, norms: dict[str, str]) 
 
 def test_the_position_code_of_a_checkpoint_is_not_needed() -> None:
     state = state_dict(load_record("cxr_vtnet.json"))
-    model = thoraxlib.build("vtnet")
+    model = thoraxlib.build("vtnet", preset="original")
     with_code = {**state, "pos_emb.pe": torch.randn(1, 512, 7, 7)}
     assert thoraxlib.load_checkpoint(model, {f"module.{key}": value for key, value in with_code.items()}) == "cxr_vtnet"
     assert torch.equal(model.head.queries, state["query_embed.weight"])
@@ -81,7 +81,7 @@ def test_the_position_code_of_a_checkpoint_is_not_needed() -> None:
 @pytest.mark.parametrize("name", ["van", "vtnet", "vanillanet"])
 def test_own_state_dicts_are_not_taken_for_theirs(name: str) -> None:
     model = thoraxlib.build(name)
-    assert thoraxlib.load_checkpoint(model, model.state_dict()) == "thoraxlib"
+    assert thoraxlib.load_checkpoint(model, model.state_dict(), labels=model.labels) == "thoraxlib"
 
 
 @torch.inference_mode()

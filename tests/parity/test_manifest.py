@@ -85,7 +85,7 @@ def test_outputs_match_the_record(row: dict[str, Any], outputs: str, gain: float
     record = load_record(row["record"])
     name, options = row["build"]
     model = thoraxlib.build(name, **options).eval()
-    thoraxlib.load_checkpoint(model, _state_of(row, gain), layout=row["layout"])
+    thoraxlib.load_checkpoint(model, _state_of(row, gain), layout=row["layout"], labels=model.labels)
     seen: dict[str, Any] = {}
     for wanted in row["outputs"].values():
         if wanted.startswith("module:"):
@@ -106,7 +106,7 @@ def test_outputs_match_the_record(row: dict[str, Any], outputs: str, gain: float
 def test_the_layout_is_recognised_by_its_keys(row: dict[str, Any]) -> None:
     name, options = row["build"]
     model = thoraxlib.build(name, **options)
-    assert thoraxlib.load_checkpoint(model, _state_of(row)) == row["layout"]
+    assert thoraxlib.load_checkpoint(model, _state_of(row), labels=model.labels) == row["layout"]
 
 
 @pytest.mark.parametrize("row", FIRST_ROWS, ids=_id)

@@ -130,7 +130,7 @@ def test_other_layouts_are_recognised_beside_a_broken_one(install: Install) -> N
     state = {key.removeprefix("backbone.net."): value for key, value in model.state_dict().items()}
     state = {key.replace("head.fc", "fc"): value for key, value in state.items()}
     with pytest.warns(UserWarning, match="'aaa_first'.*broken-layouts.*boom"):
-        assert checkpoints.load_checkpoint(model, state) == "plain"
+        assert checkpoints.load_checkpoint(model, state, labels=model.labels) == "plain"
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_a_compiled_network_leaves_the_files_of_the_plain_one(tmp_path: Path) ->
         assert list(states[0]) == list(states[1])
     saved = thoraxlib.load_pretrained(tmp_path / "compiled" / "model").state_dict()
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
-    thoraxlib.load_checkpoint(plain, tmp_path / "compiled" / "checkpoints" / "best.ckpt")
+    thoraxlib.load_checkpoint(plain, tmp_path / "compiled" / "checkpoints" / "best.ckpt", labels=plain.labels)
     # begun compiled, gone on with a part of it compiled, and plain
     trained("mixed", "whole", 1)
     trained("mixed", "part", 2)

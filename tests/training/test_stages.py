@@ -306,5 +306,5 @@ def test_ag_cnn_itself(tmp_path: Path) -> None:
     assert watch.changed == watch.training == [{name} for name in PARTS]
     assert not differing(weights(thoraxlib.load_pretrained(tmp_path / "model")), weights(model))
     before = weights(model)
-    thoraxlib.load_checkpoint(model, results[0].path)
+    thoraxlib.load_checkpoint(model, results[0].path, labels=model.labels)
     assert differing(before, weights(model)) == {"local_branch", "head"}

@@ -13,4 +13,4 @@ def ag_cnn() -> Layout:
     :func:`thoraxlib.checkpoints.read_ag_cnn` makes it of the three files.
     """
     rules = {r"^(\w+_branch)\.classifier\.": rf"\1.{LOGITS}.", r"^fusion\.fc\.": f"{LOGITS}."}
-    return Layout(having(r"fusion\.fc\.weight$"), renaming({**OLD_DENSENET, **rules}))
+    return Layout(having(r"fusion\.fc\.weight$"), renaming({**OLD_DENSENET, **rules}), names={"labels": ("nih14",)})

@@ -29,7 +29,7 @@ def anaxnet() -> Layout:
         having(r"anatomy_gc1\.weight$"),
         renaming(_RULES, _checked),
         kept=re.compile(r"detector\.").match,
-        names={"region_names": "regions18", "labels": "imagenome9"},
+        names={"region_names": ("regions18",), "labels": ("imagenome9",)},
     )
 
 

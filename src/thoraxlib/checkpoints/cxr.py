@@ -50,6 +50,7 @@ _VTNET = {
     r"^W2$": "head.decoder_share",
     r"^b$": "head.constant",
 }
+_NAMES = {"labels": ("nih14_alphabetical", "chexpert5_alphabetical", "mimic14")}
 _BATCHED = ("head.labelwise.", "head.linear_share", "head.decoder_share", "head.constant")  # (1, K, ...) there
 
 
@@ -66,6 +67,7 @@ def cxr_lka() -> Layout:
         _translate,
         spare=re.compile(r".*(relative_position_index|attn_mask)$").match,  # Swin's tables are computed
         kept=re.compile(r"head\.embedding\.vectors$|fusion\.stages\.").match,
+        names=_NAMES,
     )
 
 
@@ -83,20 +85,20 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
 def cxr_vtnet() -> Layout:
     """CXRClassification's VTNet: ``backbone``, ``transformer``, ``fc``; ``pos_emb.pe`` is computed here, not stored."""
     unbatched = renaming(_VTNET, lambda key, value: value.squeeze(0) if key.startswith(_BATCHED) else value)
-    return Layout(having(r"query_embed\.weight$"), unbatched, spare=re.compile(r"pos_emb\.pe$").match)
+    return Layout(having(r"query_embed\.weight$"), unbatched, spare=re.compile(r"pos_emb\.pe$").match, names=_NAMES)
 
 
 @register("cxr_densevan")
 def cxr_densevan() -> Layout:
     """CXRClassification's DenseVan: the backbone's own names, and ``fc``."""
-    return Layout(having(r"dilation_conv1\.weight$"), renaming({r"^fc\.": f"{LOGITS}."}))
+    return Layout(having(r"dilation_conv1\.weight$"), renaming({r"^fc\.": f"{LOGITS}."}), names=_NAMES)
 
 
 @register("cxr_dense_and_van")
 def cxr_dense_and_van() -> Layout:
     """CXRClassification's DenseAndVAN: torchvision's DenseNet-121 in ``dense``, a VAN stage, last layer in ``van``."""
     rules = {r"^dense\.": "", r"^van\.head\.": f"{LOGITS}.", r"^van\.(patch_embed|block|norm)1\.": r"neck.\1."}
-    return Layout(having(r"dense\.features\.conv0\.weight$"), renaming(rules))
+    return Layout(having(r"dense\.features\.conv0\.weight$"), renaming(rules), names=_NAMES)
 
 
 @register("cxr_vanillanet")
@@ -105,4 +107,4 @@ def cxr_vanillanet() -> Layout:
     rules = {r"^cls1\.2\.": "head.fc.", r"^cls1\.3\.": "head.norm.", r"^cls2\.0\.": "head.out."}
     linear = ("head.fc.weight", "head.out.weight")
     translate = renaming(rules, lambda key, value: matrix(value) if key in linear else value)
-    return Layout(having(r"cls1\.2\.weight$"), translate)
+    return Layout(having(r"cls1\.2\.weight$"), translate, names=_NAMES)

@@ -46,7 +46,9 @@ _PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|error)", re.IGNORECASE)
 _CONTROL = re.compile(r"[^\S\t\n\r\f ]|[\0-\x08\x0e-\x1f\x7f]")
 
 
-def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: bool = False) -> dict[str, Tensor]:
+def read(
+    path: str | os.PathLike[str], *, key: str | None = None, ema: bool = False, allow_pickle: bool = False
+) -> dict[str, Tensor]:
     """Read the state dict in a checkpoint file, on the CPU.
 
     NumPy's numbers and arrays, namespaces and paths may stand beside the weights; they are not read.
@@ -59,6 +61,8 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: 
     key : str, optional
         Name of the weights in the file, such as ``"state_dict_ema"``, or the start of their names. By default, the
         first of the wrappers above. An averaged copy (EMA) is read if it is the only one; otherwise a warning names it.
+    ema : bool
+        Read the averaged copy.
     allow_pickle : bool
         Unpickle whole objects, which can run any code: only for files that you trust.
 
@@ -67,8 +71,8 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: 
     FileNotFoundError
         The file does not exist.
     ValueError
-        The file is truncated, is no checkpoint, holds no state dict (or none under `key`), or needs `allow_pickle`; or
-        it is an archive that promises more than it holds, or no regular file.
+        The file is truncated, is no checkpoint, holds no state dict (or none under `key`, or no averaged copy), or
+        needs `allow_pickle`; or it is an archive that promises more than it holds, or no regular file.
 
     Warns
     -----
@@ -90,7 +94,7 @@ def read(path: str | os.PathLike[str], *, key: str | None = None, allow_pickle: 
     except SafetensorError as error:
         raise ValueError(f"{path}: no readable safetensors file ({error})") from error
     try:
-        return state_dict_of(content, key)
+        return state_dict_of(content, key, ema)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -167,20 +171,21 @@ def read_ag_cnn(
     return joined
 
 
-def state_dict_of(content: Any, key: str | None = None) -> dict[str, Tensor]:
+def state_dict_of(content: Any, key: str | None = None, ema: bool = False) -> dict[str, Tensor]:
     """Return the state dict inside a checkpoint's content: bare, wrapped, or a whole module's.
 
     Parameters
     ----------
     content : Any
         Content of a file.
-    key : str, optional
+    key, ema
         See :func:`read`.
 
     Raises
     ------
     ValueError
-        There is none, or none under `key`; or an entry fits no model: sparse, quantised, complex, or without values.
+        There is none, or none under `key`, or no averaged copy; or an entry fits no model: sparse, quantised, complex,
+        or without values.
 
     Warns
     -----
@@ -188,6 +193,8 @@ def state_dict_of(content: Any, key: str | None = None) -> dict[str, Tensor]:
         See :func:`read`.
     """
     start = None
+    if ema and key is None:
+        key = _averaged(content)
     if key is not None:
         if isinstance(content, Mapping) and isinstance(content.get(key), (Mapping, nn.Module)):
             content = content[key]
@@ -205,7 +212,7 @@ def state_dict_of(content: Any, key: str | None = None) -> dict[str, Tensor]:
         if averaged:
             warnings.warn(
                 f"the checkpoint has the weights as {kept[0]!r}, which is read, and averaged over the training as "
-                f"{averaged[0]!r}: key={averaged[0]!r} reads that",
+                f"{averaged[0]!r}: ema=True reads that",
                 stacklevel=2,
             )
         content = content[kept[0]]
@@ -225,3 +232,25 @@ def state_dict_of(content: Any, key: str | None = None) -> dict[str, Tensor]:
     if odd:
         raise ValueError(f"entries that are no plain tensors of real numbers: {odd[:5]}")
     return dict(content)
+
+
+def _averaged(content: Any) -> str:
+    """Return the key, or the start of the names, of the averaged copy of the weights in a checkpoint's content.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    names = set[str]()
+    for _ in range(_DEPTH):
+        if not isinstance(content, Mapping):
+            break
+        names |= {str(name).partition(".")[0] for name in content}
+        content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+    key = next((name for name in AVERAGED if name in names), None)
+    if key is None:
+        raise ValueError(
+            f"ema=True: no averaged copy of the weights, such as {AVERAGED[0]!r}; found {sorted(names)[:8]}"
+        )
+    return key

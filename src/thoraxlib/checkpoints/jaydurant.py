@@ -19,7 +19,7 @@ def jaydurant() -> Layout:
 
     Its ResNet-50 has layer4 and fc a second time, as aliases; its DenseNet-121 is read as it was intended.
     """
-    return Layout(having(rf"{_PREFIX}(fc|classifier)\.weight$"), _translate)
+    return Layout(having(rf"{_PREFIX}(fc|classifier)\.weight$"), _translate, names={"labels": ("padchest_openi22",)})
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:

@@ -28,4 +28,5 @@ def jfhealthcare() -> Layout:
         having(r"fc_0\.weight$", r"bn_0\.weight$", r"backbone\."),
         lambda state: stack_heads(renaming(_RULES)(state), "fc_", "bn_"),
         spare=_SPARE.match,
+        names={"labels": ("chexpert5",)},
     )

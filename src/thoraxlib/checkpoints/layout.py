@@ -38,9 +38,10 @@ class Layout:
         Translated name -> true if the source may save this entry without using it: the model needs no such entry.
     kept : Callable
         Name in the model -> true if the source does not save this entry: the model keeps its own value.
-    names : Mapping[str, str]
-        Attribute of the model (``"labels"``) -> label set in whose order the source has its rows. A model with the same
-        number of names in another order, or with other names, is refused.
+    names : Mapping[str, tuple of str]
+        Attribute of the model (``"labels"``) -> label sets in whose order the source has its rows. A model with the
+        same number of names in another order, or with other names, is refused. Without a set of that number, the user
+        must say the labels.
     priority : int
         Layouts of higher priority are tried first, those of equal priority in alphabetical order.
     """
@@ -49,7 +50,7 @@ class Layout:
     translate: Callable[[StateDict], dict[str, Tensor]]
     spare: Callable[[str], object] = lambda key: False
     kept: Callable[[str], object] = lambda key: False
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     priority: int = 0
 
 

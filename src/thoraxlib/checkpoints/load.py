@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ _LAST = ("head.fc", "head.conv", "head.linear.fc")
 # layouts whose files may be of a backbone alone
 _OWN, _PLAIN = "thoraxlib", "plain"
 
+_Sets = Sequence[str | Sequence[str]]  # label sets by name, or names
+
 
 class CheckpointError(ValueError):
     """Error of a checkpoint that does not fit the model; it lists all unmatched and misshapen entries."""
@@ -31,8 +33,10 @@ def load_checkpoint(
     checkpoint: str | os.PathLike[str] | Mapping[str, Any],
     *,
     layout: str | None = None,
+    labels: str | Sequence[str] | None = None,
     backbone_only: bool = False,
     key: str | None = None,
+    ema: bool = False,
     allow_pickle: bool = False,
 ) -> str:
     """Load weights that others published (or that a plain PyTorch script saved) into `model`.
@@ -50,11 +54,16 @@ def load_checkpoint(
         A file (see :func:`thoraxlib.checkpoints.read`), or the content of one.
     layout : str, optional
         One of :func:`thoraxlib.checkpoints.names`; default: recognised by its keys.
+    labels : str or sequence of str, optional
+        Labels of the checkpoint's outputs in its order: a label set, or names. Needed unless the layout says them,
+        since the numbers do not: ``labels=model.labels`` confirms that they are the model's.
     backbone_only : bool
         Load the backbone alone and leave the head (and neck) as they are, e.g. from ImageNet weights, or from a file
         that has no head.
     key : str, optional
         Name of the weights in the file, such as ``"state_dict_ema"``; see :func:`thoraxlib.checkpoints.read`.
+    ema : bool
+        Load the copy of the weights that was averaged over the training (EMA).
     allow_pickle : bool
         See :func:`thoraxlib.checkpoints.read`.
 
@@ -66,7 +75,8 @@ def load_checkpoint(
     Raises
     ------
     CheckpointError
-        Unmatched or misshapen entries, other labels than the source's, or no known layout. The model stays unchanged.
+        Unmatched or misshapen entries, labels that are others than the source's or in another order, or not known, or
+        no known layout. The model stays unchanged.
     FileNotFoundError, ValueError
         The file cannot be read.
 
@@ -77,19 +87,20 @@ def load_checkpoint(
     """
     model = uncompiled(model)
     if isinstance(checkpoint, Mapping):
-        state = state_dict_of(checkpoint, key)
+        state = state_dict_of(checkpoint, key, ema)
     else:
-        state = read(checkpoint, key=key, allow_pickle=allow_pickle)
+        state = read(checkpoint, key=key, ema=ema, allow_pickle=allow_pickle)
     name, network, headless = _recognised(model, state, layout)
     if headless and not backbone_only:
         raise CheckpointError(
             f"the checkpoint has the backbone's weights (layout {name!r}) and no head: backbone_only=True loads them "
             "and leaves the model's head unchanged. Nothing was loaded."
         )
-    for copy in {entry.partition(".")[0] for entry in state if len(network) < len(state)} & {*AVERAGED}:
-        warnings.warn(f"weights averaged over the training are not loaded: key={copy!r} loads them", stacklevel=2)
+    if {entry.partition(".")[0] for entry in state if len(network) < len(state)} & {*AVERAGED}:
+        warnings.warn("weights averaged over the training are not loaded: ema=True loads them", stacklevel=2)
     source = registry.build(name)
-    _check_names(name, model, source.names)
+    known = {**source.names, **({} if labels is None else {"labels": (labels,)})}
+    _check_names(name, model, known)
     convert = getattr(model, "checkpoint_filter", None)
     translated = source.translate(network if convert is None else convert(network))
     sources = _sources(model, translated)
@@ -105,7 +116,13 @@ def load_checkpoint(
         elif key not in new and source.kept(key):
             new[key] = value
     unused = sorted(key for key in set(translated) - set(sources.values()) if not source.spare(key))
-    _check(name, model, own, new, unused)
+    _check(name, model, own, new, unused, known.get("labels", ()))
+    if not backbone_only and not _named(model, known.get("labels", ())):
+        raise CheckpointError(
+            f"a checkpoint of layout {name!r} does not say which labels its outputs are. The model has {model.labels}: "
+            "if these are the checkpoint's, in this order, pass labels=model.labels; otherwise build the model with the "
+            "checkpoint's labels and pass them. Nothing was loaded."
+        )
     model.load_state_dict(new, strict=not backbone_only)
     return name
 
@@ -159,19 +176,34 @@ def _sources(model: nn.Module, translated: Mapping[str, Tensor]) -> dict[str, st
     return sources
 
 
-def _check_names(name: str, model: nn.Module, names: Mapping[str, str]) -> None:
-    """Raise if model and source have the same number of names, but not the same names in the same order."""
-    for attribute, label_set in names.items():
-        theirs, ours = label_sets.build(label_set), tuple(getattr(model, attribute, ()))
-        if len(ours) == len(theirs) and label_sets.align(theirs, ours) != list(range(len(theirs))):
+def _named(model: nn.Module, sets: _Sets) -> bool:
+    """Return True if the names of the source's outputs are known, or the model has none."""
+    count = len(getattr(model, "labels", ()))
+    return not count or any(len(label_sets.resolve(each)) == count for each in sets)
+
+
+def _check_names(name: str, model: nn.Module, known: Mapping[str, _Sets]) -> None:
+    """Raise if the model has as many names as one of the source's sets, but none with the same names in its order."""
+    for attribute, sets in known.items():
+        ours = tuple(getattr(model, attribute, ()))
+        near = [each for each in sets if len(label_sets.resolve(each)) == len(ours)]
+        if near and not any(
+            label_sets.align(label_sets.resolve(each), ours) == list(range(len(ours))) for each in near
+        ):
+            theirs = " or ".join(map(str, map(label_sets.resolve, near)))
             raise CheckpointError(
                 f"a checkpoint of layout {name!r} has the {attribute} {theirs}, in this order; the model has {ours}: "
-                f"build it with those of {label_set!r}. Nothing was loaded."
+                f"build it with {' or '.join(map(repr, near))}. Nothing was loaded."
             )
 
 
 def _check(
-    name: str, model: nn.Module, own: Mapping[str, Tensor], new: Mapping[str, Tensor], unused: list[str]
+    name: str,
+    model: nn.Module,
+    own: Mapping[str, Tensor],
+    new: Mapping[str, Tensor],
+    unused: list[str],
+    sets: _Sets,
 ) -> None:
     missing = [key for key in own if key not in new]
     misshapen = [key for key in new if key in own and own[key].shape != new[key].shape]
@@ -191,12 +223,10 @@ def _check(
     rows = next((len(value) for value in last if value.ndim), None)
     labels = getattr(model, "labels", ())
     if rows is not None and rows != len(labels):
-        fitting = {name: known for name, known in label_sets.registry.working() if len(known) == rows}
-        near = max(fitting, key=lambda name: len({*labels} & {*fitting[name]}), default=None)
-        hint = f"labels={near!r}" if near else f"{rows} labels"
+        theirs = next((f"labels={each!r}" for each in sets if len(label_sets.resolve(each)) == rows), "its labels")
         lines.append(
-            f"  The checkpoint has {rows} outputs, the model {len(labels)}: build it with {hint}, "
-            "or load the backbone alone with backbone_only=True."
+            f"  The checkpoint has {rows} outputs, the model {len(labels)}: build it with {theirs}, or load the "
+            "backbone alone with backbone_only=True."
         )
     raise CheckpointError("\n".join(lines))
 

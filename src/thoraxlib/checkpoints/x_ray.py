@@ -35,13 +35,14 @@ _RULES = {
     **{rf"^(blocks\.[1-6]\.\d)\.{old}\.": rf"\1.{new}." for old, new in _EXPANDING.items()},
 }
 # attention that the network may not use, and ImageNet's classifiers, which never run
+_NAMES = {"labels": ("nih8", "nih14", "chexpert5")}
 _SPARE = re.compile(r"(channel|spatial|pyramid)_attention\.|(classifier|_?fc)\.")
 
 
 @register("x_ray")
 def x_ray() -> Layout:
     """alinstein/X_RAY: ResNet18, DenseNet121 (both heads), EfficientNet, custom, and PCAM with two backbones."""
-    return Layout(having(r"img_model\.|first_layer\.0\.weight$"), _translate, spare=_SPARE.match)
+    return Layout(having(r"img_model\.|first_layer\.0\.weight$"), _translate, spare=_SPARE.match, names=_NAMES)
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:

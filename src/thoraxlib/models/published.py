@@ -52,5 +52,5 @@ def published(name: str, *, allow_pickle: bool = False) -> ChestModel:
 
         load_state(model, read(path, allow_pickle=allow_pickle))  # type: ignore[arg-type]
     else:
-        load_checkpoint(model, path, layout=card.layout, allow_pickle=allow_pickle)
+        load_checkpoint(model, path, layout=card.layout, labels=card.labels, allow_pickle=allow_pickle)
     return model.eval()

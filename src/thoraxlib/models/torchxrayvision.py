@@ -166,7 +166,7 @@ def load_state(model: Classifier, state: Mapping[str, Tensor], rows: Sequence[in
     own = {key: value[rows] if key.startswith(("classifier.", "fc.")) else value for key, value in own.items()}
     if isinstance(model.head, OperatingPointHead):
         own["head.thresholds"] = model.head.thresholds
-    load_checkpoint(model, own, layout="plain")
+    load_checkpoint(model, own, layout="plain", labels=model.labels)
 
 
 def _downloaded(name: str) -> Mapping[str, Tensor]:
