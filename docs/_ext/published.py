@@ -28,5 +28,6 @@ FILES: dict[str, Source] = {
     "cxr_densevan": Source("", ("densevan",)),
     "cxr_vanillanet": Source("", ("vanillanet",)),
     "plain": Source("ImageNet weights of timm and torchvision", (), "any backbone of timm or torchvision"),
+    "softmax_pair": Source("torchxrayvision's models of view and sex", ("classifier",)),
     "thoraxlib": Source("", (), "every model of the same configuration"),
 }

@@ -120,7 +120,7 @@ def test_a_factory_records_options_by_position() -> None:
 def test_what_is_loaded_is_of_the_kind_that_is_asked_for(tmp_path: Path) -> None:
     unet = segmentation.build("unet", width=2)
     thoraxlib.save_pretrained(unet, tmp_path)
-    with pytest.raises(TypeError, match="a UNet is saved there, no ChestModel"):
+    with pytest.raises(TypeError, match="it is a UNet, no ChestModel"):
         thoraxlib.load_pretrained(tmp_path)
     with pytest.raises(NotImplementedError, match=r"thoraxlib\.load_pretrained\(folder, UNet\)"):
         type(unet).from_pretrained(tmp_path)

@@ -82,7 +82,7 @@ def test_pickled_modules_need_consent(given: Path) -> None:
 
 
 def test_weights_of_components() -> None:
-    with pytest.raises(ValueError, match=r"holds a backbone.*thoraxlib\.backbones\.build\('van_b0', pretrained=True\)"):
+    with pytest.raises(ValueError, match=r"is a backbone.*thoraxlib\.backbones\.build\('van_b0', pretrained=True\)"):
         thoraxlib.load_pretrained("van-b0-imagenet")
 
 
@@ -95,3 +95,75 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'jf-top1'" in capsys.readouterr().err
     assert main(["weights", "fetch", "rgrg"]) == 2
     assert "got by hand" in capsys.readouterr().err
+
+
+def test_two_classes_of_a_softmax_are_one_logit(given: Path) -> None:
+    import timm
+
+    theirs = timm.create_model("resnet34", num_classes=2).eval()
+    file = weights.describe("xrv-sex").file_name
+    torch.save({"state_dict": {f"model.{key}": value for key, value in theirs.state_dict().items()}}, given / file)
+    model = thoraxlib.load_pretrained("xrv-sex")
+    assert model.labels == ("Female",)
+    pixels = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.input_spec.mean, model.input_spec.std))
+    x = (pixels - mean) / std
+    torch.testing.assert_close(x, 255 * pixels)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.predict_proba(x), theirs(x).softmax(dim=1)[:, 1:])
+
+
+def expected(state: dict[str, torch.Tensor], x: torch.Tensor, norm: bool) -> torch.Tensor:
+    """The published UNet, level by level, from its weights."""
+    from torch.nn import functional as F
+
+    def conv(name: str, x: torch.Tensor, padding: int = 1) -> torch.Tensor:
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
+
+    def bn(name: str, x: torch.Tensor) -> torch.Tensor:
+        mean, var, weight, bias = (state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, var, weight, bias) if norm else x
+
+    def block(name: str, x: torch.Tensor) -> torch.Tensor:
+        for k in (1, 2):
+            x = conv(f"{name}.conv{k}", x)
+            x = (bn(f"{name}.bn{k}", x) if norm else x).relu()
+        return x
+
+    x, kept = x - 0.5, []
+    if norm:
+        x = conv("init_conv", x, padding=0).relu()
+    for level in range(1, 6 if norm else 5):
+        x = F.max_pool2d(x, 2) if kept else x
+        if norm:
+            for name in (f"conv{level}", f"conv{level}s"):
+                x = conv(name, x).relu() if f"{name}.weight" in state else x
+        else:
+            x = block(f"enc{level}", x)
+        kept.append(x)
+    x = block("center", F.max_pool2d(x, 2))
+    for level in range(len(kept), 0, -1):
+        x = F.interpolate(x, kept[level - 1].shape[2:], mode="bilinear" if norm else "nearest")
+        x = block(f"dec{level}", torch.cat([x, kept[level - 1]], 1))
+    return conv("out", x, padding=0)
+
+
+@pytest.mark.parametrize(("version", "encoder"), [("2v", "plain"), ("6v", "vgg11")])
+def test_lungs_of_a_published_unet(version: str, encoder: str, given: Path) -> None:
+    torch.manual_seed(0)
+    state = segmentation.build("lungs_unet", encoder=encoder).state_dict()
+    state = {key: torch.rand_like(value) if "running" in key else value for key, value in state.items()}
+    torch.save(state, given / f"unet-{version}.pt")
+    name = f"lungs-unet-ovcharenko-{version}"
+    net = thoraxlib.load_pretrained(name, segmentation.Segmenter)
+    assert net.classes == ("background", "lungs")
+    assert not net.training
+    grey = torch.rand(1, 1, 50, 66)
+    with torch.inference_mode():
+        wanted = expected(state, grey, norm=encoder == "vgg11")
+        torch.testing.assert_close(net(grey.expand(-1, 3, -1, -1)), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(grey), wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TypeError, match=f"{name}: it is a LungsUNet, no Classifier"):
+        thoraxlib.load_pretrained(name, thoraxlib.models.Classifier)
+    with pytest.raises(ValueError, match="pretrained: the weights have the background and the lungs, got classes="):
+        segmentation.build("lungs_unet", classes=("background", "lungs", "heart"), pretrained=True)

@@ -120,8 +120,8 @@ def load_checkpoint(
     if not backbone_only and not _named(model, known.get("labels", ())):
         raise CheckpointError(
             f"a checkpoint of layout {name!r} does not say which labels its outputs are. The model has {model.labels}: "
-            "if these are the checkpoint's, in this order, pass labels=model.labels; otherwise build the model with the "
-            "checkpoint's labels and pass them. Nothing was loaded."
+            "if these are the checkpoint's, in this order, pass labels=model.labels; otherwise build the model with "
+            "the checkpoint's labels and pass them. Nothing was loaded."
         )
     model.load_state_dict(new, strict=not backbone_only)
     return name

@@ -10,6 +10,7 @@ from thoraxlib.checkpoints import register
 from thoraxlib.checkpoints.layout import LOGITS, OLD_DENSENET, Layout, StateDict, having, renaming
 
 _HEADS = ("fc", "classifier", "head.fc", "head", "last_linear", "classifier.6", "classifier.1")
+_plain_keys = having(rf"({'|'.join(map(re.escape, _HEADS))})\.weight$")
 
 
 @register("thoraxlib")
@@ -24,8 +25,22 @@ def plain() -> Layout:
 
     ImageNet weights, or a fine-tuned copy of them.
     """
-    heads = "|".join(map(re.escape, _HEADS))
-    return Layout(having(rf"({heads})\.weight$"), _translate, priority=-1)
+    return Layout(_plain_keys, _translate, priority=-1)
+
+
+@register("softmax_pair")
+def softmax_pair() -> Layout:
+    """Models of torchvision and timm with a softmax over two classes, as one logit: that of the second class.
+
+    The sigmoid of the difference of two logits is the softmax's probability of the second class. Further outputs are
+    left out. The keys are those of "plain": name this layout.
+    """
+    return Layout(_plain_keys, lambda state: _difference(_translate(state)), priority=-2)
+
+
+def _difference(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    leaves = [f"{LOGITS}.{leaf}" for leaf in ("weight", "bias") if f"{LOGITS}.{leaf}" in state]
+    return {**state, **{leaf: state[leaf][1:2] - state[leaf][:1] for leaf in leaves}}
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:

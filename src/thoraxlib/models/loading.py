@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from thoraxlib import detection, models, segmentation
+from thoraxlib import detection, models, segmentation, weights
 from thoraxlib import labels as label_sets
 from thoraxlib.checkpoints.saving import CONFIG, WEIGHTS, Persistent, read_header
 from thoraxlib.models.base import ChestModel
 from thoraxlib.models.bounded import Bounded
 from thoraxlib.models.published import published
 from thoraxlib.registry import OptionError, Registry, UnknownNameError, without_pretrained
+from thoraxlib.segmentation import Segmenter
 from thoraxlib.utils.files import read_json
 
 P = TypeVar("P", bound=Persistent, default=ChestModel)
@@ -36,9 +37,24 @@ _TENSORS_EACH, _MORE_TENSORS = 4, 1000
 _NUMBERS_EACH, _MORE_NUMBERS = 2, 1 << 27
 
 
+@overload
+def load_pretrained(source: Literal["lungs-small"], kind: None = None) -> Segmenter: ...
+@overload
 def load_pretrained(
     source: str | os.PathLike[str],
-    kind: type[P] = ChestModel,  # type: ignore[assignment]
+    kind: type[P] = ...,
+    *,
+    map_location: str = ...,
+    revision: str | None = ...,
+    token: str | bool | None = ...,
+    cache_dir: str | Path | None = ...,
+    force_download: bool = ...,
+    local_files_only: bool = ...,
+    allow_pickle: bool = ...,
+) -> P: ...
+def load_pretrained(
+    source: str | os.PathLike[str],
+    kind: type[Persistent] | None = None,
     *,
     map_location: str = "cpu",
     revision: str | None = None,
@@ -47,16 +63,17 @@ def load_pretrained(
     force_download: bool = False,
     local_files_only: bool = False,
     allow_pickle: bool = False,
-) -> P:
+) -> Any:
     """Load a model that :func:`save_pretrained` wrote, from a folder or from the Hub, or published weights by name.
 
     Parameters
     ----------
     source : path or str
         A folder, a Hub repository ``"owner/name"``, or a name of the catalogue (:func:`thoraxlib.weights.names`).
-    kind : type
+    kind : type, optional
         Class of the model: :class:`thoraxlib.models.ChestModel`, :class:`thoraxlib.segmentation.Segmenter` or
-        :class:`thoraxlib.detection.RegionDetector`.
+        :class:`thoraxlib.detection.RegionDetector`. By default the first; for a name of the catalogue, the one of its
+        weights.
     map_location : str
         Device on which the file's weights are read.
     revision, token, cache_dir, force_download, local_files_only
@@ -82,15 +99,17 @@ def load_pretrained(
         folder nor a name of the catalogue.
     """
     if isinstance(source, str) and re.fullmatch(r"[a-z0-9][\w.+-]*", source) and not Path(source).exists():
-        model: Any = published(source, allow_pickle=allow_pickle)
-        if not isinstance(model, kind):
-            raise TypeError(f"{source} is a {type(model).__name__}, no {kind.__name__}")
-        return model
-    config, weights = Path(source, CONFIG), Path(source, WEIGHTS)
+        card = weights.describe(source)
+        if not card.shipped:
+            model: Any = published(card, allow_pickle=allow_pickle)
+            return _of_kind(model, kind or Persistent, source)
+        kind, source = kind or Persistent, weights.fetch(source).parent
+    kind = kind or ChestModel
+    config, file = Path(source, CONFIG), Path(source, WEIGHTS)
     if Path(source).is_dir():
-        if not config.exists() and not weights.exists():
+        if not config.exists() and not file.exists():
             raise FileNotFoundError(f"{source}: no readable {CONFIG}; is this a folder that save_pretrained wrote?")
-        if not weights.exists():
+        if not file.exists():
             raise FileNotFoundError(f"{source}: no {WEIGHTS} beside its {CONFIG}")
     else:
         parts = Path(source).parts
@@ -105,19 +124,24 @@ def load_pretrained(
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        config, weights = (Path(download(name)) for name in (CONFIG, WEIGHTS))
-    model = _described(config, weights)
-    if not isinstance(model, kind):
-        actual = f"a {type(model).__name__} is saved there, no {kind.__name__}"
-        raise TypeError(f"{source}: {actual}; load_pretrained(source, kind) takes the class")
+        config, file = (Path(download(name)) for name in (CONFIG, WEIGHTS))
+    model = _of_kind(_described(config, file), kind, source)
     try:
-        state = load_file(weights, device=map_location)
+        state = load_file(file, device=map_location)
         model.load_state_dict(_with_shared(state, model), strict=True)
     except SafetensorError as error:
-        raise ValueError(f"{weights} is damaged, or no safetensors file: {error}") from error
+        raise ValueError(f"{file} is damaged, or no safetensors file: {error}") from error
     except RuntimeError as error:
-        raise ValueError(f"{weights} is not of the model that {CONFIG} beside it describes: {error}") from error
+        raise ValueError(f"{file} is not of the model that {CONFIG} beside it describes: {error}") from error
     return model.eval()
+
+
+def _of_kind(model: Any, kind: type[Persistent], source: object) -> Any:
+    """Return `model`, or raise TypeError if it is of another class."""
+    if not isinstance(model, kind):
+        found = f"it is a {type(model).__name__}, no {kind.__name__}"
+        raise TypeError(f"{source}: {found}; load_pretrained(source, kind) takes the class")
+    return model
 
 
 def _described(path: Path, weights: Path) -> Any:

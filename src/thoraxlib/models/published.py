@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-from thoraxlib import models, weights
+from collections.abc import Mapping
+from typing import Any
+
+from thoraxlib import models, segmentation, weights
 from thoraxlib.checkpoints import load_checkpoint, read
 from thoraxlib.models.base import ChestModel
-
-_BUILT_BY = {
-    "backbone": "thoraxlib.backbones.build({name!r}, pretrained=True)",
-    "segmenter": "thoraxlib.segmentation.build({name!r}, pretrained=True)",
-}
+from thoraxlib.segmentation import Segmenter
+from thoraxlib.weights import WeightsCard
 
 
-def published(name: str, *, allow_pickle: bool = False) -> ChestModel:
-    """Build the model that published weights belong to, and load them.
+def published(card: WeightsCard, *, allow_pickle: bool = False) -> ChestModel | Segmenter:
+    """Build the model or segmenter that published weights belong to, and load them.
 
     Parameters
     ----------
-    name : str
-        One of :func:`thoraxlib.weights.names`.
+    card : WeightsCard
+        From :func:`thoraxlib.weights.describe`.
     allow_pickle : bool
         Load a whole pickled module, which runs the code that it names.
 
     Returns
     -------
-    ChestModel
+    ChestModel or Segmenter
         In eval mode.
 
     Raises
     ------
-    UnknownNameError
-        No such name.
     ValueError
-        A pickled module without `allow_pickle`; a file that is not the published one; weights of a backbone or a
-        segmenter.
+        A pickled module without `allow_pickle`; a file that is not the published one; weights of a backbone.
     OSError
         The file cannot be had; see :func:`thoraxlib.weights.fetch`.
     """
-    card = weights.describe(name)
-    if card.kind in _BUILT_BY:
-        raise ValueError(f"{name} holds a {card.kind}, not a model: " + _BUILT_BY[card.kind].format(**card.build))
+    name, preset = card.build.get("name", ""), card.build.get("preset")
+    options: Mapping[str, Any] = card.build.get("options", {})
+    if card.kind == "backbone":
+        raise ValueError(
+            f"{card.name} is a backbone, not a model: thoraxlib.backbones.build({name!r}, pretrained=True), or "
+            f'thoraxlib.build("classifier", backbone={name!r}, pretrained=True) with a new head'
+        )
     if card.pickled and not allow_pickle:
         raise ValueError(
-            f"{name}: the file is a whole pickled module, and loading it runs the code that it names. If you trust "
-            f"{card.source}, pass allow_pickle=True once, then thoraxlib.save_pretrained(model, folder)"
+            f"{card.name}: the file is a whole pickled module, and loading it runs the code that it names. If you "
+            f"trust {card.source}, pass allow_pickle=True once, then thoraxlib.save_pretrained(model, folder)"
         )
-    path = weights.fetch(name)
-    model = models.build(card.build["name"], preset=card.build.get("preset"), **card.build.get("options", {}))
+    if card.kind == "segmenter":
+        return segmentation.build(name, pretrained=True, **options).eval()
+    path = weights.fetch(card.name)
+    model = models.build(name, preset=preset, **options)
     if card.layout is None:
         from thoraxlib.models.torchxrayvision import load_state
 

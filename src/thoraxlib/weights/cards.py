@@ -48,6 +48,8 @@ class WeightsCard:
         Bytes; None where not recorded.
     sha256, git_blob : str or None
         SHA-256 of the file; id of its blob in a git repository.
+    shipped : bool
+        The file is in this package, in the folder ``weights/shipped/<name>``.
     pickled : bool
         The file holds a whole pickled module: loading it runs its code, and needs ``allow_pickle=True``.
     code_licence, weights_licence : str
@@ -76,6 +78,7 @@ class WeightsCard:
     size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
+    shipped: bool = False
     pickled: bool = False
     code_licence: str = NO_LICENCE
     weights_licence: str = NO_LICENCE
@@ -86,7 +89,7 @@ class WeightsCard:
 
     @property
     def address(self) -> str | None:
-        """Address of the file, at its commit; None for weights that are got by hand."""
+        """Address of the file, at its commit; None for weights that are shipped or got by hand."""
         if self.hub is not None:
             return f"https://huggingface.co/{self.hub}/resolve/{self.commit or 'main'}/{self.path}"
         if self.url is None and self.path is not None:
@@ -104,6 +107,7 @@ class WeightsCard:
         return self.sha256 is not None or self.git_blob is not None
 
     def __str__(self) -> str:
+        file = self.address or ("in this package" if self.shipped else None)
         digest = (
             f"sha256 {self.sha256}" if self.sha256 else f"git blob {self.git_blob}" if self.git_blob else "unverified"
         )
@@ -114,9 +118,9 @@ class WeightsCard:
             "layout": self.layout,
             "labels": labels,
             "source": self.source + (f" @ {self.commit}" if self.commit else ""),
-            "file": self.address,
+            "file": file,
             "size": f"{self.size:,} bytes" if self.size else None,
-            "digest": digest if self.address else None,
+            "digest": digest if file else None,
             "licence of the code": self.code_licence,
             "licence of the weights": self.weights_licence,
             "trained on": self.trained_on,
