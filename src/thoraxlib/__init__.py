@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from thoraxlib.models import register as register
     from thoraxlib.models.loading import load_pretrained as load_pretrained
     from thoraxlib.models.optimize import optimize_for_inference as optimize_for_inference
+    from thoraxlib.models.wrap import wrap as wrap
 
 # the subpackage of each function and class; every other name is a subpackage
 _FROM = {
@@ -67,6 +68,7 @@ _FROM = {
     "register": "models",
     "save_pretrained": "checkpoints.saving",
     "score_archive": "archives",
+    "wrap": "models.wrap",
 }
 
 

@@ -99,7 +99,8 @@ def check_model(model: Any) -> None:
     """Raise TypeError unless a model has an ``input_spec`` and ``labels``."""
     if not isinstance(getattr(model, "input_spec", None), InputSpec) or not getattr(model, "labels", ()):
         raise TypeError(
-            f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib that takes images is needed"
+            f"{type(model).__name__} has no input_spec or no labels: a model of thoraxlib that takes images "
+            "is needed; thoraxlib.wrap makes one of any network"
         )
 
 

@@ -53,11 +53,7 @@ class TimmModel(ChestModel):
         self.input_spec = input_spec
         self.num_prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
         self.output_fmt = str(getattr(net, "output_fmt", ""))
-        # a head that reads the class token alone has no gradient for the patches' tokens behind the last block
-        self.cam_target: str | None = None
-        if getattr(net, "global_pool", "") == "token" and hasattr(net, "blocks"):
-            before = 1 if hasattr(net, "cls_attn_blocks") else 2
-            self.cam_target = f"net.blocks.{len(net.blocks) - before}"
+        self.cam_target = cam_target(net)
 
     @property
     def patch_embed(self) -> Any:
@@ -104,6 +100,16 @@ class TimmModel(ChestModel):
             if theirs in keys:
                 found[own] = theirs
         return found
+
+
+def cam_target(net: Any) -> str | None:
+    """Return the layer to explain of a network of timm inside a model's ``net``; None for its features.
+
+    A head that reads the class token alone has no gradient for the patches' tokens behind the last block.
+    """
+    if getattr(net, "global_pool", "") != "token" or not hasattr(net, "blocks"):
+        return None
+    return f"net.blocks.{len(net.blocks) - (1 if hasattr(net, 'cls_attn_blocks') else 2)}"
 
 
 @register("timm", card=ModelCard.read("timm", input_spec=None))
