@@ -1,0 +1,107 @@
+"""The shipped weights ``pneumonia-children-small``, and the script that makes such weights."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import thoraxlib
+from thoraxlib import metrics
+from thoraxlib.checkpoints.saving import CONFIG, WEIGHTS
+
+FOLDER = Path(thoraxlib.__file__).parent / "weights" / "shipped" / "pneumonia-children-small"
+SCRIPTS = Path(__file__).parents[2] / "examples" / "weights"
+
+
+def test_it_is_small_and_gives_probabilities() -> None:
+    assert (FOLDER / WEIGHTS).stat().st_size <= 1_500_000
+    model = thoraxlib.load_pretrained(FOLDER)
+    assert model.labels == ("Pneumonia",)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32, torch.int64}
+    x = thoraxlib.preprocess_for(model)(np.random.default_rng(0).integers(0, 256, (300, 400), dtype=np.uint8))
+    p = model.predict_proba(x)
+    assert p.dtype == torch.float32
+    assert p.shape == (1, 1)
+    assert 0 <= float(p) <= 1
+
+
+def test_the_card_says_what_it_must() -> None:
+    card = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
+    for part in ("CC BY 4.0", "10.17632/rscbjbr9sj.2", "Kermany", "170", "AUROC", "Not a medical device"):
+        assert part in card
+
+
+@pytest.mark.skipif("THORAXLIB_DATA" not in os.environ, reason="needs the radiographs: set THORAXLIB_DATA")
+def test_auroc_of_60_test_images() -> None:
+    root = Path(os.environ["THORAXLIB_DATA"], "kermany_pneumonia_224")
+    with open(root / "manifest.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"][::10][:60]
+    model = thoraxlib.load_pretrained(FOLDER)
+    prepare = thoraxlib.preprocess_for(model)
+    p = model.predict_proba(torch.cat([prepare(root / row["file"]) for row in rows]))
+    truth = torch.tensor([[float(row["label"])] for row in rows])
+    assert (len(rows), int(truth.sum())) == (60, 36)
+    assert float(metrics.auroc(truth, p)) == pytest.approx(STORED, abs=0.005)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
+    pytest.importorskip("lightning")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield importlib.import_module("pneumonia_children")
+    torch.set_flush_denormal(False)  # the script sets it for the whole process
+
+
+def write(root: Path) -> None:
+    """Write made-up images: two of each person and series; series 0 and 1 are nearly one image."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    rows = []
+    base = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+    for number in range(28):
+        for split in ("train", "test"):
+            positive = number % 2
+            name = f"person{number}_virus_{split}.png" if positive else f"IM-{number:04d}-{split}.png"
+            low = base if number in (0, 2) else rng.integers(0, 256, (32, 32), dtype=np.uint8)
+            pixels = Image.fromarray(low).resize((64, 64))
+            pixels.save(root / "images" / name)
+            rows.append({"file": f"images/{name}", "split": split, "label": positive})
+    with open(root / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["file", "split", "label"])
+        table.writeheader()
+        table.writerows(rows)
+
+
+def test_the_script(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "data")
+    images = script.Children(tmp_path / "data", "train")
+    group = dict(zip(images.patient_ids, script.groups(images), strict=True))
+    assert group["IM-0000"] == group["IM-0002"]
+    assert len(set(group.values())) == 27
+    train, val = script.parts(tmp_path / "data", 0)
+    assert len(train) + len(val) == len(images)
+    assert not {group[number] for number in train.patient_ids} & {group[number] for number in val.patient_ids}
+
+    flags = ["--root", str(tmp_path / "data"), "--output", "out"]
+    script.main([*flags, "--epochs", "1"])
+    threshold = json.loads(Path("out/threshold.json").read_text())
+    assert not Path("out/test.csv").exists()
+    script.main([*flags, "--test"])
+    printed = capsys.readouterr().out
+    assert "val: 4 images" in printed
+    assert "test: 28 images, 14 with pneumonia, 28 numbers" in printed
+    assert f"sensitivity at {threshold:.3f}" in printed
+    assert {path.name for path in Path("out/model").iterdir()} >= {CONFIG, WEIGHTS}
+    assert Path("out/model", WEIGHTS).stat().st_size < 1_100_000  # float16
+    assert np.asarray(Image.open("out/sheet.png")).std() > 10
