@@ -36,7 +36,6 @@ from torchvision.transforms import v2
 import thoraxlib
 from thoraxlib import cams, metrics, plotting, training
 from thoraxlib.images import read, transform_for
-from thoraxlib.metrics.intervals import percentiles, resampled_weights
 
 SIZE, LIKE = 128, 0.96  # pixels; correlation of near duplicates
 BACKBONE = {
@@ -98,10 +97,8 @@ def parts(root: Path, seed: int) -> tuple[Children, Children]:
     train, val = next(folds.split(group, images.targets[:, 0].numpy(), group))
     print(f"{len(images)} images in {len(np.unique(group))} groups")
     for name, rows in (("train", train), ("val", val)):
-        some = images.part(rows)
-        print(
-            f"{name}: {len(some)} images, {int(some.targets.sum())} with pneumonia, {len(set(some.patient_ids))} numbers"
-        )
+        counts = f"{len(rows)} images, {int(images.targets[rows].sum())} with pneumonia"
+        print(f"{name}: {counts}, {len({images.patient_ids[row] for row in rows})} numbers")
     return images.part(train), images.part(val)
 
 
@@ -187,17 +184,17 @@ def test(options: argparse.Namespace) -> None:
 
 def show(name: str, found: training.Predictions, threshold: float, numbers: list[str]) -> None:
     """Print the scores with 95 % intervals of a bootstrap over the numbers in the file names."""
-    truth, called = found.targets.numpy()[:, 0] == 1, found.probabilities.numpy()[:, 0] >= threshold
+    truth = found.targets.numpy() == 1
     print(f"{name}: {len(truth)} images, {int(truth.sum())} with pneumonia, {len(set(numbers))} numbers")
     area = metrics.auroc(found.targets, found.probabilities)
-    interval = metrics.bootstrap(found.targets, found.probabilities, patient_ids=numbers)
-    print(f"  AUROC {interval.beside(area)[0]}")
-    right = (called == truth).astype(float)
-    for score, among in (("accuracy", np.ones_like(truth)), ("sensitivity", truth), ("specificity", ~truth)):
-        draws = resampled_weights(len(truth), n_bootstrap=1000, level=0.95, seed=0, patient_ids=numbers)
-        drawn = np.concatenate([(some @ (right * among)) / (some @ among) for some in draws])
-        low, high = (float(end[0]) for end in percentiles(drawn[:, None], 0.95)[:2])
-        print(f"  {score} at {threshold:.3f}: {right[among].mean():.3f} ({low:.3f} to {high:.3f})")
+    lines = {"AUROC": (area, metrics.bootstrap(found.targets, found.probabilities, patient_ids=numbers))}
+    right = ((found.probabilities.numpy() >= threshold) == truth).astype(float)
+    for score, among in (("accuracy", truth | ~truth), ("sensitivity", truth), ("specificity", ~truth)):
+        values = np.where(among, right, np.nan)
+        lines[score] = np.nanmean(values, axis=0), metrics.bootstrap_mean(values, patient_ids=numbers)
+    for score, (value, interval) in lines.items():
+        print(f"  {score}: {value[0]:.3f} ({interval.low[0]:.3f} to {interval.high[0]:.3f})")
+    print(f"  at the threshold {threshold:.4f}")
 
 
 def draw(options: argparse.Namespace, images: Children, found: training.Predictions, threshold: float) -> None:
