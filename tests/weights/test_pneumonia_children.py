@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 import os
@@ -44,14 +43,13 @@ def test_the_card_says_what_it_must() -> None:
 
 @pytest.mark.skipif("THORAXLIB_DATA" not in os.environ, reason="needs the radiographs: set THORAXLIB_DATA")
 def test_auroc_of_60_test_images() -> None:
-    root = Path(os.environ["THORAXLIB_DATA"], "kermany_pneumonia_224")
-    with open(root / "manifest.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"][::10][:60]
+    root = Path(os.environ["THORAXLIB_DATA"], "kermany_pneumonia_224", "test")
+    files = sorted(root.glob("*/*.jpeg"))[::10][:60]
     model = thoraxlib.load_pretrained(FOLDER)
     prepare = thoraxlib.preprocess_for(model)
-    p = model.predict_proba(torch.cat([prepare(root / row["file"]) for row in rows]))
-    truth = torch.tensor([[float(row["label"])] for row in rows])
-    assert (len(rows), int(truth.sum())) == (60, 36)
+    p = model.predict_proba(torch.cat([prepare(file) for file in files]))
+    truth = torch.tensor([[float(file.parent.name == "PNEUMONIA")] for file in files])
+    assert (len(files), int(truth.sum())) == (60, 36)
     assert metrics.auroc(truth, p).item() == pytest.approx(STORED, abs=0.005)
 
 
@@ -67,23 +65,19 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTy
 def write(root: Path) -> None:
     """Write made-up images: one of each person and series; IM-0000 and IM-0002 are nearly one image."""
     rng = np.random.default_rng(0)
-    (root / "images").mkdir(parents=True)
-    rows = []
     base = rng.integers(0, 256, (32, 32), dtype=np.uint8)
     for split, first in (("train", 0), ("test", 14)):  # half of the numbers stand in both
+        for kind in ("NORMAL", "PNEUMONIA"):
+            (root / split / kind).mkdir(parents=True)
         for number in range(first, first + 28):
-            positive = number % 2
-            name = f"person{number}_virus_{split}.png" if positive else f"IM-{number:04d}-{split}.png"
+            name = f"PNEUMONIA/person{number}_virus_1.jpeg" if number % 2 else f"NORMAL/IM-{number:04d}-0001.jpeg"
             low = base if number in (0, 2) else rng.integers(0, 256, (32, 32), dtype=np.uint8)
-            Image.fromarray(low).resize((64, 64)).save(root / "images" / name)
-            rows.append({"file": f"images/{name}", "split": split, "label": positive})
-    with open(root / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["file", "split", "label"])
-        table.writeheader()
-        table.writerows(rows)
+            Image.fromarray(low).resize((64, 80)).save(root / split / name)
 
 
 def test_the_script(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FileNotFoundError, match="no folders NORMAL and PNEUMONIA"):
+        script.Children(tmp_path, "train")
     write(tmp_path / "data")
     images = script.Children(tmp_path / "data", "train")
     group = dict(zip(images.patient_ids, script.groups(images), strict=True))
