@@ -50,6 +50,12 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     data.add_argument(
         "--balance", type=float, default=1.0, help="prevalence of synthetic findings: 0 as in NIH, 1: 0.15 each"
     )
+    run_flags(flags)
+    return flags
+
+
+def run_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of the group "run"."""
     run = flags.add_argument_group("run")
     run.add_argument("--output", type=Path, help="folder for all results; default: outputs/<name of the example>")
     run.add_argument("--seed", type=int, default=0, help="random seed")
@@ -68,7 +74,6 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     )
     run.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bars")
     run.add_argument("--overwrite", action="store_true", help="start again instead of resuming the run in --output")
-    return flags
 
 
 def early(flags: argparse.ArgumentParser, argv: list[str] | None, name: str = "data") -> str:
@@ -79,11 +84,11 @@ def early(flags: argparse.ArgumentParser, argv: list[str] | None, name: str = "d
 
 
 def parse(
-    flags: argparse.ArgumentParser, name: str, argv: list[str] | None, *, folder: str = "root"
+    flags: argparse.ArgumentParser, name: str, argv: list[str] | None, *, folder: str | None = "root"
 ) -> argparse.Namespace:
-    """Parse the flags and check them together; real data need the flag `folder`."""
+    """Parse the flags and check them together; real data need the flag `folder`, unless it is None."""
     options = flags.parse_args(argv)
-    if options.data != "synthetic" and getattr(options, folder) is None:
+    if folder and options.data != "synthetic" and getattr(options, folder) is None:
         flags.error(f"--data {options.data} needs --{folder}, the folder of the release")
     options.output = options.output or Path("outputs") / name
     if not training.is_first_process():
