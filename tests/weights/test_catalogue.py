@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +30,16 @@ def test_cards_are_whole(card: weights.WeightsCard) -> None:
         assert card.notes
         return
     assert card.trained_on
-    assert card.address is not None
-    assert card.address.startswith("https://")
+    if card.shipped:
+        assert card.address is None
+        assert card.results
+        assert weights.fetch(card.name).stat().st_size == card.size
+        assert (weights.fetch(card.name).parent / "README.md").exists()
+        assert card.size is not None
+        assert card.size < 1.5e6
+    else:
+        assert card.address is not None
+        assert card.address.startswith("https://")
     assert card.file_name
     assert card.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", card.sha256)
     assert card.git_blob is None or re.fullmatch(r"[0-9a-f]{40}", card.git_blob)
@@ -167,3 +178,24 @@ def test_lungs_of_a_published_unet(version: str, encoder: str, given: Path) -> N
         thoraxlib.load_pretrained(name, thoraxlib.models.Classifier)
     with pytest.raises(ValueError, match="pretrained: the weights have the background and the lungs, got classes="):
         segmentation.build("lungs_unet", classes=("background", "lungs", "heart"), pretrained=True)
+
+
+@pytest.mark.parametrize("card", [card for card in CARDS if card.shipped], ids=lambda card: card.name)
+def test_shipped_weights_load_offline(card: weights.WeightsCard) -> None:
+    code = (
+        "import socket, sys\n"
+        "socket.socket.connect = lambda *_: sys.exit('a connection')\n"
+        "import thoraxlib\n"
+        f"model = thoraxlib.load_pretrained({card.name!r})\n"
+        "print(model.training, {str(p.dtype) for p in model.parameters()})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "False {'torch.float32'}", result.stderr
+    assert card.labels == tuple(getattr(thoraxlib.load_pretrained(card.name), "labels", card.labels))  # type: ignore[arg-type]
+
+
+def test_a_damaged_shipped_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = replace(weights.describe("pneumonia-children-small"), sha256="0" * 64)
+    monkeypatch.setattr(download, "describe", lambda _: card)
+    with pytest.raises(weights.DigestError, match="pneumonia-children-small: .*model.safetensors has the SHA-256"):
+        thoraxlib.load_pretrained("pneumonia-children-small")

@@ -90,6 +90,8 @@ class WeightsCard:
     @property
     def address(self) -> str | None:
         """Address of the file, at its commit; None for weights that are shipped or got by hand."""
+        if self.shipped:
+            return None
         if self.hub is not None:
             return f"https://huggingface.co/{self.hub}/resolve/{self.commit or 'main'}/{self.path}"
         if self.url is None and self.path is not None:
