@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,17 +12,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from thoraxlib.explanation.findings import MapExplainer, RegionExplainer, explainer_for
 from thoraxlib.explanation.result import Explanation, Finding
-from thoraxlib.explanation.view import View, ViewCheck
-from thoraxlib.images import read, transform_for
+from thoraxlib.images import placement, read, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.boxes import area, in_originals
-from thoraxlib.localization.frames import in_original
+from thoraxlib.localization.maps import upsample
 from thoraxlib.registry import Spec
-from thoraxlib.segmentation import Segmenter
-from thoraxlib.segmentation.lung_masks import LungMasks, share_inside
 from thoraxlib.utils.modes import device_of
 from thoraxlib.utils.workers import in_batches, read_batches
 
@@ -35,8 +32,6 @@ def explain(
     method: Spec | None = None,
     rule: Spec | Any | None = None,
     threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
-    segmenter: Spec | Segmenter | None = None,
-    check: bool = False,
     batch_size: int = 16,
 ) -> list[Explanation]:
     """Compute probabilities, heat maps and boxes of images.
@@ -58,12 +53,6 @@ def explain(
     threshold : float, sequence of float or mapping of str to float
         Lowest probability of a finding: one for all labels, K in the model's order, or by name (0.5 for the others).
         :func:`thoraxlib.metrics.best_thresholds` chooses them.
-    segmenter : str, mapping or Segmenter, optional
-        Segmenter of the lungs, such as "lungs-small": the explanations have ``lungs``, and their findings ``in_lungs``,
-        the share of their heat inside (:func:`thoraxlib.segmentation.share_inside`).
-    check : bool
-        Estimate each image's view, orientation and inversion by the weights "view-small" (``view`` of the explanation),
-        and warn of turned and inverted images.
     batch_size : int
         Images per forward pass.
 
@@ -76,12 +65,7 @@ def explain(
     ------
     TypeError, ValueError
         A model without ``input_spec`` or ``labels``; a threshold of another length, outside [0, 1], NaN, or for an
-        unknown label; a source that cannot be read; a segmenter without lungs.
-
-    Warns
-    -----
-    UserWarning
-        `check`: an image seems to be turned or inverted. `segmenter`: no lungs were found in an image.
+        unknown label; a source that cannot be read.
 
     Examples
     --------
@@ -91,18 +75,7 @@ def explain(
     >>> sorted(finding.label for finding in image.findings), image.size
     (['Edema', 'Mass'], (80, 60))
     """
-    return list(
-        explain_each(
-            model,
-            images,
-            method=method,
-            rule=rule,
-            threshold=threshold,
-            segmenter=segmenter,
-            check=check,
-            batch_size=batch_size,
-        )
-    )
+    return list(explain_each(model, images, method=method, rule=rule, threshold=threshold, batch_size=batch_size))
 
 
 def explain_each(
@@ -112,8 +85,6 @@ def explain_each(
     method: Spec | None = None,
     rule: Spec | Any | None = None,
     threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
-    segmenter: Spec | Segmenter | None = None,
-    check: bool = False,
     batch_size: int = 16,
 ) -> Iterator[Explanation]:
     """Explain images one by one, as :func:`explain`; of an iterator `images`, one batch is in memory at a time."""
@@ -121,11 +92,7 @@ def explain_each(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
     limits, explainer = thresholds(threshold, tuple(model.labels)), explainer_for(model, method, rule)
-    device = device_of(model)
-    lungs = None if segmenter is None else LungMasks(segmenter, device)
-    return _explanations(
-        model, _listed(images), explainer, limits, batch_size, lungs, ViewCheck(device) if check else None
-    )
+    return _explanations(model, _listed(images), explainer, limits, batch_size)
 
 
 def check_model(model: Any) -> None:
@@ -138,13 +105,7 @@ def check_model(model: Any) -> None:
 
 
 def _explanations(
-    model: Any,
-    images: Iterable[Any],
-    explainer: MapExplainer | RegionExplainer,
-    limits: Tensor,
-    batch_size: int,
-    lungs: LungMasks | None,
-    check: ViewCheck | None,
+    model: Any, images: Iterable[Any], explainer: MapExplainer | RegionExplainer, limits: Tensor, batch_size: int
 ) -> Iterator[Explanation]:
     spec: InputSpec = model.input_spec
     transform, device, names = transform_for(spec), device_of(model), _Names()
@@ -156,18 +117,14 @@ def _explanations(
     for batch in read_batches(read_one, in_batches(enumerate(images), batch_size), list):
         x = transform.normalize.batch([placed for _, _, placed in batch]).to(device)
         found = explainer(x, limits)
-        originals = [image for _, image, _ in batch]
-        views: Sequence[View | None] = check(originals) if check is not None else [None] * len(batch)
-        masks: Sequence[Tensor | None] = lungs(originals) if lungs is not None else [None] * len(batch)
-        _warn([name for name, _, _ in batch], views, masks)
         boxes, sizes = found.boxes, [(int(image.shape[-2]), int(image.shape[-1])) for _, image, _ in batch]
         corners = in_originals(boxes.xyxy, boxes.image, spec, sizes)
         shown = area(corners) > 0  # False for boxes in the padding
         for n, (name, image, _) in enumerate(batch):
             here = (found.image == n).nonzero().flatten()
             probabilities = dict(zip(model.labels, found.probabilities[n].tolist(), strict=True))
-            findings, mask = [], masks[n]
-            for k, heat in zip(found.label[here].tolist(), in_original(found.maps[here], spec, sizes[n]), strict=True):
+            findings = []
+            for k, heat in zip(found.label[here].tolist(), _to_image(found.maps[here], spec, sizes[n]), strict=True):
                 rows = (shown & (boxes.image == n) & (boxes.label == k)).nonzero().flatten()
                 rows = rows[boxes.score[rows].argsort(descending=True)]
                 label, regions = model.labels[k], found.regions[rows].tolist() if explainer.regions else ()
@@ -178,23 +135,23 @@ def _explanations(
                     tuple(boxes.score[rows].tolist()),
                     heat,
                     tuple(explainer.regions[r] for r in regions),
-                    None if mask is None else share_inside(heat, mask),
                 )
                 findings.append(finding)
             findings.sort(key=lambda finding: -finding.probability)
-            yield Explanation(
-                name, image, probabilities, tuple(findings), explainer.method, explainer.rule, masks[n], views[n]
-            )
+            yield Explanation(name, image, probabilities, tuple(findings), explainer.method, explainer.rule)
 
 
-def _warn(names: Sequence[str], views: Sequence[View | None], masks: Sequence[Tensor | None]) -> None:
-    """Warn of images that are turned or inverted, or in which no lungs were found."""
-    for name, view, mask in zip(names, views, masks, strict=True):
-        faults = [] if view is None else view.faults
-        if mask is not None and not mask.any():
-            faults.append("has no lungs that the segmenter finds")
-        if faults:
-            warnings.warn(f"{name} {' and '.join(faults)}", stacklevel=4)
+def _to_image(maps: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
+    """Resize maps (M, h, w) of the input to the original image, (M, H, W); NaN outside the input."""
+    placed = placement(spec, *size)
+    inside = upsample(maps[:, None], spec.size)
+    (rows, columns), (y, x) = placed.shared(spec.size)
+    values = inside.amin(dim=(2, 3), keepdim=True).repeat(1, 1, placed.height, placed.width)
+    values[..., rows, columns] = inside[..., y, x]
+    unknown = torch.ones(1, 1, placed.height, placed.width)
+    unknown[..., rows, columns] = 0
+    unknown = functional.interpolate(unknown, size=size, mode="nearest-exact")
+    return upsample(values, size).masked_fill_(unknown > 0, torch.nan)[:, 0]
 
 
 def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from thoraxlib import plotting
-from thoraxlib.explanation.view import View
 from thoraxlib.utils.files import write_json
 
 
@@ -36,9 +35,6 @@ class Finding:
         float32 (H, W): the heat map at the image's size; NaN outside the model's input.
     regions : tuple of str
         Names of the boxes if they are anatomical regions; otherwise empty.
-    in_lungs : float or None
-        Share of the map's heat inside the lungs, 0 to 1; None without a segmenter, heat, or lungs. A low value
-        says that the model looks elsewhere: at the heart, the abdomen, letters, or the border.
     """
 
     label: str
@@ -47,14 +43,12 @@ class Finding:
     scores: tuple[float, ...]
     map: Tensor
     regions: tuple[str, ...] = ()
-    in_lungs: float | None = None
 
     def __str__(self) -> str:
         names = self.regions or [""] * len(self.boxes)
         corners = [" ".join(f"{value:.0f}" for value in box) for box in self.boxes]
         boxes = "; ".join(f"{name} {box}".strip() for name, box in zip(names, corners, strict=True))
-        inside = "" if self.in_lungs is None else f"  ({self.in_lungs:.0%} of the heat in the lungs)"
-        return f"{self.label:<28}{self.probability:>7.3f}  {boxes}{inside}"
+        return f"{self.label:<28}{self.probability:>7.3f}  {boxes}"
 
 
 @dataclass(frozen=True)
@@ -73,10 +67,6 @@ class Explanation:
         Labels whose probability is at least their threshold, the most probable first.
     method, rule : str
         Names of the heat map method and of the box rule.
-    lungs : Tensor or None
-        bool (H, W): mask of the lungs, if a segmenter was given.
-    view : View or None
-        View, orientation and inversion, if the check was asked for.
     """
 
     name: str
@@ -85,8 +75,6 @@ class Explanation:
     findings: tuple[Finding, ...]
     method: str
     rule: str
-    lungs: Tensor | None = None
-    view: View | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,12 +83,7 @@ class Explanation:
 
     def __str__(self) -> str:
         size = f"({self.size[1]} x {self.size[0]} pixels)"
-        checked = "" if self.view is None else f", {self.view}"
-        lines = [
-            f"{self.name} {size}{checked}",
-            f"{'finding':<28}{'p':>7}  boxes (x1 y1 x2 y2)",
-            *map(str, self.findings),
-        ]
+        lines = [f"{self.name} {size}", f"{'finding':<28}{'p':>7}  boxes (x1 y1 x2 y2)", *map(str, self.findings)]
         if not self.findings:
             known = {label: value for label, value in self.probabilities.items() if value == value}
             highest = max(known, key=known.__getitem__, default="")
@@ -115,8 +98,6 @@ class Explanation:
             "size": list(self.size),
             "method": self.method,
             "rule": self.rule,
-            **({} if self.view is None else {"view": self.view.to_json()}),
-            **({} if self.lungs is None else {"lungs_share_of_image": float(self.lungs.float().mean())}),
             "probabilities": {label: value if value == value else None for label, value in self.probabilities.items()},
             "findings": [
                 {
@@ -125,7 +106,6 @@ class Explanation:
                     "boxes": [list(box) for box in finding.boxes],
                     "scores": list(finding.scores),
                     **({"regions": list(finding.regions)} if finding.regions else {}),
-                    **({} if self.lungs is None else {"in_lungs": finding.in_lungs}),
                 }
                 for finding in self.findings
             ],
@@ -133,8 +113,6 @@ class Explanation:
 
     def panel(self, *, side: int = 512, most: int = 5, truth: Mapping[str, Sequence[Any]] | None = None) -> Image.Image:
         """Draw the image, and next to it the most probable findings, each with its heat map and boxes.
-
-        The lungs are outlined if a segmenter was given.
 
         Parameters
         ----------
@@ -146,18 +124,17 @@ class Explanation:
             True boxes (x1, y1, x2, y2) of labels, in the image's pixels. They are drawn dashed, in another colour,
             with a legend.
         """
-        # before drawing, so that lines and letters have the size for this picture
-        image = plotting.fit(self.image, side)
-        outlined = image if self.lungs is None else plotting.draw_outline(image, self.lungs)
+        image = plotting.fit(
+            self.image, side
+        )  # before drawing, so that lines and letters have the size for this picture
         scale = torch.tensor([image.width / self.size[1], image.height / self.size[0]] * 2)
         true = {label: torch.as_tensor(boxes).float().reshape(-1, 4) * scale for label, boxes in (truth or {}).items()}
         names = [label for label, boxes in true.items() for _ in range(len(boxes))]
         everything = torch.cat([torch.zeros(0, 4), *true.values()])
-        cells, titles = [plotting.draw_boxes(outlined, everything, names, truth=True)], [self.name]
+        cells, titles = [plotting.draw_boxes(image, everything, names, truth=True)], [self.name]
         for finding in self.findings[:most]:
             lowest = float(finding.map.nan_to_num(torch.inf).min())
             cell = plotting.overlay(image, finding.map.nan_to_num(lowest))
-            cell = cell if self.lungs is None else plotting.draw_outline(cell, self.lungs)
             cell = plotting.draw_boxes(cell, true.get(finding.label, []), truth=True)
             boxes = torch.tensor(finding.boxes).reshape(-1, 4) * scale
             names = list(finding.regions) or [""] * len(boxes)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from thoraxlib.utils.files import replacing
@@ -18,7 +18,7 @@ from thoraxlib.utils.files import replacing
 ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 
 # Sky blue of Okabe and Ito's palette for colour-blind readers; a green that is distinct from the heat map's colours.
-_BOX, _TRUTH, _OUTLINE = "#56b4e9", "#2ee6a8", "#f0e442"
+_BOX, _TRUTH = "#56b4e9", "#2ee6a8"
 # Dark to light through purple and orange: lightness rises steadily, so that it can be read in grey as well.
 _HEAT = ("#000004", "#280b54", "#65156e", "#9f2a63", "#d44842", "#f57d15", "#fac127", "#fcffa4")
 
@@ -128,36 +128,6 @@ def draw_boxes(
         y = y1 - bottom - width if y1 - bottom - width >= 0 else y1 + width
         pen.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill="black")
         pen.text((x, y), text, fill=ink, font=font)
-    return picture
-
-
-def draw_outline(image: ImageLike, mask: Tensor | NDArray[np.bool_], *, color: str = _OUTLINE) -> Image.Image:
-    """Draw the outline of a mask on an image; the line scales with the image and has a black edge.
-
-    Parameters
-    ----------
-    image : tensor, array or Pillow image
-        As for :func:`overlay`.
-    mask : tensor or array
-        (h, w), True inside; resized to the image.
-    color : str
-        Colour of the line; default yellow.
-
-    Raises
-    ------
-    ValueError
-        A mask of another shape.
-    """
-    picture = _image(image)
-    inside = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
-    if inside.ndim != 2 or not inside.size:
-        raise ValueError(f"mask must be (h, w), with at least one pixel, got {inside.shape}")
-    grey = Image.fromarray((inside > 0).astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-    shape = grey.point(lambda value: 255 * (value >= 128))
-    width = max(1, round(min(picture.size) / 250))
-    for size, ink in ((2 * width + 3, "black"), (2 * width + 1, color)):
-        ring = ImageChops.subtract(shape.filter(ImageFilter.MaxFilter(size)), shape.filter(ImageFilter.MinFilter(size)))
-        picture.paste(Image.new("RGB", picture.size, ink), mask=ring)
     return picture
 
 

@@ -3,17 +3,14 @@
 from thoraxlib.registry import Registry
 from thoraxlib.segmentation.base import ORGANS, Segmenter, foreground
 from thoraxlib.segmentation.evaluate import MaskReport, evaluate, predict_masks
-from thoraxlib.segmentation.lung_masks import LungMasks, crop_to_lungs, share_inside
 from thoraxlib.segmentation.masks import dice_score, iou_score, organ_masks
 from thoraxlib.segmentation.torchvision import TorchvisionSource
 
 __all__ = [
     "ORGANS",
-    "LungMasks",
     "MaskReport",
     "Segmenter",
     "build",
-    "crop_to_lungs",
     "describe",
     "dice_score",
     "evaluate",
@@ -24,7 +21,6 @@ __all__ = [
     "predict_masks",
     "register",
     "registry",
-    "share_inside",
 ]
 
 registry: Registry[Segmenter] = Registry(
