@@ -26,6 +26,6 @@ __all__ = [
 registry: Registry[Segmenter] = Registry(
     "segmentation",
     sources=[TorchvisionSource()],
-    modules=["thoraxlib.segmentation.unet", "thoraxlib.segmentation.torchxrayvision"],
+    modules=["thoraxlib.segmentation.unet", "thoraxlib.segmentation.torchxrayvision", "thoraxlib.segmentation.lungs"],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
