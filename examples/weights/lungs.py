@@ -72,11 +72,12 @@ class Augment:
     """Random changes of a batch (N, 3, h, w) as from :func:`_square`; returns images and masks (N, 1, SIDE, SIDE).
 
     "light": small rotation, shift, zoom and contrast. "strong": other hospitals, too: large zoom, aspect, gamma, bias
-    field, blur, noise, collimation, letters, opacities in the lungs.
+    field, blur, noise, collimation, letters, opacities in the lungs. "mixed": three of eight images light, the others
+    strong.
     """
 
     def __init__(self, kind: str, seed: int) -> None:
-        self.strong, self.random = kind == "strong", torch.Generator().manual_seed(seed)
+        self.kind, self.strong, self.random = kind, kind != "light", torch.Generator().manual_seed(seed)
 
     def uniform(self, n: int, low: float, high: float) -> Tensor:
         return torch.rand(n, 1, 1, 1, generator=self.random) * (high - low) + low
@@ -85,6 +86,15 @@ class Augment:
         return torch.rand(n, 1, 1, 1, generator=self.random) < p
 
     def __call__(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        if self.kind != "mixed":
+            return self.change(batch)
+        lightly = len(batch) * 3 // 8
+        parts = []
+        for self.strong, part in ((False, batch[:lightly]), (True, batch[lightly:])):
+            parts.append(self.change(part))
+        return torch.cat([image for image, _ in parts]), torch.cat([mask for _, mask in parts])
+
+    def change(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         image, mask, ignored = self.geometry(batch).split(1, dim=1)
         image = self.greys(image)
         if self.strong:
@@ -101,7 +111,14 @@ class Augment:
         flip = torch.where(self.chance(n, 0.5).flatten() & self.strong, -1.0, 1.0)
         shift = (torch.rand(n, 2, generator=self.random) - 0.5) * 0.3 * far
         cos, sin = torch.cos(angle), torch.sin(angle)
-        rows = [cos * zoom * aspect * flip, -sin * zoom, shift[:, 0], sin * zoom * flip, cos * zoom / aspect, shift[:, 1]]
+        rows = [
+            cos * zoom * aspect * flip,
+            -sin * zoom,
+            shift[:, 0],
+            sin * zoom * flip,
+            cos * zoom / aspect,
+            shift[:, 1],
+        ]
         grid = F.affine_grid(torch.stack(rows, dim=1).view(n, 2, 3), [n, 3, SIDE, SIDE], align_corners=False)
         moved = F.grid_sample(batch, grid, align_corners=False)
         if not self.strong:
@@ -174,7 +191,7 @@ def train(images: Images, chosen: Sequence[int], *, kind: str, standardize: bool
         optimizer.step()
         schedule.step()
         if step % 50 == 49:
-            print(f"  step {step + 1} of {steps}: loss {float(value):.4f}", flush=True)
+            print(f"  step {step + 1} of {steps}: loss {value.item():.4f}", flush=True)
     return model.eval()
 
 
@@ -192,7 +209,7 @@ def dice(model: nn.Module, images: Sequence[Tensor], masks: Sequence[Tensor]) ->
 def cross_validate(images: Images, steps: int) -> None:
     """Print the Dice of held-out patients' images as they are, and changed as another hospital might."""
     folds = split_patients(images.patients, {str(n): 1 / FOLDS for n in range(FOLDS)}, seed=0)
-    settings = [("strong", True), ("strong", False), ("light", True)]
+    settings = [("mixed", True), ("strong", True), ("strong", False), ("light", True)]
     for kind, standardize in settings:
         plain, changed = [], []
         for held in folds.values():
@@ -215,7 +232,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, help="folder of the trained segmenter")
     parser.add_argument("--cross-validate", action="store_true", help="compare settings on patients of train")
-    parser.add_argument("--augmentation", choices=("strong", "light"), default="strong")
+    parser.add_argument("--augmentation", choices=("mixed", "strong", "light"), default="mixed")
     parser.add_argument("--steps", type=int, help="default 1000, and 160 to cross-validate")
     options = parser.parse_args()
     images = Images(options.root, "train")
