@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder of the trained segmenter")
     parser.add_argument("--cross-validate", action="store_true", help="compare settings on patients of train")
     parser.add_argument("--augmentation", choices=("mixed", "strong", "light"), default="mixed")
-    parser.add_argument("--steps", type=int, help="default 1000, and 160 to cross-validate")
+    parser.add_argument("--steps", type=int, help="default 800, and 160 to cross-validate")
     options = parser.parse_args()
     images = Images(options.root, "train")
     print(f"train: {len(images.patients)} images of {len(set(images.patients))} patients")
@@ -241,7 +241,7 @@ def main() -> None:
         cross_validate(images, options.steps or 160)
         return
     everyone = range(len(images.patients))
-    model = train(images, everyone, kind=options.augmentation, standardize=True, steps=options.steps or 1000, seed=0)
+    model = train(images, everyone, kind=options.augmentation, standardize=True, steps=options.steps or 800, seed=0)
     # the file has half precision: score what it holds
     if options.output:
         thoraxlib.save_pretrained(model.half(), options.output)
