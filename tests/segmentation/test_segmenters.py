@@ -14,7 +14,11 @@ from thoraxlib.registry import OptionError, UnknownNameError
 from thoraxlib.segmentation.base import RULES, Segmenter, foreground
 
 NAMES = segmentation.names()
-SMALL: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "xrv_pspnet": {"size": 64}}
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"width": 4},
+    "xrv_pspnet": {"size": 64},
+    "lungs-small": {"classes": ORGANS, "pretrained": False},  # its weights are for two classes
+}
 LARGE = [name for name in NAMES if "resnet101" in name]  # resnet50's with more of the same blocks
 
 

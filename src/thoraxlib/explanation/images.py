@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from thoraxlib.explanation.findings import MapExplainer, RegionExplainer, explainer_for
+from thoraxlib.explanation.organs import find_lungs, segmenter_for, share_inside
 from thoraxlib.explanation.result import Explanation, Finding
 from thoraxlib.images import placement, read, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.boxes import area, in_originals
 from thoraxlib.localization.maps import upsample
 from thoraxlib.registry import Spec
+from thoraxlib.segmentation import Segmenter
 from thoraxlib.utils.modes import device_of
 from thoraxlib.utils.workers import in_batches, read_batches
 
@@ -32,6 +34,7 @@ def explain(
     method: Spec | None = None,
     rule: Spec | Any | None = None,
     threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
+    segmenter: Spec | nn.Module | None = None,
     batch_size: int = 16,
 ) -> list[Explanation]:
     """Compute probabilities, heat maps and boxes of images.
@@ -53,6 +56,11 @@ def explain(
     threshold : float, sequence of float or mapping of str to float
         Lowest probability of a finding: one for all labels, K in the model's order, or by name (0.5 for the others).
         :func:`thoraxlib.metrics.best_thresholds` chooses them.
+    segmenter : str, mapping or Segmenter, optional
+        Segmenter with the class "lungs", such as "lungs-small": outlines the lungs, and gives each finding the share of
+        its heat map that lies inside them, ``in_lungs``. A low share says that the model may look at something other
+        than the lungs, such as a marker or a device. It does not say that the finding is wrong: an enlarged heart's
+        or a pleural effusion's heat may lie outside.
     batch_size : int
         Images per forward pass.
 
@@ -65,7 +73,12 @@ def explain(
     ------
     TypeError, ValueError
         A model without ``input_spec`` or ``labels``; a threshold of another length, outside [0, 1], NaN, or for an
-        unknown label; a source that cannot be read.
+        unknown label; a source that cannot be read; a segmenter without lungs.
+
+    Warns
+    -----
+    UserWarning
+        The segmenter found no lungs in an image; ``in_lungs`` is then None.
 
     Examples
     --------
@@ -75,7 +88,17 @@ def explain(
     >>> sorted(finding.label for finding in image.findings), image.size
     (['Edema', 'Mass'], (80, 60))
     """
-    return list(explain_each(model, images, method=method, rule=rule, threshold=threshold, batch_size=batch_size))
+    return list(
+        explain_each(
+            model,
+            images,
+            method=method,
+            rule=rule,
+            threshold=threshold,
+            segmenter=segmenter,
+            batch_size=batch_size,
+        )
+    )
 
 
 def explain_each(
@@ -85,6 +108,7 @@ def explain_each(
     method: Spec | None = None,
     rule: Spec | Any | None = None,
     threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
+    segmenter: Spec | nn.Module | None = None,
     batch_size: int = 16,
 ) -> Iterator[Explanation]:
     """Explain images one by one, as :func:`explain`; of an iterator `images`, one batch is in memory at a time."""
@@ -92,7 +116,8 @@ def explain_each(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
     limits, explainer = thresholds(threshold, tuple(model.labels)), explainer_for(model, method, rule)
-    return _explanations(model, _listed(images), explainer, limits, batch_size)
+    net = segmenter_for(segmenter, device_of(model))
+    return _explanations(model, _listed(images), explainer, limits, net, batch_size)
 
 
 def check_model(model: Any) -> None:
@@ -105,7 +130,12 @@ def check_model(model: Any) -> None:
 
 
 def _explanations(
-    model: Any, images: Iterable[Any], explainer: MapExplainer | RegionExplainer, limits: Tensor, batch_size: int
+    model: Any,
+    images: Iterable[Any],
+    explainer: MapExplainer | RegionExplainer,
+    limits: Tensor,
+    segmenter: Segmenter | None,
+    batch_size: int,
 ) -> Iterator[Explanation]:
     spec: InputSpec = model.input_spec
     transform, device, names = transform_for(spec), device_of(model), _Names()
@@ -119,10 +149,14 @@ def _explanations(
         found = explainer(x, limits)
         boxes, sizes = found.boxes, [(int(image.shape[-2]), int(image.shape[-1])) for _, image, _ in batch]
         corners = in_originals(boxes.xyxy, boxes.image, spec, sizes)
+        organs = (
+            None if segmenter is None else find_lungs(segmenter, [i for _, i, _ in batch], [n for n, _, _ in batch])
+        )
         shown = area(corners) > 0  # False for boxes in the padding
         for n, (name, image, _) in enumerate(batch):
             here = (found.image == n).nonzero().flatten()
             probabilities = dict(zip(model.labels, found.probabilities[n].tolist(), strict=True))
+            lungs = None if organs is None else organs[n]
             findings = []
             for k, heat in zip(found.label[here].tolist(), _to_image(found.maps[here], spec, sizes[n]), strict=True):
                 rows = (shown & (boxes.image == n) & (boxes.label == k)).nonzero().flatten()
@@ -135,10 +169,11 @@ def _explanations(
                     tuple(boxes.score[rows].tolist()),
                     heat,
                     tuple(explainer.regions[r] for r in regions),
+                    None if lungs is None else share_inside(heat, lungs),
                 )
                 findings.append(finding)
             findings.sort(key=lambda finding: -finding.probability)
-            yield Explanation(name, image, probabilities, tuple(findings), explainer.method, explainer.rule)
+            yield Explanation(name, image, probabilities, tuple(findings), explainer.method, explainer.rule, lungs)
 
 
 def _to_image(maps: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:

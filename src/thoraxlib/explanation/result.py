@@ -35,6 +35,9 @@ class Finding:
         float32 (H, W): the heat map at the image's size; NaN outside the model's input.
     regions : tuple of str
         Names of the boxes if they are anatomical regions; otherwise empty.
+    in_lungs : float or None
+        Share of the heat map's sum, after subtraction of its lowest value, that lies inside the lungs: 0 to 1. None
+        without a segmenter, if no lungs were found, and for a constant map.
     """
 
     label: str
@@ -43,12 +46,14 @@ class Finding:
     scores: tuple[float, ...]
     map: Tensor
     regions: tuple[str, ...] = ()
+    in_lungs: float | None = None
 
     def __str__(self) -> str:
         names = self.regions or [""] * len(self.boxes)
         corners = [" ".join(f"{value:.0f}" for value in box) for box in self.boxes]
         boxes = "; ".join(f"{name} {box}".strip() for name, box in zip(names, corners, strict=True))
-        return f"{self.label:<28}{self.probability:>7.3f}  {boxes}"
+        share = "" if self.in_lungs is None else f"  {self.in_lungs:.0%} in lungs"
+        return f"{self.label:<28}{self.probability:>7.3f}  {boxes}{share}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Explanation:
         Labels whose probability is at least their threshold, the most probable first.
     method, rule : str
         Names of the heat map method and of the box rule.
+    lungs : Tensor or None
+        bool (H, W): mask of the lungs, all False if none were found; None without a segmenter.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Explanation:
     findings: tuple[Finding, ...]
     method: str
     rule: str
+    lungs: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,6 +114,7 @@ class Explanation:
                     "boxes": [list(box) for box in finding.boxes],
                     "scores": list(finding.scores),
                     **({"regions": list(finding.regions)} if finding.regions else {}),
+                    **({} if self.lungs is None else {"in_lungs": finding.in_lungs}),
                 }
                 for finding in self.findings
             ],
@@ -113,6 +122,8 @@ class Explanation:
 
     def panel(self, *, side: int = 512, most: int = 5, truth: Mapping[str, Sequence[Any]] | None = None) -> Image.Image:
         """Draw the image, and next to it the most probable findings, each with its heat map and boxes.
+
+        With a segmenter, the lungs are outlined in a picture of their own and on the heat maps.
 
         Parameters
         ----------
@@ -132,9 +143,14 @@ class Explanation:
         names = [label for label, boxes in true.items() for _ in range(len(boxes))]
         everything = torch.cat([torch.zeros(0, 4), *true.values()])
         cells, titles = [plotting.draw_boxes(image, everything, names, truth=True)], [self.name]
+        if self.lungs is not None:
+            cells.append(plotting.outline(image, self.lungs))
+            titles.append("lungs" if bool(self.lungs.any()) else "no lungs found")
         for finding in self.findings[:most]:
             lowest = float(finding.map.nan_to_num(torch.inf).min())
             cell = plotting.overlay(image, finding.map.nan_to_num(lowest))
+            if self.lungs is not None:
+                cell = plotting.outline(cell, self.lungs)
             cell = plotting.draw_boxes(cell, true.get(finding.label, []), truth=True)
             boxes = torch.tensor(finding.boxes).reshape(-1, 4) * scale
             names = list(finding.regions) or [""] * len(boxes)

@@ -6,12 +6,13 @@ Images and heat maps are drawn by Pillow; curves and graphs need the extra ``plo
 from __future__ import annotations
 
 from thoraxlib.plotting.curves import plot_graph, plot_precision_recall, plot_roc
-from thoraxlib.plotting.images import ImageLike, draw_boxes, fit, overlay, panel, save
+from thoraxlib.plotting.images import ImageLike, draw_boxes, fit, outline, overlay, panel, save
 
 __all__ = [
     "ImageLike",
     "draw_boxes",
     "fit",
+    "outline",
     "overlay",
     "panel",
     "plot_graph",

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
 from thoraxlib.utils.files import replacing
@@ -19,6 +19,7 @@ ImageLike: TypeAlias = Tensor | NDArray[np.generic] | Image.Image
 
 # Sky blue of Okabe and Ito's palette for colour-blind readers; a green that is distinct from the heat map's colours.
 _BOX, _TRUTH = "#56b4e9", "#2ee6a8"
+_OUTLINE = "#f0e442"  # that palette's yellow
 # Dark to light through purple and orange: lightness rises steadily, so that it can be read in grey as well.
 _HEAT = ("#000004", "#280b54", "#65156e", "#9f2a63", "#d44842", "#f57d15", "#fac127", "#fcffa4")
 
@@ -149,6 +150,35 @@ def _dashed(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], in
             ends = (a + (c - a) * start, b + (d - b) * start, a + (c - a) * stop, b + (d - b) * stop)
             pen.line(ends, fill="black", width=width + 2)
             pen.line(ends, fill=ink, width=width)
+
+
+def outline(image: ImageLike, mask: ImageLike, *, color: str = _OUTLINE) -> Image.Image:
+    """Draw the edge of a mask on an image; the line lies inside the mask.
+
+    Parameters
+    ----------
+    image : tensor, array or Pillow image
+        As for :func:`overlay`.
+    mask : tensor or array
+        (h, w), 0 or False outside: resized to the image by nearest neighbours.
+    color : str
+        Colour of the line.
+
+    Raises
+    ------
+    ValueError
+        A mask that is not (h, w), or has no pixel.
+    """
+    picture = _image(image)
+    inside = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask) != 0
+    if inside.ndim != 2 or not inside.size:
+        raise ValueError(f"mask must be (h, w), with at least one pixel, got {inside.shape}")
+    shape = Image.fromarray(inside.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+    core = shape
+    for _ in range(max(1, round(min(picture.size) / 250))):
+        core = core.filter(ImageFilter.MinFilter(3))
+    picture.paste(color, mask=ImageChops.subtract(shape, core))
+    return picture
 
 
 def fit(image: ImageLike, side: int) -> Image.Image:
