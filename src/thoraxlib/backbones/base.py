@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -63,10 +63,15 @@ def check_backbone(module: nn.Module) -> None:
             )
 
 
-def variant(summary: str, backbone: type[Backbone], *args: Any, **options: Any) -> Any:
-    """Return a factory of `backbone` with some arguments filled in; `summary` is the first line of its docstring."""
-    factory = partial(backbone, *args, **options)
-    doc = f"{summary}\n\n{inspect.getdoc(backbone)}"
-    vars(factory).update(__doc__=doc, __module__=backbone.__module__, __qualname__=backbone.__qualname__)
-    vars(factory).update(input_spec=backbone.input_spec)
-    return factory
+def variant(
+    summary: str, factory: Callable[..., Backbone], *args: Any, input_spec: InputSpec | None = None, **options: Any
+) -> Any:
+    """Return a factory with arguments filled in, a docstring that begins with `summary`, and the weights' input."""
+    made = partial(factory, *args, **options)
+    vars(made).update(
+        __doc__=f"{summary}\n\n{inspect.getdoc(factory)}",
+        __module__=factory.__module__,
+        __qualname__=factory.__qualname__,
+        input_spec=input_spec or getattr(factory, "input_spec", Backbone.input_spec),
+    )
+    return made
