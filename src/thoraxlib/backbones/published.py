@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from thoraxlib import backbones, weights
@@ -44,7 +43,7 @@ def published_backbone(
     """
     card = weights.describe(name)
     spec = InputSpec(**card.input)
-    spec = replace(spec.with_channels(in_chans), size=img_size or spec.size)
+    spec = spec.with_channels(in_chans).updated(None if img_size is None else {"size": img_size})
     backbone = backbones.registry.resolve({**card.network, **options}, in_chans=in_chans, img_size=spec.size)
     backbone.input_spec = spec
     if pretrained:

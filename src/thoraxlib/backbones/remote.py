@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ class Remote:
     """
 
     architecture: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    input_spec: InputSpec = InputSpec()
+    options: Mapping[str, Any]
+    input_spec: InputSpec
 
 
 def described(name: str) -> Remote | None:
@@ -130,11 +130,13 @@ def _read(name: str, path: Path) -> Remote:
     options, given = config.get("model_args") or {}, config.get("pretrained_cfg") or config
     if not isinstance(options, Mapping) or not isinstance(given, Mapping) or {*options} & {*_REFUSED}:
         raise ValueError(f"{name}: {path} has model_args or pretrained_cfg that cannot be used: {options!r}")
+    options = {key: value for key, value in options.items() if key not in ("num_classes", "in_chans")}  # the caller's
     own = timm.models.get_pretrained_cfg(architecture, allow_unregistered=True)
-    spec = {key: given.get(key) or getattr(own, key, None) for key in ("input_size", "mean", "std")}
-    channels, *size = spec.pop("input_size") or (3, 224, 224)
-    return Remote(
-        architecture,
-        dict(options),
-        InputSpec(size=tuple(size), channels=channels, **{key: tuple(value) for key, value in spec.items() if value}),
-    )
+    size, mean, std = (given.get(key) or getattr(own, key, None) for key in ("input_size", "mean", "std"))
+    try:
+        channels, *sides = size or (3, 224, 224)
+        spec = InputSpec(size=tuple(sides), channels=channels)  # type: ignore[arg-type]  # it says what is wrong
+        spec = spec.updated({key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {path} has an input that cannot be used: {error}") from error
+    return Remote(architecture, options, spec)

@@ -134,7 +134,7 @@ class TimmBackbone(FeatureInfoBackbone):
         if img_size is not None and config is not None and config.fixed_input_size:
             options["img_size"] = img_size
         if img_size is not None:
-            spec = replace(spec, size=img_size)  # type: ignore[arg-type]  # one number is both sides
+            spec = spec.updated({"size": img_size})
         indices = options.pop("out_indices", 3) if norm else None  # the number of maps that timm gives of transformers
         options |= {"in_chans": in_chans, **({"num_classes": 0} if norm else {"features_only": True})}
         try:

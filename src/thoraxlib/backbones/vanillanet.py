@@ -218,8 +218,9 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
     widths = [factor * width for width in (*first, 256, 512, *[512] * more, *last)]
     strides = {5: [2, 2, 2], 6: [2, 2, 2, 1]}.get(version, [1, 2, 2, *[1] * more, 2, 1])
     summary = f"VanillaNet-{version}: widths {widths}, strides {strides}."
-    sizes = {"widths": widths, "strides": strides, "pool_sizes": pool_sizes}
-    register(name)(variant(summary, VanillaNet, **sizes, published=f"{name.replace('_', '-')}-imagenet"))
+    published = f"{name.replace('_', '-')}-imagenet"
+    options: Any = {"widths": widths, "strides": strides, "pool_sizes": pool_sizes, "published": published}
+    register(name)(variant(summary, VanillaNet, **options))
 
 
 for _version in range(5, 14):

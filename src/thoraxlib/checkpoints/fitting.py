@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,10 +12,11 @@ from thoraxlib.checkpoints.layout import StateDict
 
 def filtered(model: nn.Module, network: StateDict) -> StateDict:
     """Return a file's entries after the ``checkpoint_filter`` of the model or of its backbone, if one has it."""
-    parts = (model, getattr(model, "backbone", None))
-    convert = next((part.checkpoint_filter for part in parts if hasattr(part, "checkpoint_filter")), dict)
-    entries: StateDict = convert(network)  # type: ignore[operator]  # a method
-    return entries
+    for part in (model, getattr(model, "backbone", None)):
+        convert: Callable[[StateDict], StateDict] | None = getattr(part, "checkpoint_filter", None)
+        if convert is not None:
+            return convert(network)
+    return network
 
 
 def backbone_keys(model: nn.Module) -> set[str]:

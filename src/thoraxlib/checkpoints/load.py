@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from thoraxlib import labels as label_sets
 from thoraxlib.checkpoints import registry
-from thoraxlib.checkpoints.fitting import backbone_keys, filtered, with_channels
 from thoraxlib.checkpoints.files import AVERAGED, read, state_dict_of
+from thoraxlib.checkpoints.fitting import backbone_keys, filtered, with_channels
 from thoraxlib.checkpoints.layout import LOGITS, StateDict, views
 from thoraxlib.utils.modes import uncompiled
 
@@ -77,7 +77,8 @@ def load_checkpoint(
     Warns
     -----
     UserWarning
-        The file also has a copy of the weights averaged over the training, which is not loaded.
+        The file also has a copy of the weights averaged over the training, which is not loaded; or, with
+        `backbone_only`, layers of a larger backbone.
     """
     model = uncompiled(model)
     if hasattr(model, "checkpoint_keys") and hasattr(model, "strides"):
@@ -102,8 +103,10 @@ def load_checkpoint(
     sources = _sources(model, translated)
     own = model.state_dict()
     if backbone_only:
-        own = {key: own[key] for key in own.keys() & backbone_keys(model)}
+        wanted = backbone_keys(model)
+        own = {key: value for key, value in own.items() if key in wanted}
         sources = {key: theirs for key, theirs in sources.items() if key in own}
+        extra = translated.keys() - sources.values()
         translated = {theirs: translated[theirs] for theirs in sources.values()}
     new = with_channels(model, {key: translated[theirs] for key, theirs in sources.items()})
     for key, value in own.items():
@@ -113,6 +116,12 @@ def load_checkpoint(
             new[key] = value
     unused = sorted(key for key in set(translated) - set(sources.values()) if not source.spare(key))
     _check(name, model, own, new, unused)
+    if backbone_only:  # layers of a larger backbone; the file's head is no news
+        inside = {theirs.partition(".")[0] for theirs in sources.values()}
+        left = sorted(key for key in extra if key.partition(".")[0] in inside)
+        if left:
+            message = f"the backbone has no place for these entries, which are not loaded: {_some(left)}"
+            warnings.warn(message, stacklevel=2)
     model.load_state_dict(new, strict=not backbone_only)
     return name
 
