@@ -88,6 +88,8 @@ def test_a_whole_model_and_its_saved_copy(hub: list[Any], tmp_path: Path, monkey
     timm_model = thoraxlib.build("timm", backbone=name, labels=LABELS, pretrained=True).eval()
     assert timm_model.input_spec == backbones.default_input(name)
     assert torch.equal(timm_model.net.blocks[1].attn.qkv.weight, net.blocks[1].attn.qkv.weight)
+    larger = thoraxlib.build("timm", backbone=name, labels=LABELS, pretrained=True, input_spec={"size": 128})
+    assert larger.net.patch_embed.grid_size == (8, 8)
     ready = backbones.build(name, pretrained=True, out_indices=1)
     spec = {"size": 96}
     classifiers = [

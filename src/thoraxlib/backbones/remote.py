@@ -135,7 +135,7 @@ def _read(name: str, path: Path) -> Remote:
     size, mean, std = (given.get(key) or getattr(own, key, None) for key in ("input_size", "mean", "std"))
     try:
         channels, *sides = size or (3, 224, 224)
-        spec = InputSpec(size=tuple(sides), channels=channels)  # type: ignore[arg-type]  # it says what is wrong
+        spec = InputSpec(size=options.get("img_size", tuple(sides)), channels=channels)
         spec = spec.updated({key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {path} has an input that cannot be used: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -282,14 +281,13 @@ def remote_backbone(
     described = remote.described(name)
     if described is None:
         raise ValueError(f"{name!r} must begin with 'hf_hub:' or 'local-dir:'")
-    own = {"in_chans": in_chans, **described.options, **options}
-    if img_size is not None:
-        own["img_size"] = img_size
-    backbone = _kind(described.architecture)(described.architecture, **own)
+    size = {} if img_size is None else {"img_size": img_size}
+    network = _kind(described.architecture)
+    backbone = network(described.architecture, in_chans=in_chans, **{**described.options, **options, **size})
     if pretrained:
         load_checkpoint(backbone, remote.weights(name))
-    size = backbone.input_spec.size if "img_size" in own else described.input_spec.size
-    backbone.input_spec = replace(described.input_spec.with_channels(in_chans), size=size)
+    spec = described.input_spec.with_channels(in_chans)
+    backbone.input_spec = spec.updated(None if img_size is None else {"size": img_size})
     return backbone
 
 

@@ -163,6 +163,8 @@ def timm_model(
     described, given = remote.described(name), name
     if described is not None:
         name, options = described.architecture, {**described.options, **options}
+        if options.get("img_size") == described.options.get("img_size"):
+            options.pop("img_size", None)  # that of the input, which may be changed
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     if not timm.is_model(name) or config is None:
         close = ", ".join(map(repr, difflib.get_close_matches(name, timm.list_models(), n=5)))
