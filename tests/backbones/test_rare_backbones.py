@@ -128,8 +128,8 @@ def test_errors() -> None:
         VanillaNet((8, 16), (1, 2))
     with pytest.raises(ValueError, match=r"pool_sizes must be 1, one for each stride above 1, got \(4, 2\)"):
         VanillaNet((8, 16, 16), (1, 2), pool_sizes=(4, 2))
-    with pytest.raises(ValueError, match="VanillaNet: its weights are not downloaded"):
-        backbones.build("vanillanet_5", pretrained=True)
+    with pytest.raises(ValueError, match="VanillaNet: pretrained=True needs published="):
+        VanillaNet((8, 16), (2,), pretrained=True)
     with pytest.raises(ValueError, match="dense_van: no weights are published"):
         backbones.build("dense_van", pretrained=True)
     with pytest.raises(ValueError, match=r"widths=\(8, 16\), depths=.* must have four numbers each"):

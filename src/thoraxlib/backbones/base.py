@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+from thoraxlib.input_spec import InputSpec
 
 
 class Backbone(nn.Module):
@@ -23,11 +25,14 @@ class Backbone(nn.Module):
         Nominal H / H_i of each map.
     in_chans : int
         Channels of the image.
+    input_spec : InputSpec
+        Input that the published weights expect; by default 224 x 224 pixels with ImageNet's statistics.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     in_chans: int
+    input_spec: InputSpec = InputSpec()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the feature maps of `x`, finest first."""
@@ -58,9 +63,15 @@ def check_backbone(module: nn.Module) -> None:
             )
 
 
-def variant(summary: str, backbone: type[Backbone], *args: Any, **options: Any) -> Any:
-    """Return a factory of `backbone` with some arguments filled in; `summary` is the first line of its docstring."""
-    factory = partial(backbone, *args, **options)
-    doc = f"{summary}\n\n{inspect.getdoc(backbone)}"
-    vars(factory).update(__doc__=doc, __module__=backbone.__module__, __qualname__=backbone.__qualname__)
-    return factory
+def variant(
+    summary: str, factory: Callable[..., Backbone], *args: Any, input_spec: InputSpec | None = None, **options: Any
+) -> Any:
+    """Return a factory with arguments filled in, a docstring that begins with `summary`, and the weights' input."""
+    made = partial(factory, *args, **options)
+    vars(made).update(
+        __doc__=f"{summary}\n\n{inspect.getdoc(factory)}",
+        __module__=factory.__module__,
+        __qualname__=factory.__qualname__,
+        input_spec=input_spec or getattr(factory, "input_spec", Backbone.input_spec),
+    )
+    return made

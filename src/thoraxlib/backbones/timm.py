@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from thoraxlib.backbones import remote
 from thoraxlib.backbones.base import Backbone, variant
+from thoraxlib.checkpoints import load_checkpoint
+from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from thoraxlib.registry import OptionError
 from thoraxlib.utils.arguments import one_of
 
@@ -39,14 +43,45 @@ class FeatureInfoBackbone(Backbone):
         maps: list[Tensor] = self.net(x)
         return [m.permute(0, 3, 1, 2) for m in maps] if self._channels_last_maps else list(maps)
 
+    def checkpoint_filter(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bring a file's entries to timm's current names and to this network's size, as :func:`filtered` does."""
+        return filtered(getattr(self.net, "model", None), state)
+
     def checkpoint_keys(self, keys: Iterable[str]) -> dict[str, str]:
         """Undo how timm renames keys: ``features.conv0`` -> ``features_conv0``, or one level more."""
         by_own: dict[str, str] = {}
         for key in keys:
+            if key.startswith("fc_norm."):  # the last norm, in networks that pool before it
+                by_own.setdefault(f"net.model.{key.removeprefix('fc_')}", key)
             by_own[f"net.model.{key}"] = key
             by_own[f"net.{key.replace('.', '_', 1)}"] = key
             by_own[f"net.{key}"] = key
         return {own: by_own[own] for own in self.state_dict() if own in by_own}
+
+
+def filtered(net: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring a file's entries to the names and sizes of a network of timm, by timm's filter for its family.
+
+    Position embeddings of another size are resampled, and names of the authors' own codes are translated. The entries
+    stay as they are if the family has no filter, or if its filter cannot read them, since they are of another network.
+    """
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(state if convert is None else convert(dict(state), net))
+    except Exception:  # which entries have no place, the caller says
+        return dict(state)
+
+
+def published_input(timm_name: str) -> InputSpec:
+    """Return size, mean and standard deviation that timm records for the weights of a model, by default ImageNet's."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(timm_name, allow_unregistered=True)
+    if config is None:
+        return InputSpec()
+    channels, *size = config.input_size
+    mean, std = config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD
+    return InputSpec(size=(size[0], size[1]), channels=channels, mean=mean, std=std)
 
 
 class TimmBackbone(FeatureInfoBackbone):
@@ -62,6 +97,8 @@ class TimmBackbone(FeatureInfoBackbone):
         Load timm's weights (downloaded by timm and cached).
     img_size : int or (int, int), optional
         Input size, used only by models with a fixed one (plain and windowed transformers).
+    norm : bool
+        Apply the last norm of a plain transformer to its maps, as DINOv2's own features have it. timm leaves it out.
     **options
         Further options of the timm model, e.g. ``drop_path_rate``, ``output_stride``, ``out_indices``.
 
@@ -70,7 +107,7 @@ class TimmBackbone(FeatureInfoBackbone):
     OptionError
         The model does not accept one of the `options`.
     ValueError
-        The model has no feature maps.
+        The model has no feature maps, or no last norm of its tokens.
     RuntimeError
         Pretrained weights could not be loaded (offline, or none are published).
     """
@@ -82,6 +119,7 @@ class TimmBackbone(FeatureInfoBackbone):
         in_chans: int = 3,
         pretrained: bool = False,
         img_size: int | tuple[int, int] | None = None,
+        norm: bool = False,
         **options: Any,
     ) -> None:
         import timm
@@ -91,11 +129,17 @@ class TimmBackbone(FeatureInfoBackbone):
         if "checkpoint_path" in options:  # timm may unpickle it, and a saved model's config could name one
             raise OptionError("backbones: checkpoint_path is not accepted; thoraxlib.load_checkpoint loads files")
         config = timm.models.get_pretrained_cfg(timm_name, allow_unregistered=True)
+        spec = published_input(timm_name).with_channels(in_chans)
         if img_size is not None and config is not None and config.fixed_input_size:
             options["img_size"] = img_size
-        options |= {"features_only": True, "in_chans": in_chans}
+        if img_size is not None:
+            spec = spec.updated({"size": img_size})
+        indices = options.pop("out_indices", 3) if norm else None  # the number of maps that timm gives of transformers
+        options |= {"in_chans": in_chans, **({"num_classes": 0} if norm else {"features_only": True})}
         try:
             net = timm.create_model(timm_name, pretrained=pretrained, **options)
+            if norm:
+                net = _normed(net, indices)
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
@@ -111,6 +155,17 @@ class TimmBackbone(FeatureInfoBackbone):
                 f"backbones: timm model {timm_name!r} yields no feature maps ({type(error).__name__}: {error})"
             ) from error
         super().__init__(net, in_chans)
+        self.input_spec = spec
+
+
+def _normed(net: Any, indices: Any) -> nn.Module:
+    """Return a network of maps after the last norm of a transformer's tokens."""
+    from timm.models._features import FeatureGetterNet
+
+    if not isinstance(getattr(net, "norm", None), nn.LayerNorm):
+        raise ValueError("norm=True, and the network has no last norm of tokens; with global_pool='token' some have")
+    features: nn.Module = FeatureGetterNet(net, out_indices=indices, norm=True)
+    return features
 
 
 class DenseNetBackbone(TimmBackbone):
@@ -190,8 +245,61 @@ class EfficientNetBackbone(TimmBackbone):
         return super().checkpoint_keys(keys) | tail
 
 
+def remote_backbone(
+    name: str,
+    *,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    img_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> Backbone:
+    """Feature maps of a network in timm's format, on the Hub or in a folder.
+
+    Its ``config.json`` says the architecture. Nothing is unpickled: weights are read from ``model.safetensors`` alone.
+    A saved model records the architecture, and not the name: it is loaded without the network.
+
+    Parameters
+    ----------
+    name : str
+        ``"hf_hub:owner/repository"``, with ``"@revision"`` if need be, or ``"local-dir:/path"``.
+    in_chans : int
+        Channels of the image; weights of the first layer are adapted as timm does.
+    pretrained : bool
+        Load the weights.
+    img_size : int or (int, int), optional
+        Input size, used only by networks with a fixed one.
+    **options
+        As for :class:`thoraxlib.backbones.TimmBackbone`.
+
+    Raises
+    ------
+    ValueError
+        No description of a network of timm; with `pretrained`, no ``model.safetensors``, or one of another network.
+    FileNotFoundError, ConnectionError
+        No such folder or repository, or no network.
+    """
+    described = remote.described(name)
+    if described is None:
+        raise ValueError(f"{name!r} must begin with 'hf_hub:' or 'local-dir:'")
+    size = {} if img_size is None else {"img_size": img_size}
+    network = _kind(described.architecture)
+    backbone = network(described.architecture, in_chans=in_chans, **{**described.options, **options, **size})
+    if pretrained:
+        load_checkpoint(backbone, remote.weights(name))
+    spec = described.input_spec.with_channels(in_chans)
+    backbone.input_spec = spec.updated(None if img_size is None else {"size": img_size})
+    return backbone
+
+
+def _kind(timm_name: str) -> type[TimmBackbone]:
+    import timm
+
+    kinds = {"densenet": DenseNetBackbone, "efficientnet": EfficientNetBackbone}
+    return next((kinds[key] for key in kinds if timm.models.is_model_in_modules(timm_name, [key])), TimmBackbone)
+
+
 class TimmSource:
-    """Source of the registry: every timm model name is a backbone name."""
+    """Source of the registry: every timm model name is a backbone name, also those of the Hub and of folders."""
 
     def names(self) -> Iterable[str]:
         """List every architecture of timm."""
@@ -203,9 +311,10 @@ class TimmSource:
         """Return a factory for the timm model `name`, or None if timm does not have it."""
         import timm
 
-        if not timm.is_model(name):
-            return None
-        kinds = {"densenet": DenseNetBackbone, "efficientnet": EfficientNetBackbone}
-        kind = next((kinds[key] for key in kinds if timm.models.is_model_in_modules(name, [key])), TimmBackbone)
-        factory: Callable[..., Backbone] = variant(f"The timm model ``{name}`` as a feature pyramid.", kind, name)
+        summary = f"The timm model ``{name}`` as a feature pyramid."
+        factory: Callable[..., Backbone] | None = None
+        if (described := remote.described(name)) is not None:
+            factory = variant(summary, remote_backbone, name, input_spec=described.input_spec)
+        elif timm.is_model(name):
+            factory = variant(summary, _kind(name), name, input_spec=published_input(name))
         return factory

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from thoraxlib import weights
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone, variant
-from thoraxlib.checkpoints import read
+from thoraxlib.backbones.published import load_published
+from thoraxlib.input_spec import InputSpec
 from thoraxlib.layers.pointwise import channels_last
 from thoraxlib.layers.van import VANBlock, VANStage, initialise
 from thoraxlib.registry import Spec
@@ -72,6 +73,7 @@ class VAN(_Chain):
     """
 
     strides = (4, 8, 16, 32)
+    input_spec = InputSpec(mean=(0.5,) * 3, std=(0.5,) * 3)
 
     def __init__(
         self,
@@ -111,8 +113,6 @@ class VAN(_Chain):
             self._load_published(name, widths, depths)
 
     def _load_published(self, name: str, *sizes: tuple[int, ...]) -> None:
-        from timm.models import adapt_input_conv
-
         published = f"{name.replace('_', '-')}-imagenet"
         if published not in weights.names():
             raise ValueError(f"{name}: no published weights; weights of the catalogue: {weights.names('van-*')}")
@@ -122,16 +122,7 @@ class VAN(_Chain):
                     name, *_SIZES[name], *sizes
                 )
             )
-        try:
-            path = weights.fetch(published)
-        except Exception as error:
-            raise RuntimeError(
-                f"backbones: pretrained weights of {name} could not be downloaded ({type(error).__name__}: {error}); "
-                "build with pretrained=False to do without"
-            ) from error
-        state = {key: value for key, value in read(path).items() if not key.startswith("head.")}
-        state["patch_embed1.proj.weight"] = adapt_input_conv(self.in_chans, state["patch_embed1.proj.weight"])
-        self.load_state_dict(state)
+        load_published(self, published)
 
 
 for _name, (_widths, _depths) in _SIZES.items():

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone, variant
+from thoraxlib.backbones.published import load_published
 
 _EPS = 1e-6
 
@@ -75,7 +76,9 @@ class VanillaNet(Backbone):
     in_chans : int
         Channels of the image.
     pretrained : bool
-        Must be False: thoraxlib does not download the published weights.
+        Load ImageNet weights, for `activation_slope` 1: downloaded once.
+    published : str, optional
+        Their name in the catalogue (:mod:`thoraxlib.weights`).
     activation_slope : float
         Slope of the leaky ReLUs for negative values, 0 to 1.
 
@@ -87,8 +90,10 @@ class VanillaNet(Backbone):
     Raises
     ------
     ValueError
-        `pretrained` is True; `widths` that are not one more than `strides`, or `pool_sizes` that are not one for each
-        stride above 1.
+        `pretrained`, and no published weights of these sizes; `widths` that are not one more than `strides`, or
+        `pool_sizes` that are not one for each stride above 1.
+    RuntimeError
+        The weights could not be downloaded.
     """
 
     stem1: Any
@@ -103,14 +108,12 @@ class VanillaNet(Backbone):
         pool_sizes: Sequence[int] | None = None,
         in_chans: int = 3,
         pretrained: bool = False,
+        published: str | None = None,
         activation_slope: float = 1.0,
     ) -> None:
         super().__init__()
-        if pretrained:
-            raise ValueError(
-                "VanillaNet: its weights are not downloaded; build with pretrained=False, and give a file to "
-                "thoraxlib.load_checkpoint(model, file, backbone_only=True)"
-            )
+        if pretrained and published is None:
+            raise ValueError("VanillaNet: pretrained=True needs published=, a name of the catalogue")
         pooling = [index for index, stride in enumerate(strides) if stride > 1]
         if len(widths) != len(strides) + 1:
             raise ValueError(f"widths must be one more than strides, got {widths} and {strides}")
@@ -128,6 +131,8 @@ class VanillaNet(Backbone):
         self.channels = tuple(compress(widths, self._is_map))
         self.strides = tuple(compress(accumulate([4, *strides], mul), self._is_map))
         self.apply(_initialise)
+        if pretrained and published is not None:
+            load_published(self, published)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the feature maps of `x`, finest first, (N, C_i, H_i, W_i)."""
@@ -213,7 +218,9 @@ def _register(name: str, version: int, factor: int = 4, pool_sizes: Sequence[int
     widths = [factor * width for width in (*first, 256, 512, *[512] * more, *last)]
     strides = {5: [2, 2, 2], 6: [2, 2, 2, 1]}.get(version, [1, 2, 2, *[1] * more, 2, 1])
     summary = f"VanillaNet-{version}: widths {widths}, strides {strides}."
-    register(name)(variant(summary, VanillaNet, widths=widths, strides=strides, pool_sizes=pool_sizes))
+    published = f"{name.replace('_', '-')}-imagenet"
+    options: Any = {"widths": widths, "strides": strides, "pool_sizes": pool_sizes, "published": published}
+    register(name)(variant(summary, VanillaNet, **options))
 
 
 for _version in range(5, 14):

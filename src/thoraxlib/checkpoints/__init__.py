@@ -17,7 +17,18 @@ __all__ = [
     "registry",
 ]
 
-_FILES = ("ag_cnn", "anaxnet", "chexnet", "cxr", "jaydurant", "jfhealthcare", "plain", "x_ray")
+_FILES = (
+    "ag_cnn",
+    "anaxnet",
+    "biovil",
+    "chexnet",
+    "cxr",
+    "jaydurant",
+    "jfhealthcare",
+    "plain",
+    "transformers",
+    "x_ray",
+)
 
 registry: Registry[Layout] = Registry("checkpoints", modules=[f"thoraxlib.checkpoints.{name}" for name in _FILES])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe

@@ -42,6 +42,8 @@ class Layout:
         Attribute of the model (``"labels"``) -> label sets in whose order the source has its rows. A model with the
         same number of names in another order, or with other names, is refused. Without a set of that number, the user
         must say the labels.
+    then : str
+        Layout of the translated names, if they are neither the model's nor those that `translate` has to give.
     priority : int
         Layouts of higher priority are tried first, those of equal priority in alphabetical order.
     """
@@ -51,6 +53,7 @@ class Layout:
     spare: Callable[[str], object] = lambda key: False
     kept: Callable[[str], object] = lambda key: False
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    then: str = ""
     priority: int = 0
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from thoraxlib import labels as label_sets
 from thoraxlib.checkpoints import registry
 from thoraxlib.checkpoints.files import AVERAGED, read, state_dict_of
+from thoraxlib.checkpoints.fitting import backbone_keys, filtered, with_channels
 from thoraxlib.checkpoints.layout import LOGITS, StateDict, views
 from thoraxlib.utils.modes import uncompiled
 
@@ -44,12 +45,15 @@ def load_checkpoint(
     Nothing is loaded unless everything fits: every entry of the checkpoint that its source uses belongs to an entry of
     the model of the same shape, and every parameter and buffer of the model gets a value (missing
     ``num_batches_tracked`` counters, which files from before torch 0.4.1 lack, are set to 0). The prefixes of
-    ``torch.compile``, data parallel engines and Lightning are removed from the names.
+    ``torch.compile``, data parallel engines and Lightning are removed from the names. What timm changes in its own
+    files is changed here, too: position embeddings are resampled to the model's image size, and the first layer's
+    weights for three channels are summed for one channel (or repeated for more).
 
     Parameters
     ----------
     model : nn.Module
-        Built by :func:`thoraxlib.build`, as it is or compiled by ``torch.compile``.
+        Built by :func:`thoraxlib.build`, as it is or compiled by ``torch.compile``. Or a backbone alone, built by
+        :func:`thoraxlib.backbones.build`: then `backbone_only` is True.
     checkpoint : path or mapping
         A file (see :func:`thoraxlib.checkpoints.read`), or the content of one.
     layout : str, optional
@@ -83,9 +87,12 @@ def load_checkpoint(
     Warns
     -----
     UserWarning
-        The file also has a copy of the weights averaged over the training, which is not loaded.
+        The file also has a copy of the weights averaged over the training, which is not loaded; or, with
+        `backbone_only`, layers of a larger backbone.
     """
     model = uncompiled(model)
+    if hasattr(model, "checkpoint_keys") and hasattr(model, "strides"):
+        model, backbone_only = nn.ModuleDict({"backbone": model}), True
     if isinstance(checkpoint, Mapping):
         state = state_dict_of(checkpoint, key, ema)
     else:
@@ -101,15 +108,18 @@ def load_checkpoint(
     source = registry.build(name)
     known = {**source.names, **({} if labels is None else {"labels": (labels,)})}
     _check_names(name, model, known)
-    convert = getattr(model, "checkpoint_filter", None)
-    translated = source.translate(network if convert is None else convert(network))
+    if source.then:
+        network, source = source.translate(network), registry.build(source.then)
+    translated = source.translate(network if name == _OWN else filtered(model, network))
     sources = _sources(model, translated)
     own = model.state_dict()
     if backbone_only:
-        own = {key: value for key, value in own.items() if _of_backbone(key)}
+        wanted = backbone_keys(model)
+        own = {key: value for key, value in own.items() if key in wanted}
         sources = {key: theirs for key, theirs in sources.items() if key in own}
+        extra = translated.keys() - sources.values()
         translated = {theirs: translated[theirs] for theirs in sources.values()}
-    new = {key: translated[theirs] for key, theirs in sources.items()}
+    new = with_channels(model, {key: translated[theirs] for key, theirs in sources.items()})
     for key, value in own.items():
         if key not in new and key.endswith("num_batches_tracked"):
             new[key] = torch.zeros_like(value)
@@ -123,12 +133,14 @@ def load_checkpoint(
             "if these are the checkpoint's, in this order, pass labels=model.labels; otherwise build the model with "
             "the checkpoint's labels and pass them. Nothing was loaded."
         )
+    if backbone_only:  # layers of a larger backbone; the file's head is no news
+        inside = {theirs.partition(".")[0] for theirs in sources.values()}
+        left = sorted(key for key in extra if key.partition(".")[0] in inside)
+        if left:
+            message = f"the backbone has no place for these entries, which are not loaded: {_some(left)}"
+            warnings.warn(message, stacklevel=2)
     model.load_state_dict(new, strict=not backbone_only)
     return name
-
-
-def _of_backbone(key: str) -> bool:
-    return "backbone" in key.split(".")
 
 
 def _recognised(model: nn.Module, state: StateDict, layout: str | None) -> tuple[str, StateDict, bool]:
@@ -139,13 +151,12 @@ def _recognised(model: nn.Module, state: StateDict, layout: str | None) -> tuple
         for name in sorted(layouts, key=lambda name: -layouts[name].priority):
             if layouts[name].recognises(network):
                 return name, network, False
-    counters = "num_batches_tracked"
-    wanted = {key for key in model.state_dict() if _of_backbone(key) and not key.endswith(counters)}
+    wanted = {key for key in backbone_keys(model) if not key.endswith("num_batches_tracked")}
     for network in networks if wanted else ():
         for entries in (network, {f"backbone.{key}": value for key, value in network.items()}):
             if _OWN in layouts and wanted <= entries.keys():
                 return _OWN, entries, True
-        if _PLAIN in layouts and wanted <= _sources(model, layouts[_PLAIN].translate(network)).keys():
+        if _PLAIN in layouts and wanted <= _sources(model, layouts[_PLAIN].translate(filtered(model, network))).keys():
             return _PLAIN, network, True
     if layout is not None:
         return layout, networks[0], False
@@ -214,7 +225,7 @@ def _check(
         lines.append(f"  {len(missing)} of the model's {len(own)} entries get no value: {_some(missing)}")
     if unused:
         lines.append(f"  {len(unused)} entries of the checkpoint have no place in the model: {_some(unused)}")
-    if missing and not unused and not any(map(_of_backbone, missing)):
+    if missing and not unused and not backbone_keys(model).intersection(missing):
         lines.append("  All of the backbone is there: load it alone with backbone_only=True.")
     if misshapen:
         shapes = [f"{key} {tuple(new[key].shape)} -> {tuple(own[key].shape)}" for key in misshapen]

@@ -79,10 +79,11 @@ def classifier(
     in_chans : int
         Channels of the images.
     pretrained : bool
-        ImageNet weights for the backbone. Those of VAN were trained on pixels with mean and standard deviation 0.5:
+        Published weights for the backbone. Those of VAN were trained on pixels with mean and standard deviation 0.5:
         ``input_spec={"mean": [0.5], "std": [0.5]}``.
     input_spec : mapping or InputSpec, optional
-        Changes to the default input (224 x 224, ImageNet statistics).
+        Changes to the default input: 224 x 224 pixels and ImageNet's statistics, and for backbones of the catalogue of
+        weights, such as "rad-dino", their own (:func:`thoraxlib.backbones.default_input`).
 
     Raises
     ------
@@ -91,7 +92,7 @@ def classifier(
     """
     one_of("attention_mode", attention_mode, ("once", "cumulative"))
     names = label_sets.resolve(labels)
-    spec = InputSpec().with_channels(in_chans).updated(input_spec)
+    spec = backbones.model_input(backbone, in_chans).updated(input_spec)
     head = with_options(
         heads.registry,
         head,

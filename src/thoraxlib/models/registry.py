@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any, cast
 
 from thoraxlib import labels as label_sets
+from thoraxlib.backbones import remote
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.models.base import ChestModel
 from thoraxlib.registry import Card, F, OptionError, Registry, UnknownNameError, as_json
@@ -196,7 +197,8 @@ class ModelRegistry(Registry[ChestModel]):
         part.config, part.unrecorded = {"name": name, "options": {}}, {}
         for key, value in options.items():
             try:
-                part.config["options"][key] = as_json(value)
+                # a saved model needs neither the Hub nor the folder that it is from
+                part.config["options"][key] = remote.as_architecture(as_json(value))
             except TypeError as error:
                 part.unrecorded[key] = str(error)
         return part

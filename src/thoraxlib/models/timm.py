@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +10,11 @@ from torch import Tensor
 
 from thoraxlib import labels as label_sets
 from thoraxlib import models
+from thoraxlib.backbones import remote
+from thoraxlib.backbones.timm import filtered, published_input
+from thoraxlib.checkpoints import load_checkpoint
 from thoraxlib.checkpoints.layout import LOGITS
-from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from thoraxlib.input_spec import InputSpec
 from thoraxlib.models import ModelCard, register
 from thoraxlib.models.base import ChestModel, check_images
 from thoraxlib.registry import OptionError, Spec
@@ -81,18 +83,22 @@ class TimmModel(ChestModel):
         return TimmOutput(self.forward_head(features), features)
 
     def checkpoint_filter(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bring a file's entries to timm's current names and to this model's size, as timm does.
+        """Bring a file's entries to timm's current names and to this model's size; see :func:`filtered`."""
+        return filtered(self.net, state)
 
-        Position embeddings of another size are resampled, and names of the authors' own codes are translated.
-        """
-        convert = getattr(sys.modules[type(self.net).__module__], "checkpoint_filter_fn", None)
-        return dict(state if convert is None else convert(dict(state), self.net))
+    def backbone_keys(self) -> set[str]:
+        """Return the names of all entries but the linear layer's."""
+        return {key for key in self.state_dict() if not key.removeprefix("net.").startswith(f"{self._classifier}.")}
+
+    @property
+    def _classifier(self) -> str:
+        """Name of the linear layer, with K rows."""
+        last = self.net.pretrained_cfg.get("classifier", "")
+        return str(last if isinstance(last, str) else last[0])
 
     def checkpoint_keys(self, keys: Collection[str]) -> dict[str, str]:
         """Return the file's name of each own entry."""
-        last = self.net.pretrained_cfg.get("classifier", "")
-        last = last if isinstance(last, str) else last[0]
-        found = {}
+        last, found = self._classifier, {}
         for own in self.state_dict():
             name = own.removeprefix("net.")
             logits = name.replace(f"{last}.", f"{LOGITS}.", 1) if name.startswith(f"{last}.") else name
@@ -130,7 +136,9 @@ def timm_model(
     Parameters
     ----------
     backbone : str or mapping
-        Name of a model of timm, with or without the tag of its weights; or ``{"name": ..., **options}``.
+        Name of a model of timm, with or without the tag of its weights; ``"hf_hub:owner/repository[@revision]"`` or
+        ``"local-dir:/path"`` for one in timm's format, of which only ``model.safetensors`` is read; or
+        ``{"name": ..., **options}``.
     labels : str or sequence of str
         A label set, or names.
     in_chans : int
@@ -158,17 +166,22 @@ def timm_model(
     options = {**own, **options}
     if "checkpoint_path" in options:  # timm may unpickle it
         raise OptionError("models: checkpoint_path is not accepted; thoraxlib.load_checkpoint loads files")
+    described, given = remote.described(name), name
+    if described is not None:
+        name, options = described.architecture, {**described.options, **options}
+        if options.get("img_size") == described.options.get("img_size"):
+            options.pop("img_size", None)  # that of the input, which may be changed
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     if not timm.is_model(name) or config is None:
         close = ", ".join(map(repr, difflib.get_close_matches(name, timm.list_models(), n=5)))
         raise ValueError(f"backbone={name!r}: timm has no such model; it has {close or 'others'}")
-    side = config.input_size[1:]
-    spec = InputSpec(size=side, channels=3, mean=config.mean or IMAGENET_MEAN, std=config.std or IMAGENET_STD)
+    spec = published_input(name) if described is None else described.input_spec
     spec = spec.with_channels(in_chans).updated(input_spec)
-    if config.fixed_input_size and spec.size != tuple(side):
+    if config.fixed_input_size and spec.size != tuple(config.input_size[1:]):
         options.setdefault("img_size", spec.size)
     try:
-        net = timm.create_model(name, pretrained=pretrained, num_classes=len(names), in_chans=in_chans, **options)
+        own_weights = pretrained and described is None
+        net = timm.create_model(name, pretrained=own_weights, num_classes=len(names), in_chans=in_chans, **options)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
@@ -180,4 +193,7 @@ def timm_model(
             f"models: pretrained weights of timm model {name!r} could not be loaded ({type(error).__name__}: "
             f"{error}); build with pretrained=False to do without"
         ) from error
-    return TimmModel(net, labels=names, input_spec=spec)
+    model = TimmModel(net, labels=names, input_spec=spec)
+    if pretrained and described is not None:
+        load_checkpoint(model, remote.weights(given), backbone_only=True)
+    return model

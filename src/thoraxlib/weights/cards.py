@@ -32,6 +32,10 @@ class WeightsCard:
         Address of the repository or of the page.
     build : Mapping[str, Any]
         ``name``, ``preset`` and ``options`` for :func:`thoraxlib.build`, or for the backbones' or segmenters' registry.
+    network : Mapping[str, Any]
+        Name and options of the network in :mod:`thoraxlib.backbones`, for weights whose own name is a backbone's, too.
+    input : Mapping[str, Any]
+        Fields of the :class:`thoraxlib.InputSpec` that such weights expect.
     layout : str or None
         Layout for :func:`thoraxlib.load_checkpoint`; None where the component loads its file itself.
     labels : str or tuple of str or None
@@ -69,6 +73,8 @@ class WeightsCard:
     kind: Literal["model", "backbone", "segmenter", "by hand"]
     source: str
     build: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    input: Mapping[str, Any] = field(default_factory=dict)
     layout: str | None = None
     labels: str | tuple[str, ...] | None = None
     commit: str | None = None
@@ -117,6 +123,8 @@ class WeightsCard:
         lines = {
             "kind": self.kind,
             "model": ", ".join(f"{key}={value!r}" for key, value in self.build.items()),
+            "network": ", ".join(f"{key}={value!r}" for key, value in self.network.items()),
+            "input": ", ".join(f"{key}={value!r}" for key, value in self.input.items()),
             "layout": self.layout,
             "labels": labels,
             "source": self.source + (f" @ {self.commit}" if self.commit else ""),
