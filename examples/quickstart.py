@@ -10,7 +10,8 @@ For such small images and such a short training, two components are replaced by 
 location with the most evidence decides and the heat map has its peak there. ``examples/chexnet.py`` is the paper's
 network.
 
-In the end, a real radiograph is checked for its view and its lungs are outlined, by weights that are part of the package.
+In the end, a real radiograph is checked for its view and its lungs are outlined, by weights that are part of the
+package.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from pathlib import Path
 import recipe
 import torch
 
-from thoraxlib import plotting
+from thoraxlib import plotting, segmentation
 from thoraxlib.explanation import ViewCheck
 from thoraxlib.images import read
-from thoraxlib.segmentation import LungMasks
 
 PUBLISHED = "CheXNet paper, table 2 (random split by patient, not released)"
 
@@ -71,9 +71,10 @@ def check_radiograph(output: Path) -> None:
     """Print the view of a real radiograph, and write it with its lungs outlined."""
     path = Path(__file__).with_name("images") / "radiograph.jpg"
     image = read(path)
-    (view,), (lungs,) = ViewCheck()([image]), LungMasks("lungs-small")([image])
+    (view,) = ViewCheck()([image])
+    (lungs,) = segmentation.find_organs(segmentation.build("lungs-small"), [image], ["lungs"])
     print(f"{path.name}: {view}; the lungs are {lungs.float().mean():.0%} of the image")
-    plotting.save(plotting.draw_outline(image, lungs), output / "radiograph.png")
+    plotting.save(plotting.outline(image, lungs), output / "radiograph.png")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thoraxlib import segmentation
 from thoraxlib.registry import OptionError, UnknownNameError
-from thoraxlib.segmentation.base import RULES, Segmenter, foreground
+from thoraxlib.segmentation.base import ORGANS, RULES, Segmenter, foreground
 
 NAMES = segmentation.names()
 SMALL: dict[str, dict[str, Any]] = {
