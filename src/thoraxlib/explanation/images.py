@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn import functional
 from thoraxlib.explanation.findings import MapExplainer, RegionExplainer, explainer_for
 from thoraxlib.explanation.organs import find_lungs, segmenter_for, share_inside
 from thoraxlib.explanation.result import Explanation, Finding
+from thoraxlib.explanation.view import ViewCheck
 from thoraxlib.images import placement, read, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.boxes import area, in_originals
@@ -35,6 +37,7 @@ def explain(
     rule: Spec | Any | None = None,
     threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
     segmenter: Spec | nn.Module | None = None,
+    check: bool = False,
     batch_size: int = 16,
 ) -> list[Explanation]:
     """Compute probabilities, heat maps and boxes of images.
@@ -61,6 +64,9 @@ def explain(
         its heat map that lies inside them, ``in_lungs``. A low share says that the model may look at something other
         than the lungs, such as a marker or a device. It does not say that the finding is wrong: an enlarged heart's
         or a pleural effusion's heat may lie outside.
+    check : bool
+        Estimate each image's view, orientation and inversion by the weights "view-small" (``view`` of the explanation),
+        and warn of turned and inverted images. The images are not changed.
     batch_size : int
         Images per forward pass.
 
@@ -78,7 +84,8 @@ def explain(
     Warns
     -----
     UserWarning
-        The segmenter found no lungs in an image; ``in_lungs`` is then None.
+        The segmenter found no lungs in an image; ``in_lungs`` is then None. Or, with `check`, an image seems to be
+        turned or inverted.
 
     Examples
     --------
@@ -96,6 +103,7 @@ def explain(
             rule=rule,
             threshold=threshold,
             segmenter=segmenter,
+            check=check,
             batch_size=batch_size,
         )
     )
@@ -109,6 +117,7 @@ def explain_each(
     rule: Spec | Any | None = None,
     threshold: float | Sequence[float] | Mapping[str, float] = 0.5,
     segmenter: Spec | nn.Module | None = None,
+    check: bool = False,
     batch_size: int = 16,
 ) -> Iterator[Explanation]:
     """Explain images one by one, as :func:`explain`; of an iterator `images`, one batch is in memory at a time."""
@@ -116,8 +125,9 @@ def explain_each(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
     limits, explainer = thresholds(threshold, tuple(model.labels)), explainer_for(model, method, rule)
-    net = segmenter_for(segmenter, device_of(model))
-    return _explanations(model, _listed(images), explainer, limits, net, batch_size)
+    device = device_of(model)
+    net, views = segmenter_for(segmenter, device), ViewCheck(device) if check else None
+    return _explanations(model, _listed(images), explainer, limits, net, views, batch_size)
 
 
 def check_model(model: Any) -> None:
@@ -135,6 +145,7 @@ def _explanations(
     explainer: MapExplainer | RegionExplainer,
     limits: Tensor,
     segmenter: Segmenter | None,
+    check: ViewCheck | None,
     batch_size: int,
 ) -> Iterator[Explanation]:
     spec: InputSpec = model.input_spec
@@ -149,9 +160,12 @@ def _explanations(
         found = explainer(x, limits)
         boxes, sizes = found.boxes, [(int(image.shape[-2]), int(image.shape[-1])) for _, image, _ in batch]
         corners = in_originals(boxes.xyxy, boxes.image, spec, sizes)
-        organs = (
-            None if segmenter is None else find_lungs(segmenter, [i for _, i, _ in batch], [n for n, _, _ in batch])
-        )
+        titles, originals = [name for name, _, _ in batch], [image for _, image, _ in batch]
+        organs = None if segmenter is None else find_lungs(segmenter, originals, titles)
+        views = None if check is None else check(originals)
+        for name, view in zip(titles, views or (), strict=views is not None):
+            if view.faults:
+                warnings.warn(f"{name} {' and '.join(view.faults)}", stacklevel=3)
         shown = area(corners) > 0  # False for boxes in the padding
         for n, (name, image, _) in enumerate(batch):
             here = (found.image == n).nonzero().flatten()
@@ -173,7 +187,10 @@ def _explanations(
                 )
                 findings.append(finding)
             findings.sort(key=lambda finding: -finding.probability)
-            yield Explanation(name, image, probabilities, tuple(findings), explainer.method, explainer.rule, lungs)
+            how = explainer.method, explainer.rule
+            yield Explanation(
+                name, image, probabilities, tuple(findings), *how, lungs, None if views is None else views[n]
+            )
 
 
 def _to_image(maps: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:

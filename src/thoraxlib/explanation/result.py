@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from thoraxlib import plotting
+from thoraxlib.explanation.view import View
 from thoraxlib.utils.files import write_json
 
 
@@ -74,6 +75,8 @@ class Explanation:
         Names of the heat map method and of the box rule.
     lungs : Tensor or None
         bool (H, W): mask of the lungs, all False if none were found; None without a segmenter.
+    view : View or None
+        View, orientation and inversion; None if the check was not asked for.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Explanation:
     method: str
     rule: str
     lungs: Tensor | None = None
+    view: View | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,7 +95,12 @@ class Explanation:
 
     def __str__(self) -> str:
         size = f"({self.size[1]} x {self.size[0]} pixels)"
-        lines = [f"{self.name} {size}", f"{'finding':<28}{'p':>7}  boxes (x1 y1 x2 y2)", *map(str, self.findings)]
+        checked = "" if self.view is None else f", {self.view}"
+        lines = [
+            f"{self.name} {size}{checked}",
+            f"{'finding':<28}{'p':>7}  boxes (x1 y1 x2 y2)",
+            *map(str, self.findings),
+        ]
         if not self.findings:
             known = {label: value for label, value in self.probabilities.items() if value == value}
             highest = max(known, key=known.__getitem__, default="")
@@ -106,6 +115,7 @@ class Explanation:
             "size": list(self.size),
             "method": self.method,
             "rule": self.rule,
+            **({} if self.view is None else {"view": self.view.to_json()}),
             "probabilities": {label: value if value == value else None for label, value in self.probabilities.items()},
             "findings": [
                 {
