@@ -5,7 +5,8 @@ Images and heat maps are drawn by Pillow; curves and graphs need the extra ``plo
 
 from __future__ import annotations
 
-from thoraxlib.plotting.curves import plot_graph, plot_precision_recall, plot_roc
+from thoraxlib.plotting.curves import plot_graph, plot_models, plot_precision_recall, plot_reliability, plot_roc
+from thoraxlib.plotting.groups import plot_subgroups
 from thoraxlib.plotting.images import ImageLike, draw_boxes, fit, overlay, panel, save
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "overlay",
     "panel",
     "plot_graph",
+    "plot_models",
     "plot_precision_recall",
+    "plot_reliability",
     "plot_roc",
+    "plot_subgroups",
     "save",
 ]
