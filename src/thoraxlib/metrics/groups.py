@@ -87,7 +87,7 @@ class Subgroups(Table):
         cells = [["attribute", "finding", "group", "images", "positive", title, f"{100 * self.level:g} %", "note"]]
         for row in self._lines():
             counts = ["", ""] if row.group == "gap" else [str(row.images), str(row.positives)]
-            values = [decimals(row.score), span(row.low, row.high)]
+            values = [decimals(row.score), "" if np.isnan(row.low) else span(row.low, row.high)]
             cells.append([row.attribute, row.label, row.group, *counts, *values, row.note])
         return cells
 
@@ -235,7 +235,7 @@ def _attribute(
             mean = k == len(labels)
             images, positives = (len(cell.images), cell.positives.sum()) if mean else (cell.known[k], cell.positives[k])
             ends_here = float(values[number, k]), float(low[number, k]), float(high[number, k])
-            note = count if mean else cell.notes[k]
+            note = cell.notes[k] if not mean else count if scored[number].any() else "no label has enough"
             rows.append(SubgroupRow(cell.attribute, cell.name, label, int(images), int(positives), *ends_here, note))
         if (~np.isnan(values[:, k])).sum() > 1:
             largest, smallest = int(np.nanargmax(values[:, k])), int(np.nanargmin(values[:, k]))

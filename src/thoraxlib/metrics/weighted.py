@@ -126,10 +126,14 @@ def calibration_error(y: Floats, p: Floats, weights: Floats, *, bins: int, binni
 
 
 def _auroc(y: Floats, s: Floats, weights: Floats) -> Floats:
-    positive, negative = _by_score(y, s, weights)
-    below = np.cumsum(negative, axis=1) - negative
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
+    positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
+    negative = negative[np.argsort(s[negative])]
+    lower = np.zeros((len(weights), len(negative) + 1))  # weight of the first negatives, from none to all
+    np.cumsum(weights[:, negative], axis=1, out=lower[:, 1:])
+    below, to = (np.searchsorted(s[negative], s[positive], side) for side in ("left", "right"))
+    of_positive = weights[:, positive]
+    wins = (of_positive * (lower[:, below] + lower[:, to])).sum(axis=1) / 2
+    pairs = of_positive.sum(axis=1) * lower[:, -1]
     return np.where(pairs > 0, wins / np.maximum(pairs, 1e-12), np.nan)
 
 

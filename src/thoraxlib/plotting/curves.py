@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,9 @@ def plot_models(
     sizes: dict[str, dict[str, Any]] = {}
     curves: dict[str, dict[str, Curve]] = {}
     for number, (name, scores) in enumerate(models.items()):
-        with warnings.catch_warnings(action="ignore" if number else "default"):  # all models have the same targets
+        with warnings.catch_warnings():
+            if number:  # all models have the same targets
+                warnings.filterwarnings("ignore", "no score for labels")
             if kind == "reliability":
                 both = _reliabilities(targets, scores, labels, bins=bins, binning=binning)
                 curves[name] = {label: curve for label, (curve, _) in both.items()}
@@ -174,6 +176,7 @@ def plot_models(
         _lines(
             axes,
             {name: of_model[label] for name, of_model in curves.items()},
+            models=True,
             drawstyle="steps-pre" if kind == "precision_recall" else "default",
         )
         if kind == "reliability":
@@ -270,11 +273,14 @@ def _draw(axes: Any, curves: Mapping[str, Curve], **style: Any) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize="small")
 
 
-def _lines(axes: Any, curves: Mapping[str, Curve], **style: Any) -> None:
-    """Draw lines of different colours, and of different dashes if the colours are used up or given."""
+def _lines(axes: Any, curves: Mapping[str, Curve], *, models: bool = False, **style: Any) -> None:
+    """Draw lines of different colours, and of different dashes if the colours are used up or given.
+
+    Lines of models differ in both: the curves of two models may be one.
+    """
     colors = (style.pop("color"),) if "color" in style else COLORS
-    styles: Iterator[tuple[str, str]] = cycle(product(_DASHES, colors))
-    for (name, curve), (dashes, color) in zip(curves.items(), styles, strict=False):
+    looks = zip(cycle(_DASHES), cycle(colors), strict=False) if models else cycle(product(_DASHES, colors))
+    for (name, curve), (dashes, color) in zip(curves.items(), looks, strict=False):
         name = f"{name.replace('_', ' ')} ({curve.area:.2f})"
         axes.plot(curve.x, curve.y, label=name, color=color, linestyle=dashes, **{"linewidth": 1.2, **style})
 
