@@ -19,7 +19,6 @@ from thoraxlib.utils.arrays import Floats
 Logits = TypeVar("Logits", Tensor, Floats)
 
 _METHODS = ("temperature", "platt")
-_SCALES = (0.01, 100.0)  # a fit that ends here has no optimum: the logits separate the classes, or say nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +184,12 @@ def _fit(y: Floats, x: Floats, method: str) -> tuple[float, float, str]:
     shifted, goal = method == "platt", y
     if shifted:
         goal = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    unit = float(np.abs(x).max()) or 1.0  # of the logits, so that both parameters are of the same order
+    elif ((2 * y - 1) * x >= 0).all():
+        return 1.0, 0.0, "its logits separate positives and negatives"
+    # the loss is convex: the best scale is positive if the loss falls from scale 0 on
+    if np.mean((goal - (goal.mean() if shifted else 0.5)) * x) <= 0:
+        return 1.0, 0.0, "its logits do not rise from negatives to positives"
+    unit = float(np.abs(x).max())  # of the logits, so that both parameters are of the same order
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         scale, shift = parameters[0] / unit, parameters[1] if shifted else 0.0
@@ -195,12 +199,7 @@ def _fit(y: Floats, x: Floats, method: str) -> tuple[float, float, str]:
         return float(np.mean(np.logaddexp(0, z) - goal * z)), np.array(slope[: len(parameters)])
 
     start = [unit, 0.0] if shifted else [unit]
-    bounds = [(_SCALES[0] * unit, _SCALES[1] * unit), (None, None)][: len(start)]
+    bounds = [(1e-12, None), (None, None)][: len(start)]
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    scale, shift = float(found[0]) / unit, float(found[1]) if shifted else 0.0
-    if scale <= _SCALES[0] * 1.001:
-        return 1.0, 0.0, "its logits do not rise from negatives to positives"
-    if scale >= _SCALES[1] * 0.999:
-        return 1.0, 0.0, "its logits separate positives and negatives"
-    return scale, shift, ""
+    return float(found[0]) / unit, float(found[1]) if shifted else 0.0, ""

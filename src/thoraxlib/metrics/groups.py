@@ -79,7 +79,7 @@ class Subgroups(Table):
             key, following = (row.attribute, row.label), self.rows[number + 1 : number + 2]
             if key in gaps and not (following and (following[0].attribute, following[0].label) == key):
                 gap = gaps[key]
-                note = f"{gap.largest} - {gap.smallest}"
+                note = f"{gap.largest} minus {gap.smallest}"
                 yield SubgroupRow(row.attribute, "gap", row.label, 0, 0, gap.gap, gap.low, gap.high, note)
 
     def _cells(self) -> list[list[str]]:
@@ -139,8 +139,9 @@ def subgroups(
     -------
     Subgroups
         The mean is over the labels that have a score in every group of the attribute that has any. The gap's two groups
-        are chosen on the data; its interval is that of their difference, and holds 0 if chance may explain it. Among
-        many groups, the extreme two differ by chance more often than the level says.
+        are chosen on the data; its interval is that of their difference. Among many groups, chance finds two that
+        differ: in a simulation without differences (200 samples of 1000 images), intervals of 95 % excluded 0 in 6 % of
+        the samples with two groups and in 20 % with four. With G groups, ``level=1 - 0.1 / (G * (G - 1))`` is safe.
 
     Raises
     ------
@@ -170,6 +171,8 @@ def subgroups(
         s = called.astype(np.float64)
     if len(labels) != y.shape[1]:
         raise ValueError(f"labels has {len(labels)} names, targets have {y.shape[1]} columns")
+    if not groups:
+        raise ValueError("groups is empty: at least one attribute, with the group of each image")
     bands = {"age": AGE_BANDS} if bands is None else bands
     members = [
         (attribute, name, rows)

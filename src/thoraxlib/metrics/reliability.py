@@ -166,7 +166,10 @@ def brier_parts(
     >>> [round(float(part[0]), 3) for part in parts]
     [0.125, 0.0, 0.25, 0.0]
     """
-    y, p = _checked(targets, probabilities, labels)
+    return _parts(*_checked(targets, probabilities, labels), bins, binning)
+
+
+def _parts(y: Floats, p: Floats, bins: int, binning: str) -> BrierParts:
     parts = np.full((4, y.shape[1]), np.nan)
     for k, (truth, chance) in enumerate(zip(y.T, p.T, strict=True)):
         if (known := ~np.isnan(truth)).any():
@@ -282,7 +285,7 @@ def evaluate_calibration(
         columns[metric] = np.append(values, row_means(values[None]))
         columns[f"{metric}_low"] = np.append(ends.low, ends.macro_low)
         columns[f"{metric}_high"] = np.append(ends.high, ends.macro_high)
-    columns |= brier_parts(y, p)._asdict()
+    columns |= _parts(y, p, BINS, "width")._asdict()
     columns["ece_by_chance"] = np.array([_by_chance(p[known[:, k], k]) for k in range(y.shape[1])])
     for name, values in columns.items():
         columns[name] = values if len(values) > y.shape[1] else np.append(values, row_means(values[None]))

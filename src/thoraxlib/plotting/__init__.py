@@ -1,4 +1,4 @@
-"""Draw heat maps over images, boxes, panels, curves and graphs, in colours for colour-blind readers.
+"""Draw heat maps over images, boxes, panels, curves, subgroups and graphs, in colours for colour-blind readers.
 
 Images and heat maps are drawn by Pillow; curves and graphs need the extra ``plot``.
 """
