@@ -150,6 +150,13 @@ def test_unknown_groups_are_left_out_with_a_word() -> None:
     assert [row.group for row in found.rows if row.label == "mean"] == ["40-64", "65+"]
 
 
+def test_groups_that_are_alike_are_two() -> None:
+    targets, scores, _ = case()
+    twice = {"copy": ["a"] * 300 + ["b"] * 300}
+    found = metrics.subgroups(np.tile(targets, (2, 1)), np.tile(scores, (2, 1)), twice, LABELS, n_bootstrap=9)
+    assert {(*sorted((gap.largest, gap.smallest)), gap.gap) for gap in found.gaps} == {("a", "b", 0)}
+
+
 def test_bands() -> None:
     targets, scores, groups = case()
     found = metrics.subgroups(
@@ -172,6 +179,7 @@ def test_errors() -> None:
         ({"sex": groups["sex"]}, {"metric": "f1"}, "metric='f1'"),
         ({"sex": groups["sex"]}, {"patient_ids": ["a"]}, "patient_ids has 1"),
         ({}, {}, "groups is empty"),
+        ({"sex": [None] * 300}, {}, r"groups\['sex'\] has no known value"),
     ):
         with pytest.raises(ValueError, match=message):
             metrics.subgroups(targets, scores, change, LABELS, **options)

@@ -17,6 +17,8 @@ from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.arrays import Floats
 from thoraxlib.utils.text_tables import Table, decimals, span
 
+_ROUNDING = 1e-14  # a variance or difference of 0, summed in another order
+
 
 class DeLong(NamedTuple):
     """DeLong's test of paired AUROCs, float64 (K,) each, but `auroc` (K, 2) and their `covariance` (K, 2, 2)."""
@@ -80,9 +82,6 @@ def delong(
     with np.errstate(invalid="ignore", divide="ignore"):
         z = np.where(error > 0, change / error, np.where((error == 0) & (np.abs(change) < _ROUNDING), 0, np.nan))
     return DeLong(auroc, covariance, change, error, z, 2 * norm.sf(np.abs(z)))
-
-
-_ROUNDING = 1e-14
 
 
 def _areas(positive: np.ndarray, scores: Floats, patients: np.ndarray) -> tuple[Floats, Floats]:
@@ -241,19 +240,22 @@ def compare(
     one_of("correction", correction, (None, "holm"))
     if len(models) < 2:
         raise ValueError(f"models={list(models)}: at least two, to be compared")
-    sides = []
+    score, sides = weighted(metric), []
     for name, scores in models.items():
         try:
             y, side = checked_for(metric, targets, scores)
         except ValueError as error:
             raise ValueError(f"model {name!r}: {error}") from error
         sides.append(side)
-    checked_with_labels(targets, sides[0], labels, stacklevel=2)
+        if score.needs:
+            checked_with_labels(targets, scores, labels, stacklevel=2)
+    if len(labels) != y.shape[1]:
+        raise ValueError(f"labels has {len(labels)} names, targets have {y.shape[1]} columns")
     draws = resampled_scores(y, sides, metric, n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids)
     rows: list[list[ComparisonRow]] = []
-    base = weighted(metric).whole(y, sides[0])
+    base = score.whole(y, sides[0])
     for number, (name, side, drawn) in enumerate(zip(models, sides, draws, strict=True)):
-        values = weighted(metric).whole(y, side)
+        values = score.whole(y, side)
         ends = interval(drawn, level, metric, values)
         columns = [values, ends.low, ends.high, *np.full((5, len(values)), np.nan)]
         mean = [float(row_means(values[None])[0]), ends.macro_low, ends.macro_high, *[np.nan] * 5]

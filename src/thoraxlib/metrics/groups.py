@@ -20,6 +20,7 @@ from thoraxlib.utils.text_tables import Table, decimals, span
 
 #: First year of each age band: 0-17, 18-39, 40-64, 65+.
 AGE_BANDS = (0, 18, 40, 65)
+_UNKNOWN = ("", "None", "nan", "<NA>")  # the last one is pandas'
 _MOST = 50  # groups of an attribute; more are numbers without bands, or names of patients
 
 
@@ -240,8 +241,9 @@ def _attribute(
             ends_here = float(values[number, k]), float(low[number, k]), float(high[number, k])
             note = cell.notes[k] if not mean else count if scored[number].any() else "no label has enough"
             rows.append(SubgroupRow(cell.attribute, cell.name, label, int(images), int(positives), *ends_here, note))
-        if (~np.isnan(values[:, k])).sum() > 1:
-            largest, smallest = int(np.nanargmax(values[:, k])), int(np.nanargmin(values[:, k]))
+        ascending = np.argsort(values[:, k])[: (~np.isnan(values[:, k])).sum()].tolist()
+        if len(ascending) > 1:
+            smallest, *_, largest = ascending
             between = percentiles((drawn[:, largest, k] - drawn[:, smallest, k])[:, None], level)
             gap = float(values[largest, k] - values[smallest, k])
             pair = cells[largest].name, cells[smallest].name
@@ -255,7 +257,7 @@ def _members(
     """Name and images of each group: bands in their order, other groups by name."""
     if len(values) != images:
         raise ValueError(f"groups[{attribute!r}] has {len(values)} values, targets have {images} rows")
-    plain = [None if value is None or value != value or value == "" else value for value in np.asarray(values, object)]
+    plain = [None if str(value) in _UNKNOWN else value for value in np.asarray(values, object)]
     if attribute in bands:
         names, number = _banded(attribute, plain, bands[attribute])
     else:
@@ -264,6 +266,8 @@ def _members(
         number = np.array([-1 if value is None else position[str(value)] for value in plain])
     if len(names) > _MOST:
         raise ValueError(f"groups[{attribute!r}] has {len(names)} groups, at most {_MOST}; numbers need bands")
+    if (number < 0).all():
+        raise ValueError(f"groups[{attribute!r}] has no known value")
     if unknown := int((number < 0).sum()):
         warnings.warn(f"{attribute} of {unknown} images is unknown: they are in none of its groups", stacklevel=4)
     found = ((name, np.flatnonzero(number == place)) for place, name in enumerate(names))

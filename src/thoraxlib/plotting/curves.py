@@ -29,7 +29,7 @@ _AXES = {
     "precision_recall": ("Recall", "Precision"),
     "reliability": ("Mean probability", "Share of positives"),
 }
-_NO_CURVE = "targets: no label has both 0 and 1, there is no curve to draw"
+_NO_CURVE = "targets: no label has both 0 and 1, there is no curve to draw"  # reliability: no known target
 
 
 def plot_roc(targets: ArrayLike, scores: ArrayLike, labels: Sequence[str]) -> Figure:
@@ -103,11 +103,11 @@ def plot_reliability(
     ValueError
         As :func:`thoraxlib.metrics.reliability_curves`; no label has a known target.
     """
-    curves = _reliabilities(targets, probabilities, labels, bins=bins, binning=binning)
-    figure, axes = _axes({label: curve for label, (curve, _) in curves.items()}, *_AXES["reliability"])
+    curves, images = _reliabilities(targets, probabilities, labels, bins=bins, binning=binning)
+    figure, axes = _axes(curves, *_AXES["reliability"])
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
-    _draw(axes, {label: curve for label, (curve, _) in curves.items()})
-    _dots(axes, [images for _, images in curves.values()])
+    _draw(axes, curves)
+    _dots(axes, list(images.values()))
     return figure
 
 
@@ -157,9 +157,7 @@ def plot_models(
             if number:  # all models have the same targets
                 warnings.filterwarnings("ignore", "no score for labels")
             if kind == "reliability":
-                both = _reliabilities(targets, scores, labels, bins=bins, binning=binning)
-                curves[name] = {label: curve for label, (curve, _) in both.items()}
-                sizes[name] = {label: images for label, (_, images) in both.items()}
+                curves[name], sizes[name] = _reliabilities(targets, scores, labels, bins=bins, binning=binning)
             else:
                 curves[name] = (roc_curves if kind == "roc" else precision_recall_curves)(targets, scores, labels)
     shown = list(next(iter(curves.values())))
@@ -287,12 +285,11 @@ def _lines(axes: Any, curves: Mapping[str, Curve], *, models: bool = False, **st
 
 def _reliabilities(
     targets: ArrayLike, probabilities: ArrayLike, labels: Sequence[str], **options: Any
-) -> dict[str, tuple[Curve, Any]]:
-    """Reliability curves as curves whose "area" is the calibration error, and the images of their bins."""
+) -> tuple[dict[str, Curve], dict[str, Any]]:
+    """Reliability curves as curves whose "area" is the calibration error, and the images of their bins, by label."""
     found = reliability_curves(targets, probabilities, labels, **options)
-    return {
-        label: (Curve(curve.probability, curve.frequency, curve.error), curve.images) for label, curve in found.items()
-    }
+    curves = {label: Curve(curve.probability, curve.frequency, curve.error) for label, curve in found.items()}
+    return curves, {label: curve.images for label, curve in found.items()}
 
 
 def _dots(axes: Any, images: Sequence[Any]) -> None:
