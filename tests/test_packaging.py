@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from thoraxlib import weights
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,7 +37,14 @@ def test_the_licence_expression_names_every_licence_of_the_data(wheel: zipfile.Z
         if name.endswith(".json"):
             licence = json.loads(wheel.read(name)).get("licence")
             stated |= {licence} if licence else set()
-    assert set(re.split(r" AND ", metadata["License-Expression"])) == stated == {"Apache-2.0", "CC-BY-SA-3.0"}
+    assert set(re.split(r" AND ", metadata["License-Expression"])) == stated | {"CC-BY-4.0"}
+    assert stated == {"Apache-2.0", "CC-BY-SA-3.0"}
+    shipped = [weights.describe(name) for name in weights.names() if weights.describe(name).shipped]
+    assert any(card.weights_licence.startswith("CC BY 4.0") for card in shipped)
+    files = set(wheel.namelist())
+    for card in shipped:
+        folder = f"thoraxlib/weights/shipped/{card.name}"
+        assert {f"{folder}/README.md", f"{folder}/config.json", f"{folder}/model.safetensors"} <= files
 
 
 def test_the_text_of_every_licence_is_in_the_wheel(wheel: zipfile.ZipFile, metadata: Message) -> None:
@@ -43,7 +52,9 @@ def test_the_text_of_every_licence_is_in_the_wheel(wheel: zipfile.ZipFile, metad
     for file in metadata.get_all("License-File"):
         name = next(name for name in wheel.namelist() if name.endswith(f".dist-info/licenses/{file}"))
         texts[file] = wheel.read(name).decode()
-    assert set(texts) == {"LICENSE", "LICENSES/CC-BY-SA-3.0.txt"}
+    assert set(texts) == {"LICENSE", "LICENSES/CC-BY-4.0.txt", "LICENSES/CC-BY-SA-3.0.txt"}
+    assert "Attribution 4.0 International" in texts["LICENSES/CC-BY-4.0.txt"]
+    assert len(texts["LICENSES/CC-BY-4.0.txt"]) > 17_000
     assert "Apache License" in texts["LICENSE"]
     assert "Attribution-ShareAlike 3.0" in texts["LICENSES/CC-BY-SA-3.0.txt"]
     assert len(texts["LICENSES/CC-BY-SA-3.0.txt"]) > 20_000

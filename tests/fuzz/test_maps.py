@@ -173,6 +173,16 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "average_precision": metrics.average_precision,
     "bootstrap": lambda y, s: metrics.bootstrap(y, s, n_bootstrap=5).low,
     "best_thresholds": metrics.best_thresholds,
+    "requested_thresholds": lambda y, s: metrics.best_thresholds(y, s, "specificity", at=0.9),
+    "delong": lambda y, s: metrics.delong(y, s, -np.asarray(s)).p_value,
+    "expected_calibration_error": metrics.expected_calibration_error,
+    "brier_score": metrics.brier_score,
+    "fit_calibration": lambda y, s: metrics.fit_calibration(y, s, "abc"[: y.shape[1]], method="platt").shift * 0,
+    "subgroups": lambda y, s: np.array(
+        [row.score for row in metrics.subgroups(y, s, {"sex": "FM"}, "abc"[: y.shape[1]], n_bootstrap=3).rows]
+        if len(y) == 2
+        else []
+    ),
     "confusion": lambda y, s: np.stack(list(metrics.confusion(y, s).values())),
     "micro_roc": lambda y, s: np.array(metrics.micro_roc(y, s).area),
     "macro_roc": lambda y, s: np.array(metrics.macro_roc(y, s).area),
@@ -191,8 +201,8 @@ def test_metrics(name: str, data: st.DataObject) -> None:
         targets.view(-1)[0] = data.draw(NUMBERS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = refused(lambda: METRICS[name](targets, scores), "targets", "scores", "values")
-    if found is not None and name not in ("best_thresholds", "aggregate"):
+        found = refused(lambda: METRICS[name](targets, scores), "targets", "scores", "values", "probabilities")
+    if found is not None and name not in ("best_thresholds", "requested_thresholds", "aggregate"):
         known = found[~np.isnan(found)]
         assert ((known >= 0) & (known <= 1)).all()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from thoraxlib import metrics
-from thoraxlib.metrics.intervals import WEIGHTED
+from thoraxlib.metrics.weighted import WEIGHTED
 
 NAN = float("nan")
 METRICS = {"auroc": roc_auc_score, "average_precision": average_precision_score}

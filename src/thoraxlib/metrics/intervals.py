@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.metrics.scores import checked
-from thoraxlib.utils.arguments import one_of
+from thoraxlib.metrics.weighted import checked_for, weighted
 from thoraxlib.utils.arrays import Floats, array
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_ROUNDING = 1e-12  # a difference of equal scores, summed in another order
 
 
 class Interval(NamedTuple):
@@ -32,6 +33,21 @@ class Interval(NamedTuple):
         return [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in ends]
 
 
+class Difference(NamedTuple):
+    """Percentile intervals of a difference, as in :class:`Interval`, with two-sided p-values of "no difference".
+
+    A p-value is twice the share of the resamples in which the difference has the other sign or is 0, with 1 added to
+    both counts: it is below 1 - level about where the interval excludes 0, and at least 2 / (resamples + 1).
+    """
+
+    low: Floats
+    high: Floats
+    macro_low: float
+    macro_high: float
+    p_value: Floats
+    macro_p_value: float
+
+
 def bootstrap(
     targets: ArrayLike,
     scores: ArrayLike,
@@ -48,8 +64,9 @@ def bootstrap(
     ----------
     targets, scores : array_like
         (N, K); see :mod:`thoraxlib.metrics`.
-    metric : {"auroc", "average_precision"}
-        The score.
+    metric : {"auroc", "average_precision", "brier", "ece", "ece_mass", "sensitivity", "specificity"}
+        The score. The calibration errors ("ece" with 15 bins of equal width, "ece_mass" of equal mass) and the Brier
+        score need probabilities; sensitivity and specificity need decisions, ``scores >= thresholds``.
     n_bootstrap : int
         Number of resamples of the images, or patients.
     level : float
@@ -63,15 +80,18 @@ def bootstrap(
     Returns
     -------
     Interval
-        NaN for labels without both classes. Resamples that lack a class of a label do not count for it.
+        NaN for labels that lack a class which the score needs (AUROC and average precision: both). Resamples that lack
+        such a class of a label do not count for it. Intervals of calibration errors are not percentiles but reflected,
+        see :func:`evaluate_calibration`.
 
     Raises
     ------
     ValueError
-        An argument out of its range.
+        An argument out of its range; scores of another kind than the metric needs.
     """
-    y, s = checked(targets, scores)
-    return percentiles(_resampled(y, s, metric, n_bootstrap, level, seed, patient_ids), level)
+    y, s = checked_for(metric, targets, scores)
+    draws = resampled_scores(y, [s], metric, n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids)
+    return interval(draws[0], level, metric, weighted(metric).whole(y, s))
 
 
 def bootstrap_difference(
@@ -84,7 +104,7 @@ def bootstrap_difference(
     level: float = 0.95,
     seed: int = 0,
     patient_ids: Sequence[str] | None = None,
-) -> Interval:
+) -> Difference:
     """Percentile bootstrap of the score of `scores` minus that of `others`, on the same resamples.
 
     The interval is narrower than two intervals of :func:`bootstrap` suggest: both are scores of the same images.
@@ -98,17 +118,19 @@ def bootstrap_difference(
 
     Returns
     -------
-    Interval
-        For the difference of each label, and for their mean.
+    Difference
+        For the difference of each label, and for their mean: intervals and p-values.
 
     Raises
     ------
     ValueError
         See :func:`bootstrap`.
     """
-    (y, s), (_, o) = checked(targets, scores), checked(targets, others)
-    ours, theirs = (_resampled(y, each, metric, n_bootstrap, level, seed, patient_ids) for each in (s, o))
-    return percentiles(ours - theirs, level)
+    (y, s), (_, o) = checked_for(metric, targets, scores), checked_for(metric, targets, others)
+    ours, theirs = resampled_scores(
+        y, [s, o], metric, n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids
+    )
+    return difference(ours - theirs, level)
 
 
 def bootstrap_mean(
@@ -146,14 +168,23 @@ def bootstrap_mean(
     return percentiles(np.concatenate(means), level)
 
 
-def _resampled(
-    y: Floats, s: Floats, metric: str, n_bootstrap: int, level: float, seed: int, patient_ids: Sequence[str] | None
+def resampled_scores(
+    y: Floats,
+    sides: Sequence[Floats],
+    metric: str,
+    *,
+    n_bootstrap: int,
+    level: float,
+    seed: int,
+    patient_ids: Sequence[str] | None,
 ) -> Floats:
-    """Score of each of B resamples, (B, K); the same seed and patients give the same resamples."""
-    one_of("metric", metric, WEIGHTED)
-    score, labels = WEIGHTED[metric], range(y.shape[1])
+    """Score each of S models (N, K), checked, on the same B resamples: (S, B, K)."""
+    score, labels = weighted(metric), range(y.shape[1])
     draws = resampled_weights(len(y), n_bootstrap=n_bootstrap, level=level, seed=seed, patient_ids=patient_ids)
-    return np.concatenate([np.stack([score(y[:, k], s[:, k], weights) for k in labels], axis=1) for weights in draws])
+    parts = [
+        [np.stack([score(y[:, k], side[:, k], weights) for k in labels], axis=1) for side in sides] for weights in draws
+    ]
+    return np.concatenate([np.stack(part) for part in parts], axis=1)
 
 
 def resampled_weights(
@@ -165,9 +196,7 @@ def resampled_weights(
     """
     if n_bootstrap < 1 or not 0 < level < 1:
         raise ValueError(f"n_bootstrap={n_bootstrap}, level={level}: at least 1 resample, and a level between 0 and 1")
-    groups = np.arange(images) if patient_ids is None else np.unique(np.asarray(patient_ids), return_inverse=True)[1]
-    if len(groups) != images:
-        raise ValueError(f"patient_ids has {len(groups)} entries, targets have {images} rows")
+    groups = patient_numbers(images, patient_ids)
     rng = np.random.default_rng(seed)
     count = int(groups.max()) + 1
     chunk = max(1, 4_000_000 // images)
@@ -188,45 +217,50 @@ def percentiles(resampled: Floats, level: float) -> Interval:
     return Interval(low, high, *macro)
 
 
+def patient_numbers(images: int, patient_ids: Sequence[str] | None) -> np.ndarray:
+    """Number the patient of each image from 0; without `patient_ids`, every image has its own.
+
+    Raises
+    ------
+    ValueError
+        `patient_ids` has another length.
+    """
+    groups = np.arange(images) if patient_ids is None else np.unique(np.asarray(patient_ids), return_inverse=True)[1]
+    if len(groups) != images:
+        raise ValueError(f"patient_ids has {len(groups)} entries, targets have {images} rows")
+    return groups
+
+
+def interval(resampled: Floats, level: float, metric: str, values: Floats) -> Interval:
+    """Interval of the scores (B, K) of B resamples around the values (K,) of all images.
+
+    It is that of :func:`percentiles`, reflected at the value if chance adds to the score: the resamples lie above the
+    value as far as the value lies above the truth (Efron and Tibshirani, 1993, section 10.2).
+    """
+    found = percentiles(resampled, level)
+    if not weighted(metric).biased:
+        return found
+    value = np.append(values, row_means(values[None]))
+    ends = ((*found.high, found.macro_high), (*found.low, found.macro_low))
+    low, high = (np.maximum(0, 2 * value - np.array(end)) for end in ends)
+    return Interval(low[:-1], high[:-1], float(low[-1]), float(high[-1]))
+
+
+def difference(resampled: Floats, level: float) -> Difference:
+    """Interval and p-values of the differences (B, K) of B resamples."""
+    return Difference(
+        *percentiles(resampled, level), _p_values(resampled), float(_p_values(row_means(resampled)[:, None])[0])
+    )
+
+
+def _p_values(resampled: Floats) -> Floats:
+    """Two-sided p-value of "no difference" from each column of (B, K), which may hold NaN: (K,)."""
+    count = (~np.isnan(resampled)).sum(axis=0)
+    below, above = (resampled <= _ROUNDING).sum(axis=0), (resampled >= -_ROUNDING).sum(axis=0)
+    return np.where(count > 0, np.minimum(1, 2 * (np.minimum(below, above) + 1) / (count + 1)), np.nan)
+
+
 def row_means(values: Floats) -> Floats:
     """Mean of the values in each row of (B, K) that are not NaN; NaN for rows with only NaN."""
     count = (~np.isnan(values)).sum(axis=1)
     return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
-
-
-def _weighted_auroc(y: Floats, s: Floats, weights: Floats) -> Floats:
-    """AUROC of one label under each row of `weights` (B, N): (B,), NaN where a class has no weight."""
-    positive, negative = _by_score(y, s, weights)
-    below = np.cumsum(negative, axis=1) - negative
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
-    return np.where(pairs > 0, wins / np.maximum(pairs, 1e-12), np.nan)
-
-
-def _weighted_average_precision(y: Floats, s: Floats, weights: Floats) -> Floats:
-    """Average precision, in the same form."""
-    positive, negative = (side[:, ::-1] for side in _by_score(y, s, weights))
-    true, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
-    total = true[:, -1]
-    precision = true / np.maximum(true + false, 1e-12)
-    value = (precision * positive).sum(axis=1) / np.maximum(total, 1e-12)
-    return np.where((total > 0) & (false[:, -1] > 0), value, np.nan)
-
-
-def _by_score(y: Floats, s: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weights of positives and of negatives at each distinct score, ascending: two (B, G)."""
-    known = ~np.isnan(y)
-    order = np.flatnonzero(known)[np.argsort(s[known], kind="stable")]
-    if not len(order):
-        return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
-    starts = np.flatnonzero(np.diff(s[order], prepend=-np.inf))
-    sorted_weights = weights[:, order]
-    positive = sorted_weights * y[order]
-    return tuple(np.add.reduceat(part, starts, axis=1) for part in (positive, sorted_weights - positive))  # type: ignore[return-value]
-
-
-#: Functions that score one label under many weightings of the images at once.
-WEIGHTED: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
-    "auroc": _weighted_auroc,
-    "average_precision": _weighted_average_precision,
-}

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from thoraxlib.metrics.intervals import WEIGHTED, bootstrap
+from thoraxlib.metrics.intervals import bootstrap
 from thoraxlib.metrics.scores import checked_with_labels, per_label
 from thoraxlib.utils.text_tables import Table, aligned, decimals, span
+
+_METRICS = ("auroc", "average_precision")
 
 
 class Row(NamedTuple):
@@ -114,8 +116,8 @@ def evaluate(
     """
     y, s = checked_with_labels(targets, scores, labels, stacklevel=2)
     options: dict[str, Any] = {"n_bootstrap": n_bootstrap, "level": level, "seed": seed, "patient_ids": patient_ids}
-    areas, precisions = (per_label(y, s, metric) for metric in WEIGHTED)
-    of_area, of_precision = (bootstrap(y, s, metric=metric, **options) for metric in WEIGHTED)
+    areas, precisions = (per_label(y, s, metric) for metric in _METRICS)
+    of_area, of_precision = (bootstrap(y, s, metric=metric, **options) for metric in _METRICS)
     counts = (~np.isnan(y)).sum(axis=0), (y == 1).sum(axis=0)
     columns = (*counts, areas, of_area.low, of_area.high, precisions, of_precision.low, of_precision.high)
     reference = reference or {}
