@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class Columns:
         return f"{self.path}:{self._lines[row]}"
 
     def coded(self, name: str) -> tuple[list[str], NDArray[np.intp]]:
-        """Return the different values of a column, in order of first occurrence, and each row's position in them.
+        """Return the different values of a column, and each row's position in them.
 
         Raises
         ------
@@ -95,13 +96,9 @@ class Columns:
         if name not in self._read:
             self._check(name)
             if self._arrow is None:
-                position: dict[str, int] = {}
-                codes = [position.setdefault(value, len(position)) for value in self._table.column(name)]
-                self._read[name] = list(position), np.array(codes, dtype=np.intp)
+                self._read[name] = _code(self._table.column(name))
             else:
-                encoded = self._text(name).dictionary_encode().combine_chunks()
-                values = encoded.dictionary.to_numpy(zero_copy_only=False).tolist()
-                self._read[name] = values, encoded.indices.to_numpy(zero_copy_only=False).astype(np.intp)
+                self._read[name] = self._encoded(name)
         return self._read[name]
 
     def column(self, name: str) -> list[str]:
@@ -112,12 +109,8 @@ class Columns:
         ValueError
             As :meth:`coded`.
         """
-        if self._arrow is None or name in self._read:
-            values, codes = self.coded(name)
-            return [values[code] for code in codes.tolist()]
-        self._check(name)
-        column: list[str] = self._text(name).to_numpy(zero_copy_only=False).tolist()
-        return column
+        values, codes = self.coded(name)
+        return [values[code] for code in codes.tolist()]
 
     def _check(self, name: str) -> None:
         if self.names.count(name) != 1:
@@ -125,17 +118,36 @@ class Columns:
             found = f"{count} columns {name!r}: one is wanted" if count else f"no column {name!r}"
             raise ValueError(f"{self.path} has {found}; columns found: {', '.join(self.names)}")
 
-    def _text(self, name: str) -> Any:
-        """Return a column of an Arrow table as an array of text."""
+    def _encoded(self, name: str) -> tuple[list[str], NDArray[np.intp]]:
+        """Return the values and codes of a column of an Arrow table."""
         import pyarrow
         from pyarrow import compute
 
         column = self._arrow.column(self.names.index(name))
         try:
-            text = compute.fill_null(column.cast(pyarrow.string()), "")
+            known = pyarrow.types.is_dictionary(column.type)
+            array = (column.unify_dictionaries() if known else column.dictionary_encode()).combine_chunks()
+            texts = compute.fill_null(array.dictionary.cast(pyarrow.string()), "")
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
             raise ValueError(f"{self.path}: {name!r} has the type {column.type}; text or numbers are needed") from error
-        return compute.utf8_trim_whitespace(text)
+        trimmed = compute.utf8_trim_whitespace(texts)  # of the different values: faster than of all rows
+        values: list[str] = trimmed.to_numpy(zero_copy_only=False).tolist()
+        codes = array.indices
+        if codes.null_count:
+            codes = compute.fill_null(codes, len(values))
+            values.append("")
+        codes = codes.to_numpy(zero_copy_only=False).astype(np.intp)
+        if "" in values[:-1] or not trimmed.equals(texts):  # two of them may have become one
+            values, merged = _code(values)
+            codes = merged[codes]
+        return values, codes
+
+
+def _code(texts: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+    """Return the different texts, and the position of each in them."""
+    position: dict[str, int] = {}
+    codes = [position.setdefault(text, len(position)) for text in texts]
+    return list(position), np.array(codes, dtype=np.intp)
 
 
 def _content(path: Path) -> bytes:
@@ -158,7 +170,8 @@ def _read_csv(content: bytes, delimiter: str) -> Any:
     """Return an Arrow table of text; None if the standard library should read the file."""
     sign = delimiter.encode()
     # rows that this parser would read in another way than the standard library, or not refuse
-    odd = sign + b' "' in content or content.count(b'"') % 2 or b"\0" in content
+    quoted = b'"' in content
+    odd = (quoted and (sign + b' "' in content or content.count(b'"') % 2)) or b"\0" in content
     if len(content) < _SMALL or odd or find_spec("pyarrow") is None:
         return None
     import pyarrow
@@ -170,7 +183,7 @@ def _read_csv(content: bytes, delimiter: str) -> Any:
         names = next(csv.reader(io.StringIO(content[: content.find(b"\n")].decode()), delimiter=delimiter))
         table = arrow_csv.read_csv(
             pyarrow.BufferReader(content),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in content),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=quoted),
             convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string())),
         )
     except (pyarrow.ArrowException, UnicodeDecodeError, csv.Error):
@@ -193,6 +206,9 @@ def _read_parquet(path: Path) -> Any:
         ) from error
     with open_regular(path) as file:
         try:
-            return parquet.read_table(file)
+            schema = parquet.read_schema(file)
+            texts = [each.name for each in schema if pyarrow.types.is_string(each.type)]
+            file.seek(0)
+            return parquet.read_table(file, read_dictionary=texts)
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"{path} is no Parquet file: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, TypeVar
 
@@ -149,22 +149,21 @@ def look_up(
     """
     found = {name: files[name] for name in names if name in files}
     several: dict[str, list[str]] = {}
-    if len(found) == len(set(names)):
+    if len(found) == len(names):
         return found, several
     paths: dict[str, list[str]] = {}
     for path in files:
         bare = path.rpartition("/")[2]
         for key in {bare, os.path.splitext(path)[0], os.path.splitext(bare)[0]} - {path}:
             paths.setdefault(key, []).append(path)
+    rest = [name for name in names if name not in found]
+    fitting = {name: paths[name] for name in rest if name in paths}
     start = f"{root.as_posix()}/"
-    for name in names:
-        if name not in found:
-            key = name.replace("\\", "/").removeprefix(start).removeprefix("./")
-            fitting = [key] if key in files else paths.get(key, [])
-            if len(fitting) == 1:
-                found[name] = files[fitting[0]]
-            elif fitting:
-                several[name] = fitting
+    for name in [name for name in rest if "/" in name or "\\" in name]:
+        key = name.replace("\\", "/").removeprefix(start).removeprefix("./")
+        fitting[name] = [key] if key in files else paths.get(key, [])
+    found |= {name: files[of[0]] for name, of in fitting.items() if len(of) == 1}
+    several = {name: of for name, of in fitting.items() if len(of) > 1}
     return found, several
 
 
@@ -262,10 +261,12 @@ def existing(
         No image is left.
     """
     one_of("missing", missing, ("error", "skip"))
-    usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: is_readable(files.get(n))
-    is_usable = [usable(name) for name in names]
-    kept = [position for position, good in enumerate(is_usable) if good]
-    absent = [name for name, good in zip(names, is_usable, strict=True) if not good]
+    kept = [position for position, name in enumerate(names) if name in files]
+    absent = [name for name in names if name not in files]
+    if missing == "skip":
+        broken = {position for position in kept if not is_readable(files[names[position]])}
+        kept = [position for position in kept if position not in broken]
+        absent += [names[position] for position in sorted(broken)]
     if absent and missing == "error":
         raise FileNotFoundError(
             f"{len(absent)} of {len(names)} images are missing below {where}: {few(absent, 5)}; pass missing='skip' to "
@@ -283,10 +284,8 @@ def existing(
     return kept
 
 
-def is_readable(path: ImageFile | None) -> bool:
+def is_readable(path: ImageFile) -> bool:
     """Return True if a file is an image, by its end mark if it has one; no stricter than the decoder."""
-    if path is None:
-        return False
     if isinstance(path, CopiedImage):
         return True
     try:

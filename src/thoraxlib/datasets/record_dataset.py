@@ -73,10 +73,10 @@ class RecordDataset(ImageDataset):
         check_apart(records, Faults())
         rows = choose(records, split, fold, seed)
         if views is not None:
-            column = [str(view) for view in records.columns["views"]]
-            wanted = expand(views, column, "views", {}, f" (those of {records.source})")
-            rows = rows[[column[row] in wanted for row in rows.tolist()]]
-        names = [records.names[row] for row in rows.tolist()]
+            view_of = records.columns["views"]
+            wanted = expand(views, view_of, "views", {}, f" (those of {records.source})")
+            rows = rows[[view_of[row] in wanted for row in rows.tolist()]]
+        names = records.names if len(rows) == len(records.names) else [records.names[row] for row in rows.tolist()]
         found, several = look_up(names, files, self.root)
         check_single(several, Faults())
         if masks is not None:
@@ -93,8 +93,10 @@ class RecordDataset(ImageDataset):
         rows = self._keep(rows, attributes, found, missing, chosen, names=names)
         if masks is not None:
             self._masks = [mask_of[name] for name in self.ids]
-        known = np.concatenate([records.targets, np.full((len(records.names), 1), np.nan, np.float32)], axis=1)
-        picked = known[rows][:, [-1 if column is None else column for column in columns]]
+        picked = np.full((len(rows), len(columns)), np.nan, dtype=np.float32)
+        for k, column in enumerate(columns):
+            if column is not None:
+                picked[:, k] = records.targets[rows, column]
         self._set_targets(picked, f"they are blank in {records.source}")
         if records.boxes is not None:
             self._box_size = None if box_size is None else height_and_width(box_size)

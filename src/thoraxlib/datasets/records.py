@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ class Records:
     labels: tuple[str, ...]
     targets: NDArray[np.float32]
     parts: list[str] | None = None
-    columns: dict[str, list[str] | list[float]] = field(default_factory=dict)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
     boxes: BoxRows | None = None
     rows: int = 0
 
@@ -148,14 +148,15 @@ class TableLayout:
             A column is missing, no image is named, or no label is found.
         """
         names, image = table.coded(self.image)
-        blank = [position for position, name in enumerate(names) if is_blank(name)]
-        used = np.flatnonzero(~np.isin(image, blank))
-        bare = np.flatnonzero(np.isin(image, blank))
-        faults.error("rows without an image's name", [table.where(row) for row in bare[:1000].tolist()])
+        blank = _blank(names)
+        bare = np.isin(image, blank)
+        faults.error("rows without an image's name", [table.where(row) for row in np.flatnonzero(bare)[:1000].tolist()])
+        used = np.flatnonzero(~bare)
         if not len(used):
             raise ValueError(f"{table.path}: the column {self.image!r} names no image")
         kept, first, image_of = np.unique(image[used], return_index=True, return_inverse=True)
-        first = used[first]
+        order = np.argsort(first, kind="stable")  # images come in the order of the table
+        kept, first, image_of = kept[order], used[first[order]], np.argsort(order, kind="stable")[image_of]
         if self.boxes is not True and len(first) < len(used):
             again = np.setdiff1d(used, first)[:1000].tolist()
             of = dict(zip(kept.tolist(), first.tolist(), strict=True))
@@ -164,26 +165,29 @@ class TableLayout:
             faults.error("rows of an image that came before" + hint, cases)
         labels, targets = self._labels(table, faults)
         groups = _Groups(first, used, image_of)
-        listed = [names[position] for position in kept.tolist()]
-        columns: dict[str, list[str] | list[float]] = {}
+        listed = _taken(names, kept)
+        columns: dict[str, list[Any]] = {}
         for name, option in (("views", "view"), ("sexes", "sex"), ("sites", "site"), ("study_ids", "study")):
-            column = getattr(self, option)
-            if column is not None:
-                values = groups.one(table, column, faults)
-                columns[name] = [_SEXES.get(value.lower(), value) for value in values] if option == "sex" else values
+            if getattr(self, option) is not None:
+                texts, codes = groups.coded(table, getattr(self, option), faults)
+                columns[name] = _taken([_SEXES.get(x.lower(), x) for x in texts] if option == "sex" else texts, codes)
         if self.age is not None:
-            columns["ages"] = _ages(groups.one(table, self.age, faults), self.age, faults)
-        patients = None if self.patient is None else groups.one(table, self.patient, faults)
-        if patients is not None:
-            lacking = [table.where(row) for row in first[[is_blank(text) for text in patients]][:1000].tolist()]
-            faults.error("images without a patient", lacking)
+            texts, codes = groups.coded(table, self.age, faults)
+            columns["ages"] = _taken(_ages(texts, self.age, faults), codes)
+        patients: list[str] | None = None
+        if self.patient is not None:
+            texts, codes = groups.coded(table, self.patient, faults)
+            lacking = first[np.isin(codes, _blank(texts))][:1000].tolist()
+            faults.error("images without a patient", [table.where(row) for row in lacking])
+            patients = _taken(texts, codes)
+        parts = None if self.split_column is None else _taken(*groups.coded(table, self.split_column, faults))
         return Records(
             source=str(table.path),
             names=listed,
             patients=patients,
             labels=labels,
             targets=groups.joined(targets),
-            parts=None if self.split_column is None else groups.one(table, self.split_column, faults),
+            parts=parts,
             columns=columns,
             boxes=None if self.boxes is False else self._boxes(table, listed, faults),
             rows=len(table),
@@ -206,7 +210,7 @@ class TableLayout:
             )
         for name in chosen:
             faults.error("odd label values", self._odd(table, name))
-        # also the labels that are not asked for, so that a split by patient does not depend on `labels`
+        # also the labels that are not asked for, for a split that does not depend on `labels`
         chosen += [name for name in self._found(table, free, asked is None, faults) if name not in chosen]
         values = np.empty((len(table), len(chosen)), dtype=np.float32)
         for k, name in enumerate(chosen):
@@ -216,7 +220,7 @@ class TableLayout:
         return tuple(chosen), values
 
     def _found(self, table: Columns, free: Sequence[str], strict: bool, faults: Faults) -> list[str]:
-        """Return the columns that hold labels, by their values; `strict`: report if there is none, or a doubtful one."""
+        """Return the columns that hold labels, by their values; `strict`: report if there is none, or a doubt."""
         found, others = [], []
         for name in free:
             texts, codes = table.coded(name)
@@ -305,8 +309,8 @@ class TableLayout:
         columns = self._box_columns(table)
         if columns is None:
             raise ValueError(
-                f"{table.path} has no columns of boxes, such as {', '.join(next(iter(_BOX_COLUMNS)))}; box_columns= names "
-                f"four; columns found: {', '.join(table.names)}"
+                f"{table.path} has no columns of boxes, such as {', '.join(next(iter(_BOX_COLUMNS)))}; box_columns= "
+                f"names four; columns found: {', '.join(table.names)}"
             )
         form = self.box_format if self.box_columns is not None else _BOX_COLUMNS[columns]
         texts = [table.column(name) for name in columns]
@@ -339,7 +343,7 @@ class TableLayout:
         if column is None:
             raise ValueError(f"box_label must name the column of {table.path} with the label of each box")
         values, codes = table.coded(column)
-        return [values[code] for code in codes[rows].tolist()]
+        return _taken(values, codes[rows])
 
 
 class _Groups(NamedTuple):
@@ -349,30 +353,45 @@ class _Groups(NamedTuple):
     used: NDArray[np.intp]  # rows with an image
     image: NDArray[np.intp]  # of each of these rows
 
-    def one(self, table: Columns, column: str, faults: Faults) -> list[str]:
-        """Return the value of each image, in which its rows must agree."""
+    def coded(self, table: Columns, column: str, faults: Faults) -> tuple[list[str], NDArray[np.intp]]:
+        """Return the values of a column, and the position of each image's; the rows of an image must agree."""
         texts, codes = table.coded(column)
         of_image = codes[self.first]
         odd = self.used[codes[self.used] != of_image[self.image]][:1000].tolist()
         faults.error(f"rows that disagree in {column!r} with the first of their image", [table.where(r) for r in odd])
-        return [texts[code] for code in of_image.tolist()]
+        return texts, of_image
 
     def joined(self, targets: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the targets of each image: positive if one of its rows is, unknown if all are."""
         if len(self.first) == len(self.used):
-            return targets[self.first]
+            return targets if len(self.first) == len(targets) else targets[self.first]
         order = np.argsort(self.image, kind="stable")
         starts = np.searchsorted(self.image[order], np.arange(len(self.first)))
         joined: NDArray[np.float32] = np.fmax.reduceat(targets[self.used[order]], starts, axis=0)
         return joined
 
 
+def _blank(values: Sequence[str]) -> list[int]:
+    """Return the positions of blank values."""
+    if min(map(len, values), default=0) > 4:  # no word for a blank cell is longer
+        return []
+    return [position for position, value in enumerate(values) if len(value) < 5 and is_blank(value)]
+
+
+def _taken(values: Sequence[Any], codes: NDArray[np.intp]) -> list[Any]:
+    """Return the value of each code."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    taken: list[Any] = array[codes].tolist()
+    return taken
+
+
 def _ages(texts: Sequence[str], column: str, faults: Faults) -> list[float]:
     """Return ages in years; NaN for blank and for odd ones. DICOM writes 061Y, 006M, 003W, 010D."""
-    years = {text: _age(text) for text in set(texts)}
-    odd = sorted(text for text, age in years.items() if np.isnan(age) and not is_blank(text))
+    years = [_age(text) for text in texts]
+    odd = sorted(text for text, age in zip(texts, years, strict=True) if np.isnan(age) and not is_blank(text))
     faults.warn(f"values of {column!r} that are no age, and count as unknown", odd)
-    return [years[text] for text in texts]
+    return years
 
 
 def _age(text: str) -> float:
