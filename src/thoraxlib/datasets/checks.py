@@ -183,7 +183,7 @@ def check(
     faults.error("missing files", [name for name in records.names if name not in found and name not in several])
     if records.rows:
         used = {str(file) for file in found.values()}
-        faults.warn("image files without a row", [name for name, file in files.items() if str(file) not in used])
+        faults.warn("image files without a row", sorted(name for name, file in files.items() if str(file) not in used))
     broken = [name for name in progress_bar(list(found), "files", shown=progress) if not is_readable(found[name])]
     faults.error("unreadable files", broken)
     if options.get("masks") is not None:
