@@ -156,12 +156,12 @@ def look_up(
         bare = path.rpartition("/")[2]
         for key in {bare, os.path.splitext(path)[0], os.path.splitext(bare)[0]} - {path}:
             paths.setdefault(key, []).append(path)
-    rest = [name for name in names if name not in found]
-    fitting = {name: paths[name] for name in rest if name in paths}
-    start = f"{root.as_posix()}/"
-    for name in [name for name in rest if "/" in name or "\\" in name]:
-        key = name.replace("\\", "/").removeprefix(start).removeprefix("./")
-        fitting[name] = [key] if key in files else paths.get(key, [])
+    fitting = {name: paths[name] for name in names if name in paths and name not in files}
+    start, signs = f"{root.as_posix()}/", "\n".join(names)
+    if "\\" in signs or "./" in signs or start in signs:  # a search in one text is much faster than in each name
+        for name in [name for name in names if name not in found and name not in fitting]:
+            key = name.replace("\\", "/").removeprefix(start).removeprefix("./")
+            fitting[name] = [key] if key in files else paths.get(key, [])
     found |= {name: files[of[0]] for name, of in fitting.items() if len(of) == 1}
     several = {name: of for name, of in fitting.items() if len(of) > 1}
     return found, several

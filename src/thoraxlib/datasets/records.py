@@ -154,9 +154,12 @@ class TableLayout:
         used = np.flatnonzero(~bare)
         if not len(used):
             raise ValueError(f"{table.path}: the column {self.image!r} names no image")
-        kept, first, image_of = np.unique(image[used], return_index=True, return_inverse=True)
-        order = np.argsort(first, kind="stable")  # images come in the order of the table
-        kept, first, image_of = kept[order], used[first[order]], np.argsort(order, kind="stable")[image_of]
+        if len(names) == len(table):  # no name comes twice
+            kept, first, image_of = image[used], used, np.arange(len(used))
+        else:
+            kept, first, image_of = np.unique(image[used], return_index=True, return_inverse=True)
+            order = np.argsort(first, kind="stable")  # images come in the order of the table
+            kept, first, image_of = kept[order], used[first[order]], np.argsort(order, kind="stable")[image_of]
         if self.boxes is not True and len(first) < len(used):
             again = np.setdiff1d(used, first)[:1000].tolist()
             of = dict(zip(kept.tolist(), first.tolist(), strict=True))
@@ -165,7 +168,7 @@ class TableLayout:
             faults.error("rows of an image that came before" + hint, cases)
         labels, targets = self._labels(table, faults)
         groups = _Groups(first, used, image_of)
-        listed = _taken(names, kept)
+        listed = names if np.array_equal(kept, np.arange(len(names))) else _taken(names, kept)
         columns: dict[str, list[Any]] = {}
         for name, option in (("views", "view"), ("sexes", "sex"), ("sites", "site"), ("study_ids", "study")):
             if getattr(self, option) is not None:
@@ -212,7 +215,7 @@ class TableLayout:
             faults.error("odd label values", self._odd(table, name))
         # also the labels that are not asked for, for a split that does not depend on `labels`
         chosen += [name for name in self._found(table, free, asked is None, faults) if name not in chosen]
-        values = np.empty((len(table), len(chosen)), dtype=np.float32)
+        values = np.empty((len(table), len(chosen)), dtype=np.float32, order="F")
         for k, name in enumerate(chosen):
             texts, codes = table.coded(name)
             of_text = np.array([self._value(text) for text in texts], dtype=np.float32)
@@ -357,8 +360,10 @@ class _Groups(NamedTuple):
         """Return the values of a column, and the position of each image's; the rows of an image must agree."""
         texts, codes = table.coded(column)
         of_image = codes[self.first]
-        odd = self.used[codes[self.used] != of_image[self.image]][:1000].tolist()
-        faults.error(f"rows that disagree in {column!r} with the first of their image", [table.where(r) for r in odd])
+        if len(self.first) < len(self.used):
+            odd = self.used[codes[self.used] != of_image[self.image]][:1000].tolist()
+            cases = [table.where(row) for row in odd]
+            faults.error(f"rows that disagree in {column!r} with the first of their image", cases)
         return texts, of_image
 
     def joined(self, targets: NDArray[np.float32]) -> NDArray[np.float32]:
