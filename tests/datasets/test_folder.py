@@ -58,6 +58,15 @@ def test_folders_of_parts(tmp_path: Path) -> None:
     assert all(data.labels == ("NORMAL", "PNEUMONIA") for data in parts.values())
     with pytest.raises(ValueError, match="split='dev': allowed are 'all', 'test', 'train', 'val'"):
         datasets.build("folder", root=root, split="dev", patient="(.*)")
+    folders(root, ["train/stray.png"])
+    with pytest.raises(ValueError, match="1 images in no folder of a class: train/stray.png"):
+        datasets.build("folder", root=root)
+    folders(root, ["extra/A/stray.png"])
+    with pytest.raises(ValueError, match="1 images beside the folders of parts: extra/A/stray.png"):
+        datasets.build("folder", root=root)
+    found = datasets.check(root=root, patient=PATIENT)
+    assert found.errors["images beside the folders of parts"] == ["extra/A/stray.png"]
+    assert found.parts == {"test": 1, "train": 2, "val": 1}
 
 
 def test_splits_and_folds(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from thoraxlib.datasets.tables import Table
 from thoraxlib.utils.files import open_regular, read_regular
 
 _SMALL = 2**20  # bytes: below, importing pyarrow takes longer than reading with the standard library
+_SAMPLE = 1000  # rows; a column that repeats nothing in them probably repeats nothing
 _PARQUET = (".parquet", ".pq")
 
 
@@ -124,6 +125,10 @@ class Columns:
         from pyarrow import compute
 
         column = self._arrow.column(self.names.index(name))
+        if column.type == pyarrow.string() and compute.count_distinct(column[:_SAMPLE]).as_py() == _SAMPLE:
+            texts = compute.utf8_trim_whitespace(compute.fill_null(column, "")).to_numpy(zero_copy_only=False).tolist()
+            if len(set(texts)) == len(texts):  # also computes the hashes of later look-ups
+                return texts, np.arange(len(texts))
         try:
             known = pyarrow.types.is_dictionary(column.type)
             array = (column.unify_dictionaries() if known else column.dictionary_encode()).combine_chunks()

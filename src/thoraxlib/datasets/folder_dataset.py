@@ -124,7 +124,12 @@ def read_folders(
         `negative` or `patient` is wrong, or there is no label.
     """
     paths = {name: name.split("/")[:-1] for name in sorted(files)}
-    has_parts = all(folders and folders[0].lower() in _PARTS for folders in paths.values())
+    in_parts = [name for name, folders in paths.items() if len(folders) > 1 and folders[0].lower() in _PARTS]
+    has_parts = bool(in_parts)
+    if has_parts:
+        beside = [name for name, folders in paths.items() if folders and folders[0].lower() not in _PARTS]
+        faults.error("images beside the folders of parts", beside)
+        paths = {name: folders for name, folders in paths.items() if name not in set(beside)}
     classes = {name: folders[int(has_parts)] for name, folders in paths.items() if len(folders) > has_parts}
     faults.error("images in no folder of a class", [name for name in paths if name not in classes])
     known = sorted(set(classes.values()))
