@@ -54,7 +54,8 @@ TABLES = {"resnet50": "ResNet-50", "densenet121": "DenseNet-121"}
 
 def main(argv: list[str] | None = None) -> float:
     """Run the example and return the mean AUROC of the last variant's fusion."""
-    flags = recipe.parser("AG-CNN: global branch, attention-guided crop, local branch, fusion.", ("synthetic", "nih14"))
+    sources = ("synthetic", "nih14", *recipe.OWN)
+    flags = recipe.parser("AG-CNN: global branch, attention-guided crop, local branch, fusion.", sources)
     flags.add_argument("--backbone", help="any of thoraxlib.backbones, for both branches")
     flags.add_argument("--pool", default="max", help="pooling: max, avg, lse, ...")
     flags.add_argument(
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--epochs", type=int, nargs="+", help="number of epochs of every stage, or of each")
     flags.add_argument("--batch-size", type=int, help="images in a batch on each device")
     flags.add_argument("--lr", type=float, help="learning rate")
-    flags.set_defaults(**{"synthetic": SYNTHETIC, "nih14": NIH}.get(recipe.early(flags, argv), {}))
+    flags.set_defaults(**(SYNTHETIC if recipe.early(flags, argv) == "synthetic" else NIH))
     options = recipe.parse(flags, "ag_cnn", argv)
     stages = schedule(options)
     variants = list(product(options.taus, options.statistics))

@@ -117,7 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     flags.add_argument("--images", type=Path, help="folder of MIMIC-CXR-JPG, for --data chest_imagenome")
     data = recipe.early(flags, argv)
-    flags.set_defaults(**(SYNTHETIC if data == "synthetic" else REAL), labels=[LABELS.get(data, "nih14")])
+    labels = None if data in recipe.OWN else [LABELS.get(data, "nih14")]
+    flags.set_defaults(**(SYNTHETIC if data == "synthetic" else REAL), labels=labels)
     options = recipe.parse(flags, "leaderboard", argv)
     options.models = options.models or thoraxlib.models.registry.registered()
     unknown = [name for name in options.models if name not in thoraxlib.names()]
@@ -166,6 +167,9 @@ class Board:
             "weights",
         )
         kept = {key: getattr(self.options, key) for key in (*keys, "seed", "uncertain", "precision", "patience")}
+        if self.options.data in recipe.OWN:
+            own = ("table", "image", "patient", "labels_column", "split_column", "data_options")
+            kept |= {key: str(getattr(self.options, key)) for key in own}
         return {**kept, "labels": list(self.labels), "root": str(self.options.root or "")}
 
     def begin(self) -> None:

@@ -28,7 +28,8 @@ from thoraxlib import datasets
 PUBLISHED = None  # the code's README gives means only
 SYNTHETIC = {"size": 80, "num_images": 1400, "epochs": 3, "batch_size": 8, "lr": 1e-3, "weights": "none", "cache": True}
 CHEXPERT = {"labels": ["chexpert5"], "epochs": 3, "batch_size": 24, "lr": 1e-4, "weights": "imagenet"}
-NIH = {"labels": ["nih14"], "epochs": 20, "batch_size": 24, "lr": 1e-4, "weights": "imagenet"}
+OWN = {"epochs": 20, "batch_size": 24, "lr": 1e-4, "weights": "imagenet"}
+NIH = {**OWN, "labels": ["nih14"]}
 LEVELS = [(level,) for level in (128, 153, 179, 204, 217, 230, 242)]
 
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument("--epochs", type=int, help="number of epochs")
     flags.add_argument("--batch-size", type=int, help="images in a batch on each device")
     flags.add_argument("--lr", type=float, help="learning rate")
-    defaults = {"synthetic": SYNTHETIC, "chexpert": CHEXPERT, "nih14": NIH}
+    defaults = {"synthetic": SYNTHETIC, "chexpert": CHEXPERT, "nih14": NIH, **dict.fromkeys(recipe.OWN, OWN)}
     flags.set_defaults(**defaults.get(recipe.early(flags, argv), {}))
     options = recipe.parse(flags, "pcam", argv)
     score = train(options, options.pool)

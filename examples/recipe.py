@@ -23,7 +23,8 @@ from thoraxlib.registry import Spec
 
 SHORT = (("iobb", 0.5), ("iou", 0.1), ("iou", 0.3))
 NIH_TEST_LISTS = ("test", "dev_multi", "val")  # the first one in the folder is used
-DATA = ("synthetic", "nih14", "chexpert")
+OWN = ("csv", "folder")  # a user's own images: a table, or folders by class
+DATA = ("synthetic", "nih14", "chexpert", *OWN)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -40,7 +41,7 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     flags = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     data = flags.add_argument_group("data")
     data.add_argument("--data", choices=choices, default="synthetic", help="data set")
-    data.add_argument("--root", type=Path, help="folder of the release; not for --data synthetic")
+    data.add_argument("--root", type=Path, help="folder of the release or of the images; not for --data synthetic")
     data.add_argument(
         "--uncertain", default="jf", help="policy for the label -1 of CheXpert: jf, ones, zeros, ignore, ..."
     )
@@ -50,6 +51,16 @@ def parser(description: str, choices: tuple[str, ...] = DATA) -> argparse.Argume
     data.add_argument(
         "--balance", type=float, default=1.0, help="prevalence of synthetic findings: 0 as in NIH, 1: 0.15 each"
     )
+    if set(OWN) & set(choices):
+        own = flags.add_argument_group("own images (--data csv: a table; --data folder: folders by class)")
+        own.add_argument("--table", type=Path, help="the table: CSV or Parquet; --root is its folder by default")
+        own.add_argument("--image", default="image", help="column of the images: paths below --root, or bare names")
+        own.add_argument("--patient", help="column of the patients; for folders a regular expression on file names")
+        own.add_argument("--labels-column", help="column that lists all labels; default: one column for each label")
+        own.add_argument("--split-column", help="column with train, val and test; default: a split by patient")
+        own.add_argument(
+            "--data-options", nargs="+", default=[], metavar="NAME=VALUE", help="other options of the data set, as JSON"
+        )
     run_flags(flags)
     return flags
 
@@ -86,10 +97,14 @@ def early(flags: argparse.ArgumentParser, argv: list[str] | None, name: str = "d
 def parse(
     flags: argparse.ArgumentParser, name: str, argv: list[str] | None, *, folder: str | None = "root"
 ) -> argparse.Namespace:
-    """Parse the flags and check them together; real data need the flag `folder`, unless it is None."""
+    """Parse the flags and check them together; real data need the flag `folder`, unless it is None, or a table."""
     options = flags.parse_args(argv)
-    if folder and options.data != "synthetic" and getattr(options, folder) is None:
-        flags.error(f"--data {options.data} needs --{folder}, the folder of the release")
+    needed = "table" if options.data == "csv" else folder
+    if needed and options.data != "synthetic" and getattr(options, needed) is None:
+        what = "folder of the images" if options.data == "folder" else "folder of the release"
+        flags.error(f"--data {options.data} needs --{needed}, the {'table' if options.data == 'csv' else what}")
+    if options.data in OWN and not options.labels:
+        options.labels = list(own_images(options, "all").labels)
     options.output = options.output or Path("outputs") / name
     if not training.is_first_process():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
@@ -144,6 +159,9 @@ def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.C
         # the same images, larger, for the figures
         large = datasets.build("synthetic", size=max(side, 256), length=images["test"], seed=seeds["test"], **shared)
         return {**made, "shown": large}
+    if options.data in OWN:
+        made = {part: own_images(options, part, labels) for part in ("train", "val", "test")}
+        return {**made, "shown": made["test"]}
     if options.data == "chexpert":
         shared = {"root": options.root, "labels": labels, "uncertain": options.uncertain}
         splits = {"train": "train", "val": "val", "test": "valid"}
@@ -160,6 +178,23 @@ def parts(options: argparse.Namespace, model: nn.Module) -> dict[str, datasets.C
     made = {part: datasets.build("nih14", root=options.root, split=part, labels=labels) for part in ("train", "val")}
     test = _nih_test(options.root, labels)
     return {**made, "test": test, "shown": test}
+
+
+def own_images(options: argparse.Namespace, split: str, labels: str | list[str] | None = None) -> datasets.ChestDataset:
+    """Return a part of a user's own images; by default with all labels of the table or the folders."""
+    given: dict[str, Any] = {"patient": options.patient}
+    if options.root is not None:
+        given["root"] = options.root
+    if options.data == "csv":
+        given |= {"table": options.table, "image": options.image}
+        given |= {"labels_column": options.labels_column, "split_column": options.split_column}
+    for option in options.data_options:
+        name, _, value = option.partition("=")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    return datasets.build(options.data, split=split, labels=labels, **given)
 
 
 def _nih_test(root: Path, labels: list[str]) -> datasets.ChestDataset:

@@ -40,6 +40,7 @@ DEFAULTS = {
     "nih14": REAL | {"labels": ["nih14"]},
     "chexpert": REAL | {"labels": ["chexpert5"], "epochs": 6},
     "mimic_cxr": REAL | {"labels": ["mimic14"], "epochs": 3, "uncertain": "ones"},
+    **dict.fromkeys(recipe.OWN, REAL),
 }
 
 

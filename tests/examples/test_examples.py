@@ -199,6 +199,73 @@ def test_nih_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("chexnet").main([*TINY, *flags, "--output", "here"])
 
 
+def own_images(folder: Path) -> list[str]:
+    """Write a table, boxes and folders by class: two images for each of 30 patients; return flags for the table."""
+    rng = np.random.default_rng(0)
+    rows, boxes = ["file,pid,Effusion,Mass"], ["file,finding,x1,y1,x2,y2"]
+    for k in range(60):
+        sick = k % 3 == 0
+        rows.append(f"{k:03d},{k // 2},{int(sick)},{'' if k == 7 else k % 2}")
+        boxes += [f"{k:03d},Effusion,4,5,20,25"] if sick else []
+        (folder / "images" / ("SICK" if sick else "NORMAL")).mkdir(parents=True, exist_ok=True)
+        path = folder / "images" / ("SICK" if sick else "NORMAL") / f"{k:03d}.png"
+        Image.fromarray(rng.integers(0, 255, (40, 40), dtype=np.uint8)).save(path)
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    (folder / "boxes.csv").write_text("\n".join(boxes) + "\n")
+    flags = ["--data", "csv", "--table", "labels.csv", "--root", "images", "--image", "file", "--patient", "pid"]
+    return [*flags, "--data-options", "boxes=boxes.csv", "box_label=finding"]
+
+
+SMALL_NET = ["--size", "48", "--backbone", "resnet10t"]
+
+
+@pytest.mark.filterwarnings("ignore")  # few images
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("chexnet", SMALL_NET),
+        ("unified_dcnn", ["--size", "64", "--backbone", "resnet10t", "--labels", "Mass", "pleural effusion"]),
+        ("pcam", ["--size", "48"]),
+        ("weakly_supervised", ["--size", "64", "--preset", "custom", "--maps", "cam"]),
+        ("ag_cnn", [*SMALL_NET, "--order", "GLF"]),
+        ("segfusion_vangcn", [*SMALL_NET, "--variants", "graph"]),
+        ("leaderboard", ["--size", "48", "--models", "chexnet", "--backbone", "small"]),
+    ],
+)
+def test_own_table(
+    name: str,
+    flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    importlib.import_module(name).main([*TINY, *own_images(tmp_path), *flags])
+    printed = capsys.readouterr().out
+    assert "AUROC" in printed or name == "leaderboard"
+    (model,) = {path.parent for path in (tmp_path / "outputs").rglob("model/config.json")}
+    labels = ("Mass", "pleural effusion") if name == "unified_dcnn" else ("Effusion", "Mass")
+    assert thoraxlib.load_pretrained(model).labels == labels
+    if name == "chexnet":
+        assert json.loads((tmp_path / "outputs" / "chexnet" / "peaks.json").read_text())["cam"].keys() == {"Effusion"}
+    if name == "leaderboard":
+        (row,) = json.loads((tmp_path / "outputs" / "leaderboard" / "leaderboard.json").read_text())["rows"]
+        assert 0 <= row["auroc"] <= 1
+        assert row["boxes"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")  # few images
+def test_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_images(tmp_path)
+    flags = ["--data", "folder", "--root", "images", "--data-options", "negative=NORMAL", *SMALL_NET]
+    importlib.import_module("chexnet").main([*TINY, *flags])
+    assert thoraxlib.load_pretrained(tmp_path / "outputs" / "chexnet" / "model").labels == ("SICK",)
+    with pytest.raises(SystemExit):
+        importlib.import_module("chexnet").main(["--data", "csv", "--root", "images"])
+    assert "--data csv needs --table, the table" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py") if "parser" in path.read_text()))
 def test_help_shows_the_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     if name == "recipe":

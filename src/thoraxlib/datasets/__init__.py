@@ -5,6 +5,7 @@ weights, splits and statistics need no image to be decoded.
 """
 
 from thoraxlib.datasets.base import ChestDataset
+from thoraxlib.datasets.checks import DataCheck, check
 from thoraxlib.datasets.coco import save_coco, to_coco, to_detectron2
 from thoraxlib.datasets.concat import Concat
 from thoraxlib.datasets.organs import WithOrganMasks
@@ -12,6 +13,7 @@ from thoraxlib.datasets.regions import RegionTable, read_anaxnet_features, read_
 from thoraxlib.datasets.samples import collate
 from thoraxlib.datasets.splits import (
     Subset,
+    folds,
     load_split,
     oversample,
     save_split,
@@ -26,14 +28,17 @@ from thoraxlib.registry import Registry
 __all__ = [
     "ChestDataset",
     "Concat",
+    "DataCheck",
     "Prevalence",
     "RegionStatistics",
     "RegionTable",
     "Subset",
     "WithOrganMasks",
     "build",
+    "check",
     "collate",
     "describe",
+    "folds",
     "load_split",
     "names",
     "oversample",

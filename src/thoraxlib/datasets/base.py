@@ -23,7 +23,10 @@ from thoraxlib.images.copies import CopiedImage, ImageFile
 Transform: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 #: Optional attributes of a data set with one entry per image: lists or tensors.
-PER_IMAGE = ("boxed", "region_targets", "region_present", "region_boxes", "study_ids", "views", "sizes", "file_names")
+PER_IMAGE = (
+    *("boxed", "region_targets", "region_present", "region_boxes", "study_ids", "views", "sizes", "file_names"),
+    *("ages", "sexes", "sites"),
+)
 #: Optional attributes that hold for all images.
 FOR_ALL = ("region_names", "mask_names")
 

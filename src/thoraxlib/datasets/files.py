@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, TypeVar
 
@@ -106,6 +107,66 @@ def index_tree(root: Path | TrainingCopy, tops: Iterable[str]) -> dict[str, Imag
     return images
 
 
+def index_all(root: Path) -> dict[str, ImageFile]:
+    """Map the relative POSIX path of every image in a folder, at any depth, to its file.
+
+    Training copies count as in :func:`index_images`. Hidden files, and those that macOS adds to archives, are left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no image.
+    """
+    hidden = re.compile(r"(^|/)(\.|__MACOSX/)")
+    images = {name: image for name, image in _images_in(opened(root), [""]) if not hidden.search(name)}
+    if not images:
+        raise FileNotFoundError(f"no image ({', '.join(SUFFIXES)}) in {root}")
+    return images
+
+
+def look_up(
+    names: Sequence[str], files: Mapping[str, ImageFile], root: Path
+) -> tuple[dict[str, ImageFile], dict[str, list[str]]]:
+    """Find the files of names: paths below `root`, or bare names at any depth, with or without extension.
+
+    Names are only looked up in `files`, so that none can lead out of `root`.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names, with slashes of either kind; a full path that begins with `root` is a path below it.
+    files : mapping of str to ImageFile
+        From :func:`index_all`.
+    root : Path
+        The folder of the files.
+
+    Returns
+    -------
+    dict of str to ImageFile
+        File by name, of the names that have one.
+    dict of str to list of str
+        Paths by name, of the names that fit several files.
+    """
+    found = {name: files[name] for name in names if name in files}
+    several: dict[str, list[str]] = {}
+    if len(found) == len(names):
+        return found, several
+    paths: dict[str, list[str]] = {}
+    for path in files:
+        bare = path.rpartition("/")[2]
+        for key in {bare, os.path.splitext(path)[0], os.path.splitext(bare)[0]} - {path}:
+            paths.setdefault(key, []).append(path)
+    fitting = {name: paths[name] for name in names if name in paths and name not in files}
+    start, signs = f"{root.as_posix()}/", "\n".join(names)
+    if "\\" in signs or "./" in signs or start in signs:  # a search in one text is much faster than in each name
+        for name in [name for name in names if name not in found and name not in fitting]:
+            key = name.replace("\\", "/").removeprefix(start).removeprefix("./")
+            fitting[name] = [key] if key in files else paths.get(key, [])
+    found |= {name: files[of[0]] for name, of in fitting.items() if len(of) == 1}
+    several = {name: of for name, of in fitting.items() if len(of) > 1}
+    return found, several
+
+
 def top_folders(root: Path | TrainingCopy) -> list[str]:
     """List the folders directly in `root`, or in the folder that a training copy was made from, in sorted order."""
     if isinstance(root, Path):
@@ -200,10 +261,12 @@ def existing(
         No image is left.
     """
     one_of("missing", missing, ("error", "skip"))
-    usable: Callable[[str], bool] = files.__contains__ if missing == "error" else lambda n: _is_readable(files.get(n))
-    is_usable = [usable(name) for name in names]
-    kept = [position for position, good in enumerate(is_usable) if good]
-    absent = [name for name, good in zip(names, is_usable, strict=True) if not good]
+    kept = [position for position, name in enumerate(names) if name in files]
+    absent = [name for name in names if name not in files]
+    if missing == "skip":
+        broken = {position for position in kept if not is_readable(files[names[position]])}
+        kept = [position for position in kept if position not in broken]
+        absent += [names[position] for position in sorted(broken)]
     if absent and missing == "error":
         raise FileNotFoundError(
             f"{len(absent)} of {len(names)} images are missing below {where}: {few(absent, 5)}; pass missing='skip' to "
@@ -221,10 +284,8 @@ def existing(
     return kept
 
 
-def _is_readable(path: ImageFile | None) -> bool:
+def is_readable(path: ImageFile) -> bool:
     """Return True if a file is an image, by its end mark if it has one; no stricter than the decoder."""
-    if path is None:
-        return False
     if isinstance(path, CopiedImage):
         return True
     try:

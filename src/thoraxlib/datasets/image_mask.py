@@ -20,7 +20,7 @@ from thoraxlib.images.reading import SUFFIXES
 from thoraxlib.utils.arguments import few, one_of
 from thoraxlib.utils.files import open_regular
 
-_SUFFIXES = (*SUFFIXES, ".bmp", ".gif", ".tif", ".tiff")
+_SUFFIXES = (*SUFFIXES, ".bmp", ".gif")
 
 
 class ImageMask(ImageDataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ def mask_path(folder: StrPath, name: str) -> str:
     flat = name.replace("/", "_").replace("\\", "_")
     stem, ending = os.path.splitext(flat)
     return os.path.join(folder, below(f"{stem if ending.lower() in SUFFIXES else flat}.png", "the ids of images"))
+
+
+def read_mask(path: Path, size: Sequence[int]) -> tv_tensors.Mask:
+    """Read a mask as uint8 (1, H, W), 1 where the file is not 0, resized to `size` (nearest neighbour)."""
+    with open_regular(path) as file:
+        image = decode(file, path)
+    pixels = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8)
+    mask = tv_tensors.Mask((pixels > 0).to(torch.uint8).view(1, image.height, image.width))
+    resized: tv_tensors.Mask = mask if tuple(mask.shape[-2:]) == tuple(size) else F.resize(mask, list(size))
+    return resized
 
 
 class WithOrganMasks(Subset):
@@ -63,10 +74,4 @@ class WithOrganMasks(Subset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)
-        path = Path(self._masks[index])
-        with open_regular(path) as file:
-            image = decode(file, path)
-        pixels = torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8)
-        mask = tv_tensors.Mask((pixels > 0).to(torch.uint8).view(1, image.height, image.width))
-        size = list(sample["image"].shape[-2:])
-        return {**sample, "organ_mask": mask if list(mask.shape[-2:]) == size else F.resize(mask, size)}
+        return {**sample, "organ_mask": read_mask(Path(self._masks[index]), sample["image"].shape[-2:])}

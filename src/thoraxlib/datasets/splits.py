@@ -236,6 +236,62 @@ def stratify_patients(
     return _parts(_deal(counts, np.array(list(fractions.values())), rank), owner, fractions)
 
 
+def folds(dataset: ChestDataset, k: int, seed: int = 0) -> list[tuple[Subset, Subset]]:
+    """Divide a data set by patient into k folds with equal prevalence of all labels, for cross-validation.
+
+    Folds are the parts of :func:`stratified_split` with equal fractions.
+
+    Parameters
+    ----------
+    dataset : ChestDataset
+        The data set; its ``patient_ids`` and ``targets`` are used, and unknown labels count as not positive.
+    k : int
+        Number of folds, from 2 to the number of patients.
+    seed : int
+        Random seed for the order of equal patients.
+
+    Returns
+    -------
+    list of (Subset, Subset)
+        Training and validation part of each fold: all other folds, and the fold.
+
+    Raises
+    ------
+    ValueError
+        `k` is below 2, or a fold gets no patient.
+
+    Examples
+    --------
+    >>> from thoraxlib.datasets import build
+    >>> for train, val in folds(build("synthetic", length=30, size=32), 3):
+    ...     print(len(train) + len(val), set(train.patient_ids) & set(val.patient_ids))
+    30 set()
+    30 set()
+    30 set()
+    """
+    parts = stratify_folds(dataset.patient_ids, dataset.targets, k, seed=seed)
+    return [(Subset(dataset, rest), Subset(dataset, fold)) for rest, fold in parts]
+
+
+def stratify_folds(
+    patient_ids: Sequence[str], targets: Tensor, k: int, *, seed: int = 0
+) -> list[tuple[list[int], list[int]]]:
+    """Return the indices of each training and validation part; see :func:`folds`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`folds`.
+    """
+    if not isinstance(k, int) or k < 2:
+        raise ValueError(f"k={k!r}: a number of folds, 2 or more")
+    parts = stratify_patients(patient_ids, targets, {f"fold {number}": 1 / k for number in range(k)}, seed=seed)
+    fold_of = np.empty(len(patient_ids), dtype=np.intp)
+    for number, indices in enumerate(parts.values()):
+        fold_of[indices] = number
+    return [(np.flatnonzero(fold_of != number).tolist(), part) for number, part in enumerate(parts.values())]
+
+
 def _counts(positive: NDArray[np.bool_], owner: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
     """Count the images of each patient (patients, columns): per label, per pair of labels that occurs, and in all."""
     pairs = [one & other for one, other in combinations(positive.T, 2)]

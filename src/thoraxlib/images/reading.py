@@ -22,7 +22,7 @@ from thoraxlib.utils.files import open_regular
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO | PILImage.Image | NDArray[np.generic] | Tensor
 
 #: Extensions of image files.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 
 _DICOM_SUFFIXES = SUFFIXES[-2:]
 _LARGEST = 2**30  # bytes of a file; images are far smaller
