@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from thoraxlib import backbones
-from thoraxlib.registry import OptionError
+from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from thoraxlib.registry import OptionError, UnknownNameError
 from thoraxlib.weights import download
 
 # One small member of each family that the documented models or the issue name: (name, input size, options).
@@ -55,8 +58,6 @@ def test_pyramids(name: str, size: int, options: dict[str, int], in_chans: int) 
 
 
 def test_every_timm_architecture_has_a_name() -> None:
-    import timm
-
     assert set(timm.list_models()) <= set(backbones.names())
     assert "resnet50.a1_in1k" in backbones.registry  # with the tag of its weights
 
@@ -170,8 +171,6 @@ def test_gradients_reach_the_first_layer(name: str) -> None:
 
 
 def test_efficientnet_with_its_last_convolution() -> None:
-    import timm
-
     whole = timm.create_model("tf_efficientnet_b0").eval()
     backbone = backbones.build("tf_efficientnet_b0", conv_head=True).eval()
     state = whole.state_dict()
@@ -239,3 +238,38 @@ def test_van_weights_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     with pytest.raises(RuntimeError, match="pretrained weights of van_b0 could not be downloaded"):
         backbones.build("van_b0", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "mean", "std"),
+    [
+        ("resnet50", 224, IMAGENET_MEAN, IMAGENET_STD),
+        ("resnet18.a1_in1k", 224, IMAGENET_MEAN, IMAGENET_STD),
+        ("vit_base_patch14_dinov2.lvd142m", 518, IMAGENET_MEAN, IMAGENET_STD),
+        ("tf_efficientnet_lite0", 224, (0.5,) * 3, (0.5,) * 3),
+        ({"name": "vit_tiny_patch16_224", "img_size": 96}, 96, (0.5,) * 3, (0.5,) * 3),
+        ("inception_v3.tf_in1k", 299, (0.5,) * 3, (0.5,) * 3),
+        ("van_b0", 224, (0.5,) * 3, (0.5,) * 3),
+        ("alexnet", 224, IMAGENET_MEAN, IMAGENET_STD),
+        ("x_ray_custom", 224, IMAGENET_MEAN, IMAGENET_STD),
+    ],
+)
+def test_default_input(name: Any, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    assert backbones.default_input(name) == InputSpec(size=size, mean=mean, std=std)  # type: ignore[arg-type]
+    grey = backbones.default_input(name, in_chans=1)
+    assert grey.channels == 1
+    assert grey.mean == (sum(mean) / 3,)
+
+
+def test_default_input_of_ready_backbones() -> None:
+    ready = backbones.build("tf_efficientnet_lite0", in_chans=1)
+    assert backbones.default_input(ready) == InputSpec(channels=1, mean=(0.5,), std=(0.5,))
+    own = nn.Identity()
+    assert backbones.default_input(own, in_chans=1) == InputSpec.imagenet(1)  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="did you mean 'resnet18'"):
+        backbones.default_input("resnet1")
+
+
+def test_every_input_that_timm_records_is_one() -> None:
+    for name in timm.list_models(pretrained=True):
+        assert backbones.default_input(name).channels == 3

@@ -4,6 +4,9 @@ Every timm model with feature maps is a backbone under its timm name. timm does 
 torchvision are registered here, with networks that only published code has.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from thoraxlib.backbones.base import Backbone, check_backbone
 from thoraxlib.backbones.timm import TimmBackbone, TimmSource
 from thoraxlib.input_spec import InputSpec
@@ -14,6 +17,7 @@ __all__ = [
     "TimmBackbone",
     "build",
     "check_backbone",
+    "default_input",
     "describe",
     "for_input",
     "names",
@@ -27,6 +31,42 @@ registry: Registry[Backbone] = Registry(
     modules=[f"thoraxlib.backbones.{name}" for name in ("torchvision", "x_ray", "van", "vanillanet")],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
+
+
+def default_input(backbone: Spec | Backbone, in_chans: int = 3) -> InputSpec:
+    """Return the input that a backbone's published weights expect: size, mean and standard deviation.
+
+    Parameters
+    ----------
+    backbone : str, mapping or Backbone
+        A name, ``{"name": ..., **options}`` (its option `img_size` is the size), or a ready backbone.
+    in_chans : int
+        Channels of the images, unless the backbone says its own; grey images get the average of the statistics.
+
+    Returns
+    -------
+    InputSpec
+        For names of timm: what timm records. By default, 224 x 224 pixels and ImageNet's statistics.
+
+    Raises
+    ------
+    UnknownNameError
+        No such backbone.
+
+    Examples
+    --------
+    >>> default_input("vit_base_patch14_dinov2").size
+    (518, 518)
+    >>> default_input("van_b0", in_chans=1).mean
+    (0.5,)
+    """
+    if not isinstance(backbone, (str, Mapping)):
+        spec: InputSpec = getattr(backbone, "input_spec", InputSpec())
+        return spec.with_channels(getattr(backbone, "in_chans", in_chans))
+    name, options = registry.split_spec(backbone)
+    spec = getattr(registry.factory(name), "input_spec", InputSpec())
+    spec = spec.with_channels(options.get("in_chans", in_chans))
+    return replace(spec, size=options["img_size"]) if options.get("img_size") is not None else spec
 
 
 def for_input(backbone: Spec | Backbone, spec: InputSpec, *, pretrained: bool = False) -> Backbone:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from thoraxlib.input_spec import InputSpec
+
 
 class Backbone(nn.Module):
     """Base class of backbones: image -> feature maps.
@@ -23,11 +25,14 @@ class Backbone(nn.Module):
         Nominal H / H_i of each map.
     in_chans : int
         Channels of the image.
+    input_spec : InputSpec
+        Input that the published weights expect; by default 224 x 224 pixels with ImageNet's statistics.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     in_chans: int
+    input_spec: InputSpec = InputSpec()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the feature maps of `x`, finest first."""
@@ -63,4 +68,5 @@ def variant(summary: str, backbone: type[Backbone], *args: Any, **options: Any) 
     factory = partial(backbone, *args, **options)
     doc = f"{summary}\n\n{inspect.getdoc(backbone)}"
     vars(factory).update(__doc__=doc, __module__=backbone.__module__, __qualname__=backbone.__qualname__)
+    vars(factory).update(input_spec=backbone.input_spec)
     return factory

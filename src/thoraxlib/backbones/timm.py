@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from thoraxlib.backbones.base import Backbone, variant
+from thoraxlib.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from thoraxlib.registry import OptionError
 from thoraxlib.utils.arguments import one_of
 
@@ -47,6 +48,18 @@ class FeatureInfoBackbone(Backbone):
             by_own[f"net.{key.replace('.', '_', 1)}"] = key
             by_own[f"net.{key}"] = key
         return {own: by_own[own] for own in self.state_dict() if own in by_own}
+
+
+def published_input(timm_name: str) -> InputSpec:
+    """Return size, mean and standard deviation that timm records for the weights of a model, by default ImageNet's."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(timm_name, allow_unregistered=True)
+    if config is None:
+        return InputSpec()
+    channels, *size = config.input_size
+    mean, std = config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD
+    return InputSpec(size=(size[0], size[1]), channels=channels, mean=mean, std=std)
 
 
 class TimmBackbone(FeatureInfoBackbone):
@@ -111,6 +124,7 @@ class TimmBackbone(FeatureInfoBackbone):
                 f"backbones: timm model {timm_name!r} yields no feature maps ({type(error).__name__}: {error})"
             ) from error
         super().__init__(net, in_chans)
+        self.input_spec = published_input(timm_name).with_channels(in_chans)
 
 
 class DenseNetBackbone(TimmBackbone):
@@ -208,4 +222,5 @@ class TimmSource:
         kinds = {"densenet": DenseNetBackbone, "efficientnet": EfficientNetBackbone}
         kind = next((kinds[key] for key in kinds if timm.models.is_model_in_modules(name, [key])), TimmBackbone)
         factory: Callable[..., Backbone] = variant(f"The timm model ``{name}`` as a feature pyramid.", kind, name)
+        vars(factory).update(input_spec=published_input(name))
         return factory

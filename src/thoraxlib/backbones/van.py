@@ -10,6 +10,7 @@ from thoraxlib import weights
 from thoraxlib.backbones import register
 from thoraxlib.backbones.base import Backbone, variant
 from thoraxlib.checkpoints import read
+from thoraxlib.input_spec import InputSpec
 from thoraxlib.layers.pointwise import channels_last
 from thoraxlib.layers.van import VANBlock, VANStage, initialise
 from thoraxlib.registry import Spec
@@ -72,6 +73,7 @@ class VAN(_Chain):
     """
 
     strides = (4, 8, 16, 32)
+    input_spec = InputSpec(mean=(0.5,) * 3, std=(0.5,) * 3)
 
     def __init__(
         self,
