@@ -17,7 +17,7 @@ __all__ = [
     "registry",
 ]
 
-_FILES = ("ag_cnn", "anaxnet", "chexnet", "cxr", "jaydurant", "jfhealthcare", "plain", "x_ray")
+_FILES = ("ag_cnn", "anaxnet", "chexnet", "cxr", "efficientnet", "jaydurant", "jfhealthcare", "plain", "x_ray")
 
 registry: Registry[Layout] = Registry("checkpoints", modules=[f"thoraxlib.checkpoints.{name}" for name in _FILES])
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
