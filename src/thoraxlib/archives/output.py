@@ -273,8 +273,12 @@ def writers_of_scores(
     """Return the writers of a part's table, and of its boxes as COCO JSON."""
     return {
         SCORES: partial(write_table, labels=labels, rows=rows),
-        BOXES: partial(Path.write_text, data=json.dumps(coco) + "\n", encoding="utf-8"),
+        BOXES: partial(_write_coco, coco=coco),
     }
+
+
+def _write_coco(path: Path, coco: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(coco) + "\n", encoding="utf-8")
 
 
 def _exists(path: Path) -> bool:

@@ -18,7 +18,7 @@ from thoraxlib.input_spec import InputSpec
 
 
 class Parts:
-    """This process's share of the parts of a run.
+    """Share of this process in the parts of a run.
 
     Parameters
     ----------

@@ -36,9 +36,7 @@ class EfficientNetLite0(EfficientNetBackbone):
 
     input_spec = InputSpec(mean=(0.5,) * 3, std=(0.5,) * 3)
 
-    def __init__(
-        self, *, in_chans: int = 3, pretrained: bool = False, conv_head: bool = True, **options: Any
-    ) -> None:
+    def __init__(self, *, in_chans: int = 3, pretrained: bool = False, conv_head: bool = True, **options: Any) -> None:
         super().__init__("tf_efficientnet_lite0", in_chans=in_chans, conv_head=conv_head, **options)
         self.input_spec = type(self).input_spec.with_channels(in_chans)
         if pretrained:

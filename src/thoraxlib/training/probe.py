@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thoraxlib import backbones, heads, losses, metrics, models
+from thoraxlib import backbones, losses, metrics, models
 from thoraxlib import labels as label_sets
 from thoraxlib.archives.features import Embedder, FeatureFolder, features, of_dataset
 from thoraxlib.archives.parts import process_device
@@ -196,7 +197,8 @@ def probe(
     tested = None if test is None else _targets(test, names)
     if test is not None and (shared := {*patients} & {*_patients(test)}):
         warnings.warn(
-            f"{len(shared)} patients are also in the test set, e.g. {min(shared)}: its scores are too good", stacklevel=2
+            f"{len(shared)} patients are also in the test set, e.g. {min(shared)}: its scores are too good",
+            stacklevel=2,
         )
     torch.manual_seed(seed)
     model = assembled(backbone, head, names, input_spec, pretrained).eval()
@@ -331,8 +333,8 @@ def assembled(
             )
         if isinstance(backbone, TimmModel) and head != "linear":
             raise ValueError(
-                f"head={head!r}: a whole timm model has its own pooling and takes the head 'linear'; probe the backbone "
-                f"of that name for others"
+                f"head={head!r}: a whole timm model has its own pooling and takes the head 'linear'; for others, probe "
+                "the backbone of that name"
             )
         model = _with_head(backbone, head, names)
         if input_spec is not None:
@@ -364,7 +366,9 @@ def _with_head(model: Classifier | TimmModel, head: Spec, names: Sequence[str]) 
         try:
             new = models.build(model.config["name"], **kept, head=head)
         except OptionError as error:
-            raise TypeError(f"{model.config['name']} takes no other head ({error}); probe its backbone instead") from error
+            raise TypeError(
+                f"{model.config['name']} takes no other head ({error}); probe its backbone instead"
+            ) from error
         last = {"head."}
     state = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(last))}
     lost, foreign = new.load_state_dict(state, strict=False)
@@ -382,7 +386,8 @@ class _Embedding:
 
     def __call__(self, dataset: ChestDataset, name: str) -> FeatureFolder:
         folder = self.folder / (f"{name}_maps" if self.maps else name)
-        dtype: Any = self.dtype or ("float32" if 4 * self._numbers() * len(dataset) <= LARGEST else "float16")
+        numbers = len(dataset) * math.prod(Embedder(self.model).shapes()[self.maps])
+        dtype: Any = self.dtype or ("float32" if 4 * numbers <= LARGEST else "float16")
         written = features(
             self.model, dataset, folder, pooled=not self.maps, maps=self.maps, dtype=dtype, **self.options
         )
@@ -390,20 +395,12 @@ class _Embedding:
             _wait(folder)
         return of_dataset(folder, dataset)
 
-    def _numbers(self) -> int:
-        """Count the numbers of one image's features."""
-        device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            x = torch.zeros(1, self.model.input_spec.channels, *self.model.input_spec.size, device=device)
-            vectors, maps = Embedder(self.model).eval()(x)
-        return (maps if self.maps and maps is not None else vectors).numel()
-
 
 def _needs_maps(model: ChestModel) -> bool:
     """Return True for heads whose logits depend on more of the map than one vector without weights of its own."""
     if isinstance(model, TimmModel):
         return False
-    head = model.head
+    head: Any = model.head
     pooled = isinstance(head, LinearClassifier) and not per_label(head.pool) and expansion(head.pool) == 1
     own = pooled and (list(head.pool.parameters()) or getattr(head, "attention", None) is not None)
     return not pooled or bool(own)
@@ -546,10 +543,12 @@ class _Gradient:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for _ in range(self.epochs):
-                for batch in rows[torch.randperm(len(rows), generator=order)].split(_BATCH):
+                for batch in torch.split(rows[torch.randperm(len(rows), generator=order)], _BATCH):
                     if len(batch) > 1 or len(rows) == 1:  # one image has no variance for batch norm
                         optimizer.zero_grad()
-                        loss(self.head(self._read(self.features, batch)), self.targets[batch].to(self.device)).backward()
+                        loss(
+                            self.head(self._read(self.features, batch)), self.targets[batch].to(self.device)
+                        ).backward()
                         optimizer.step()
                     schedule.step()
         self.head.eval()
@@ -557,7 +556,7 @@ class _Gradient:
     def _logits(self, found: Tensor, rows: Tensor) -> Tensor:
         self.head.eval().to(self.device)
         with torch.inference_mode():
-            parts = [self.head(self._read(found, batch)).float().cpu() for batch in rows.split(4 * _BATCH)]
+            parts = [self.head(self._read(found, batch)).float().cpu() for batch in torch.split(rows, 4 * _BATCH)]
         return torch.cat(parts).clone()
 
     def _read(self, found: Tensor, rows: Tensor) -> Tensor:

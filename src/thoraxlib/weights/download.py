@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from filelock import FileLock
