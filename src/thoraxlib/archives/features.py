@@ -180,7 +180,7 @@ def features(
     Parameters
     ----------
     model : nn.Module, str or mapping
-        A backbone, a classifier or a whole timm model (see :class:`Embedder`); a name, or ``{"name": ..., **options}``,
+        A backbone, a classifier with one map or a whole timm model; a name, or ``{"name": ..., **options}``,
         is a backbone with its published weights. It runs in eval mode, on its own input.
     source : ChestDataset, path, or a sequence of paths
         A data set without a transform of its own; or paths as for :func:`thoraxlib.archives.score_archive`.

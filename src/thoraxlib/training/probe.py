@@ -456,10 +456,10 @@ class _Logistic:
 
     def train(self, strengths: Sequence[float]) -> None:
         """Train on all images, with a strength for each label."""
-        x = _Standard(self.vectors)
+        x = _Standard(self.vectors, np.float64)
         with torch.no_grad():
             for k, (y, strength) in enumerate(zip(self.targets.T, strengths, strict=True)):
-                fitted = x.fit(y, [strength])[0]
+                fitted = x.fit(y, [strength], tol=1e-6)[0]
                 self.layer.weight[k] = torch.from_numpy(fitted.weight)
                 self.layer.bias[k] = fitted.bias
 
@@ -472,13 +472,13 @@ class _Logistic:
 class _Standard:
     """Standardised vectors; columns without variance stay 0."""
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
+    def __init__(self, vectors: NDArray[np.float32], dtype: type[np.floating[Any]] = np.float32) -> None:
         self.mean = vectors.mean(axis=0, dtype=np.float64)
         std = vectors.std(axis=0, dtype=np.float64)
         self.scale = np.divide(1, std, out=np.zeros_like(std), where=std > 1e-12 + 1e-6 * np.abs(self.mean))
-        self.values = ((vectors - self.mean) * self.scale).astype(np.float32)
+        self.values = ((vectors - self.mean) * self.scale).astype(dtype)
 
-    def fit(self, y: NDArray[np.float32], strengths: Sequence[float]) -> list[_Fitted]:
+    def fit(self, y: NDArray[np.float32], strengths: Sequence[float], tol: float = 1e-4) -> list[_Fitted]:
         """Return weights for the unstandardised vectors, by strength; each fit starts from the one before."""
         from sklearn.linear_model import LogisticRegression
 
@@ -487,7 +487,7 @@ class _Standard:
         found: dict[float, _Fitted] = {}
         if len({*y.tolist()}) < 2:  # the other class is in one fold alone
             return [_Fitted(np.zeros(x.shape[1]), 0.0)] * len(strengths)
-        regression = LogisticRegression(max_iter=1000, warm_start=True)
+        regression = LogisticRegression(max_iter=1000, warm_start=True, tol=tol)
         for strength in sorted(strengths, reverse=True):
             regression.set_params(C=1 / (strength * len(y))).fit(x, y)
             weight = regression.coef_[0].astype(np.float64) * self.scale
