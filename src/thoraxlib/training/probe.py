@@ -180,7 +180,7 @@ def probe(
     Examples
     --------
     >>> import thoraxlib
-    >>> images = thoraxlib.datasets.build("synthetic", size=64, length=60)
+    >>> images = thoraxlib.datasets.build("synthetic", size=64, length=60, balance=1.0)
     >>> found = probe("resnet10t", images, labels=["Effusion", "Cardiomegaly"], pretrained=False, folds=3,
     ...               input_spec={"size": 64}, strengths=[1.0], progress=False)
     >>> found.model.labels, found.strengths, len(found.cross_validation.rows)
