@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
 from thoraxlib.input_spec import InputSpec
 
@@ -38,6 +40,29 @@ class Tiny(nn.Module):
     def forward_head(self, features: Tensor) -> Tensor:
         logits: Tensor = self.fc(features.mean(dim=(2, 3)) * 3)
         return logits
+
+
+class Held(Dataset[dict[str, Any]]):
+    """Images of noise in memory, with labels that depend on them, two for each patient."""
+
+    def __init__(self, count: int, labels: tuple[str, ...] = ("Mass", "Edema"), seed: int = 0, side: int = 64) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.labels, self.ids = labels, [f"{k}.png" for k in range(count)]
+        self.patient_ids = [str(k // 2) for k in range(count)]
+        self.targets = (torch.rand(count, len(labels), generator=generator) < 0.5).float()
+        self.images = (torch.rand(count, 1, side, side, generator=generator) * 100).to(torch.uint8)
+        for k in range(len(labels)):  # a bright square for each label
+            self.images[self.targets[:, k] == 1, :, 32:, 32 * k : 32 * k + 28] += 120
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {
+            "image": tv_tensors.Image(self.images[index]),
+            "labels": self.targets[index],
+            "id": self.ids[index],
+        }
 
 
 def image(number: int, shape: tuple[int, int] | None = None) -> Image.Image:

@@ -71,6 +71,7 @@ PYTHON: dict[str, dict[str, str]] = {
     "guides/own-backbone.md": {},
     "guides/checkpoints.md": {},
     "guides/explain.md": {},
+    "guides/probe.md": {},
     "guides/training-copies.md": {},
     "guides/coming-from.md": {"224, 224": "64, 64", "convnext_tiny": "convnext_atto"},
 }

@@ -1,4 +1,4 @@
-"""Folder of scores: tables in Parquet or CSV, boxes, and a manifest of the finished parts."""
+"""Folder of scores or features: files of each part of the images, and a manifest of the finished parts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ from thoraxlib.localization.coco import join_coco
 from thoraxlib.utils.arguments import one_of
 from thoraxlib.utils.files import check_resumable, discard_scratch, locked, read_json, replacing, write_json
 
-MANIFEST, LISTING, SCORES, BOXES = "manifest.json", "listing.jsonl", "scores", "boxes"
+MANIFEST, LISTING = "manifest.json", "listing.jsonl"
+SCORES, BOXES, VECTORS, MAPS, ROWS = "scores", "boxes", "vectors", "maps", "rows"
 FORMATS = ("parquet", "csv")
 _KEYS = ("id", "path", "height", "width", "error")
 _WHY = {
     "fingerprint": "another model, or this one with other weights or options",
     "listing": "other images, or some of them have changed since",
+    "pixels": "images with other pixels",
 }
 _OVERWRITE = "choose another folder, or overwrite=True, which removes what was written"
 _REMEDY = "choose another folder, or remove it yourself"
@@ -55,6 +58,12 @@ def check_format(name: str, labels: Sequence[str]) -> None:
         raise ImportError('format="parquet" needs pyarrow: pip install "thoraxlib[archive]"; "csv" does not')
 
 
+def files_of_scores(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the kinds of files of a run of scoring, each with its extension."""
+    one_of("format", run["format"], FORMATS)
+    return {SCORES: run["format"], **({BOXES: "json"} if run["boxes"] else {})}
+
+
 def write_table(path: Path, labels: Sequence[str], rows: Sequence[Row]) -> None:
     """Write a table in the format of the file's extension."""
     values = [[None if p != p else p for p in row.probabilities] or [None] * len(labels) for row in rows]
@@ -77,7 +86,7 @@ def write_table(path: Path, labels: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 class Output:
-    """Files of one scoring run.
+    """Files of one run of scoring or embedding.
 
     The manifest lists each file with a digest before the file appears. A file that is not listed is therefore foreign,
     and a listed file with another content is written again. Links count as absent, and are replaced.
@@ -86,17 +95,23 @@ class Output:
     ----------
     folder : Path
         The output folder.
-    format : str
-        Format of the tables.
-    boxes : bool
-        Write boxes, too.
+    files_of : callable
+        From a run's settings to the kinds of its files, each with its extension; it raises KeyError, TypeError or
+        ValueError for settings of another kind of run.
+    job : str
+        Contents of the folder, for messages.
     """
 
-    def __init__(self, folder: Path, format: str, boxes: bool) -> None:
-        self.folder, self.boxes = folder, boxes
-        self.kinds = {SCORES: format, BOXES: "json"} if boxes else {SCORES: format}
+    def __init__(self, folder: Path, files_of: Callable[[Mapping[str, Any]], dict[str, str]], job: str) -> None:
+        self.folder, self.files_of, self.job = folder, files_of, job
+        self.kinds: dict[str, str] = {}
         self.parts = 0
         self._joined = folder / f"{BOXES}.json"
+
+    @property
+    def boxes(self) -> bool:
+        """True if boxes are written, too."""
+        return BOXES in self.kinds
 
     def _file(self, kind: str, number: int) -> Path:
         return self.folder / kind / f"{number:06d}.{self.kinds[kind]}"
@@ -126,7 +141,8 @@ class Output:
         ValueError
             The folder holds another run, or foreign files.
         """
-        for kind in (SCORES, BOXES):
+        self.kinds = self.files_of(run)
+        for kind in {*self.kinds, BOXES}:
             if (self.folder / kind).is_symlink():
                 raise ValueError(f"{self.folder / kind} is a link, which nothing is written through: {_REMEDY}")
         with replacing(self.folder / LISTING) as scratch:
@@ -141,7 +157,7 @@ class Output:
                     self._remove(manifest)
                     manifest = None
                 else:
-                    check_resumable(self.folder, manifest["run"], run, "scores", _WHY, remedy=_OVERWRITE)
+                    check_resumable(self.folder, manifest["run"], run, self.job, _WHY, remedy=_OVERWRITE)
                 self._check_foreign({} if manifest is None else manifest)
                 if manifest is None:
                     self._write_manifest({"complete": False, "run": run, **about, "parts": {}})
@@ -155,23 +171,22 @@ class Output:
             self._record({})
         return missing
 
-    def write(self, number: int, labels: Sequence[str], rows: Sequence[Row], coco: Mapping[str, Any]) -> None:
-        """Write a part: its rows, and with boxes the content of a COCO file."""
+    def write(self, number: int, writers: Mapping[str, Callable[[Path], None]], failed: int) -> None:
+        """Write a part: each kind of file by its writer; `failed` images of it have an error."""
         for kind in self.kinds:
             discard_scratch(self.folder / kind, f"{number:06d}")
         with ExitStack() as stack:
             scratch = {kind: stack.enter_context(replacing(self._file(kind, number))) for kind in self.kinds}
-            write_table(scratch[SCORES], labels, rows)
-            if self.boxes:
-                scratch[BOXES].write_text(json.dumps(coco) + "\n", encoding="utf-8")
-            failed = sum(row.error is not None for row in rows)
+            for kind, path in scratch.items():
+                writers[kind](path)
             self._record({str(number): {"failed": failed} | {kind: _digest(path) for kind, path in scratch.items()}})
 
     def finish(self) -> int | None:
         """Once all parts are there, join the boxes and return the number of failed images; else return None."""
         with locked(self.folder, wait=True):
             manifest = self._known()
-            if not all(_is_own(self._file(SCORES, number)) for number in range(self.parts)):
+            first = next(iter(self.kinds))
+            if not all(_is_own(self._file(first, number)) for number in range(self.parts)):
                 return None
             damaged = any(not self._is_whole(manifest, number) for number in range(self.parts))
             joined = not self.boxes or _is_as_written(self._joined, manifest.get("joined"))
@@ -201,17 +216,17 @@ class Output:
             run, parts = content["run"], content["parts"]
             numbers = [run["images"] + 0, run["part_size"] + 0, *map(int, parts)]
             numbers += [parts[key]["failed"] + 0 for key in parts]
-            if min(numbers) < 0 or run["part_size"] < 1 or run["format"] not in FORMATS:
-                raise ValueError("a number or format that no run has")
-            _ = run["boxes"], content["complete"]
+            if min(numbers) < 0 or run["part_size"] < 1:
+                raise ValueError("a number that no run has")
+            _ = self.files_of(run), content["complete"]
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise ValueError(f"{path} is damaged, or no manifest of scores ({error}): {_REMEDY}") from error
+            raise ValueError(f"{path} is damaged, or no manifest of {self.job} ({error}): {_REMEDY}") from error
         return dict(content)
 
     def _known(self) -> dict[str, Any]:
         manifest = self._manifest()
         if manifest is None:
-            raise ValueError(f"{self.folder / MANIFEST} was removed while its scores were written")
+            raise ValueError(f"{self.folder / MANIFEST} was removed while its {self.job} were written")
         return manifest
 
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
@@ -245,12 +260,25 @@ class Output:
 
     def _remove(self, manifest: Mapping[str, Any]) -> None:
         """Remove the files that a manifest lists, but not the manifest."""
-        kinds = {SCORES: manifest["run"]["format"]} | ({BOXES: "json"} if manifest["run"]["boxes"] else {})
         for number in map(int, manifest["parts"]):
-            for kind, ending in kinds.items():
+            for kind, ending in self.files_of(manifest["run"]).items():
                 (self.folder / kind / f"{number:06d}.{ending}").unlink(missing_ok=True)
         if "joined" in manifest:
             self._joined.unlink(missing_ok=True)
+
+
+def writers_of_scores(
+    labels: Sequence[str], rows: Sequence[Row], coco: Mapping[str, Any]
+) -> dict[str, Callable[[Path], None]]:
+    """Return the writers of a part's table, and of its boxes as COCO JSON."""
+    return {
+        SCORES: partial(write_table, labels=labels, rows=rows),
+        BOXES: partial(_write_coco, coco=coco),
+    }
+
+
+def _write_coco(path: Path, coco: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(coco) + "\n", encoding="utf-8")
 
 
 def _exists(path: Path) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from thoraxlib.archives.listing import Batch, batches, copy_spec, images_of, write_listing
-from thoraxlib.archives.output import LISTING, Output, Row, check_format
+from thoraxlib.archives.output import LISTING, Output, Row, check_format, files_of_scores, writers_of_scores
+from thoraxlib.archives.parts import Parts, check_copy, process_device, source_list, versions
 from thoraxlib.checkpoints.saving import fingerprint
 from thoraxlib.explanation.findings import explainer_for
 from thoraxlib.explanation.images import check_model, thresholds
@@ -160,28 +159,17 @@ def score_archive(
     ...     [(row["id"], row["width"], 0 < float(row["Mass"]) < 1) for row in csv.DictReader(file)]
     [('a.png', '80', True), ('b.png', '80', True)]
     """
-    from tqdm.auto import tqdm
-
-    from thoraxlib import __version__
-
-    sources = [os.fspath(each) for each in ([source] if isinstance(source, (str, os.PathLike)) else source)]
     check_model(model)
     labels: tuple[str, ...] = tuple(model.labels)  # type: ignore[arg-type]
     spec: InputSpec = model.input_spec  # type: ignore[assignment]
     check_format(format, labels)
     check_greys(bits, window)
-    shard = shard or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    if not 0 <= shard[0] < shard[1]:
-        raise ValueError(f"shard={shard}: (i, n) with 0 <= i < n is needed")
-    if part_size < 1 or batch_size < 1 or num_workers < 0:
-        raise ValueError(f"part_size={part_size}, batch_size={batch_size}, num_workers={num_workers}: 1, 1, 0 or more")
-    if overwrite and shard[1] > 1:
-        raise ValueError(f"overwrite with {shard[1]} processes would remove their work: delete {output} first")
+    work = Parts(output, shard, part_size, batch_size, num_workers, overwrite, progress)
+    sources = source_list(source)
     copied = copy_spec(sources)
-    if copied is not None and (bits, window, pattern) != (None, None, None):
-        raise ValueError(f"{sources[0]} is a training copy of images read before: bits, window and pattern say nothing")
+    check_copy(sources[0], copied, bits=bits, window=window, pattern=pattern)
     limits = thresholds(threshold, labels) if boxes else None
-    scorer = _Scorer(model, _device(device), precision, copied, limits, method, rule)
+    scorer = _Scorer(model, process_device(device), precision, copied, limits, method, rule)
     run = {
         "labels": list(labels),
         "input_spec": spec.to_json(),
@@ -193,39 +181,20 @@ def score_archive(
         "format": format,
         "part_size": part_size,
     }
-    versions = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")}
-    about = {
-        "model": getattr(model, "config", type(model).__qualname__),
-        "sources": sources,
-        "versions": {"thoraxlib": __version__, "python": platform.python_version(), **versions},
-    }
-    if "://" in os.fspath(output):
-        raise ValueError(f"output={output}: a local folder is needed")
-    out = Output(Path(output), format, boxes)
+    about = {"model": getattr(model, "config", type(model).__qualname__), "sources": sources, **versions()}
+    out = Output(work.folder, files_of_scores, "scores")
     images = out.begin(run, about, lambda path: write_listing(images_of(sources, pattern), path), overwrite)
-    own = range(shard[0], out.parts, shard[1])
-    missing = out.missing(own)
     options = {"batch_size": batch_size, "num_workers": num_workers, "bits": bits, "window": window}
-    loader = batches(out.folder / LISTING, part_size, missing, spec, **options)  # type: ignore[arg-type]
-    lengths = {number: min(part_size, images - number * part_size) for number in own}
-    done = sum(length for number, length in lengths.items() if number not in missing)
-    name = "score" if shard[1] == 1 else f"score {shard[0]}/{shard[1]}"
-    total, failed = sum(lengths.values()), 0
-    with tqdm(None, name, total, initial=done, unit=" images", position=shard[0], disable=not progress) as bar:
-        for number, group in groupby(loader if missing else (), key=lambda batch: batch.part):
-            rows, coco = scorer.part(group, bar)
-            out.write(number, labels, rows, coco)
-            failed += sum(row.error is not None for row in rows)
-    all_failed = out.finish()
-    return Scored(out.folder, images, failed if all_failed is None else all_failed, all_failed is not None)
+    read = partial(batches, out.folder / LISTING, part_size, spec=spec, **options)  # type: ignore[arg-type]
 
+    def write(number: int, group: Iterable[Batch], bar: Any) -> int:
+        rows, coco = scorer.part(group, bar)
+        failed = sum(row.error is not None for row in rows)
+        out.write(number, writers_of_scores(labels, rows, coco), failed)
+        return failed
 
-def _device(device: str | torch.device | None) -> torch.device:
-    """Return `device`, by default the GPU of this process if there is one."""
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and chosen.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % max(torch.cuda.device_count(), 1))
-    return chosen
+    failed, complete = work.run("score", out, images, read, write)
+    return Scored(out.folder, images, failed, complete)
 
 
 class _Scorer:

@@ -32,7 +32,9 @@ __all__ = [
 registry: Registry[Backbone] = Registry(
     "backbones",
     sources=[PublishedSource(), TimmSource()],
-    modules=[f"thoraxlib.backbones.{name}" for name in ("torchvision", "x_ray", "van", "vanillanet")],
+    modules=[
+        f"thoraxlib.backbones.{name}" for name in ("torchvision", "x_ray", "van", "vanillanet", "efficientnet_lite")
+    ],
 )
 build, register, names, describe = registry.build, registry.register, registry.names, registry.describe
 

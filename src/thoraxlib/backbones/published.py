@@ -62,6 +62,8 @@ def load_published(backbone: Backbone, name: str) -> None:
     card = weights.describe(name)
     try:
         path = weights.fetch(name)
+    except ImportError:  # of the package that has them
+        raise
     except Exception as error:
         raise RuntimeError(
             f"backbones: pretrained weights of {card.build['name']} could not be downloaded "

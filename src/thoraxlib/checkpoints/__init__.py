@@ -23,6 +23,7 @@ _FILES = (
     "biovil",
     "chexnet",
     "cxr",
+    "efficientnet",
     "jaydurant",
     "jfhealthcare",
     "plain",

