@@ -28,6 +28,9 @@ FILES: dict[str, Source] = {
     "cxr_densevan": Source("", ("densevan",)),
     "cxr_vanillanet": Source("", ("vanillanet",)),
     "plain": Source("ImageNet weights of timm and torchvision", (), "any backbone of timm or torchvision"),
+    "transformers_dinov2": Source("RAD-DINO, RAD-DINO-MAIRA-2, CXformer", (), "DINOv2 as a backbone"),
+    "biovil": Source("BioViL's image encoder", (), "resnet50 as a backbone"),
+    "efficientnet": Source("EfficientNet-Lite0", ("timm",), "tf_efficientnet_lite0 as a backbone"),
     "softmax_pair": Source("torchxrayvision's models of view and sex", ("classifier",)),
     "thoraxlib": Source("", (), "every model of the same configuration"),
 }

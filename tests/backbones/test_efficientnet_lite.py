@@ -90,7 +90,7 @@ def test_weights_of_an_installed_package(
 
 def test_whole_classifier(network: torch.nn.Module, file: dict[str, Tensor]) -> None:
     model = thoraxlib.build("timm", backbone="tf_efficientnet_lite0", labels=IMAGENET).eval()
-    assert thoraxlib.load_checkpoint(model, file) == "efficientnet"
+    assert thoraxlib.load_checkpoint(model, file, labels=IMAGENET) == "efficientnet"
     x = torch.rand(1, 3, 64, 64)
     assert torch.equal(model(x), network(x))
 
@@ -130,7 +130,7 @@ def test_the_published_weights(real_file: Path) -> None:
     net = timm.create_model("tf_efficientnet_lite0").eval()
     net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))
     model = thoraxlib.build("timm", backbone="tf_efficientnet_lite0", labels=IMAGENET).eval()
-    thoraxlib.load_checkpoint(model, real_file)
+    thoraxlib.load_checkpoint(model, real_file, labels=IMAGENET)
     x = torch.rand(2, 3, 224, 224) * 2 - 1
     torch.testing.assert_close(model(x), net(x), atol=1e-5, rtol=1e-5)
     # trained weights: images of different kinds have different classes, which random weights do not tell apart

@@ -13,8 +13,6 @@ from torch import nn
 
 import thoraxlib
 
-pytest.importorskip("thoraxlib.explanation.view")
-
 LABELS = ("AP", "Female", "Inverted", "Upright", "Turned 90", "Turned 180", "Turned 270")
 
 
@@ -77,3 +75,17 @@ def test_explain_says_nothing_of_an_upright_image_or_without_check(model: Any, m
     assert seen.view is not None
     assert not seen.view.faults
     assert seen.probabilities == pytest.approx(plain.probabilities)
+
+
+def test_the_shipped_weights_on_a_real_radiograph() -> None:
+    from thoraxlib.explanation import ViewCheck
+    from thoraxlib.images import read
+
+    image = read(Path(__file__).parents[2] / "examples" / "images" / "radiograph.jpg").as_subclass(torch.Tensor)
+    copies = [torch.rot90(255 - image if invert else image, -k, (1, 2)) for invert in (False, True) for k in range(4)]
+    views = ViewCheck()(copies)
+    assert [view.turned for view in views] == [0, 90, 180, 270] * 2
+    assert [view.inverted >= 0.5 for view in views] == [False] * 4 + [True] * 4
+    assert views[0].position == "PA"
+    assert not views[0].faults
+    assert torch.equal(torch.rot90(copies[1], views[1].turned // 90, (-2, -1)), image)

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from thoraxlib.images import transform_for
+from thoraxlib.images import preprocess_for
+from thoraxlib.images.reading import Source
 from thoraxlib.models.loading import load_pretrained
 from thoraxlib.utils.modes import eval_view
 
+_AT_ONCE = 256  # images in a forward pass
 _TURNS = ("Upright", "Turned 90", "Turned 180", "Turned 270")
 
 
@@ -29,7 +30,8 @@ class View:
     inverted : float
         Probability that the grey values are inverted.
     turned : int
-        0, 90, 180 or 270: degrees by which the image is turned clockwise. Turn it back to have it upright.
+        0, 90, 180 or 270: degrees by which the image is turned clockwise. ``torch.rot90(image, turned // 90, (-2, -1))``
+        puts it upright.
     """
 
     ap: float
@@ -47,9 +49,10 @@ class View:
         """Descriptions of what is unusual; empty for an upright image that is not inverted."""
         faults = []
         if self.turned:
-            faults.append(f"seems to be turned by {self.turned} degrees clockwise")
+            back = {90: "90 degrees counterclockwise", 180: "180 degrees", 270: "90 degrees clockwise"}[self.turned]
+            faults.append(f"seems to be turned by {self.turned} degrees clockwise: turn it by {back}")
         if self.inverted >= 0.5:
-            faults.append(f"seems to have inverted grey values (probability {self.inverted:.2f})")
+            faults.append(f"seems to have inverted grey values ({self.inverted:.2f}): invert them")
         return faults
 
     def __str__(self) -> str:
@@ -62,28 +65,35 @@ class View:
 
 
 class ViewCheck:
-    """Estimate the :class:`View` of images; several images are one forward pass.
+    """Estimate the :class:`View` of images by the weights ``view-small``, 256 images in one forward pass.
 
-    It has seen adults' frontal radiographs only: a lateral view gets an answer, too.
+    They have seen frontal radiographs of adults of one hospital only. A lateral view gets an answer, too; on images of
+    other hospitals, trust orientation and inversion, not view and sex (``thoraxlib.weights.describe("view-small")``).
 
     Parameters
     ----------
     device : torch.device
         Where the network computes.
+
+    Examples
+    --------
+    >>> view, _ = ViewCheck()(torch.rand(2, 1, 80, 60))
+    >>> view.position in ("AP", "PA"), view.turned in (0, 90, 180, 270)
+    (True, True)
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         model = load_pretrained("view-small")
         self.model = eval_view(model, self.device)
-        self.transform = transform_for(model.input_spec)
+        self.preprocess = preprocess_for(model)
         self.labels = model.labels
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[Tensor]) -> list[View]:
-        """Return the view of each image (1, H, W), uint8 or float in [0, 1]."""
-        x = self.transform.normalize.batch([self.transform.place(image) for image in images]).to(self.device)
-        p = self.model(x).float().sigmoid().cpu()
+    def __call__(self, images: Source | Sequence[Source]) -> list[View]:
+        """Return the view of each image; `images` as :func:`thoraxlib.preprocess_for` takes them."""
+        parts = self.preprocess(images).split(_AT_ONCE)
+        p = torch.cat([self.model(x.to(self.device)).float().sigmoid().cpu() for x in parts])
         turns = p[:, [self.labels.index(name) for name in _TURNS]].argmax(dim=1) * 90
         ap, female, inverted = (p[:, self.labels.index(name)].tolist() for name in ("AP", "Female", "Inverted"))
         return [View(*values) for values in zip(ap, female, inverted, turns.tolist(), strict=True)]
