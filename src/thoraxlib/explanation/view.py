@@ -30,8 +30,8 @@ class View:
     inverted : float
         Probability that the grey values are inverted.
     turned : int
-        0, 90, 180 or 270: degrees by which the image is turned clockwise. ``torch.rot90(image, turned // 90, (-2, -1))``
-        puts it upright.
+        0, 90, 180 or 270: degrees by which the image is turned clockwise;
+        ``torch.rot90(image, turned // 90, (-2, -1))`` puts it upright.
     """
 
     ap: float
@@ -92,7 +92,7 @@ class ViewCheck:
     @torch.inference_mode()
     def __call__(self, images: Source | Sequence[Source]) -> list[View]:
         """Return the view of each image; `images` as :func:`thoraxlib.preprocess_for` takes them."""
-        parts = self.preprocess(images).split(_AT_ONCE)
+        parts = torch.split(self.preprocess(images), _AT_ONCE)
         p = torch.cat([self.model(x.to(self.device)).float().sigmoid().cpu() for x in parts])
         turns = p[:, [self.labels.index(name) for name in _TURNS]].argmax(dim=1) * 90
         ap, female, inverted = (p[:, self.labels.index(name)].tolist() for name in ("AP", "Female", "Inverted"))
