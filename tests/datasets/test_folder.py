@@ -123,3 +123,4 @@ def test_check(tmp_path: Path) -> None:
     assert found.warnings == {"equal files of different patients": [f"{NAMES[0]} = {NAMES[3]}"]}
     assert (found.rows, found.images, found.files) == (0, 4, 5)
     assert "4 images of 3 patients; 5 image files" in str(found)
+    assert datasets.check(root=root).warnings == {"equal files": [f"{NAMES[0]} = {NAMES[3]}"]}

@@ -260,7 +260,8 @@ def _check_copies(
                     digest.update(block)
             groups.setdefault(digest.hexdigest(), []).append(name)
     cases = [" = ".join(names) for names in groups.values() if len({owner.get(name) for name in names}) > 1]
-    faults.warn(f"equal files of different {'parts' if parts else 'patients'}", cases)
+    of = " of different parts" if parts else "" if records.patients is None else " of different patients"
+    faults.warn(f"equal files{of}", cases)
 
 
 def _summary(
