@@ -79,6 +79,14 @@ def test_contrast_and_black_borders_hardly_matter(shipped: Segmenter) -> None:
     assert float(dice_score(masks[0][None].float(), masks[1][None].float())) > 0.95
 
 
+@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+def test_an_empty_image_has_no_lungs(shipped: Segmenter, grey: float) -> None:
+    lungs = datasets.build("synthetic", length=1, size=90)[0]["image"]
+    empty, other = find_organs(shipped, [torch.full((1, 90, 90), grey), lungs], ["lungs"])
+    assert not empty.any()
+    assert other.any()
+
+
 def test_saved_and_loaded(shipped: Segmenter, tmp_path: Path) -> None:
     x = torch.rand(1, 3, 60, 80)
     thoraxlib.save_pretrained(shipped, tmp_path / "alone")

@@ -18,6 +18,7 @@ SIDE = 128
 CLASSES = ("background", "lungs")
 
 _BLACK = 0.02  # borders that were cut off or added; values of [0, 1]
+_EMPTY = 1000.0  # logit of the background of an image of one grey level, in which the network would see something
 _FOLDER = "weights/shipped/lungs-small"
 
 
@@ -29,7 +30,7 @@ class SmallLungs(Segmenter):
     ``examples/weights/lungs.py`` made them. Their card, with data, results and known failures, is
     ``weights/shipped/lungs-small/README.md``. The image is resized so that its longer side has 128 pixels, and each
     image's grey levels are standardised without the black borders, so neither the size nor the contrast matters much.
-    Images with inverted grey levels, or lying on their side, are not recognised.
+    An image of one grey level has no lungs. It was not trained on images that are inverted or lie on their side.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ class SmallLungs(Segmenter):
 
     Examples
     --------
+    >>> import torch
     >>> from thoraxlib.segmentation import build
     >>> segmenter = build("lungs-small").eval()
     >>> segmenter.classes, segmenter(torch.rand(1, 3, 90, 120)).shape
@@ -76,6 +78,8 @@ class SmallLungs(Segmenter):
         if size != (height, width):
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
         logits: Tensor = self.net(self.standardize(x))
+        span = x.amax(dim=(1, 2, 3), keepdim=True) - x.amin(dim=(1, 2, 3), keepdim=True)
+        logits = F.pad(_EMPTY * (span < _BLACK).to(logits.dtype), (0, 0, 0, 0, 0, len(self.classes) - 1)) + logits
         if size != (height, width):
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
         return logits
