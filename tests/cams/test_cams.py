@@ -459,7 +459,13 @@ def test_labels_that_are_none(labels: Any, error: type[Exception], words: str) -
 class TestSplit:
     """Networks that know nothing of the library."""
 
-    @pytest.mark.parametrize("name", sorted(set(METHODS) - {"cam", "pcam"}))
+    @pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=pytest.mark.slow if name in ("ablationcam", "scorecam") else ())
+            for name in sorted(set(METHODS) - {"cam", "pcam"})
+        ],
+    )
     def test_torchvision(self, name: str) -> None:
         from torchvision import models
 

@@ -108,7 +108,12 @@ def test_safetensors_and_own_state_dicts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "factory"),
-    [("resnet18", "resnet18"), ("vgg11_bn", "vgg11_bn"), ("alexnet", "alexnet"), ("googlenet", "googlenet")],
+    [
+        ("resnet18", "resnet18"),
+        pytest.param("vgg11_bn", "vgg11_bn", marks=pytest.mark.slow),
+        ("alexnet", "alexnet"),
+        ("googlenet", "googlenet"),
+    ],
 )
 def test_backbone_only_takes_imagenet_weights(backbone: str, factory: str) -> None:
     from torchvision import models

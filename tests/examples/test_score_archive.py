@@ -72,6 +72,7 @@ def test_by_name_with_a_checkpoint_or_saved(
     assert main([str(tmp_path / "none"), *named[1:]]) == 2
 
 
+@pytest.mark.slow
 def test_several_processes(main: Callable[[list[str]], int], images: str, tmp_path: Path) -> None:
     flags = [images, "--model", "chexnet", *OPTIONS, *QUICK]
     assert main([*flags, "--output", str(tmp_path / "one")]) == 0

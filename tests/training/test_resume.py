@@ -304,6 +304,7 @@ def test_a_callback_without_a_folder_writes_under_the_logs(tmp_path: Path) -> No
     assert (tmp_path / "logs" / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_leaves_the_files_of_the_plain_one(tmp_path: Path) -> None:
     import thoraxlib
 

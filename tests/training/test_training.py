@@ -201,6 +201,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "ddp.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(HERE)!r})\n{DDP}")

@@ -213,7 +213,7 @@ def features(
     >>> written = features(backbone, images, tempfile.mkdtemp(), maps=True, progress=False)
     >>> stored = FeatureFolder(written.folder)
     >>> stored.vectors().shape, stored.maps([0, 2]).shape, stored.ids == images.ids
-    (torch.Size([3, 512]), torch.Size([2, 512, 7, 7]), True)
+    (torch.Size([3, 512]), torch.Size([2, 512, 6, 6]), True)
     """
     one_of("format", format, FORMATS)
     one_of("dtype", dtype, ("float16", "float32"))

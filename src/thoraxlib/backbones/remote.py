@@ -77,6 +77,13 @@ def weights(name: str) -> Path:
         ) from error
 
 
+def names_one(value: Any) -> bool:
+    """Return True if a config names a network of the Hub or of a folder, at any depth."""
+    if isinstance(value, Mapping):
+        return any(map(names_one, value.values()))
+    return any(map(names_one, value)) if isinstance(value, list) else bool(_NAME.fullmatch(str(value)))
+
+
 def as_architecture(value: Any) -> Any:
     """Replace names of the Hub and of folders in a config, at any depth, by their architectures with options."""
     if isinstance(value, str) and (network := described(value)) is not None:

@@ -37,7 +37,7 @@ def transformers_dinov2() -> Layout:
 
 
 def _translate(state: StateDict) -> dict[str, Tensor]:
-    prefix = next(found[1] for key in state if (found := _EMBEDDINGS.fullmatch(key)))
+    prefix = next((found[1] for key in state if (found := _EMBEDDINGS.fullmatch(key))), "")
     own = renaming({rf"^{re.escape(prefix)}": "", **_RULES})(state)
     for key in list(own):
         if found := _THIRD.fullmatch(key):

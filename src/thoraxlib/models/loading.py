@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 
 from thoraxlib import detection, models, segmentation, weights
 from thoraxlib import labels as label_sets
+from thoraxlib.backbones import remote
 from thoraxlib.checkpoints.saving import CONFIG, WEIGHTS, Persistent, read_header
 from thoraxlib.models.base import ChestModel
 from thoraxlib.models.bounded import Bounded
@@ -176,6 +177,8 @@ def _built(config: Any, source: Path, shapes: dict[str, list[int]]) -> Any:
     try:
         if not isinstance(config.get("name"), str) or not isinstance(config.get("options"), Mapping):
             raise OptionError(f"a config needs 'name' (str) and 'options' (mapping), got {dict(config)!r}")
+        if remote.names_one(config["options"]):  # a saved model has the architecture: the file may be hostile
+            raise OptionError("a config names no network of the Hub or of a folder (hf_hub:, local-dir:)")
         registry = _COMPONENTS.get(config.get("subpackage"), models.registry)
         with bounds:
             model = registry.build(config["name"], **without_pretrained(config["options"]))
