@@ -2,7 +2,7 @@
 
     python examples/quickstart.py
 
-The script trains from scratch on 1,000 images of 80 x 80 pixels and writes ``outputs/quickstart``. Synthetic findings
+The script trains from scratch on 1,300 images of 64 x 64 pixels and writes ``outputs/quickstart``. Synthetic findings
 are far clearer than those of a patient: high numbers show only that the path from data to boxes works.
 
 For such small images and such a short training, two components are replaced by name. The feature maps have a stride of
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> float:
     flags.add_argument(
         "--weights", choices=("imagenet", "none"), default="none", help="initial weights of the backbone"
     )
-    flags.set_defaults(size=80, num_images=1000, cache=True, overwrite=True)
+    flags.set_defaults(size=64, num_images=1300, cache=True, overwrite=True)
     options = recipe.parse(flags, "quickstart", argv)
     torch.manual_seed(options.seed)
 

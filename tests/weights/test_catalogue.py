@@ -53,6 +53,8 @@ def test_cards_are_whole(card: weights.WeightsCard) -> None:
 def test_the_labels_of_the_card_are_the_models(card: weights.WeightsCard) -> None:
     model = thoraxlib.build(card.build["name"], preset=card.build.get("preset"), **card.build.get("options", {}))
     assert model.labels == labels.resolve(card.labels)  # type: ignore[arg-type]
+    assert card.input
+    assert model.input_spec.updated(card.input) == model.input_spec
 
 
 def test_names() -> None:

@@ -45,5 +45,7 @@ def _translate(state: StateDict) -> dict[str, Tensor]:
             parts = [own.pop(f"{block}.attention.attention.{part}.{leaf}", None) for part in ("query", "key", "value")]
             own[f"{block}.attn.qkv.{leaf}"] = torch.cat([part for part in parts if part is not None])
     # timm knows DINOv2's files by this entry, and drops it
-    own.setdefault("mask_token", torch.zeros_like(own.get("cls_token", torch.zeros(1))).flatten(1))
+    token = own.get("cls_token")
+    if token is not None and token.ndim > 1:
+        own.setdefault("mask_token", torch.zeros_like(token).flatten(1))
     return own
