@@ -35,7 +35,8 @@ class WeightsCard:
     network : Mapping[str, Any]
         Name and options of the network in :mod:`thoraxlib.backbones`, for weights whose own name is a backbone's, too.
     input : Mapping[str, Any]
-        Fields of the :class:`thoraxlib.InputSpec` that the weights expect; empty where it is that of the backbone itself.
+        Fields of the :class:`thoraxlib.InputSpec` that the weights expect; empty where it is that of the backbone
+        itself.
     layout : str or None
         Layout for :func:`thoraxlib.load_checkpoint`; None where the component loads its file itself.
     labels : str or tuple of str or None
