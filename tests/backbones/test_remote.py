@@ -148,7 +148,7 @@ def test_errors(hub: list[Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(old))  # an old file, without pretrained_cfg
     assert backbones.default_input(f"local-dir:{tmp_path}").size == (64, 64)
     save_file(timm.create_model("resnet34").state_dict(), tmp_path / "model.safetensors")
-    with pytest.warns(UserWarning, match=r"no place for these entries, which are not loaded: layer1\.2\."):
+    with pytest.warns(UserWarning, match=r"entries of the checkpoint are not loaded: layer1\.2\."):
         backbones.build(f"local-dir:{tmp_path}", pretrained=True)
     save_file(timm.create_model("resnet50").state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="another shape"):

@@ -88,10 +88,11 @@ def load_checkpoint(
     -----
     UserWarning
         The file also has a copy of the weights averaged over the training, which is not loaded; or, with
-        `backbone_only`, layers of a larger backbone.
+        `backbone_only`, entries that are left out: the file's head, and layers of a larger backbone.
     """
     model = uncompiled(model)
-    if hasattr(model, "checkpoint_keys") and hasattr(model, "strides"):
+    alone = hasattr(model, "checkpoint_keys") and hasattr(model, "strides")  # a backbone
+    if alone:
         model, backbone_only = nn.ModuleDict({"backbone": model}), True
     if isinstance(checkpoint, Mapping):
         state = state_dict_of(checkpoint, key, ema)
@@ -133,12 +134,12 @@ def load_checkpoint(
             "if these are the checkpoint's, in this order, pass labels=model.labels; otherwise build the model with "
             "the checkpoint's labels and pass them. Nothing was loaded."
         )
-    if backbone_only:  # layers of a larger backbone; the file's head is no news
+    if backbone_only:  # for a backbone alone, the file's head is no news, but layers of a larger backbone are
         inside = {theirs.partition(".")[0] for theirs in sources.values()}
-        left = sorted(key for key in extra if key.partition(".")[0] in inside)
+        left = sorted(key for key in extra if not alone or key.partition(".")[0] in inside)
         if left:
-            message = f"the backbone has no place for these entries, which are not loaded: {_some(left)}"
-            warnings.warn(message, stacklevel=2)
+            shown = _some(key.replace(LOGITS, "the last layer's") for key in left)
+            warnings.warn(f"{len(left)} entries of the checkpoint are not loaded: {shown}", stacklevel=2)
     model.load_state_dict(new, strict=not backbone_only)
     return name
 
