@@ -99,6 +99,8 @@ def main(argv: list[str] | None = None) -> ProbeResult:
     flags.add_argument(
         "--weights", choices=("imagenet", "none"), default="imagenet", help="weights of the backbone; none: random"
     )
+    flags.add_argument("--batch-size", type=int, default=32, help="images in a batch of the backbone")
+    flags.add_argument("--epochs", type=int, default=20, help="passes over the features, for heads that are not linear")
     flags.set_defaults(num_images=600)
     options = recipe.parse(flags, "probe", argv)
     data: dict[str, Any]
@@ -124,6 +126,8 @@ def main(argv: list[str] | None = None) -> ProbeResult:
         output=options.output / "features",
         input_spec={"size": options.size} if options.size else None,
         pretrained=options.weights == "imagenet",
+        epochs=options.epochs,
+        batch_size=options.batch_size,
         num_workers=options.num_workers,
         device=None if options.device == "auto" else options.device,
         seed=options.seed,

@@ -274,7 +274,7 @@ def test_help_shows_the_defaults(name: str, capsys: pytest.CaptureFixture[str]) 
         importlib.import_module(name).main(["--help"])
     printed = " ".join(capsys.readouterr().out.split())
     flags = ["--batch-size", "--num-workers", "--precision", "--output"]
-    for flag in flags if name == "score_archive" else [*flags, "--epochs", "--lr"]:
+    for flag in flags if name in ("score_archive", "probe") else [*flags, "--epochs", "--lr"]:
         assert f" {flag} " in printed
     assert re.search(r"--batch-size BATCH_SIZE [^(]*\(default: \d+\)", printed)
 
