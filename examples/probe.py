@@ -128,6 +128,7 @@ def main(argv: list[str] | None = None) -> ProbeResult:
         pretrained=options.weights == "imagenet",
         epochs=options.epochs,
         batch_size=options.batch_size,
+        precision=options.precision,
         num_workers=options.num_workers,
         device=None if options.device == "auto" else options.device,
         seed=options.seed,

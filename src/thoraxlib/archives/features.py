@@ -48,9 +48,9 @@ class Embedder(nn.Module):
     Parameters
     ----------
     network : Backbone, Classifier or TimmModel
-        Of a backbone, the last map and its average. Of a classifier, the map before the head, and the vector that a
-        linear head's pooling gives, else its average. Of a whole timm model, timm's own vector before the last linear
-        layer; its maps are not given.
+        A backbone gives its last map and its average; a classifier gives the map before the head, and the vector that a
+        linear head's pooling gives, else its average. A whole timm model gives timm's own vector before the last linear
+        layer, and no maps.
 
     Attributes
     ----------

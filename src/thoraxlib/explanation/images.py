@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from thoraxlib.explanation.findings import MapExplainer, RegionExplainer, explainer_for
 from thoraxlib.explanation.organs import find_lungs, segmenter_for, share_inside
 from thoraxlib.explanation.result import Explanation, Finding
 from thoraxlib.explanation.view import ViewCheck
-from thoraxlib.images import placement, read, transform_for
+from thoraxlib.images import read, transform_for
 from thoraxlib.input_spec import InputSpec
 from thoraxlib.localization.boxes import area, in_originals
-from thoraxlib.localization.maps import upsample
+from thoraxlib.localization.frames import in_original
 from thoraxlib.registry import Spec
 from thoraxlib.segmentation import Segmenter
 from thoraxlib.utils.modes import device_of
@@ -172,7 +171,7 @@ def _explanations(
             probabilities = dict(zip(model.labels, found.probabilities[n].tolist(), strict=True))
             lungs = None if organs is None else organs[n]
             findings = []
-            for k, heat in zip(found.label[here].tolist(), _to_image(found.maps[here], spec, sizes[n]), strict=True):
+            for k, heat in zip(found.label[here].tolist(), in_original(found.maps[here], spec, sizes[n]), strict=True):
                 rows = (shown & (boxes.image == n) & (boxes.label == k)).nonzero().flatten()
                 rows = rows[boxes.score[rows].argsort(descending=True)]
                 label, regions = model.labels[k], found.regions[rows].tolist() if explainer.regions else ()
@@ -191,19 +190,6 @@ def _explanations(
             yield Explanation(
                 name, image, probabilities, tuple(findings), *how, lungs, None if views is None else views[n]
             )
-
-
-def _to_image(maps: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
-    """Resize maps (M, h, w) of the input to the original image, (M, H, W); NaN outside the input."""
-    placed = placement(spec, *size)
-    inside = upsample(maps[:, None], spec.size)
-    (rows, columns), (y, x) = placed.shared(spec.size)
-    values = inside.amin(dim=(2, 3), keepdim=True).repeat(1, 1, placed.height, placed.width)
-    values[..., rows, columns] = inside[..., y, x]
-    unknown = torch.ones(1, 1, placed.height, placed.width)
-    unknown[..., rows, columns] = 0
-    unknown = functional.interpolate(unknown, size=size, mode="nearest-exact")
-    return upsample(values, size).masked_fill_(unknown > 0, torch.nan)[:, 0]
 
 
 def thresholds(threshold: float | Sequence[float] | Mapping[str, float], labels: tuple[str, ...]) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thoraxlib import weights
+from thoraxlib.checkpoints import read
 from thoraxlib.segmentation import Segmenter, register
 from thoraxlib.segmentation.unet import UNet
 from thoraxlib.utils.arguments import one_of
@@ -19,7 +20,6 @@ CLASSES = ("background", "lungs")
 
 _BLACK = 0.02  # borders that were cut off or added; values of [0, 1]
 _EMPTY = 1000.0  # logit of the background of an image of one grey level, in which the network would see something
-_FOLDER = "weights/shipped/lungs-small"
 
 
 @register("lungs-small")
@@ -64,10 +64,7 @@ class SmallLungs(Segmenter):
         self.standardize = Standardize()
         self.net = UNet(classes=self.classes, in_chans=1, width=8, norm=True)
         if pretrained:
-            from safetensors.torch import load_file
-
-            with resources.as_file(resources.files("thoraxlib") / _FOLDER / "model.safetensors") as path:
-                self.load_state_dict(load_file(path))
+            self.load_state_dict(read(weights.fetch("lungs-small")))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits (N, M, H, W) of pixels in [0, 1]."""

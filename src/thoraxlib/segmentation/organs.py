@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from thoraxlib.input_spec import InputSpec
 from thoraxlib.segmentation.base import Segmenter
 from thoraxlib.utils.modes import device_of, eval_view
 
@@ -52,6 +50,7 @@ def find_organs(segmenter: Segmenter, images: Sequence[Tensor], organs: Sequence
         An organ that the segmenter does not have.
     """
     from thoraxlib.images import transform_for
+    from thoraxlib.localization.frames import in_original
 
     unknown = [organ for organ in organs if organ not in segmenter.classes[1:]]
     if unknown or not organs:
@@ -65,20 +64,9 @@ def find_organs(segmenter: Segmenter, images: Sequence[Tensor], organs: Sequence
     chosen = torch.tensor([name in organs for name in segmenter.classes])
     lead = logits[:, chosen].amax(dim=1) - logits[:, ~chosen].amax(dim=1)  # above 0 in the organs
     return [
-        _in_image_frame(each, spec, (int(image.shape[-2]), int(image.shape[-1]))) > 0
+        in_original(each[None], spec, (int(image.shape[-2]), int(image.shape[-1])))[0] > 0  # False for NaN
         for each, image in zip(lead, images, strict=True)
     ]
-
-
-def _in_image_frame(lead: Tensor, spec: InputSpec, size: tuple[int, int]) -> Tensor:
-    """Resize values (h, w) of the segmenter's input to the image, (H, W); below 0 outside of the input."""
-    from thoraxlib.images import placement
-
-    placed = placement(spec, *size)
-    resized, of_input = placed.shared(spec.size)
-    whole = torch.full((placed.height, placed.width), -1.0)
-    whole[resized] = lead[of_input]
-    return F.interpolate(whole[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def crop_to_organs(

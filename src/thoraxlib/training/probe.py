@@ -91,6 +91,7 @@ def probe(
     batch_size: int = 32,
     num_workers: int = 0,
     part_size: int = 1024,
+    precision: str = "32-true",
     shard: tuple[int, int] | None = None,
     device: str | torch.device | None = None,
     n_bootstrap: int = 1000,
@@ -141,8 +142,8 @@ def probe(
     dtype : {"float32", "float16"}, optional
         Precision of the stored features. By default "float32", and "float16" if they would take more than 1 GiB. The
         model's logits equal those on features in float32 to 1e-5; with "float16", they differ in the third digit.
-    batch_size, num_workers, part_size
-        Of the pass through the network, see :func:`thoraxlib.archives.features`.
+    batch_size, num_workers, part_size, precision
+        Options of the pass through the network; see :func:`thoraxlib.archives.features`.
     shard : (int, int), optional
         (i, n): this process writes the features of the i-th of n shares; by default that of torchrun. It then waits for
         the other processes, and all of them return the same result.
@@ -206,8 +207,10 @@ def probe(
     with ExitStack() as stack:
         folder = Path(output or stack.enter_context(tempfile.TemporaryDirectory()))
         begun = time.perf_counter()
-        options = {"batch_size": batch_size, "num_workers": num_workers, "part_size": part_size, "shard": shard}
-        embed = _Embedding(model, folder, dtype, {**options, "device": device, "progress": progress})
+        of_pass = {"batch_size": batch_size, "num_workers": num_workers, "part_size": part_size, "shard": shard}
+        embed = _Embedding(
+            model, folder, dtype, {**of_pass, "precision": precision, "device": device, "progress": progress}
+        )
         stored = embed(dataset, "train")
         stored_test = None if test is None else embed(test, "test")
         embedded = time.perf_counter()
